@@ -1,0 +1,38 @@
+"""Where figures come from: the command, the versions, the date and the class of machine that made them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["provenance"]
+
+
+def provenance(*packages: str) -> dict[str, Any]:
+    """Facts to keep beside figures, as JSON values.
+
+    Args:
+        *packages: Distributions whose versions matter beside torch and torchvision.
+    """
+    script = Path(sys.argv[0])
+    return {
+        "command": shlex.join(["python", f"scripts/{script.name}", *sys.argv[1:]]),
+        "date": datetime.now(tz=UTC).date().isoformat(),
+        "machine": f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s) used",
+        "versions": {name: _version(name) for name in ("torch", "torchvision", *packages)} | {"python": platform.python_version()},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

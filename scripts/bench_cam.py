@@ -1,0 +1,191 @@
+"""What heatmaps cost: one-pass Grad-CAM against a plain forward pass, captum and pytorch-grad-cam, and the memory of a large audit.
+
+Run `python scripts/bench_cam.py` after `pip install -e '.[bench]'`. All figures are ratios of paired repeats in one process, so that they
+hold on a machine whose speed drifts; medians are printed. Weights are random: they change neither the time nor the memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from _provenance import provenance
+from torch import Tensor, nn
+
+from xai_callbacks import Auditor, GradCAM, ProbeSet, Why, WhyNotCertain, WhyRatherThan
+from xai_callbacks.access import Subject, trace_model, undisturbed
+from xai_callbacks.questions import Question
+
+MODELS = ("resnet50", "mobilenet_v2", "convnext_tiny")
+PEER_LAYERS = {"resnet50": "layer4", "mobilenet_v2": "features", "convnext_tiny": "features"}
+IMAGES, SIZE = 16, 224
+FOUR: tuple[Question, ...] = (Why(), WhyRatherThan(), WhyNotCertain(), Why(of=3))
+SIXTEEN: tuple[Question, ...] = (*FOUR, *(WhyRatherThan(foil=index) for index in range(12)))
+
+
+def one_pass(model: nn.Module, images: Tensor, questions: Sequence[Question]) -> Callable[[], object]:
+    """Our engine, prepared as an audit prepares it: the layer is chosen once in a run."""
+    subject, explainer = Subject(model), GradCAM()
+    with undisturbed(model):
+        layer = explainer.prepare(trace_model(subject, images[:2]))
+
+    def explain() -> object:
+        with undisturbed(model):
+            return explainer.explain(subject, layer, images, questions, None)
+
+    return explain
+
+
+def plain_forward(model: nn.Module, images: Tensor) -> Callable[[], object]:
+    """What validation does anyway."""
+
+    def forward() -> object:
+        with torch.no_grad():
+            return model(images)
+
+    return forward
+
+
+def captum_per_question(model: nn.Module, images: Tensor, layer: str) -> Callable[[], object]:
+    """`captum.attr.LayerGradCam` for four classes, one call each, as its documentation does."""
+    from captum.attr import LayerGradCam
+
+    method = LayerGradCam(model, model.get_submodule(layer))
+
+    def explain() -> object:
+        return [method.attribute(images, target=index) for index in range(4)]
+
+    return explain
+
+
+def pytorch_grad_cam_per_question(model: nn.Module, images: Tensor, layer: str) -> Callable[[], object]:
+    """`pytorch_grad_cam.GradCAM` for four classes, one call each, as its documentation does."""
+    from pytorch_grad_cam import GradCAM as PeerGradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    def explain() -> object:
+        with PeerGradCAM(model=model, target_layers=[model.get_submodule(layer)]) as cam:
+            return [cam(input_tensor=images, targets=[ClassifierOutputTarget(index)] * len(images)) for index in range(4)]
+
+    return explain
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Wall seconds of one call, with garbage of the last one gone."""
+    gc.collect()
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def compare(name: str, repeats: int, peers: bool) -> dict[str, float]:
+    """Paired ratios of one model: each repeat times every contender once, in turn."""
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None).eval()
+    images = torch.randn(IMAGES, 3, SIZE, SIZE)
+    contenders = {
+        "forward": plain_forward(model, images),
+        "four": one_pass(model, images, FOUR),
+        "sixteen": one_pass(model, images, SIXTEEN),
+    }
+    if peers:
+        contenders["captum"] = captum_per_question(model, images, PEER_LAYERS[name])
+        contenders["pytorch_grad_cam"] = pytorch_grad_cam_per_question(model, images, PEER_LAYERS[name])
+    for call in contenders.values():
+        call()
+    times = [{key: seconds(call) for key, call in contenders.items()} for _ in range(repeats)]
+
+    def ratio(above: str, below: str) -> float:
+        return round(statistics.median(row[above] / row[below] for row in times), 3)
+
+    figures = {"ratio_to_forward": ratio("four", "forward"), "ratio_16_questions": ratio("sixteen", "forward")}
+    if peers:
+        figures["speedup_captum"] = ratio("captum", "four")
+        figures["speedup_pytorch_grad_cam"] = ratio("pytorch_grad_cam", "four")
+    return figures
+
+
+def peak_of_audit(probes: int) -> int:
+    """Bytes by which an audit of resnet18 with masks raises the peak of this process above what model and probes already take."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(weights=None)
+    masks = {"core": torch.zeros(probes, SIZE, SIZE, dtype=torch.bool)}
+    masks["core"][:, 50:150, 50:150] = True
+    labels = torch.arange(probes) % 10
+    auditor = Auditor(ProbeSet.from_tensors(torch.rand(probes, 3, SIZE, SIZE), labels, masks=masks), FOUR)
+    auditor.prepare(model)
+    gc.collect()
+    before = resident()
+    peak, done = [before], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            peak[0] = max(peak[0], resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    auditor.audit(model)
+    done.set()
+    watcher.join()
+    return peak[0] - before
+
+
+def resident() -> int:
+    """Resident bytes of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def memory_ratio() -> float:
+    """Peak of an audit of 512 probes over that of 32, each in a fresh process."""
+    peaks = {}
+    for probes in (32, 512):
+        command = [sys.executable, __file__, "--peak-of", str(probes)]
+        peaks[probes] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        print(f"  audit of {probes:3d} probes: peak {peaks[probes] / 2**20:.0f} MiB above model and probes")
+    return round(peaks[512] / peaks[32], 3)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark and print it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--no-peers", action="store_true", help="leave out captum and pytorch-grad-cam")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the memory of a large audit")
+    parser.add_argument("--peak-of", type=int, metavar="PROBES", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    if options.peak_of:
+        print(peak_of_audit(options.peak_of))
+        return {}
+    result: dict[str, Any] = {"models": {}}
+    print(f"{IMAGES} images of {SIZE} px, medians of {options.repeats} paired repeats, {options.threads} thread(s)")
+    for name in options.models:
+        figures = compare(name, options.repeats, peers=not options.no_peers)
+        result["models"][name] = figures
+        print(f"  {name}: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()), flush=True)
+    if not options.no_memory:
+        result["memory_ratio_512_to_32"] = memory_ratio()
+        print(f"  memory_ratio_512_to_32 {result['memory_ratio_512_to_32']:.2f}")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({**result, **provenance("captum", "grad-cam")}, indent=2) + "\n")
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,358 @@
+"""What attaching an explainer does to your training.
+
+The same Lightning training is run with nothing attached, with nothing again (the control), with `AuditCallback`, and
+with pytorch-grad-cam, captum, torch-cam and shap called from a plain callback as their documentation shows. After each
+run weights, buffers, optimizer state, the user's logged metrics, the loss curve, random streams, train/eval flags,
+hooks, attributes and `.grad` are compared with the first run. Equal means equal: `torch.equal`, no tolerance anywhere.
+
+    python scripts/bench_interference.py --json docs/results/interference.json
+
+Takes a few minutes on one CPU thread; the other libraries come with `pip install .[bench]`, and those that are absent
+are listed as not installed. Exit status: 0, 1 if `AuditCallback` changed anything, 3 if the control differs (then
+this machine does not repeat a training exactly, and no row would mean anything).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from textwrap import shorten
+
+import torch
+from _interference_runs import SCENARIOS, Run, Scenario, Snapshot, train
+from _interference_tools import OURS, TOOLS, Tool
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from torch import Tensor
+
+NOT_REPRODUCIBLE = 3
+CONTROL = TOOLS[0]
+
+LEGEND = (
+    "identical: all that was compared is equal. traces left: the same model was trained, but random streams, .grad, "
+    "flags or hooks differ. changed: another model was trained. crashed: training did not finish. raised: no heatmaps."
+)
+
+# What a user keeps of a training: a difference here means that another model was trained, or cannot be loaded.
+TRAINING = frozenset({"parameters", "buffers", "optimizer", "metrics", "losses", "state_dict"})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not as in the reference run. `what` is a field of `Snapshot`, `state_dict` or `steps`."""
+
+    what: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tool in one scenario; `run` is None if the tool is not installed."""
+
+    tool: Tool
+    scenario: Scenario
+    run: Run | None = None
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def idle(self) -> bool:
+        """Whether something was attached and returned nothing: then "identical" would say little."""
+        return self.run is not None and self.tool.attach is not None and self.run.deliveries == 0
+
+    @property
+    def training_identical(self) -> bool:
+        """Whether the user ends up with the same model, optimizer state, metrics and loss curve."""
+        return self.run is not None and not self.run.crash and not any(d.what in TRAINING for d in self.differences)
+
+    @property
+    def identical(self) -> bool:
+        """Whether the tool did its work and nothing at all differs."""
+        return self.run is not None and not self.sentences()
+
+    @property
+    def outcome(self) -> str:
+        """The verdict in a few words."""
+        if self.run is None:
+            return "not installed"
+        if self.identical:
+            return "identical"
+        if self.run.crash:
+            return "crashed"
+        if self.idle and not self.run.errors and self.training_identical:
+            return "did nothing"
+        result = "changed" if not self.training_identical else "traces left" if self.differences else "same"
+        return f"raised, {result}" if self.run.errors else result
+
+    def sentences(self) -> list[str]:
+        """All that differs, most important first. What a crash left unfinished is not listed as a difference."""
+        if self.run is None:
+            return ["not installed"]
+        if self.run.crash:
+            steps = len(self.run.snapshot.losses)
+            unfinished = TRAINING - {"state_dict"} | {"rng", "grads", "steps"}
+            traces = [difference.words for difference in self.differences if difference.what not in unfinished]
+            return [f"training crashed after {steps} steps: {self.run.crash}", *self._raised(), *traces]
+        idle = ["returned nothing"] if self.idle and not self.run.errors else []
+        return [*self._raised(), *idle, *(difference.words for difference in self.differences)]
+
+    def _raised(self) -> list[str]:
+        return [f"raised: {error}" for error in dict.fromkeys(self.run.errors)] if self.run is not None else []
+
+
+def compare(reference: Snapshot, other: Snapshot) -> tuple[Difference, ...]:
+    """All differences between two ends of the same training; empty only if everything is exactly equal."""
+    found = [
+        compare_tensors("parameters", "weights", reference.parameters, other.parameters),
+        compare_tensors("buffers", "BatchNorm buffers", reference.buffers, other.buffers),
+        compare_tensors("optimizer", "optimizer state", reference.optimizer, other.optimizer),
+        compare_tensors("metrics", "logged metrics", reference.metrics, other.metrics),
+    ]
+    found += [compare_losses(reference.losses, other.losses), compare_keys(reference, other)]
+    found += compare_modes(reference, other)
+    found += [compare_rng(reference.rng, other.rng), compare_hooks(reference.hooks, other.hooks)]
+    found += [
+        compare_names("attributes", "attributes on layers", reference.attributes, other.attributes),
+        compare_names("requires_grad", "trainable parameters", reference.requires_grad, other.requires_grad),
+        compare_grads(reference.grads, other.grads),
+    ]
+    return tuple(difference for difference in found if difference is not None)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Exact equality of type, shape and every element (a NaN equals nothing)."""
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+
+
+def unequal(reference: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """Names in both whose tensors differ."""
+    return [name for name in reference.keys() & other.keys() if not same(reference[name], other[name])]
+
+
+def compare_tensors(
+    what: str, label: str, reference: Mapping[str, Tensor], other: Mapping[str, Tensor]
+) -> Difference | None:
+    """Tensors under the same names. Names that come and go are reported by `compare_keys` for weights and buffers."""
+    names = unequal(reference, other)
+    if not names and (what in {"parameters", "buffers"} or reference.keys() == other.keys()):
+        return None
+    gaps = [
+        float((reference[name].double() - other[name].double()).abs().max())
+        for name in names
+        if what == "parameters" and reference[name].shape == other[name].shape
+    ]
+    verb = "differs" if label.endswith("state") else "differ"
+    return Difference(what, f"{label} {verb}" + (f" (max |d| {max(gaps):.1e})" if gaps else ""))
+
+
+def compare_losses(reference: Tensor, other: Tensor) -> Difference | None:
+    """The loss of every training step."""
+    if same(reference, other):
+        return None
+    shared = min(len(reference), len(other))
+    changed = (reference[:shared] != other[:shared]).nonzero()
+    if len(changed):
+        return Difference("losses", f"loss differs from step {int(changed[0]) + 1} of {len(reference)} on")
+    return Difference("losses", f"{len(other)} training steps instead of {len(reference)}")
+
+
+def compare_keys(reference: Snapshot, other: Snapshot) -> Difference | None:
+    """Parameters and buffers by name: a stranger among them makes checkpoints unloadable."""
+    before = reference.parameters.keys() | reference.buffers.keys()
+    after = other.parameters.keys() | other.buffers.keys()
+    if before == after:
+        return None
+    added, lost = len(after - before), len(before - after)
+    gone = f", {lost} gone" if lost else ""
+    return Difference("state_dict", f"{added} new state_dict keys{gone}: checkpoints no longer load")
+
+
+def compare_modes(reference: Snapshot, other: Snapshot) -> list[Difference]:
+    """Train/eval flags at each training step and at the end."""
+    steps = list(zip(reference.eval_layers_by_step, other.eval_layers_by_step, strict=False))
+    found = []
+    for share, words in (
+        (sum(bool(b - a) for a, b in steps), "in eval mode"),
+        (sum(bool(a - b) for a, b in steps), "with frozen layers in train mode"),
+    ):
+        if share:
+            found.append(Difference("steps", f"{share / len(steps):.0%} of steps {words}"))
+    changed = reference.eval_layers ^ other.eval_layers
+    if changed:
+        mode = "eval" if changed & other.eval_layers else "train"
+        found.append(Difference("eval_layers", f"{len(changed)} layers left in {mode} mode"))
+    return found
+
+
+def compare_rng(reference: Mapping[str, str], other: Mapping[str, str]) -> Difference | None:
+    """The state of the random streams after training."""
+    names = [name for name in reference if reference[name] != other.get(name)]
+    return Difference("rng", f"RNG moved ({', '.join(names)})") if names else None
+
+
+def compare_hooks(reference: Mapping[str, int], other: Mapping[str, int]) -> Difference | None:
+    """Hooks on layers and parameters."""
+    if reference == other:
+        return None
+    surplus = sum(other.values()) - sum(reference.values())
+    return Difference("hooks", f"{surplus} hooks left" if surplus > 0 else "hooks removed or moved")
+
+
+def compare_names(what: str, label: str, reference: frozenset[str], other: frozenset[str]) -> Difference | None:
+    """Sets of names."""
+    counts = [
+        f"{len(names)} {word}" for names, word in ((other - reference, "new"), (reference - other, "lost")) if names
+    ]
+    return Difference(what, f"{label}: {', '.join(counts)}") if counts else None
+
+
+def compare_grads(reference: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Difference | None:
+    """`.grad` as training leaves it."""
+    changed, added, wiped = unequal(reference, other), other.keys() - reference.keys(), reference.keys() - other.keys()
+    counts = [
+        f"{len(names)} {word}" for names, word in ((changed, "changed"), (added, "new"), (wiped, "wiped")) if names
+    ]
+    return Difference("grads", f".grad: {', '.join(counts)}") if counts else None
+
+
+def measure(tool: Tool, scenario: Scenario, reference: Run) -> Row:
+    """Train once with the tool attached and compare with the reference run."""
+    if not tool.installed():
+        return Row(tool, scenario)
+    run = train(scenario, tool.attach)
+    return Row(tool, scenario, run, compare(reference.snapshot, run.snapshot))
+
+
+def run_scenario(scenario: Scenario, tools: Sequence[Tool], console: Console) -> list[Row]:
+    """Reference run, control, every tool whose hook fits, and the control once more.
+
+    A tool may leave something in the process itself (a patched function, a global switch): the last control shows it.
+    """
+    console.print(f"[bold]{scenario.name}[/]: {scenario.title}")
+    reference = train(scenario)
+    rows = [measure(CONTROL, scenario, reference)]
+    if rows[0].identical:
+        rows += [measure(tool, scenario, reference) for tool in tools if scenario.hook in tool.hooks]
+        again = measure(CONTROL, scenario, reference)
+        rows += [] if again.identical else [again]
+    for row in rows:
+        console.print(f"  {row.tool.title}: [bold {style_of(row)}]{row.outcome}[/]", highlight=False)
+        details = ", ".join(shorten(sentence, 110, placeholder=" ...") for sentence in row.sentences())
+        if details:
+            console.print(Padding(escape(details), (0, 0, 0, 6)), style="dim", highlight=False)
+    return rows
+
+
+def style_of(row: Row) -> str:
+    """Colour of an outcome."""
+    return "green" if row.identical else "yellow" if row.training_identical or row.run is None else "red"
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """Tools down, scenarios across, outcomes in the cells."""
+    table = Table(title="What attaching it does to your training", title_style="bold", caption=LEGEND)
+    table.add_column("attached", width=27)
+    scenarios = list(dict.fromkeys(row.scenario for row in rows))
+    for scenario in scenarios:
+        table.add_column(scenario.name, width=15)
+    for tool in dict.fromkeys(row.tool for row in rows):
+        cells = {row.scenario: f"[{style_of(row)}]{row.outcome}[/]" for row in rows if row.tool == tool}
+        table.add_row(tool.title, *(cells.get(scenario, "") for scenario in scenarios))
+    return table
+
+
+def as_json(rows: Sequence[Row], command: str, seconds: float) -> dict[str, object]:
+    """The table as plain data, with all that is needed to repeat it."""
+    versions = {name: version(name) for name in ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy")}
+    for row in rows:
+        versions |= row.tool.versions()
+    return {
+        "rows": [
+            {
+                "tool": row.tool.title,
+                "scenario": row.scenario.name,
+                "identical": row.identical,
+                "training_identical": row.training_identical,
+                "outcome": row.outcome,
+                "differences": row.sentences(),
+                "deliveries": row.run.deliveries if row.run is not None else 0,
+                "seconds": round(row.run.seconds, 2) if row.run is not None else 0.0,
+                "versions": row.tool.versions(),
+            }
+            for row in rows
+        ],
+        "scenarios": {scenario.name: scenario.title for scenario in SCENARIOS},
+        "command": command,
+        "seed": 0,
+        "seconds": round(seconds, 1),
+        "versions": {"python": platform.python_version(), **versions},
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.system()} {platform.machine()}, CPU, {torch.get_num_threads()} thread",
+    }
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--tools", nargs="+", choices=[tool.key for tool in TOOLS], metavar="TOOL", help="only these: %(choices)s"
+    )
+    parser.add_argument(
+        "--scenarios", nargs="+", choices=[s.name for s in SCENARIOS], metavar="NAME", help="only these: %(choices)s"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, print the table, return the exit status."""
+    options = parse(arguments)
+    logging.disable(logging.WARNING)
+    console = Console(width=100)
+    started = time.perf_counter()
+    tools = [tool for tool in TOOLS[1:] if options.tools is None or tool.key in options.tools]
+    rows: list[Row] = []
+    for scenario in SCENARIOS:
+        if options.scenarios is None or scenario.name in options.scenarios:
+            rows += run_scenario(scenario, tools, console)
+    console.print(table_of(rows))
+    if options.json is not None:
+        command = shlex.join(
+            ["python", "scripts/bench_interference.py", *(sys.argv[1:] if arguments is None else arguments)]
+        )
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(as_json(rows, command, time.perf_counter() - started), indent=2) + "\n")
+    return verdict(rows, console)
+
+
+def verdict(rows: Sequence[Row], console: Console) -> int:
+    """Say in one sentence what the table shows, and give the exit status."""
+    if not all(row.identical for row in rows if row.tool == CONTROL):
+        console.print(
+            "[red]A training with nothing attached did not repeat exactly: this machine is not reproducible, or one of "
+            "the tools left something behind in the process. No row means anything.[/]"
+        )
+        return NOT_REPRODUCIBLE
+    console.print("Control: every training with nothing attached repeated exactly.")
+    ours = [row for row in rows if row.tool.package == OURS and row.run is not None]
+    if not all(row.identical for row in ours):
+        console.print("[red]AuditCallback left a difference.[/]")
+        return 1
+    if ours:
+        console.print(f"AuditCallback left all {len(ours)} of its trainings bit-identical.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,444 @@
+"""Probe sets from a folder: manifest or class folders, masks, one geometry, nothing from outside."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import ToTensor, v2
+
+from xai_callbacks.errors import ProbeSetError
+from xai_callbacks.probes import ProbeSet
+
+
+def noise(height=8, width=8, seed=0, channels=3):
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def manifest(root, text):
+    (root / "probes.csv").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def animals(tmp_path):
+    """Two classes, three images of 8 x 8, a core mask for one of them."""
+    for number, file in enumerate(("cat/1.png", "cat/2.png", "dog/1.png")):
+        write(tmp_path / file, noise(seed=number))
+    half = np.zeros((8, 8), dtype=np.uint8)
+    half[:, :4] = 1
+    write(tmp_path / "masks" / "core" / "cat" / "2.png", half)
+    return tmp_path
+
+
+# --- class folders
+
+
+def test_class_folders_are_read_as_torchvision_reads_them(animals):
+    (animals / "cat" / "deeper").mkdir()
+    write(animals / "cat" / "deeper" / "3.JPG.png", noise(seed=9))
+    (animals / "cat" / "notes.txt").write_text("not an image")
+    (animals / ".cache").mkdir()
+    probes = ProbeSet.from_folder(animals, size=8)
+    os.rename(animals / "masks", animals / ".masks")
+    twin = ImageFolder(
+        animals,
+        ToTensor(),
+        is_valid_file=lambda path: path.endswith(".png"),
+        allow_empty=True,
+    )
+    expected = {tuple(x.flatten().tolist()): twin.classes[y] for x, y in twin if not twin.classes[y].startswith(".")}
+    got = {
+        tuple(x.flatten().tolist()): probes.class_name(int(y))
+        for x, y in zip(probes.images, probes.labels, strict=True)
+    }
+    assert got == expected
+    assert probes.class_names == ("cat", "dog")
+    assert probes.names == ("cat/1", "cat/2", "cat/deeper/3.JPG", "dog/1")
+
+
+def test_masks_is_no_class_and_its_masks_belong_to_the_images(animals):
+    probes = ProbeSet.from_folder(animals, size=8)
+    assert list(probes.masks) == ["core"]
+    assert probes.masks["core"].any(dim=(1, 2)).tolist() == [False, True, False]
+    assert probes.masks["core"][1].sum(dim=0).tolist() == [8, 8, 8, 8, 0, 0, 0, 0]
+
+
+def test_given_class_names_set_the_indexes(animals):
+    probes = ProbeSet.from_folder(animals, size=8, class_names=["emu", "dog", "cat"])
+    assert probes.labels.tolist() == [2, 2, 1]
+    assert probes.class_names == ("emu", "dog", "cat")
+
+
+def test_an_empty_class_folder_keeps_its_index(animals):
+    (animals / "bee").mkdir()
+    assert ProbeSet.from_folder(animals, size=8).labels.tolist() == [1, 1, 2]
+
+
+def test_images_that_differ_in_suffix_only_are_told_apart(tmp_path):
+    write(tmp_path / "cat" / "1.png", noise())
+    write(tmp_path / "cat" / "1.bmp", noise())
+    assert ProbeSet.from_folder(tmp_path, size=8).names == ("cat/1.bmp", "cat/1.png")
+
+
+# --- pixels and normalisation
+
+
+def test_pixels_are_exact_and_images_are_normalised(animals):
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.25, 0.5]
+    probes = ProbeSet.from_folder(animals, size=8, mean=mean, std=std)
+    assert torch.equal(probes.pixels[2], torch.from_numpy(noise(seed=2)))
+    expected = v2.functional.normalize(torch.from_numpy(noise(seed=2)).permute(2, 0, 1) / 255.0, mean, std)
+    assert torch.equal(probes.images[2], expected)
+    assert (probes.mean, probes.std) == (tuple(mean), tuple(std))
+
+
+def test_one_mean_means_a_model_of_grey_images(tmp_path):
+    write(tmp_path / "seven" / "1.png", noise(channels=1))
+    probes = ProbeSet.from_folder(tmp_path, size=8, mean=[0.0], std=[1.0])
+    assert torch.equal(probes.images[0, 0], torch.from_numpy(noise(channels=1)) / 255.0)
+    assert torch.equal(probes.pixels[0, :, :, 1], torch.from_numpy(noise(channels=1)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK"])
+def test_every_8_bit_mode_becomes_rgb(tmp_path, mode):
+    file = tmp_path / "cat" / ("1.tif" if mode == "CMYK" else "1.png")
+    file.parent.mkdir()
+    image = Image.fromarray(noise()).convert(mode)
+    image.save(file)
+    assert torch.equal(
+        ProbeSet.from_folder(tmp_path, size=8).pixels[0], torch.from_numpy(np.array(image.convert("RGB")))
+    )
+
+
+def test_a_palette_with_transparency_gives_no_warning(tmp_path):
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(noise()).quantize(8).save(tmp_path / "cat" / "1.png", transparency=b"\x00\x80\xff")
+    assert len(ProbeSet.from_folder(tmp_path, size=8)) == 1
+
+
+# --- geometry
+
+
+@pytest.mark.parametrize("shape", [(20, 31), (31, 20), (16, 16), (5, 9), (97, 13)])
+@pytest.mark.parametrize(("size", "resize"), [(12, None), (12, 16), (12, 12), (15, 17)])
+def test_square_geometry_is_that_of_torchvision(tmp_path, shape, size, resize):
+    array = noise(*shape)
+    write(tmp_path / "cat" / "1.png", array)
+    expected = v2.Compose([v2.Resize(resize or size), v2.CenterCrop(size)])(Image.fromarray(array))
+    got = ProbeSet.from_folder(tmp_path, size=size, resize=resize).pixels[0]
+    assert torch.equal(got, torch.from_numpy(np.array(expected)))
+
+
+@pytest.mark.parametrize("shape", [(20, 31), (31, 20), (16, 16), (10, 30), (7, 3), (333, 500)])
+@pytest.mark.parametrize("size", [(6, 10), (10, 6), (1, 9), (224, 223)])
+def test_a_rectangle_is_filled_from_the_centre(tmp_path, shape, size):
+    write(tmp_path / "cat" / "1.png", np.full((*shape, 3), 200, dtype=np.uint8))
+    probes = ProbeSet.from_folder(tmp_path, size=size)
+    assert probes.images.shape[2:] == size
+    assert (probes.pixels == 200).all()
+
+
+def test_masks_go_through_the_geometry_of_their_images(tmp_path):
+    area = np.zeros((40, 60), dtype=np.uint8)
+    area[10:30, 20:44] = 255
+    write(tmp_path / "cat" / "1.png", np.repeat(area[..., None], 3, axis=2))
+    write(tmp_path / "masks" / "core" / "cat" / "1.png", area)
+    probes = ProbeSet.from_folder(tmp_path, size=12, resize=20)
+    inside = probes.masks["core"][0]
+    # By hand: 40 x 60 is halved to 20 x 30, then rows 4 to 16 and columns 9 to 21 are kept.
+    expected = torch.zeros(12, 12, dtype=torch.bool)
+    expected[1:11, 1:12] = True
+    assert torch.equal(inside, expected)
+    assert (probes.pixels[0, :, :, 0] > 127).logical_xor(inside).sum() == 0
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
+def test_masks_of_every_mode_are_inside_where_nonzero(tmp_path, mode):
+    write(tmp_path / "cat" / "1.png", noise())
+    area = np.zeros((8, 8), dtype=np.uint8)
+    area[2:5, 3:7] = 255
+    path = tmp_path / "masks" / "core" / "cat" / "1.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(area).convert(mode).save(path)
+    assert torch.equal(ProbeSet.from_folder(tmp_path, size=8).masks["core"][0], torch.from_numpy(area > 0))
+
+
+def test_a_fully_transparent_part_of_a_mask_is_outside(tmp_path):
+    write(tmp_path / "cat" / "1.png", noise())
+    area = np.full((8, 8, 4), 255, dtype=np.uint8)
+    area[:4, :, 3] = 0
+    write(tmp_path / "masks" / "core" / "cat" / "1.png", area)
+    assert ProbeSet.from_folder(tmp_path, size=8).masks["core"][0].sum(dim=1).tolist() == [0] * 4 + [8] * 4
+
+
+# --- manifest
+
+
+def test_the_manifest_gives_order_labels_names_and_groups(animals):
+    manifest(
+        animals,
+        'file,label,name,group\ndog/1.png,dog,"rex, the dog",indoor\n\ncat/2.png,cat,,outdoor\ncat/1.png, cat ,tom,\n',
+    )
+    probes = ProbeSet.from_folder(animals, size=8)
+    assert probes.names == ("rex, the dog", "cat/2", "tom")
+    assert probes.labels.tolist() == [1, 0, 0]
+    assert probes.class_names == ("cat", "dog")
+    assert probes.groups.tolist() == [0, 1, -1]
+    assert probes.group_names == ("indoor", "outdoor")
+    assert torch.equal(probes.pixels[1], torch.from_numpy(noise(seed=1)))
+    assert probes.masks["core"].any(dim=(1, 2)).tolist() == [False, True, False]
+
+
+def test_labels_and_groups_may_be_indexes(animals):
+    manifest(animals, "file,label,group\ncat/1.png,3,0\ncat/2.png,0,-1\ndog/1.png,1,2\n")
+    probes = ProbeSet.from_folder(animals, size=8)
+    assert probes.labels.tolist() == [3, 0, 1]
+    assert probes.class_names is None
+    assert probes.groups.tolist() == [0, -1, 2]
+    assert probes.group_names is None
+
+
+def test_labels_of_given_class_names_may_be_names_or_indexes(animals):
+    manifest(animals, "file,label\ncat/1.png,cat\ncat/2.png,2\ndog/1.png,dog\n")
+    assert ProbeSet.from_folder(animals, size=8, class_names=["emu", "dog", "cat"]).labels.tolist() == [2, 2, 1]
+
+
+def test_class_names_that_are_digits_are_names_first(animals):
+    manifest(animals, "file,label\ncat/1.png,1\ncat/2.png,0\n")
+    assert ProbeSet.from_folder(animals, size=8, class_names=["1", "0"]).labels.tolist() == [0, 1]
+
+
+def test_a_target_column_gives_a_regression_set(animals):
+    manifest(animals, "file,target\ncat/1.png,0.5\ncat/2.png,-1e3\n")
+    probes = ProbeSet.from_folder(animals, size=8)
+    assert probes.task == "regression"
+    assert probes.targets.tolist() == [0.5, -1000.0]
+
+
+def test_a_manifest_from_a_spreadsheet_is_read(animals):
+    (animals / "probes.csv").write_bytes(b"\xef\xbb\xbffile,label\r\ncat/1.png,cat\r\n")
+    assert ProbeSet.from_folder(str(animals), size=8).names == ("cat/1",)
+
+
+def test_the_same_folder_gives_the_same_fingerprint(animals):
+    assert ProbeSet.from_folder(animals, size=8).fingerprint == ProbeSet.from_folder(animals, size=8).fingerprint
+
+
+HEAD = "file,label,name,group\ncat/1.png,cat,,\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "column 'file'"),
+        ("file,label\n", "at least one probe"),
+        ("file,lable\ncat/1.png,cat\n", "'lable'.*Did you mean 'label'"),
+        ("file;label\ncat/1.png;cat\n", "file;label"),
+        ("file,file,label\na,b,c\n", "'file' twice"),
+        ("label\ncat\n", "column 'file'"),
+        ("file\ncat/1.png\n", "'label'.*'target'"),
+        ("file,label,target\ncat/1.png,cat,1\n", "'label'.*'target'"),
+        (HEAD + "cat/2.png,cat\n", "line 3 .*4 cells.*got 2"),
+        (HEAD + "cat/2.png,cat,a,b,c\n", "line 3 .*got 5"),
+        (HEAD + ",cat,x,\n", "line 3 .*file.*empty"),
+        (HEAD + "cat/2.png,,x,\n", r"line 3 \('cat/2.png'\).*label.*empty"),
+        (HEAD + "cat/2.png,3,x,\n", r"line 3 \('cat/2.png'\) has '3'"),
+        (HEAD + "cat/9.png,cat,x,\n", "'cat/9.png'.*no such file"),
+        (HEAD + "cat/1.png,cat,,\n", "line 2 and probes.csv line 3 are both named 'cat/1.png'"),
+        ("file,label,name\ncat/1.png,cat,a\ncat/2.png,cat,a\n", "line 3 are both named 'a'"),
+        ("file,label,group\ncat/1.png,cat,1\ncat/2.png,cat,x\n", r"line 3 \('cat/2.png'\) has 'x'"),
+        ("file,target\ncat/1.png,high\n", r"line 2 \('cat/1.png'\).*'high'"),
+        ("file,target\ncat/1.png,nan\n", r"line 2 \('cat/1.png'\).*'nan'"),
+        ("file,target\ncat/1.png,\n", r"line 2 \('cat/1.png'\).*target.*empty"),
+        ('file,label\n"cat/1.png,cat\n', "CSV"),
+    ],
+)
+def test_a_malformed_manifest_is_refused_by_row(animals, text, said):
+    manifest(animals, text)
+    with pytest.raises(ProbeSetError, match=said):
+        ProbeSet.from_folder(animals, size=8)
+
+
+def test_a_manifest_that_is_no_text_is_refused(animals):
+    (animals / "probes.csv").write_bytes(b"file,label\n\xff\xfe,cat\n")
+    with pytest.raises(ProbeSetError, match=r"probes\.csv.*UTF-8"):
+        ProbeSet.from_folder(animals, size=8)
+
+
+def test_an_unknown_class_suggests_the_nearest(animals):
+    manifest(animals, "file,label\ncat/1.png,catt\n")
+    with pytest.raises(ProbeSetError, match=r"line 2 \('cat/1.png'\).*'catt'. Did you mean 'cat'"):
+        ProbeSet.from_folder(animals, size=8, class_names=["cat", "dog"])
+
+
+def test_an_index_beyond_the_class_names_is_refused(animals):
+    manifest(animals, "file,label\ncat/1.png,2\n")
+    with pytest.raises(ProbeSetError, match=r"line 2 \('cat/1.png'\).*'2'"):
+        ProbeSet.from_folder(animals, size=8, class_names=["cat", "dog"])
+
+
+def test_a_class_name_that_stands_for_several_classes_is_refused(animals):
+    with pytest.raises(ProbeSetError, match=r"folder 'cat'.*several"):
+        ProbeSet.from_folder(animals, size=8, class_names=["cat", "cat", "dog"])
+
+
+def test_a_folder_that_is_no_class_is_refused(animals):
+    with pytest.raises(ProbeSetError, match="folder 'dog'"):
+        ProbeSet.from_folder(animals, size=8, class_names=["cat", "fox"])
+
+
+# --- safety: nothing from outside the folder
+
+
+@pytest.mark.parametrize(
+    "file", ["../secret.png", "cat/../../secret.png", "..\\secret.png", "C:\\secret.png", "ABSOLUTE"]
+)
+def test_a_path_that_leaves_the_folder_is_refused(tmp_path, file):
+    outside = write(tmp_path / "secret.png", noise())
+    root = tmp_path / "root"
+    write(root / "cat" / "1.png", noise())
+    file = str(outside) if file == "ABSOLUTE" else file
+    manifest(root, f"file,label\n{file},cat\n")
+    with pytest.raises(ProbeSetError, match=r"secret\.png.*outside"):
+        ProbeSet.from_folder(root, size=8)
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_a_link_that_leaves_the_folder_is_refused(tmp_path, with_manifest):
+    outside = write(tmp_path / "secret.png", noise())
+    root = tmp_path / "root"
+    write(root / "cat" / "1.png", noise())
+    (root / "cat" / "2.png").symlink_to(outside)
+    if with_manifest:
+        manifest(root, "file,label\ncat/2.png,cat\n")
+    with pytest.raises(ProbeSetError, match=r"cat/2\.png.*outside"):
+        ProbeSet.from_folder(root, size=8)
+
+
+@pytest.mark.parametrize("linked", ["cat", "masks", "masks/core", "masks/core/cat/1.png", "probes.csv"])
+def test_a_linked_part_that_leaves_the_folder_is_refused(tmp_path, linked):
+    root = tmp_path / "root"
+    for base in (root, tmp_path / "elsewhere"):
+        write(base / "cat" / "1.png", noise())
+        write(base / "masks" / "core" / "cat" / "1.png", noise(channels=1))
+        manifest(base, "file,label\ncat/1.png,cat\n")
+    if linked == "cat":
+        (root / "probes.csv").unlink()
+    os.rename(root / linked, tmp_path / "aside")
+    (root / linked).symlink_to(tmp_path / "elsewhere" / linked)
+    with pytest.raises(ProbeSetError, match="outside"):
+        ProbeSet.from_folder(root, size=8)
+
+
+def test_links_within_the_folder_and_to_the_folder_are_fine(animals, tmp_path_factory):
+    (animals / "dog" / "2.png").symlink_to(animals / "cat" / "1.png")
+    link = tmp_path_factory.mktemp("links") / "root"
+    link.symlink_to(animals)
+    assert len(ProbeSet.from_folder(link, size=8)) == 4
+
+
+def test_a_link_to_itself_is_refused(animals):
+    (animals / "cat" / "3.png").symlink_to(animals / "cat" / "3.png")
+    with pytest.raises(ProbeSetError, match=r"cat/3\.png"):
+        ProbeSet.from_folder(animals, size=8)
+
+
+def test_a_path_with_two_dots_is_refused_even_if_it_comes_back(animals):
+    manifest(animals, "file,label\ncat/../cat/1.png,cat\n")
+    with pytest.raises(ProbeSetError, match=r"'cat/\.\./cat/1\.png'.*outside"):
+        ProbeSet.from_folder(animals, size=8)
+
+
+# --- unreadable files
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n broken"])
+def test_an_unreadable_image_is_refused_by_file(animals, content):
+    (animals / "cat" / "2.png").write_bytes(content)
+    with pytest.raises(ProbeSetError, match=r"'cat/2\.png'.*readable image"):
+        ProbeSet.from_folder(animals, size=8)
+
+
+def test_a_truncated_image_is_refused_by_file(tmp_path):
+    path = write(tmp_path / "cat" / "1.png", noise(64, 64))
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ProbeSetError, match=r"'cat/1\.png'.*readable image"):
+        ProbeSet.from_folder(tmp_path, size=8)
+
+
+def test_a_decompression_bomb_is_refused_by_file(animals, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(ProbeSetError, match=r"'cat/1\.png'.*Bomb"):
+        ProbeSet.from_folder(animals, size=8)
+
+
+def test_an_image_of_16_bits_is_refused_by_file(tmp_path):
+    write(tmp_path / "cat" / "1.png", noise(channels=1).astype(np.uint16) * 257)
+    with pytest.raises(ProbeSetError, match=r"'cat/1\.png'.*8 bits.*I;16"):
+        ProbeSet.from_folder(tmp_path, size=8)
+
+
+def test_a_mask_of_another_size_is_refused_by_file(animals):
+    write(animals / "masks" / "core" / "cat" / "2.png", noise(8, 9, channels=1))
+    with pytest.raises(ProbeSetError, match=r"masks/core/cat/2\.png.*8 x 8.*8 x 9"):
+        ProbeSet.from_folder(animals, size=8)
+
+
+def test_an_unreadable_mask_is_refused_by_file(animals):
+    (animals / "masks" / "core" / "cat" / "2.png").write_bytes(b"nothing")
+    with pytest.raises(ProbeSetError, match=r"masks/core/cat/2\.png"):
+        ProbeSet.from_folder(animals, size=8)
+
+
+def test_a_region_without_any_mask_is_refused(animals):
+    write(animals / "masks" / "cue" / "cat_2.png", noise(channels=1))
+    with pytest.raises(ProbeSetError, match=r"masks/cue`.*'masks/cue/cat/1\.png'"):
+        ProbeSet.from_folder(animals, size=8)
+
+
+def test_a_manifest_that_lists_none_of_the_masked_images_is_fine(animals):
+    manifest(animals, "file,label\ncat/1.png,cat\n")
+    assert not ProbeSet.from_folder(animals, size=8).masks["core"].any()
+
+
+# --- arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"size": 0}, "size"),
+        ({"size": 7.5}, "size"),
+        ({"size": (8, 8, 8)}, "size"),
+        ({"size": (8, True)}, "size"),
+        ({"size": 8, "resize": 4}, "resize"),
+        ({"size": 8, "resize": 9.0}, "resize"),
+        ({"size": (8, 20), "resize": 10}, r"'cat/1\.png'.*larger `resize`"),
+        ({"mean": [0.5] * 3}, "given together"),
+        ({"mean": [0.5] * 2, "std": [1.0] * 2}, "3 finite"),
+        ({"mean": 0.5, "std": 1.0}, "sequence"),
+        ({"class_names": "cat"}, "sequence of strings"),
+    ],
+)
+def test_malformed_arguments_are_refused(animals, arguments, said):
+    with pytest.raises(ProbeSetError, match=said):
+        ProbeSet.from_folder(animals, **arguments)
+
+
+def test_a_root_that_is_no_folder_or_holds_no_images_is_refused(tmp_path):
+    with pytest.raises(ProbeSetError, match="folder"):
+        ProbeSet.from_folder(tmp_path / "none")
+    write(tmp_path / "loose.png", noise())
+    with pytest.raises(ProbeSetError, match=r"probes\.csv"):
+        ProbeSet.from_folder(tmp_path)

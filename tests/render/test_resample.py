@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+
+from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.render import upsample
+from xai_callbacks.render.resample import fit_image, fit_mask, tile_size
+
+PANEL = (224, (176, 256))
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (7, 7), (8, 5), (14, 14), (3, 9)])
+@pytest.mark.parametrize("size", [(224, 224), (28, 31), (100, 97), (14, 14)])
+def test_upsample_equals_torch_interpolate_without_aligned_corners(grid, size):
+    heatmap = np.random.default_rng(0).normal(0, 5, grid).astype(np.float32)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(heatmap).double()[None, None], size=size, mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+    result = upsample(heatmap, size)
+    assert (result.shape, result.dtype) == (size, np.float32)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+
+
+def test_upsample_averages_where_it_shrinks():
+    checkers = (np.indices((64, 64)).sum(axis=0) % 2).astype(np.float32)
+    np.testing.assert_allclose(upsample(checkers, (8, 8))[1:-1, 1:-1], 0.5, atol=0.01)
+
+
+def test_upsample_of_float64_and_integers_and_huge_values():
+    np.testing.assert_array_equal(upsample(np.full((2, 2), 3), (4, 4)), 3.0)
+    assert np.isfinite(upsample(np.array([[1e300, -1e300]]), (4, 8))).all()
+
+
+def test_upsample_passes_nan_on_to_its_neighbours_only():
+    result = upsample(np.array([[np.nan, 1.0, 1.0, 1.0]]), (4, 16))
+    assert np.isnan(result[:, :4]).all()
+    np.testing.assert_array_equal(result[:, 6:], 1.0)
+
+
+def test_upsample_leaves_its_argument_alone():
+    heatmap = np.arange(4.0, dtype=np.float32).reshape(2, 2)
+    heatmap.setflags(write=False)
+    upsample(heatmap, (2, 2))[...] = 9.0
+    np.testing.assert_array_equal(heatmap, [[0, 1], [2, 3]])
+
+
+@pytest.mark.parametrize("bad", [np.zeros((2, 3, 3)), np.zeros(4), np.zeros((0, 3)), [[1.0]], np.array([["a"]])])
+def test_upsample_refuses_what_is_no_map(bad):
+    with pytest.raises(ConfigurationError, match="Expected `heatmap` to be"):
+        upsample(bad, (4, 4))
+
+
+def test_upsample_refuses_an_empty_size():
+    with pytest.raises(ConfigurationError, match=r"Expected `size` to be two numbers >= 1, but got \(0, 4\)"):
+        upsample(np.zeros((2, 2)), (0, 4))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((28, 28), (224, 224)),
+        ((32, 32), (224, 224)),
+        ((64, 64), (192, 192)),
+        ((96, 96), (192, 192)),
+        ((128, 128), (256, 256)),
+        ((160, 160), (224, 224)),
+        ((224, 224), (224, 224)),
+        ((512, 512), (256, 256)),
+        ((128, 256), (128, 256)),
+        ((256, 128), (256, 128)),
+        ((480, 640), (192, 256)),
+        ((32, 64), (96, 192)),
+        ((1, 1000), (1, 256)),
+        ((1, 1), (224, 224)),
+    ],
+)
+def test_tile_size_of_a_panel(size, expected):
+    assert tile_size(size, *PANEL) == expected
+
+
+def test_tile_size_keeps_the_aspect_and_stays_within_bounds():
+    for height in range(1, 700, 7):
+        for width in (height, 2 * height):
+            tile = tile_size((height, width), *PANEL)
+            assert 176 <= max(tile) <= 256
+            assert abs(tile[0] * 2 - tile[1] if width != height else tile[0] - tile[1]) <= 1
+
+
+def test_small_images_grow_by_repeating_pixels():
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 16, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(fit_image(pixels, (224, 112))[3::7, 3::7], pixels)
+    assert len(np.unique(fit_image(pixels[:1, :1], (224, 224)).reshape(-1, 3), axis=0)) == 1
+
+
+def test_masks_grow_by_repeating_and_shrink_by_majority():
+    mask = np.zeros((4, 4), dtype=bool)
+    mask[:2, :3] = True
+    np.testing.assert_array_equal(fit_mask(mask, (8, 8))[::2, ::2], mask)
+    half = np.zeros((512, 512), dtype=bool)
+    half[:, :256] = True
+    assert fit_mask(half, (256, 256)).sum() == 256 * 128

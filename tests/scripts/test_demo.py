@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn, of the extra `demo`")
+pytest.importorskip("rich", reason="the demo prints with rich, of the extra `demo`")
+
+import demo
+from PIL import Image
+from xai_callbacks.metrics.summary import Estimate
+
+LEANING = demo.Row(
+    epoch=6,
+    step=276,
+    val_acc=0.97,
+    conflict_acc=0.31,
+    digit=Estimate(value=0.34, low=0.28, high=0.40, chance=0.31, valid=40, degenerate=0),
+    cue=Estimate(value=0.16, low=0.13, high=0.19, chance=0.035, valid=40, degenerate=0),
+    novelty=Estimate(value=-12.0, low=-14.0, high=-10.0, chance=None, valid=40, degenerate=0),
+)
+UNSEEN = replace(LEANING.cue, value=0.01, low=0.006, high=0.014)
+
+
+def test_verdict_names_the_patch_when_it_is_looked_at_and_used() -> None:
+    assert demo.verdict(LEANING) == (
+        "The model leans on the corner patch: 16% of the relevance lies on it (chance 4%), "
+        "and accuracy falls from 97% to 31% where the colour contradicts the digit."
+    )
+
+
+def test_verdict_finds_no_evidence_when_the_patch_is_neither_looked_at_nor_used() -> None:
+    assert demo.verdict(replace(LEANING, conflict_acc=0.97, cue=UNSEEN)) == (
+        "No evidence that the model leans on the cue tested, the corner patch: 1% of the relevance lies on it "
+        "(chance 4%); accuracy is 97%, and 97% where the colour contradicts the digit."
+    )
+
+
+def test_verdict_tells_looking_from_using() -> None:
+    looked = demo.verdict(replace(LEANING, conflict_acc=0.96))
+    used = demo.verdict(replace(LEANING, cue=UNSEEN))
+
+    assert looked.startswith("The model looks at the corner patch, with no evidence that it uses it")
+    assert used.startswith("The model uses the corner patch, though its heatmaps do not show it")
+
+
+def test_verdict_never_claims_that_there_is_no_shortcut() -> None:
+    rows = [
+        replace(LEANING, conflict_acc=conflict_acc, cue=cue)
+        for conflict_acc in (0.31, 0.97)
+        for cue in (LEANING.cue, UNSEEN)
+    ]
+
+    assert not any("no shortcut" in demo.verdict(row).lower() for row in rows)
+    assert len({demo.verdict(row) for row in rows}) == 4
+
+
+@pytest.mark.parametrize(("low", "conflict_acc"), [(0.0349, 0.31), (0.036, 0.88)])
+def test_both_conditions_must_hold_to_lean_on_the_patch(low: float, conflict_acc: float) -> None:
+    row = replace(LEANING, cue=replace(LEANING.cue, low=low), conflict_acc=conflict_acc)
+
+    assert not demo.verdict(row).startswith("The model leans")
+    assert demo.verdict(replace(row, cue=LEANING.cue, conflict_acc=0.31)).startswith("The model leans")
+
+
+def test_verdict_without_an_interval_does_not_claim_that_the_patch_is_looked_at() -> None:
+    row = replace(LEANING, cue=replace(LEANING.cue, low=None, high=None, valid=12))
+
+    assert demo.verdict(row).startswith("The model uses the corner patch")
+
+
+def test_verdict_about_an_untrained_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="the model was not validated"):
+        demo.verdict(replace(LEANING, val_acc=None, conflict_acc=None))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One tiny run with all outputs in folders that do not exist yet."""
+    folder = tmp_path_factory.mktemp("demo")
+    arguments = ["--epochs", "1", "--train-images", "256", "--out", f"{folder}/a/logs"]
+    arguments += ["--json", f"{folder}/b/table.json", "--pictures", f"{folder}/c/pictures"]
+    return {"folder": folder, "status": demo.main(arguments)}
+
+
+def test_demo_runs_and_reports_every_audit(run: dict[str, Any]) -> None:
+    report = json.loads((run["folder"] / "b/table.json").read_text())
+
+    assert run["status"] == 0
+    assert set(report) == {"epochs", "verdict"}
+    assert [row["epoch"] for row in report["epochs"]] == [0, 1]
+    assert [row["step"] for row in report["epochs"]] == [0, 4]
+    untrained, trained = report["epochs"]
+    assert untrained["val_acc"] is None
+    assert 0 <= trained["val_acc"] <= 1
+    assert 0 <= trained["conflict_acc"] <= 1
+    for row in report["epochs"]:
+        for region, area in (("digit", 0.31), ("cue", 36 / 1024)):
+            assert row[region]["chance"] == pytest.approx(area, abs=0.02)
+            assert row[region]["valid"] + row[region]["degenerate"] == 40
+        assert row["novelty"]["valid"] == 40
+    assert report["verdict"]
+
+
+def test_demo_saves_readable_pictures(run: dict[str, Any]) -> None:
+    for name in ("panel", "filmstrip"):
+        with Image.open(run["folder"] / f"c/pictures/{name}.png") as picture:
+            assert min(picture.size) > 100
+
+
+def test_demo_logs_for_tensorboard_and_as_csv(run: dict[str, Any]) -> None:
+    logs = run["folder"] / "a/logs"
+
+    assert list(logs.rglob("events.out.tfevents.*"))
+    header = next(logs.rglob("metrics.csv")).read_text().splitlines()[0].split(",")
+    assert {"val_acc", "conflict_acc", "audit/why/relevance_mass/spurious"} <= set(header)
+
+
+def test_demo_prints_table_verdict_and_next_step_within_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    demo.main(["--epochs", "1", "--train-images", "128", "--strength", "0.1", "--out", "logs"])
+    printed, complaints = capsys.readouterr()
+
+    assert max(len(line) for line in printed.splitlines()) <= 80
+    assert "relevance on cue" in printed
+    assert "Verdict" in printed
+    assert "tensorboard --logdir logs" in printed
+    assert "GPU available" not in printed + complaints
+
+
+@pytest.mark.parametrize(("module", "package"), [("rich", "rich"), ("sklearn", "scikit-learn")])
+def test_missing_extra_is_named(
+    module: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
+
+    assert demo.main([]) == 1
+    assert f"the demo needs {package}. Install the extra" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--strength", "1.5"], ["--epochs", "0"], ["--strength", "nan"]])
+def test_impossible_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        demo.main(arguments)
+
+    assert stop.value.code == 2
+    assert "expected a" in capsys.readouterr().err

@@ -1,0 +1,89 @@
+"""See why an image classifier decides, while it trains.
+
+Names are imported when they are first used, so that `import xai_callbacks` itself is instant and pulls in nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xai_callbacks.audit import Auditor
+    from xai_callbacks.callbacks import AuditCallback
+    from xai_callbacks.errors import (
+        AuditError,
+        ConfigurationError,
+        OutputError,
+        ProbeSetError,
+        TargetLayerError,
+        XAICallbacksError,
+    )
+    from xai_callbacks.explainers import GradCAM, HiResCAM, LayerCAM
+    from xai_callbacks.novelty import ConfoundingLabels, GradNorm
+    from xai_callbacks.probes import ProbeSet
+    from xai_callbacks.questions import WhatIfNot, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan
+    from xai_callbacks.record import AuditRecord
+    from xai_callbacks.sinks import TensorBoardSink
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AuditCallback": "callbacks",
+    "AuditError": "errors",
+    "AuditRecord": "record",
+    "Auditor": "audit",
+    "ConfigurationError": "errors",
+    "ConfoundingLabels": "novelty",
+    "GradCAM": "explainers",
+    "GradNorm": "novelty",
+    "HiResCAM": "explainers",
+    "LayerCAM": "explainers",
+    "OutputError": "errors",
+    "ProbeSet": "probes",
+    "ProbeSetError": "errors",
+    "TargetLayerError": "errors",
+    "TensorBoardSink": "sinks",
+    "WhatIfNot": "questions",
+    "Why": "questions",
+    "WhyNotCertain": "questions",
+    "WhyRatherThan": "questions",
+    "WhyValueRatherThan": "questions",
+    "XAICallbacksError": "errors",
+}
+
+__all__ = [
+    "AuditCallback",
+    "AuditError",
+    "AuditRecord",
+    "Auditor",
+    "ConfigurationError",
+    "ConfoundingLabels",
+    "GradCAM",
+    "GradNorm",
+    "HiResCAM",
+    "LayerCAM",
+    "OutputError",
+    "ProbeSet",
+    "ProbeSetError",
+    "TargetLayerError",
+    "TensorBoardSink",
+    "WhatIfNot",
+    "Why",
+    "WhyNotCertain",
+    "WhyRatherThan",
+    "WhyValueRatherThan",
+    "XAICallbacksError",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

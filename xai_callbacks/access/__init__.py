@@ -1,0 +1,29 @@
+"""How a model is touched without being disturbed."""
+
+from xai_callbacks.access.capture import Captured, Tapped, capture, tap
+from xai_callbacks.access.guard import isolated_rng, undisturbed
+from xai_callbacks.access.layers import TargetLayer, choose_layer, name_layer
+from xai_callbacks.access.layouts import FeatureLayout, LayoutName
+from xai_callbacks.access.outputs import OutputSelector
+from xai_callbacks.access.subject import ModelSelector, Subject
+from xai_callbacks.access.trace import Call, Trace, trace_model
+
+__all__ = [
+    "Call",
+    "Captured",
+    "FeatureLayout",
+    "LayoutName",
+    "ModelSelector",
+    "OutputSelector",
+    "Subject",
+    "Tapped",
+    "TargetLayer",
+    "Trace",
+    "capture",
+    "choose_layer",
+    "isolated_rng",
+    "name_layer",
+    "tap",
+    "trace_model",
+    "undisturbed",
+]

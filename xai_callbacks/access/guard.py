@@ -1,0 +1,130 @@
+"""`undisturbed`: look at a model in the middle of its training and leave no trace."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["isolated_rng", "undisturbed"]
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluate `model` inside, with gradients available, and find everything outside as it was.
+
+    Inside: every submodule in eval mode, autograd recording (also under a surrounding `no_grad` or `inference_mode`), autocast off,
+    compiled modules run eagerly so that hooks fire. On leaving, also by an exception, these are restored exactly: the train/eval flag
+    of every submodule on its own, buffers, the `.grad` of every parameter, the grad and inference mode, and the random streams of
+    Python, NumPy, torch and every initialised accelerator.
+
+    Parameters are not copied; call `torch.autograd.grad` inside and never `.backward()`.
+
+    Args:
+        model: Any module; its parameters may be frozen.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(isolated_rng())
+        stack.enter_context(_no_autocast(model))
+        stack.enter_context(_eager())
+        stack.enter_context(_kept_gradients(model))
+        stack.enter_context(_kept_buffers(model))
+        stack.enter_context(_eval_mode(model))
+        yield
+
+
+@contextmanager
+def isolated_rng() -> Iterator[None]:
+    """Restore the random streams of Python, NumPy, torch and every initialised accelerator on leaving."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    # Asking an uninitialised CUDA context for its state would create one, which is not ours to do.
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    flags = [(module, module.training) for module in model.modules()]
+    for module, _ in flags:
+        # Not `model.eval()`: users override `train()` to pin parts of a model, and may do more there than set a flag.
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextmanager
+def _kept_gradients(model: nn.Module) -> Iterator[None]:
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+
+
+@contextmanager
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward pass writes into buffers even in eval mode: counters, caches, running extremes."""
+    kept = [(module, name, buffer, _copy(buffer)) for module in model.modules() for name, buffer in module._buffers.items()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, copy in kept:
+                module._buffers[name] = buffer
+                if buffer is not None and copy is not None and not _same(buffer, copy):
+                    buffer.copy_(copy)
+
+
+def _copy(buffer: Tensor | None) -> Tensor | None:
+    uninitialised = isinstance(buffer, nn.parameter.UninitializedTensorMixin)
+    return None if buffer is None or uninitialised else buffer.detach().clone()
+
+
+def _same(buffer: Tensor, copy: Tensor) -> bool:
+    """Bitwise, so that a NaN equals itself."""
+    if buffer.is_floating_point():
+        return bool(((buffer == copy) | (buffer.isnan() & copy.isnan())).all())
+    return torch.equal(buffer, copy)
+
+
+@contextmanager
+def _no_autocast(model: nn.Module) -> Iterator[None]:
+    """A float32 island: small gradients underflow in half precision."""
+    devices = {"cpu"} | {parameter.device.type for parameter in model.parameters()}
+    with ExitStack() as stack:
+        for device in sorted(devices - {"meta"}):
+            if torch.amp.is_autocast_available(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    # A compiled region is one autograd node: activations captured inside it are not part of the graph.
+    if "torch._dynamo" in sys.modules:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield

@@ -1,0 +1,119 @@
+"""One observed forward pass: which modules ran, in which order, and what came out of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from xai_callbacks.access.subject import Subject, plain_name
+from xai_callbacks.errors import ConfigurationError
+
+__all__ = ["Call", "Trace", "first_tensor", "trace_model", "with_first_tensor"]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of one module, recorded as it returned."""
+
+    name: str
+    module: nn.Module
+    given: Tensor | None
+    output: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A forward pass on a few images with its graph; meant to be looked at and thrown away.
+
+    Attributes:
+        subject: The model.
+        images: What went in, `(N, C, H, W)`.
+        calls: In the order in which modules returned, so a container follows its parts. Compared by identity, the tensors tell which
+            modules passed one result on.
+        outputs: What came out, `(N, K)`, before interpretation.
+    """
+
+    subject: Subject
+    images: Tensor
+    calls: tuple[Call, ...]
+    outputs: Tensor
+
+    def times_called(self) -> Counter[str]:
+        """How often each module ran."""
+        return Counter(call.name for call in self.calls)
+
+    def ends_in_sigmoid(self) -> bool:
+        """Whether the last module that ran is a sigmoid or softmax whose result is the output."""
+        leaves = [call for call in self.calls if not any(True for _ in call.module.children())]
+        return bool(leaves) and isinstance(leaves[-1].module, (nn.Sigmoid, nn.Softmax))
+
+    def head(self) -> Call | None:
+        """The linear layer that computes the outputs: the last one that ran, if it has as many outputs as the model."""
+        linear = [call for call in self.calls if isinstance(call.module, nn.Linear) and call.output.ndim == 2]
+        if not linear or linear[-1].output.shape != self.outputs.shape:
+            return None
+        return linear[-1] if self.times_called()[linear[-1].name] == 1 else None
+
+
+def trace_model(subject: Subject, images: Tensor) -> Trace:
+    """Run the model on `images` `(N, C, H, W)` and record every module call.
+
+    Call inside `undisturbed`. The images require grad, so that the graph exists for frozen models too. Cost: one forward pass whose
+    activations are kept.
+
+    Raises:
+        ConfigurationError: The model cannot run on these images; the cause is chained.
+    """
+    calls: list[Call] = []
+    # The model gets a copy of a leaf: it may normalise its input in place.
+    images = subject.images(images).detach().clone().requires_grad_(True).clone()
+    with _recording(subject.module, calls):
+        try:
+            raw = subject.call(images)
+        except Exception as error:
+            raise ConfigurationError(
+                f"Expected the model to run on probe images of shape {tuple(images.shape[1:])} (C, H, W), but it raised "
+                f"{type(error).__name__}: {error}. Give the probes the size and normalisation of the training images, or say which part "
+                f"of the model classifies images with `model=`."
+            ) from error
+    outputs = subject.select(raw, images.shape[0])
+    return Trace(subject, images, tuple(calls), outputs)
+
+
+@contextmanager
+def _recording(root: nn.Module, calls: list[Call]) -> Iterator[None]:
+    handles = []
+    try:
+        for name, module in root.named_modules():
+            handles.append(module.register_forward_hook(partial(_record, calls, plain_name(name))))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _record(calls: list[Call], name: str, module: nn.Module, given: tuple[object, ...], output: object) -> None:
+    tensor = first_tensor(output)
+    if tensor is not None:
+        calls.append(Call(name, module, first_tensor(given), tensor))
+
+
+def first_tensor(output: object) -> Tensor | None:
+    """The tensor itself, or the first entry of a tuple or list if that is a tensor."""
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    return output if isinstance(output, torch.Tensor) else None
+
+
+def with_first_tensor(output: object, tensor: Tensor) -> object:
+    """`output` with the tensor that `first_tensor` finds replaced."""
+    if isinstance(output, tuple):
+        rest = (tensor, *output[1:])
+        return type(output)(*rest) if hasattr(output, "_fields") else rest
+    return [tensor, *output[1:]] if isinstance(output, list) else tensor

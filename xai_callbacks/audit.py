@@ -1,0 +1,280 @@
+"""`Auditor`: one look at one model state. Knows neither Lightning nor any logger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_callbacks.access import ModelSelector, OutputSelector, Subject, TargetLayer, tap, trace_model, undisturbed
+from xai_callbacks.errors import AuditError, ConfigurationError
+from xai_callbacks.explainers import Explainer, Explanation, GradCAM
+from xai_callbacks.metrics.judge import Judge
+from xai_callbacks.novelty import GradNorm, NoveltyScore
+from xai_callbacks.probes import ProbeSet
+from xai_callbacks.questions import Answerable, Asked, Question, check_questions, default_questions
+from xai_callbacks.record import AuditRecord
+
+__all__ = ["Auditor"]
+
+# Probes that the one traced pass looks at; two show whether a gradient reaches a cell in general.
+_TRACED = 2
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What was learnt about a model; plain data, valid for every model of the same structure."""
+
+    structure: int
+    layer: TargetLayer
+    head: str | None
+    probabilities: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Observed:
+    """Everything one pass over the probes gave, stacked over chunks and on the CPU."""
+
+    outputs: Tensor
+    heatmaps: Tensor
+    asked: tuple[Asked, ...]
+    scores: dict[str, Tensor]
+
+
+class Auditor:
+    """Asks a model questions about probes and returns an `AuditRecord`.
+
+    The model is left exactly as it was, see `access.undisturbed`. Cost: about one forward pass over the probes, whatever the number of
+    questions. Memory beyond the probes: the activations of `chunk_size` images, and heatmaps on the grid of the target layer.
+
+    Args:
+        probes: The probe set.
+        questions: Questions to ask; None for `Why()`, `WhyRatherThan()` and `WhyNotCertain()`, or their like for regression.
+        explainer: How to answer; None for `GradCAM()` at an automatic layer.
+        novelty: Novelty scores computed beside.
+        model: Which part of the audited module classifies images, if its `forward` does not: a dotted name or a callable, see `Subject`.
+        output: Which part of what the model returns holds the logits: a key, an index or a callable; None chooses, see `select_output`.
+        chunk_size: Number of images in one forward pass.
+
+    Raises:
+        ConfigurationError: A question cannot be answered with these probes, or an argument is out of range.
+
+    Example:
+        >>> auditor = Auditor(probes)  # doctest: +SKIP
+        >>> record = auditor.audit(model, step=100)  # doctest: +SKIP
+        >>> record.metrics["why/relevance_mass/core"].value  # doctest: +SKIP
+        0.61
+    """
+
+    def __init__(
+        self,
+        probes: ProbeSet,
+        questions: Sequence[Question] | None = None,
+        *,
+        explainer: Explainer | None = None,
+        novelty: Sequence[NoveltyScore] | None = None,
+        model: ModelSelector | None = None,
+        output: OutputSelector | None = None,
+        chunk_size: int = 32,
+    ) -> None:
+        if not isinstance(probes, ProbeSet):
+            raise ConfigurationError(f"Expected `probes` to be a ProbeSet, but got {type(probes).__name__}. See ProbeSet.from_dataset.")
+        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ConfigurationError(f"Expected `chunk_size` to be an integer of 1 or more, but got {chunk_size!r}.")
+        self.probes = probes
+        self.questions = default_questions(probes.task) if questions is None else tuple(questions)
+        self.explainer = GradCAM() if explainer is None else explainer
+        self.novelty = (GradNorm(),) if novelty is None else tuple(novelty)
+        self.model = model
+        self.output = output
+        self.chunk_size = chunk_size
+        self._truth = probes.labels if probes.task == "classification" else probes.targets
+        self._judge = Judge(probes, tuple(question.key for question in self.questions))
+        self._prepared: _Prepared | None = None
+        check_questions(self.questions, Answerable(probes.task, labelled=self._truth is not None))
+
+    def prepare(self, model: nn.Module) -> TargetLayer:
+        """Look at a model once: choose the layer and check that every question can be answered.
+
+        `audit` does so by itself; calling it early brings mistakes to light before training. Cost: one forward and one backward pass
+        over two probes.
+
+        Returns:
+            The layer at which heatmaps will be computed, with the reason.
+
+        Raises:
+            ConfigurationError: The model does not run on the probes, has no suitable layer, or too few classes.
+        """
+        with undisturbed(model):
+            self._prepared = self._look(self._subject(model))
+        return self._prepared.layer
+
+    def audit(self, model: nn.Module, *, step: int = 0, epoch: int = 0, on_progress: Callable[[int], None] | None = None) -> AuditRecord:
+        """Audit one model state.
+
+        Args:
+            model: The model, in any mode, on any device.
+            step: Position of the record on the run's x-axis.
+            epoch: Epoch of the record.
+            on_progress: Called with the number of probes done after each chunk.
+
+        Raises:
+            AuditError: The model returned NaN or inf for a probe; the message names it.
+            ConfigurationError: See `prepare`.
+        """
+        clock = _Clock()
+        with undisturbed(model), clock.stage("explain"):
+            prepared = self._ready(model)
+            observed = self._observe(self._subject(model, prepared), prepared, on_progress or _silent)
+        with clock.stage("judge"):
+            metrics = self._judge.judge(observed.outputs, self._truth, observed.heatmaps, observed.scores, self.chunk_size)
+        return self._record(step, epoch, prepared, observed, metrics, clock)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next audit compares itself with, as tensors and plain values."""
+        return self._judge.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` left off; a state of other probes or questions is ignored."""
+        self._judge.load_state_dict(state)
+
+    def _subject(self, model: nn.Module, prepared: _Prepared | None = None) -> Subject:
+        subject = Subject(model, select=self.model, output=self.output, task=self.probes.task)
+        subject.probabilities = prepared is not None and prepared.probabilities
+        return subject
+
+    def _ready(self, model: nn.Module) -> _Prepared:
+        subject = self._subject(model)
+        if self._prepared is None or self._prepared.structure != _structure(subject.module):
+            self._prepared = self._look(subject)
+        return self._prepared
+
+    def _look(self, subject: Subject) -> _Prepared:
+        trace = trace_model(subject, self.probes.images[:_TRACED])
+        notes = []
+        if subject.learn_output_kind(trace.outputs, ends_in_sigmoid=trace.ends_in_sigmoid()):
+            notes.append("The model returns probabilities; their logarithms are explained. Logits give clearer heatmaps.")
+        classes = subject.interpret(trace.outputs).shape[1] if self.probes.task == "classification" else None
+        check_questions(self.questions, Answerable(self.probes.task, self._truth is not None, classes))
+        self._check_labels(classes)
+        head = trace.head()
+        if head is None and self.novelty:
+            notes.append("Novelty was left out: the model does not end in one linear layer, from which it is computed.")
+        layer = self.explainer.prepare(trace)
+        return _Prepared(_structure(subject.module), layer, head.name if head else None, subject.probabilities, tuple(notes))
+
+    def _check_labels(self, classes: int | None) -> None:
+        labels = self.probes.labels
+        if classes is not None and labels is not None and int(labels.max()) >= classes:
+            index = int(labels.argmax())
+            raise ConfigurationError(
+                f"Expected the labels of the probes to be below {classes}, the number of classes of the model, but probe "
+                f"{self.probes.names[index]!r} has label {int(labels[index])}. Build the probes from the data that the model is trained on."
+            )
+
+    def _observe(self, subject: Subject, prepared: _Prepared, on_progress: Callable[[int], None]) -> _Observed:
+        explanations: list[Explanation] = []
+        scores: dict[str, list[Tensor]] = {score.name: [] for score in self.novelty} if prepared.head else {}
+        for start in range(0, len(self.probes), self.chunk_size):
+            chunk = slice(start, start + self.chunk_size)
+            truth = None if self._truth is None else self._truth[chunk]
+            with ExitStack() as stack:
+                tapped = stack.enter_context(tap(subject, prepared.head)) if prepared.head else []
+                explanation = self.explainer.explain(subject, prepared.layer, self.probes.images[chunk], self.questions, truth)
+            for score in self.novelty if tapped else ():
+                # An explainer may run the model on altered images too; the first forward pass is that of the probes themselves.
+                scores[score.name].append(score.score(tapped[0].given, tapped[0].output).cpu())
+            explanations.append(_to_cpu(explanation))
+            on_progress(min(start + self.chunk_size, len(self.probes)))
+        observed = _stack(explanations, {name: torch.cat(parts) for name, parts in scores.items()})
+        self._check_finite(observed.outputs)
+        return observed
+
+    def _check_finite(self, outputs: Tensor) -> None:
+        broken = (~outputs.isfinite()).any(dim=1).nonzero()[:, 0].tolist()
+        if broken:
+            raise AuditError(
+                f"Expected finite model outputs, but got NaN or inf for {len(broken)} of {len(self.probes)} probes, first for "
+                f"{self.probes.names[broken[0]]!r}. The training has probably diverged; look at the loss and the learning rate."
+            )
+
+    def _record(self, step: int, epoch: int, prepared: _Prepared, observed: _Observed, metrics: Any, clock: _Clock) -> AuditRecord:
+        outputs, regression = observed.outputs, self.probes.task == "regression"
+        predictions = outputs[:, 0] if regression else outputs.argmax(dim=1)
+        confidences = torch.full_like(predictions, torch.nan) if regression else outputs.softmax(dim=1).amax(dim=1)
+        return AuditRecord(
+            step=step,
+            epoch=epoch,
+            fingerprint=self.probes.fingerprint,
+            layer=prepared.layer.name,
+            layer_reason=prepared.layer.reason,
+            questions=tuple(question.key for question in self.questions),
+            headings=tuple(question.title("P", "Q") for question in self.questions),
+            titles=tuple(self._titles(question, asked, predictions) for question, asked in zip(self.questions, observed.asked, strict=True)),
+            outputs=outputs,
+            predictions=predictions,
+            confidences=confidences,
+            truth=self._truth,
+            facts=torch.stack([_or_none(asked.fact, len(outputs)) for asked in observed.asked]),
+            foils=torch.stack([_or_none(asked.foil, len(outputs)) for asked in observed.asked]),
+            heatmaps=observed.heatmaps,
+            scores=observed.scores,
+            metrics=metrics,
+            seconds=dict(clock.seconds),
+            notes=prepared.notes,
+        )
+
+    def _titles(self, question: Question, asked: Asked, predictions: Tensor) -> tuple[str, ...]:
+        if asked.fact is None:
+            facts = [f"{value:.3g}" for value in predictions.tolist()]
+            foils = [""] * len(facts) if asked.value is None else [f"{value:.3g}" for value in asked.value.tolist()]
+        else:
+            facts = [self.probes.class_name(index) for index in asked.fact.tolist()]
+            foils = [""] * len(facts) if asked.foil is None else [self.probes.class_name(index) for index in asked.foil.tolist()]
+        return tuple(question.title(fact, foil) for fact, foil in zip(facts, foils, strict=True))
+
+
+class _Clock:
+    """Wall seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - begin
+
+
+def _silent(_done: int) -> None:
+    pass
+
+
+def _structure(module: nn.Module) -> int:
+    """A number that two models share if they consist of the same modules under the same names."""
+    return hash(tuple((name, type(part).__qualname__) for name, part in module.named_modules()))
+
+
+def _or_none(classes: Tensor | None, count: int) -> Tensor:
+    return torch.full((count,), -1, dtype=torch.int64) if classes is None else classes
+
+
+def _to_cpu(explanation: Explanation) -> Explanation:
+    asked = tuple(Asked(*(None if part is None else part.cpu() for part in one)) for one in explanation.asked)  # type: ignore[arg-type]
+    return Explanation(explanation.outputs.cpu(), asked, explanation.heatmaps.cpu())
+
+
+def _stack(chunks: list[Explanation], scores: dict[str, Tensor]) -> _Observed:
+    asked = []
+    for parts in zip(*(chunk.asked for chunk in chunks), strict=True):
+        fields = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
+        asked.append(Asked(*fields))  # type: ignore[arg-type]
+    outputs = torch.cat([chunk.outputs for chunk in chunks])
+    return _Observed(outputs, torch.cat([chunk.heatmaps for chunk in chunks], dim=1), tuple(asked), scores)

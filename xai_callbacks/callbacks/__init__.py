@@ -1,0 +1,5 @@
+"""Lightning adapters over the Auditor."""
+
+from xai_callbacks.callbacks.audit import AuditCallback
+
+__all__ = ["AuditCallback"]

@@ -1,0 +1,85 @@
+"""`Outlets`: a record to every logger of a trainer that can take it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xai_callbacks._lightning import Trainer
+from xai_callbacks.probes import ProbeSet
+from xai_callbacks.record import AuditRecord
+from xai_callbacks.sinks import TensorBoardSink, detail_scalars, finite, main_scalars
+
+__all__ = ["Outlets"]
+
+
+class Outlets:
+    """Scalars to every logger, pictures to those with `add_image`.
+
+    Loggers are told by what they can do, not by class: the two Lightning packages have different ones.
+
+    Args:
+        probes: The probe set.
+        max_panels: Most probes drawn.
+    """
+
+    def __init__(self, probes: ProbeSet, max_panels: int) -> None:
+        self._probes = probes
+        self._max_panels = max_panels
+        self._sinks: dict[int, TensorBoardSink] = {}
+        self._film: dict[str, Any] = {}
+
+    def write(self, trainer: Trainer, record: AuditRecord) -> None:
+        """Write one record everywhere; a logger that fails does not keep the others from it.
+
+        Raises:
+            Exception: The first error of a logger, after all were served.
+        """
+        errors: list[Exception] = []
+        for logger in trainer.loggers:
+            try:
+                logger.log_metrics(finite({**main_scalars(record), **detail_scalars(record)}), step=record.step)
+                logger.save()
+                self._draw(trainer, logger, record)
+            except Exception as error:  # noqa: BLE001  # raised again below
+                errors.append(error)
+        errors += [error for sink in self._sinks.values() for error in sink.errors()]
+        if errors:
+            raise errors[0]
+
+    def drain(self) -> None:
+        """Wait for the pictures and let go of the writers, which Lightning closes after a run.
+
+        Raises:
+            Exception: The first error of a writer, after all are drained.
+        """
+        self._film = self.state_dict()
+        sinks, self._sinks = self._sinks, {}
+        errors = [error for sink in sinks.values() for error in sink.drain()]
+        if errors:
+            raise errors[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The filmstrips' memory as tensors and plain values; empty before the first audit."""
+        return next((sink.film.state_dict() for sink in self._sinks.values()), self._film)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` left off."""
+        self._film = state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without writers and threads."""
+        return {**self.__dict__, "_sinks": {}, "_film": self.state_dict()}
+
+    def _draw(self, trainer: Trainer, logger: Any, record: AuditRecord) -> None:
+        writer = logger.experiment if trainer.is_global_zero and self._max_panels else None
+        if getattr(writer, "add_image", None) is None:
+            return
+        if id(logger) not in self._sinks:
+            # The prefix has no public name; without it, only the grouping of the custom scalars page would be lost.
+            prefix = getattr(logger, "_prefix", "")
+            tag_prefix = f"{prefix}{logger.group_separator}" if prefix else ""
+            sink = TensorBoardSink(writer, self._probes, max_panels=self._max_panels, scalars=False, tag_prefix=tag_prefix)
+            if self._film:
+                sink.film.load_state_dict(self._film)
+            self._sinks[id(logger)] = sink
+        self._sinks[id(logger)].write(record)

@@ -1,0 +1,37 @@
+"""Every error this package raises on purpose, under one root.
+
+Messages follow one form: "Expected `x` to be ..., but got .... <what to do>".
+"""
+
+__all__ = [
+    "AuditError",
+    "ConfigurationError",
+    "OutputError",
+    "ProbeSetError",
+    "TargetLayerError",
+    "XAICallbacksError",
+]
+
+
+class XAICallbacksError(Exception):
+    """Root of all errors raised by `xai_callbacks`."""
+
+
+class ProbeSetError(XAICallbacksError, ValueError):
+    """A probe, or a whole probe set, is malformed. The message names the probe."""
+
+
+class ConfigurationError(XAICallbacksError, ValueError):
+    """The audit was asked for something it cannot do. Raised before the first training step."""
+
+
+class TargetLayerError(ConfigurationError):
+    """A target layer does not exist, is ambiguous, or carries no feature map."""
+
+
+class OutputError(ConfigurationError):
+    """The outputs of the model cannot be read as logits `(N, K)` or values `(N,)`."""
+
+
+class AuditError(XAICallbacksError, RuntimeError):
+    """One audit failed although its configuration was sound, e.g. on non-finite logits."""

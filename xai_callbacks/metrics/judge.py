@@ -1,0 +1,136 @@
+"""`Judge`: all metrics of one audit, and the little it must remember to compare audits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai_callbacks.metrics.drift import explanation_drift
+from xai_callbacks.metrics.localization import (
+    area_fraction,
+    relevance,
+    relevance_lift,
+    relevance_mass,
+    relevance_rank,
+    soft_iou,
+    soft_iou_chance,
+)
+from xai_callbacks.metrics.summary import Estimate, summarize
+from xai_callbacks.probes import ProbeSet
+
+__all__ = ["Judge"]
+
+
+class Judge:
+    """Judges predictions, heatmaps and scores of one probe set, audit after audit.
+
+    | key | meaning | range | chance |
+    |---|---|---|---|
+    | `accuracy` | share of probes classified as labelled | [0, 1] | 1 / K |
+    | `absolute_error` | mean absolute error (regression) | [0, inf) | - |
+    | `confidence` | mean largest probability | [0, 1] | - |
+    | `switched` | share of probes predicted differently than at the previous audit | [0, 1] | - |
+    | `novelty/<score>` | mean novelty score | see the score | - |
+    | `<question>/relevance_mass/<region>` | share of positive relevance inside the region | [0, 1] | area of the region |
+    | `<question>/relevance_lift/<region>` | relevance mass / area | [0, inf) | 1 |
+    | `<question>/relevance_rank/<region>` | share of the region's size among the most relevant pixels | [0, 1] | area |
+    | `<question>/soft_iou/<region>` | soft intersection over union | [0, 1] | 4a / (1 + 3a), a the area |
+    | `<question>/drift` | cosine distance of each map to that of the previous audit | [0, 2] | - |
+
+    Args:
+        probes: The probe set.
+        questions: Keys of the questions, in the order of the heatmaps.
+    """
+
+    def __init__(self, probes: ProbeSet, questions: tuple[str, ...]) -> None:
+        self.probes = probes
+        self.questions = questions
+        self._previous: tuple[Tensor, Tensor] | None = None
+        self._peaks = torch.zeros(len(questions), dtype=torch.float64)
+
+    def judge(
+        self, outputs: Tensor, truth: Tensor | None, heatmaps: Tensor, scores: Mapping[str, Tensor], chunk_size: int
+    ) -> dict[str, Estimate]:
+        """All estimates of one audit; remembers this audit for the next.
+
+        Args:
+            outputs: Logits `(N, K)`, or values `(N, 1)`.
+            truth: Labels or target values `(N,)`, or None.
+            heatmaps: Signed `(Q, N, h, w)`.
+            scores: Novelty scores, each `(N,)`.
+            chunk_size: Heatmaps enlarged to the size of the images at a time.
+        """
+        self._peaks = torch.maximum(self._peaks, _peaks(heatmaps))
+        estimates = dict(self._predictions(outputs, truth))
+        estimates.update({f"novelty/{name}": summarize(values) for name, values in scores.items()})
+        for index, question in enumerate(self.questions):
+            for name, values, chance in self._localization(heatmaps[index], float(self._peaks[index]), chunk_size):
+                estimates[f"{question}/{name}"] = summarize(values, chance=chance)
+        estimates.update(self._changes(outputs, heatmaps))
+        self._previous = (heatmaps, _answers(outputs))
+        return estimates
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        state: dict[str, Any] = {"fingerprint": self.probes.fingerprint, "questions": list(self.questions), "peaks": self._peaks}
+        if self._previous is not None:
+            state["heatmaps"], state["answers"] = self._previous
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` left off; a state of other probes or questions is ignored."""
+        if state.get("fingerprint") != self.probes.fingerprint or state.get("questions") != list(self.questions):
+            return
+        self._peaks = state["peaks"]
+        if "heatmaps" in state:
+            self._previous = (state["heatmaps"], state["answers"])
+
+    def _predictions(self, outputs: Tensor, truth: Tensor | None) -> Iterator[tuple[str, Estimate]]:
+        if self.probes.task == "regression":
+            if truth is not None:
+                yield "absolute_error", summarize((outputs[:, 0] - truth).abs())
+            return
+        probabilities = outputs.double().softmax(dim=1)
+        if truth is not None:
+            chance = torch.full((len(outputs),), 1 / outputs.shape[1], dtype=torch.float64)
+            yield "accuracy", summarize((outputs.argmax(dim=1) == truth).double(), chance=chance)
+        yield "confidence", summarize(probabilities.amax(dim=1))
+
+    def _localization(self, heatmaps: Tensor, peak: float, chunk_size: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Name, values `(N,)` and chance levels `(N,)` of each metric in each region, for the heatmaps `(N, h, w)` of one question."""
+        for region, mask in self.probes.masks.items():
+            columns: dict[str, list[Tensor]] = {"mass": [], "lift": [], "rank": [], "soft_iou": []}
+            for start in range(0, len(mask), chunk_size):
+                part, inside = heatmaps[start : start + chunk_size], mask[start : start + chunk_size]
+                positive = relevance(part, (inside.shape[-2], inside.shape[-1]))
+                columns["mass"].append(relevance_mass(positive, inside, reference=peak))
+                columns["lift"].append(relevance_lift(positive, inside, reference=peak))
+                columns["rank"].append(relevance_rank(positive, inside, reference=peak))
+                columns["soft_iou"].append(soft_iou(positive, inside, reference=peak))
+            mass, lift, rank, iou = (torch.cat(column) for column in columns.values())
+            area = area_fraction(mask)
+            yield f"relevance_mass/{region}", mass, area
+            yield f"relevance_lift/{region}", lift, torch.ones_like(area)
+            yield f"relevance_rank/{region}", rank, area
+            yield f"soft_iou/{region}", iou, soft_iou_chance(mask)
+
+    def _changes(self, outputs: Tensor, heatmaps: Tensor) -> Iterator[tuple[str, Estimate]]:
+        if self._previous is None or self._previous[0].shape != heatmaps.shape:
+            return
+        before, answers = self._previous
+        for index, question in enumerate(self.questions):
+            yield f"{question}/drift", summarize(explanation_drift(before[index], heatmaps[index]))
+        if self.probes.task == "classification":
+            yield "switched", summarize((_answers(outputs) != answers).double())
+
+
+def _answers(outputs: Tensor) -> Tensor:
+    return outputs.argmax(dim=1)
+
+
+def _peaks(heatmaps: Tensor) -> Tensor:
+    """Largest finite magnitude of each question's maps, `(Q,)`."""
+    return heatmaps.double().abs().nan_to_num(nan=0.0, posinf=0.0).flatten(1).amax(dim=1)

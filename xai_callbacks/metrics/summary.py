@@ -1,0 +1,100 @@
+"""`Estimate` and `summarize`: one number for many probes, with its uncertainty and its chance level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_callbacks.errors import ConfigurationError
+
+__all__ = ["FEWEST_FOR_INTERVAL", "Estimate", "summarize"]
+
+FEWEST_FOR_INTERVAL = 30
+"""With fewer valid probes an interval would promise more than it knows, and none is given."""
+
+# Resampled values held at once: 16 MB with their indices, whatever the number of probes.
+_BLOCK = 2**20
+
+
+class Estimate(NamedTuple):
+    """What the probes say together.
+
+    The interval covers the choice of probes only: another training run with another seed may lie outside.
+
+    Attributes:
+        value: Mean over the valid probes; NaN if there is none.
+        low: Lower end of the bootstrap interval; None with fewer than `FEWEST_FOR_INTERVAL` valid probes.
+        high: Upper end; None likewise.
+        chance: Mean chance level over the same probes; None for a metric that has none, NaN if no probe is valid.
+        valid: Number of probes that have a value.
+        degenerate: Number of probes that should have a value and have none: their map was empty or not finite.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    chance: float | None
+    valid: int
+    degenerate: int
+
+
+def summarize(
+    values: Tensor, *, chance: Tensor | None = None, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> Estimate:
+    """Mean over probes with a percentile bootstrap interval.
+
+    Probes are resampled, with the ones that have no value among them, so that equal N and seed give equal resamples at
+    every audit: estimates of two epochs are paired. PyTorch's global random state is neither read nor advanced.
+
+    Args:
+        values: One value a probe, `(N,)`; NaN or inf where there is none. Such probes are counted, never averaged in.
+        chance: Chance level of each probe, `(N,)`; NaN where the metric does not apply (the probe has no such region),
+            which keeps that probe out of `degenerate`.
+        confidence: Level of the interval, in (0, 1).
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Raises:
+        ConfigurationError: Shapes differ, or an argument is out of range.
+    """
+    _check(values, chance, confidence, resamples)
+    values = values.detach().to("cpu", torch.float64)
+    valid = torch.isfinite(values)
+    count = int(valid.sum())
+    low, high = None, None
+    if count >= FEWEST_FOR_INTERVAL:
+        means = torch.cat(list(_resampled_means(values, valid, resamples, seed)))
+        tail = (1 - confidence) / 2
+        low, high = torch.nanquantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    missing, level = ~valid, None
+    if chance is not None:
+        chance = chance.detach().to("cpu", torch.float64)
+        missing, level = missing & ~torch.isnan(chance), float(chance[valid].mean())
+    return Estimate(float(values[valid].mean()), low, high, level, count, int(missing.sum()))
+
+
+def _resampled_means(values: Tensor, valid: Tensor, resamples: int, seed: int) -> Iterator[Tensor]:
+    """Means of the resamples, in blocks of bounded memory; NaN should a resample hold no valid probe."""
+    generator = torch.Generator().manual_seed(seed)
+    probes = len(values)
+    values = torch.where(valid, values, 0.0)
+    block = max(1, _BLOCK // probes)
+    for start in range(0, resamples, block):
+        drawn = torch.randint(probes, (min(block, resamples - start), probes), generator=generator)
+        yield values[drawn].sum(dim=1) / valid[drawn].sum(dim=1)
+
+
+def _check(values: Tensor, chance: Tensor | None, confidence: float, resamples: int) -> None:
+    if values.ndim != 1:
+        raise ConfigurationError(f"Expected `values` to be (N,), one a probe, but got shape {tuple(values.shape)}.")
+    if chance is not None and chance.shape != values.shape:
+        raise ConfigurationError(
+            f"Expected `chance` to have the shape of `values`, {tuple(values.shape)}, but got {tuple(chance.shape)}."
+        )
+    if not 0 < confidence < 1:
+        raise ConfigurationError(f"Expected `confidence` to be between 0 and 1, but got {confidence}.")
+    if resamples < 1:
+        raise ConfigurationError(f"Expected `resamples` to be 1 or more, but got {resamples}.")

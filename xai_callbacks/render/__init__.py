@@ -1,0 +1,21 @@
+"""Heatmaps to pictures: a fixed colour scale, panels and filmstrips. NumPy arrays in, NumPy arrays out."""
+
+from xai_callbacks.render.colors import ColorScale
+from xai_callbacks.render.filmstrip import MAX_FRAMES, Frame, render_filmstrip
+from xai_callbacks.render.frames import choose_frames, keep_frame_indices
+from xai_callbacks.render.furniture import Verdict
+from xai_callbacks.render.panel import Tile, render_panel
+from xai_callbacks.render.resample import upsample
+
+__all__ = [
+    "MAX_FRAMES",
+    "ColorScale",
+    "Frame",
+    "Tile",
+    "Verdict",
+    "choose_frames",
+    "keep_frame_indices",
+    "render_filmstrip",
+    "render_panel",
+    "upsample",
+]

@@ -1,0 +1,132 @@
+"""The fixed, signed colour scale of every picture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.render.checks import describe, require_numbers, require_text
+
+__all__ = ["ColorScale", "color_table", "require_scale"]
+
+# One linear width for all scales, as a share of the limit: at limit 50 a map of 1 logit sits at 0.27 and one of
+# 10 logits at 0.70, so that the weak maps of the first epochs can be seen while the strong ones still differ.
+LINEAR_SHARE: Final = 0.005
+# Stops (position, red, green, blue) of the two arms. Each gets darker and more saturated outwards, so that strength
+# is read from lightness as well; orange against blue-violet stays apart for the common forms of colour blindness.
+FOR_STOPS: Final = ((0.0, 255, 190, 60), (0.35, 250, 140, 20), (0.7, 226, 74, 10), (1.0, 165, 15, 21))
+AGAINST_STOPS: Final = ((0.0, 110, 185, 255), (0.35, 60, 130, 245), (0.7, 72, 68, 205), (1.0, 64, 10, 130))
+MAX_OPACITY: Final = 0.82
+OPACITY_GAIN: Final = 2.2
+HALF_STEPS: Final = 512
+NOT_FINITE_GREY: Final = 128
+
+
+@dataclass(frozen=True)
+class ColorScale:
+    """A symmetric colour scale around zero whose range is set once and never taken from a map.
+
+    A value `v` lies at `asinh(v / w) / asinh(limit / w)` with `w = limit / 100`, cut at -1 and 1: linear close to zero,
+    logarithmic far from it, odd, and strictly rising up to the limit. Evidence for the answer is orange to red,
+    evidence against it blue to violet. Opacity is exactly 0 at 0 and rises with the distance from zero, so a dead map
+    shows nothing but the image.
+
+    Attributes:
+        limit: Value, in `unit`, at which the colour is strongest; larger values look the same. Finite, > 0.
+        unit: Name of the unit, printed beside the colour bar.
+
+    Raises:
+        ConfigurationError: If `limit` is not a finite number > 0, or `unit` is not text.
+    """
+
+    limit: float = 50.0
+    unit: str = "logits"
+
+    def __post_init__(self) -> None:
+        limit: object = self.limit
+        number = isinstance(limit, int | float | np.integer | np.floating) and not isinstance(limit, bool)
+        if not number or not math.isfinite(self.limit) or self.limit <= 0:
+            raise ConfigurationError(
+                f"Expected `limit` to be a finite number > 0, but got {limit!r}. "
+                f"Give the largest magnitude that should still get a colour of its own, e.g. 50.0."
+            )
+        require_text("unit", self.unit)
+        object.__setattr__(self, "limit", float(self.limit))
+
+    def position(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Place values on the scale.
+
+        Args:
+            values: Any shape, in `unit`.
+
+        Returns:
+            The same shape, in [-1, 1]; NaN where a value is NaN or infinite.
+        """
+        numbers = require_numbers("values", values)
+        width = self.limit * LINEAR_SHARE
+        shares = np.clip(numbers, -self.limit, self.limit) / width
+        placed = np.arcsinh(shares) / math.asinh(1.0 / LINEAR_SHARE)
+        placed = np.where(np.isfinite(numbers), placed, np.nan)
+        return np.asarray(np.clip(placed, -1.0, 1.0), dtype=np.float32)
+
+    def colorize(self, values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Give each value its colour and opacity.
+
+        Args:
+            values: Any shape `(...)`, in `unit`.
+
+        Returns:
+            Colours `(..., 3)` and opacities `(...)` in [0, 0.92]. A NaN or infinite value is neutral grey with
+            opacity 1, which no finite value has: it cannot be mistaken for evidence.
+        """
+        position = self.position(values)
+        known = np.isfinite(position)
+        index = np.rint(np.where(known, position, 0.0) * HALF_STEPS).astype(np.int32) + HALF_STEPS
+        colors, _ = color_table()
+        rgb = colors[index]
+        rgb[~known] = NOT_FINITE_GREY
+        # Opacity is computed rather than looked up: it must be 0 at 0 only.
+        opacity = np.where(known, _opacity(np.abs(position)), 1.0).astype(np.float32)
+        return rgb, opacity
+
+    def ticks(self) -> tuple[float, ...]:
+        """Values worth printing beside a colour bar: 0, the limit, and up to two powers of ten, with both signs."""
+        power = 10.0 ** math.floor(math.log10(self.limit * 0.6))
+        positive = (power / 10.0, power, self.limit)
+        return (*(-value for value in reversed(positive)), 0.0, *positive)
+
+
+def require_scale(value: object) -> ColorScale:
+    """Return `value` if it is a colour scale."""
+    if not isinstance(value, ColorScale):
+        raise ConfigurationError(f"Expected `scale` to be a ColorScale, but got {describe(value)}. Pass ColorScale().")
+    return value
+
+
+def _opacity(distance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Opacity for a distance from zero in [0, 1]: 0 at 0, steep first, levelling off at `MAX_OPACITY`."""
+    return np.asarray(MAX_OPACITY * (1.0 - (1.0 - distance) ** OPACITY_GAIN), dtype=np.float32)
+
+
+@lru_cache(maxsize=1)
+def color_table() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Colours `(1025, 3)` and opacities `(1025,)` for positions -1 to 1 in even steps. Shared: not to be written."""
+    distance = np.linspace(0.0, 1.0, HALF_STEPS + 1, dtype=np.float32)
+    against, favour = _arm(AGAINST_STOPS, distance), _arm(FOR_STOPS, distance)
+    colors = np.rint(np.concatenate([against[:0:-1], favour])).astype(np.uint8)
+    fading = _opacity(distance)
+    opacity = np.concatenate([fading[:0:-1], fading])
+    colors.setflags(write=False)
+    opacity.setflags(write=False)
+    return colors, opacity
+
+
+def _arm(stops: tuple[tuple[float, int, int, int], ...], distance: NDArray[np.float32]) -> NDArray[np.float64]:
+    table = np.asarray(stops, dtype=np.float64)
+    return np.stack([np.interp(distance, table[:, 0], table[:, channel]) for channel in (1, 2, 3)], axis=-1)

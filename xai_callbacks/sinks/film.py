@@ -1,0 +1,64 @@
+"""`Film`: a bounded memory of past audits, evenly spaced, for filmstrips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai_callbacks.record import AuditRecord
+from xai_callbacks.render import keep_frame_indices
+
+__all__ = ["Film", "FilmFrame"]
+
+
+@dataclass(frozen=True, eq=False)
+class FilmFrame:
+    """One audit of the probes that are drawn.
+
+    Attributes:
+        audit: Number of the audit, from 0.
+        step: Step of the audit.
+        captions: What the model answered for each drawn probe.
+        heatmaps: Signed `(Q, P, h, w)` float32 for the P drawn probes.
+    """
+
+    audit: int
+    step: int
+    captions: tuple[str, ...]
+    heatmaps: Tensor
+
+
+class Film:
+    """Keeps the first audit, the latest, and evenly spaced ones between, never more than `capacity`.
+
+    Args:
+        capacity: Most audits kept, 2 or more.
+    """
+
+    def __init__(self, capacity: int = 8) -> None:
+        self.capacity = capacity
+        self._audits = 0
+        self._frames: list[FilmFrame] = []
+
+    @property
+    def frames(self) -> tuple[FilmFrame, ...]:
+        """Kept audits, oldest first."""
+        return tuple(self._frames)
+
+    def add(self, record: AuditRecord, drawn: list[int], captions: tuple[str, ...]) -> None:
+        """Add the newest audit, reduced to the `drawn` probes."""
+        frames = [*self._frames, FilmFrame(self._audits, record.step, captions, record.heatmaps[:, drawn].clone())]
+        self._frames = [frames[index] for index in keep_frame_indices([frame.audit for frame in frames], self.capacity)]
+        self._audits += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        return {"audits": self._audits, "frames": [{**vars(frame), "captions": list(frame.captions)} for frame in self._frames]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` left off."""
+        self._audits = state["audits"]
+        self._frames = [FilmFrame(f["audit"], f["step"], tuple(f["captions"]), torch.as_tensor(f["heatmaps"])) for f in state["frames"]]

@@ -1,0 +1,114 @@
+"""Records as pictures: which probes are drawn, what is written on them, and in which units the maps are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from xai_callbacks.probes import ProbeSet
+from xai_callbacks.record import AuditRecord
+from xai_callbacks.render import ColorScale, Frame, Tile, render_filmstrip, render_panel
+from xai_callbacks.sinks.film import FilmFrame
+
+__all__ = ["PictureBook", "color_scale", "density"]
+
+
+class PictureBook:
+    """Draws panels and filmstrips of a probe set.
+
+    Args:
+        probes: The probe set.
+        max_panels: Most probes drawn; beyond, probes evenly spaced through the set, which `ProbeSet.from_dataset` orders by class.
+        scale: Colour scale of all heatmaps; None for `color_scale(probes)`.
+    """
+
+    def __init__(self, probes: ProbeSet, max_panels: int, scale: ColorScale | None = None) -> None:
+        self.probes = probes
+        self.scale = color_scale(probes) if scale is None else scale
+        count = min(max_panels, len(probes))
+        self.drawn = sorted({round(index) for index in np.linspace(0, len(probes) - 1, count)}) if count else []
+
+    def panel(self, record: AuditRecord, index: int) -> np.ndarray:
+        """The panel of one probe in one audit, `(H, W, 3)` uint8."""
+        maps = density(record.heatmaps[:, index])
+        tiles = [Tile("image", None)]
+        tiles += [Tile(titles[index], maps[question]) for question, titles in enumerate(record.titles)]
+        return render_panel(
+            self.probes.pixels[index].numpy(),
+            tiles,
+            title=f"{self.probes.names[index]} | step {record.step}",
+            subtitle=self._verdict_line(record, index),
+            verdict=_verdict(record, index),
+            regions=self._regions(index),
+            scale=self.scale,
+        )
+
+    def filmstrip(self, frames: Sequence[FilmFrame], rows: Sequence[str], position: int) -> np.ndarray:
+        """The filmstrip of the probe at `position` among the drawn ones, `(H, W, 3)` uint8.
+
+        Args:
+            frames: Past audits, oldest first.
+            rows: The questions, with P and Q for classes that change from audit to audit.
+            position: Index into `drawn`.
+        """
+        index = self.drawn[position]
+        columns = [
+            Frame(f"step {frame.step}", frame.captions[position], list(density(frame.heatmaps[:, position]))) for frame in frames
+        ]
+        return render_filmstrip(
+            self.probes.pixels[index].numpy(),
+            rows,
+            columns,
+            title=self.probes.names[index],
+            subtitle=self._truth(index),
+            regions=self._regions(index),
+            scale=self.scale,
+        )
+
+    def caption(self, record: AuditRecord, index: int) -> str:
+        """What the model answered, such as "cat 0.93"."""
+        if self.probes.task == "regression":
+            return f"{float(record.predictions[index]):.3g}"
+        return f"{self.probes.class_name(int(record.predictions[index]))} {float(record.confidences[index]):.2f}"
+
+    def _verdict_line(self, record: AuditRecord, index: int) -> str:
+        parts = (self._truth(index), f"predicted: {self.caption(record, index)}")
+        return " | ".join(part for part in parts if part)
+
+    def _truth(self, index: int) -> str:
+        if self.probes.labels is not None:
+            return f"true: {self.probes.class_name(int(self.probes.labels[index]))}"
+        if self.probes.targets is not None:
+            return f"true: {float(self.probes.targets[index]):.3g}"
+        return ""
+
+    def _regions(self, index: int) -> dict[str, np.ndarray]:
+        return {name: mask[index].numpy() for name, mask in self.probes.masks.items() if bool(mask[index].any())}
+
+
+def density(heatmaps: Tensor) -> np.ndarray:
+    """Heatmaps `(..., h, w)` in logits: each cell times the number of cells.
+
+    A cell then reads "the score, if the whole image looked like this spot", and the mean over the cells is the score itself for a net
+    that ends in global average pooling. Maps of different grids become comparable.
+    """
+    return (heatmaps * (heatmaps.shape[-2] * heatmaps.shape[-1])).numpy()
+
+
+def color_scale(probes: ProbeSet) -> ColorScale:
+    """The colour scale of a probe set: fixed for all epochs, runs and checkpoints.
+
+    Logits have an absolute meaning, so classifiers share one scale. For regression it spans five times the range of the targets.
+    """
+    if probes.targets is None:
+        return ColorScale()
+    spread = float(probes.targets.max() - probes.targets.min())
+    return ColorScale(limit=5 * spread if spread > 0 else max(1.0, 5 * abs(float(probes.targets[0]))), unit="target units")
+
+
+def _verdict(record: AuditRecord, index: int) -> str:
+    if record.truth is None or record.truth.is_floating_point():
+        return "unknown"
+    return "right" if int(record.predictions[index]) == int(record.truth[index]) else "wrong"

@@ -1,0 +1,107 @@
+"""Panels, filmstrips and scalars in TensorBoard, through anything that behaves like a `SummaryWriter`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from xai_callbacks.probes import ProbeSet
+from xai_callbacks.record import AuditRecord
+from xai_callbacks.render import ColorScale
+from xai_callbacks.sinks.background import BackgroundWriter
+from xai_callbacks.sinks.film import Film, FilmFrame
+from xai_callbacks.sinks.pictures import PictureBook
+from xai_callbacks.sinks.scalars import detail_scalars, finite, layout, main_scalars
+
+__all__ = ["SummaryWriterLike", "TensorBoardSink"]
+
+
+class SummaryWriterLike(Protocol):
+    """What is used of `torch.utils.tensorboard.SummaryWriter`."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...  # noqa: D102
+    def add_image(self, tag: str, img_tensor: np.ndarray, global_step: int, *, dataformats: str) -> None: ...  # noqa: D102
+    def add_custom_scalars(self, layout: Mapping[str, Any]) -> None: ...  # noqa: D102
+    def flush(self) -> None: ...  # noqa: D102
+
+
+class TensorBoardSink:
+    """Writes records to TensorBoard.
+
+    For each drawn probe a panel under `audit_panel/<name>`, one image a step, and a filmstrip under `audit_filmstrip/<name>`, which holds
+    the first audit, the latest and those between in one picture: TensorBoard's page keeps no more than ten images of a tag. Scalars go
+    under `audit/` and, for chance levels and intervals, `audit_detail/`. Pictures are drawn and encoded on a background thread.
+
+    Args:
+        writer: The writer.
+        probes: The audited probe set.
+        max_panels: Most probes drawn; the metrics always cover all.
+        scale: Colour scale of all heatmaps; None for the fixed one in logits.
+        scalars: Whether to write the scalars as well.
+        tag_prefix: What the run's logger puts before every scalar tag, so that the custom scalars page finds them.
+
+    Example:
+        >>> sink = TensorBoardSink(SummaryWriter("runs/1"), probes)  # doctest: +SKIP
+        >>> sink.write(auditor.audit(model, step=step))  # doctest: +SKIP
+        >>> sink.close()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        writer: SummaryWriterLike,
+        probes: ProbeSet,
+        *,
+        max_panels: int = 16,
+        scale: ColorScale | None = None,
+        scalars: bool = True,
+        tag_prefix: str = "",
+    ) -> None:
+        self.film = Film()
+        self._writer = writer
+        self._book = PictureBook(probes, max_panels, scale)
+        self._scalars = scalars
+        self._tag_prefix = tag_prefix
+        self._background = BackgroundWriter()
+        self._laid_out: set[str] = set()
+
+    def write(self, record: AuditRecord) -> None:
+        """Write scalars now and pictures soon; blocks only while two earlier records are still being drawn."""
+        if self._scalars:
+            for tag, value in finite({**main_scalars(record), **detail_scalars(record)}).items():
+                self._writer.add_scalar(tag, value, record.step)
+        self._lay_out(record)
+        drawn = self._book.drawn
+        self.film.add(record, drawn, tuple(self._book.caption(record, index) for index in drawn))
+        self._background.submit(partial(self._draw, record, self.film.frames))
+
+    def drain(self) -> list[Exception]:
+        """Wait until everything is written; returns what went wrong on the way."""
+        self._background.drain()
+        self._writer.flush()
+        return self._background.errors()
+
+    def errors(self) -> list[Exception]:
+        """What went wrong since the last call."""
+        return self._background.errors()
+
+    def close(self) -> None:
+        """Drain; raise the first error if there was one. The writer stays open, it is the user's."""
+        errors = self.drain()
+        if errors:
+            raise errors[0]
+
+    def _lay_out(self, record: AuditRecord) -> None:
+        """Describe the custom scalars page, again when an audit brings metrics that the first did not have."""
+        if set(record.metrics) - self._laid_out:
+            self._laid_out |= set(record.metrics)
+            self._writer.add_custom_scalars(layout(record.metrics, self._tag_prefix))
+
+    def _draw(self, record: AuditRecord, frames: tuple[FilmFrame, ...]) -> None:
+        for position, index in enumerate(self._book.drawn):
+            name = f"{index:03d}_{self._book.probes.names[index]}"
+            self._writer.add_image(f"audit_panel/{name}", self._book.panel(record, index), record.step, dataformats="HWC")
+            strip = self._book.filmstrip(frames, record.headings, position)
+            self._writer.add_image(f"audit_filmstrip/{name}", strip, record.step, dataformats="HWC")
