@@ -27,7 +27,8 @@ def provenance(*packages: str) -> dict[str, Any]:
         "command": shlex.join(["python", f"scripts/{script.name}", *sys.argv[1:]]),
         "date": datetime.now(tz=UTC).date().isoformat(),
         "machine": f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s) used",
-        "versions": {name: _version(name) for name in ("torch", "torchvision", *packages)} | {"python": platform.python_version()},
+        "versions": {name: _version(name) for name in ("torch", "torchvision", *packages)}
+        | {"python": platform.python_version()},
     }
 
 

@@ -1,7 +1,8 @@
-"""What heatmaps cost: one-pass Grad-CAM against a plain forward pass, captum and pytorch-grad-cam, and the memory of a large audit.
+"""What heatmaps cost: one-pass Grad-CAM against a plain forward pass and other libraries; memory of a large audit.
 
-Run `python scripts/bench_cam.py` after `pip install -e '.[bench]'`. All figures are ratios of paired repeats in one process, so that they
-hold on a machine whose speed drifts; medians are printed. Weights are random: they change neither the time nor the memory.
+Run `python scripts/bench_cam.py` after `pip install -e '.[bench]'`. All figures are ratios of paired repeats in one
+process, so that they hold on a machine whose speed drifts; medians are printed. Weights are random: they change neither
+the time nor the memory.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def pytorch_grad_cam_per_question(model: nn.Module, images: Tensor, layer: str) 
 
     def explain() -> object:
         with PeerGradCAM(model=model, target_layers=[model.get_submodule(layer)]) as cam:
-            return [cam(input_tensor=images, targets=[ClassifierOutputTarget(index)] * len(images)) for index in range(4)]
+            return [
+                cam(input_tensor=images, targets=[ClassifierOutputTarget(index)] * len(images)) for index in range(4)
+            ]
 
     return explain
 
@@ -117,7 +120,7 @@ def compare(name: str, repeats: int, peers: bool) -> dict[str, float]:
 
 
 def peak_of_audit(probes: int) -> int:
-    """Bytes by which an audit of resnet18 with masks raises the peak of this process above what model and probes already take."""
+    """Bytes by which an audit of resnet18 with masks raises the peak of this process above model and probes."""
     torch.manual_seed(0)
     model = torchvision.models.resnet18(weights=None)
     masks = {"core": torch.zeros(probes, SIZE, SIZE, dtype=torch.bool)}

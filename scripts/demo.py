@@ -23,7 +23,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
+
     from xai_callbacks.metrics.summary import Estimate
 
 __all__ = ["Row", "main", "verdict"]
@@ -189,7 +190,7 @@ def _train(args: argparse.Namespace, console: Console) -> tuple[DecoyDataModule,
             callbacks=[audit, recorder, line],
             logger=[board, CSVLogger(board.log_dir, name="", version="csv")],
             num_sanity_val_steps=0,
-            log_every_n_steps=10,
+            log_every_n_steps=1,
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,
@@ -209,7 +210,7 @@ def verdict(row: Row) -> str:
         raise ValueError("Expected accuracies in the last row, but the model was not validated. Train an epoch first.")
     looked = row.cue.low is not None and row.cue.chance is not None and row.cue.low > row.cue.chance
     used = row.val_acc - row.conflict_acc > GAP
-    relevance = f"{row.cue.value:.0%} of the relevance lies on it (chance {row.cue.chance or 0:.0%})"
+    relevance = f"{_percent(row.cue.value)} of the relevance lies on it (chance {_percent(row.cue.chance)})"
     falls = f"accuracy falls from {row.val_acc:.0%} to {row.conflict_acc:.0%} where the colour contradicts the digit"
     stays = f"accuracy is {row.val_acc:.0%}, and {row.conflict_acc:.0%} where the colour contradicts the digit"
     if looked and used:
@@ -217,9 +218,7 @@ def verdict(row: Row) -> str:
     if used:
         return f"The model uses the corner patch, though its heatmaps do not show it: {falls}, but {relevance}."
     if looked:
-        return (
-            f"The model looks at the corner patch, with no evidence that it uses it: {relevance}; {stays}."
-        )
+        return f"The model looks at the corner patch, with no evidence that it uses it: {relevance}; {stays}."
     return f"No evidence that the model leans on the cue tested, the corner patch: {relevance}; {stays}."
 
 
@@ -243,8 +242,8 @@ def _table(rows: Sequence[Row], audit: AuditCallback) -> Table:
     table.add_column("epoch", justify="right")
     table.add_column("val.\naccuracy", justify="right")
     table.add_column("accuracy if\ncue conflicts", justify="right")
-    table.add_column(f"relevance on digit\n(chance {_percent(last.digit.chance)})", justify="right")
-    table.add_column(f"relevance on cue\n(chance {_percent(last.cue.chance)})", justify="right")
+    table.add_column(f"relevance on\ndigit (chance {_percent(last.digit.chance)})", justify="right", no_wrap=True)
+    table.add_column(f"relevance on\ncue (chance {_percent(last.cue.chance)})", justify="right", no_wrap=True)
     table.add_column("novelty", justify="right")
     for row in rows:
         alarming = row.cue.low is not None and row.cue.chance is not None and row.cue.low > row.cue.chance
@@ -254,32 +253,44 @@ def _table(rows: Sequence[Row], audit: AuditCallback) -> Table:
             _percent(row.conflict_acc),
             _interval(row.digit),
             f"[red]{_interval(row.cue)}[/]" if alarming else _interval(row.cue),
-            f"{row.novelty.value:.1f}",
+            f"{row.novelty.value:z.1f}",
         )
     return table
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None or math.isnan(share) else f"{share:.0%}"
+    return "–" if share is None or math.isnan(share) else f"{share:.{_digits(share)}%}"
 
 
 def _interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return _percent(estimate.value)
-    return rf"{estimate.value:.0%} \[{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+    digits = _digits(estimate.value)
+    low, high = f"{100 * estimate.low:.{digits}f}", f"{100 * estimate.high:.{digits}f}"
+    return rf"{_percent(estimate.value)} \[{low}, {high}]"
+
+
+def _digits(share: float) -> int:
+    """Decimals of a percentage: small ones need one."""
+    return 1 if share < 0.1 else 0
 
 
 def _write_json(path: Path, rows: Sequence[Row], sentence: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    report = {"epochs": [_finite(asdict(row)) for row in rows], "verdict": sentence}
+    report = {"epochs": [_plain(row) for row in rows], "verdict": sentence}
     path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _finite(value: Any) -> Any:
-    """The same with None for NaN and inf, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _plain(row: Row) -> dict[str, Any]:
+    """A row as dictionaries, with None for NaN, which JSON does not have."""
+    plain = dict(vars(row))
+    for name in ("digit", "cue", "novelty"):
+        estimate: Estimate = plain[name]
+        plain[name] = {
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in estimate._asdict().items()
+        }
+    return plain
 
 
 def _copy_pictures(
@@ -321,15 +332,18 @@ def _tensorboard_command(out: Path) -> str:
 @contextmanager
 def _calm() -> Iterator[None]:
     """Keep to ourselves what Lightning says about devices, workers and loggers."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
-        try:
+    # Where both Lightning packages are installed, either may be the one that speaks.
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
             yield
-        finally:
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 

@@ -13,28 +13,32 @@ PACKAGE = "xai_callbacks"
 ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 TO_THE_LEFT_OF_AUDIT = {
-    "errors", "probes", "questions", "access", "render", "record", "interventions", "explainers", "novelty", "metrics",
+    "errors", "randomness", "probes", "questions", "access", "render", "record", "interventions", "explainers", "novelty", "metrics",
 }  # fmt: skip
 UP_TO_CALLBACKS = TO_THE_LEFT_OF_AUDIT | {"audit", "history", "expectations", "sinks", "_lightning"}
 
+# Every room may import these two; they import nothing of ours.
+FOUNDATIONS = {"errors", "randomness"}
+
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "probes": {"errors"},
-    "questions": {"errors"},
-    "access": {"errors"},
-    "render": {"errors"},
-    "record": {"errors"},
-    "interventions": {"probes", "errors"},
-    "explainers": {"questions", "access", "errors"},
-    "novelty": {"questions", "access", "probes", "errors"},
-    "metrics": {"interventions", "probes", "errors"},
+    "randomness": set(),
+    "probes": FOUNDATIONS,
+    "questions": FOUNDATIONS,
+    "access": FOUNDATIONS,
+    "render": FOUNDATIONS,
+    "record": {"metrics"} | FOUNDATIONS,
+    "interventions": {"probes"} | FOUNDATIONS,
+    "explainers": {"questions", "access"} | FOUNDATIONS,
+    "novelty": {"questions", "access", "probes"} | FOUNDATIONS,
+    "metrics": {"interventions", "probes"} | FOUNDATIONS,
     "audit": TO_THE_LEFT_OF_AUDIT,
-    "history": {"record", "probes", "errors"},
-    "expectations": {"record", "probes", "errors"},
-    "sinks": {"render", "history", "record", "probes", "errors"},
-    "compare": {"history", "metrics", "probes", "record", "errors"},
-    "report": {"compare", "history", "render", "errors"},
-    "_lightning": {"errors"},
+    "history": {"record", "probes"} | FOUNDATIONS,
+    "expectations": {"record", "probes"} | FOUNDATIONS,
+    "sinks": {"render", "history", "record", "probes"} | FOUNDATIONS,
+    "compare": {"history", "metrics", "probes", "record"} | FOUNDATIONS,
+    "report": {"compare", "history", "render"} | FOUNDATIONS,
+    "_lightning": FOUNDATIONS,
     "callbacks": UP_TO_CALLBACKS,
     "cli": UP_TO_CALLBACKS | {"callbacks", "compare", "report"},
     "__init__": UP_TO_CALLBACKS - {"_lightning"} | {"callbacks", "compare", "report"},

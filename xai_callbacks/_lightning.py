@@ -1,7 +1,7 @@
 """The only import of Lightning: one `Callback` base that works in both packages.
 
-`pytorch_lightning.Callback` and `lightning.pytorch.Callback` are different classes, and some checks insist on their own. A class that
-inherits from both passes all of them.
+`pytorch_lightning.Callback` and `lightning.pytorch.Callback` are different classes, and some checks insist on their
+own. A class that inherits from both passes all of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ def _bases() -> tuple[type, ...]:
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
 else:
-    Callback = type("Callback", _bases(), {"__doc__": "Base of our callbacks, at home in `pytorch_lightning` and `lightning`."})
+    Callback = type(
+        "Callback", _bases(), {"__doc__": "Base of our callbacks, at home in `pytorch_lightning` and `lightning`."}
+    )
     # Only for annotations; users may bring those of either package.
     LightningModule = Trainer = Any

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_callbacks.access import ModelSelector, OutputSelector, Subject, TargetLayer, tap, trace_model, undisturbed
-from xai_callbacks.errors import AuditError, ConfigurationError
+from xai_callbacks.errors import AuditError, ConfigurationError, require_integer
 from xai_callbacks.explainers import Explainer, Explanation, GradCAM
 from xai_callbacks.metrics.judge import Judge
 from xai_callbacks.novelty import GradNorm, NoveltyScore
@@ -50,16 +50,20 @@ class _Observed:
 class Auditor:
     """Asks a model questions about probes and returns an `AuditRecord`.
 
-    The model is left exactly as it was, see `access.undisturbed`. Cost: about one forward pass over the probes, whatever the number of
-    questions. Memory beyond the probes: the activations of `chunk_size` images, and heatmaps on the grid of the target layer.
+    The model is left exactly as it was, see `access.undisturbed`. Cost: about one forward pass over the probes,
+    whatever the number of questions. Memory beyond the probes: the activations of `chunk_size` images, and heatmaps on
+    the grid of the target layer.
 
     Args:
         probes: The probe set.
-        questions: Questions to ask; None for `Why()`, `WhyRatherThan()` and `WhyNotCertain()`, or their like for regression.
+        questions: Questions to ask; None for `Why()`, `WhyRatherThan()` and `WhyNotCertain()`, or their like for
+            regression.
         explainer: How to answer; None for `GradCAM()` at an automatic layer.
         novelty: Novelty scores computed beside.
-        model: Which part of the audited module classifies images, if its `forward` does not: a dotted name or a callable, see `Subject`.
-        output: Which part of what the model returns holds the logits: a key, an index or a callable; None chooses, see `select_output`.
+        model: Which part of the audited module classifies images, if its `forward` does not: a dotted name or a
+            callable, see `Subject`.
+        output: Which part of what the model returns holds the logits: a key, an index or a callable; None chooses, see
+            `select_output`.
         chunk_size: Number of images in one forward pass.
 
     Raises:
@@ -84,9 +88,10 @@ class Auditor:
         chunk_size: int = 32,
     ) -> None:
         if not isinstance(probes, ProbeSet):
-            raise ConfigurationError(f"Expected `probes` to be a ProbeSet, but got {type(probes).__name__}. See ProbeSet.from_dataset.")
-        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-            raise ConfigurationError(f"Expected `chunk_size` to be an integer of 1 or more, but got {chunk_size!r}.")
+            raise ConfigurationError(
+                f"Expected `probes` to be a ProbeSet, but got {type(probes).__name__}. See ProbeSet.from_dataset."
+            )
+        require_integer("chunk_size", chunk_size, least=1)
         self.probes = probes
         self.questions = default_questions(probes.task) if questions is None else tuple(questions)
         self.explainer = GradCAM() if explainer is None else explainer
@@ -102,8 +107,8 @@ class Auditor:
     def prepare(self, model: nn.Module) -> TargetLayer:
         """Look at a model once: choose the layer and check that every question can be answered.
 
-        `audit` does so by itself; calling it early brings mistakes to light before training. Cost: one forward and one backward pass
-        over two probes.
+        `audit` does so by itself; calling it early brings mistakes to light before training. Cost: one forward and one
+        backward pass over two probes.
 
         Returns:
             The layer at which heatmaps will be computed, with the reason.
@@ -115,7 +120,9 @@ class Auditor:
             self._prepared = self._look(self._subject(model))
         return self._prepared.layer
 
-    def audit(self, model: nn.Module, *, step: int = 0, epoch: int = 0, on_progress: Callable[[int], None] | None = None) -> AuditRecord:
+    def audit(
+        self, model: nn.Module, *, step: int = 0, epoch: int = 0, on_progress: Callable[[int], None] | None = None
+    ) -> AuditRecord:
         """Audit one model state.
 
         Args:
@@ -133,7 +140,9 @@ class Auditor:
             prepared = self._ready(model)
             observed = self._observe(self._subject(model, prepared), prepared, on_progress or _silent)
         with clock.stage("judge"):
-            metrics = self._judge.judge(observed.outputs, self._truth, observed.heatmaps, observed.scores, self.chunk_size)
+            metrics = self._judge.judge(
+                observed.outputs, self._truth, observed.heatmaps, observed.scores, self.chunk_size
+            )
         return self._record(step, epoch, prepared, observed, metrics, clock)
 
     def state_dict(self) -> dict[str, Any]:
@@ -159,7 +168,9 @@ class Auditor:
         trace = trace_model(subject, self.probes.images[:_TRACED])
         notes = []
         if subject.learn_output_kind(trace.outputs, ends_in_sigmoid=trace.ends_in_sigmoid()):
-            notes.append("The model returns probabilities; their logarithms are explained. Logits give clearer heatmaps.")
+            notes.append(
+                "The model returns probabilities; their logarithms are explained. Logits give clearer heatmaps."
+            )
         classes = subject.interpret(trace.outputs).shape[1] if self.probes.task == "classification" else None
         check_questions(self.questions, Answerable(self.probes.task, self._truth is not None, classes))
         self._check_labels(classes)
@@ -167,15 +178,19 @@ class Auditor:
         if head is None and self.novelty:
             notes.append("Novelty was left out: the model does not end in one linear layer, from which it is computed.")
         layer = self.explainer.prepare(trace)
-        return _Prepared(_structure(subject.module), layer, head.name if head else None, subject.probabilities, tuple(notes))
+        return _Prepared(
+            _structure(subject.module), layer, head.name if head else None, subject.probabilities, tuple(notes)
+        )
 
     def _check_labels(self, classes: int | None) -> None:
         labels = self.probes.labels
         if classes is not None and labels is not None and int(labels.max()) >= classes:
             index = int(labels.argmax())
             raise ConfigurationError(
-                f"Expected the labels of the probes to be below {classes}, the number of classes of the model, but probe "
-                f"{self.probes.names[index]!r} has label {int(labels[index])}. Build the probes from the data that the model is trained on."
+                f"Expected the labels of the probes to be below {classes}, the number of classes of the model, but "
+                "probe "
+                f"{self.probes.names[index]!r} has label {int(labels[index])}. Build the probes from the data that "
+                "the model is trained on."
             )
 
     def _observe(self, subject: Subject, prepared: _Prepared, on_progress: Callable[[int], None]) -> _Observed:
@@ -186,9 +201,12 @@ class Auditor:
             truth = None if self._truth is None else self._truth[chunk]
             with ExitStack() as stack:
                 tapped = stack.enter_context(tap(subject, prepared.head)) if prepared.head else []
-                explanation = self.explainer.explain(subject, prepared.layer, self.probes.images[chunk], self.questions, truth)
+                explanation = self.explainer.explain(
+                    subject, prepared.layer, self.probes.images[chunk], self.questions, truth
+                )
             for score in self.novelty if tapped else ():
-                # An explainer may run the model on altered images too; the first forward pass is that of the probes themselves.
+                # An explainer may run the model on altered images too; the first forward pass is that of the probes
+                # themselves.
                 scores[score.name].append(score.score(tapped[0].given, tapped[0].output).cpu())
             explanations.append(_to_cpu(explanation))
             on_progress(min(start + self.chunk_size, len(self.probes)))
@@ -200,11 +218,15 @@ class Auditor:
         broken = (~outputs.isfinite()).any(dim=1).nonzero()[:, 0].tolist()
         if broken:
             raise AuditError(
-                f"Expected finite model outputs, but got NaN or inf for {len(broken)} of {len(self.probes)} probes, first for "
-                f"{self.probes.names[broken[0]]!r}. The training has probably diverged; look at the loss and the learning rate."
+                f"Expected finite model outputs, but got NaN or inf for {len(broken)} of {len(self.probes)} probes, "
+                "first for "
+                f"{self.probes.names[broken[0]]!r}. The training has probably diverged; look at the loss and the "
+                "learning rate."
             )
 
-    def _record(self, step: int, epoch: int, prepared: _Prepared, observed: _Observed, metrics: Any, clock: _Clock) -> AuditRecord:
+    def _record(
+        self, step: int, epoch: int, prepared: _Prepared, observed: _Observed, metrics: Any, clock: _Clock
+    ) -> AuditRecord:
         outputs, regression = observed.outputs, self.probes.task == "regression"
         predictions = outputs[:, 0] if regression else outputs.argmax(dim=1)
         confidences = torch.full_like(predictions, torch.nan) if regression else outputs.softmax(dim=1).amax(dim=1)
@@ -216,7 +238,10 @@ class Auditor:
             layer_reason=prepared.layer.reason,
             questions=tuple(question.key for question in self.questions),
             headings=tuple(question.title("P", "Q") for question in self.questions),
-            titles=tuple(self._titles(question, asked, predictions) for question, asked in zip(self.questions, observed.asked, strict=True)),
+            titles=tuple(
+                self._titles(question, asked, predictions)
+                for question, asked in zip(self.questions, observed.asked, strict=True)
+            ),
             outputs=outputs,
             predictions=predictions,
             confidences=confidences,
@@ -236,7 +261,11 @@ class Auditor:
             foils = [""] * len(facts) if asked.value is None else [f"{value:.3g}" for value in asked.value.tolist()]
         else:
             facts = [self.probes.class_name(index) for index in asked.fact.tolist()]
-            foils = [""] * len(facts) if asked.foil is None else [self.probes.class_name(index) for index in asked.foil.tolist()]
+            foils = (
+                [""] * len(facts)
+                if asked.foil is None
+                else [self.probes.class_name(index) for index in asked.foil.tolist()]
+            )
         return tuple(question.title(fact, foil) for fact, foil in zip(facts, foils, strict=True))
 
 

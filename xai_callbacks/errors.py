@@ -10,6 +10,7 @@ __all__ = [
     "ProbeSetError",
     "TargetLayerError",
     "XAICallbacksError",
+    "require_integer",
 ]
 
 
@@ -35,3 +36,14 @@ class OutputError(ConfigurationError):
 
 class AuditError(XAICallbacksError, RuntimeError):
     """One audit failed although its configuration was sound, e.g. on non-finite logits."""
+
+
+def require_integer(name: str, value: object, *, least: int, hint: str = "") -> None:
+    """Check an argument that counts something; `True` and `2.0` are no counts.
+
+    Raises:
+        ConfigurationError: `value` is not an int of `least` or more.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        advice = f" {hint}" if hint else ""
+        raise ConfigurationError(f"Expected `{name}` to be an integer of {least} or more, but got {value!r}.{advice}")

@@ -1,12 +1,12 @@
 """What is asked of a model: each question turns model outputs into one differentiable scalar an image.
 
 A question never looks inside the model. It receives the outputs of one forward pass, shape `(N, K)`, and says which
-scalar of them is to be explained; an explainer then differentiates that scalar. All questions of an audit therefore share
-one forward pass.
+scalar of them is to be explained; an explainer then differentiates that scalar. All questions of an audit therefore
+share one forward pass.
 
-Notation: `z` logits, `p = softmax(z)`, `P` the fact, `Q` the foil, `R_c` the heatmap of logit `z_c`. The cross-entropy toward
-the foil, `J_Q = -log p_Q`, has the gradient `p - e_Q`, so its heatmap is `sum_c p_c R_c - R_Q`: where the net looks when it
-moves *away* from Q (Prabhushankar et al., "Contrastive explanations in neural networks", ICIP 2020).
+Notation: `z` logits, `p = softmax(z)`, `P` the fact, `Q` the foil, `R_c` the heatmap of logit `z_c`. The cross-entropy
+toward the foil, `J_Q = -log p_Q`, has the gradient `p - e_Q`, so its heatmap is `sum_c p_c R_c - R_Q`: where the net
+looks when it moves *away* from Q (Prabhushankar et al., "Contrastive explanations in neural networks", ICIP 2020).
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Question(ABC):
 
 
 class Why(Question):
-    """"Why P?": the logit of the class asked about, or the predicted value of a regression net.
+    """Ask "Why P?": the logit of the class asked about, or the predicted value of a regression net.
 
     Args:
         of: The class asked about: `predicted`, `label` (the true class), or a class index.
@@ -124,7 +124,8 @@ class Why(Question):
             _check_class("of", self.of, known)
         elif self.of != "predicted":
             raise ConfigurationError(
-                f"Expected `of` to be 'predicted' for a regression task, but got {self.of!r}. A regression net has one output."
+                f"Expected `of` to be 'predicted' for a regression task, but got {self.of!r}. A regression net has "
+                "one output."
             )
 
     def ask(self, outputs: Tensor, truth: Tensor | None) -> Asked:
@@ -140,11 +141,11 @@ class Why(Question):
 
 
 class WhyRatherThan(Question):
-    """"Why P, rather than Q?": a contrast.
+    """Ask "Why P, rather than Q?": a contrast.
 
-    Without `fact`, the score is the cross-entropy toward the foil, in nats; the fact is the predicted class and enters through the
-    softmax alone. With `fact`, the score is the logit difference `z_P - z_Q`, which is what the cross-entropy tends to as `p_P`
-    approaches 1.
+    Without `fact`, the score is the cross-entropy toward the foil, in nats; the fact is the predicted class and enters
+    through the softmax alone. With `fact`, the score is the logit difference `z_P - z_Q`, which is what the
+    cross-entropy tends to as `p_P` approaches 1.
 
     Args:
         foil: The class held against the fact: `runner-up` (the best-scoring other class), `label`, or a class index.
@@ -160,7 +161,8 @@ class WhyRatherThan(Question):
         self.fact = None if fact is None else _class_reference("fact", fact, ("predicted", "label"))
         if self.foil == self.fact:
             raise ConfigurationError(
-                f"Expected `foil` and `fact` to differ, but got {foil!r} for both. WhyNotCertain() asks why the answer is not certain."
+                f"Expected `foil` and `fact` to differ, but got {foil!r} for both. WhyNotCertain() asks why the "
+                "answer is not certain."
             )
 
     @property
@@ -190,9 +192,10 @@ class WhyRatherThan(Question):
 
 
 class WhyNotCertain(Question):
-    """"Why not P with 100 % confidence?": the cross-entropy toward the predicted class itself, in nats.
+    """Ask "Why not P with 100 % confidence?": the cross-entropy toward the predicted class itself, in nats.
 
-    Its heatmap is `sum_c p_c R_c - R_P`: evidence for the competing classes. It fades as the net becomes certain, which is the answer.
+    Its heatmap is `sum_c p_c R_c - R_P`: evidence for the competing classes. It fades as the net becomes certain, which
+    is the answer.
     """
 
     @property
@@ -206,12 +209,12 @@ class WhyNotCertain(Question):
         return Asked(cross_entropy_toward(outputs, fact), fact, fact)
 
     def title(self, fact: str, foil: str) -> str:
-        """Such as "Why not cat with 100 %?"."""
-        return f"Why not {fact} with 100 %?"
+        """Such as "Why not cat with 100 % confidence?"."""
+        return f"Why not {fact} with 100 % confidence?"
 
 
 class WhatIfNot(Question):
-    """"What if not P?": the counterfactual question, score `-z_P`; its heatmap shows what speaks against P.
+    """Ask "What if not P?": the counterfactual question, score `-z_P`; its heatmap shows what speaks against P.
 
     Args:
         of: The class asked about: `predicted`, `label`, or a class index.
@@ -241,9 +244,10 @@ class WhatIfNot(Question):
 
 
 class WhyValueRatherThan(Question):
-    """"Why 0.58, rather than 0.75?": squared error `(y - v)^2` of a regression net toward the value `v`.
+    """Ask "Why 0.58, rather than 0.75?": squared error `(y - v)^2` of a regression net toward the value `v`.
 
-    The heatmap is `2 (y - v) R` with `R` that of the predicted value: where the net predicts too low, negative evidence lights up.
+    The heatmap is `2 (y - v) R` with `R` that of the predicted value: where the net predicts too low, negative evidence
+    lights up.
 
     Args:
         value: The value held against the prediction, or `target`, each probe's own target.
@@ -267,7 +271,8 @@ class WhyValueRatherThan(Question):
         super().check(known)
         if self.value == "target" and not known.labelled:
             raise ConfigurationError(
-                f"Expected probes with `targets` for {self!r}, but got none. Give the probes targets or ask for a number."
+                f"Expected probes with `targets` for {self!r}, but got none. Give the probes targets or ask for a "
+                "number."
             )
 
     def ask(self, outputs: Tensor, truth: Tensor | None) -> Asked:
@@ -297,15 +302,19 @@ def check_questions(questions: Sequence[Question], known: Answerable) -> None:
     """Check a list of questions against what is known.
 
     Raises:
-        ConfigurationError: The list is empty, holds something else, asks the same twice, or one question cannot be answered.
+        ConfigurationError: The list is empty, holds something else, asks the same twice, or one question cannot be
+            answered.
     """
     if not questions:
-        raise ConfigurationError("Expected `questions` to hold at least one question, but got none. Leave it out for the defaults.")
+        raise ConfigurationError(
+            "Expected `questions` to hold at least one question, but got none. Leave it out for the defaults."
+        )
     seen: set[str] = set()
     for question in questions:
         if not isinstance(question, Question):
             raise ConfigurationError(
-                f"Expected `questions` to be a list of questions such as Why(), but got {question!r} of type {type(question).__name__}."
+                f"Expected `questions` to be a list of questions such as Why(), but got {question!r} of type "
+                f"{type(question).__name__}."
             )
         if question.key in seen:
             raise ConfigurationError(f"Expected `questions` to differ, but got {question!r} twice. Remove one.")
@@ -316,8 +325,8 @@ def check_questions(questions: Sequence[Question], known: Answerable) -> None:
 def cross_entropy_toward(logits: Tensor, classes: Tensor) -> Tensor:
     """Cross-entropy `-log p_c` of logits `(N, K)` toward `classes` `(N,)`, shape `(N,)`, in nats.
 
-    Written as `softplus(logsumexp_{k != c} z_k - z_c)`: equal to the usual form, but its gradient keeps full relative precision when
-    `p_c` rounds to 1, where `p - e_c` computed from the softmax is exactly zero.
+    Written as `softplus(logsumexp_{k != c} z_k - z_c)`: equal to the usual form, but its gradient keeps full relative
+    precision when `p_c` rounds to 1, where `p - e_c` computed from the softmax is exactly zero.
     """
     chosen = torch.nn.functional.one_hot(classes, logits.shape[1]).bool()
     others = logits.masked_fill(chosen, -torch.inf).logsumexp(dim=1)
@@ -356,9 +365,11 @@ def _class_reference(name: str, value: object, words: tuple[str, ...]) -> str | 
 def _check_class(name: str, reference: str | int, known: Answerable) -> None:
     if reference == "label" and not known.labelled:
         raise ConfigurationError(
-            f"Expected probes with `labels` because `{name}` is 'label', but got none. Give the probes labels or ask about a class index."
+            f"Expected probes with `labels` because `{name}` is 'label', but got none. Give the probes labels or ask "
+            "about a class index."
         )
     if isinstance(reference, int) and known.num_classes is not None and reference >= known.num_classes:
         raise ConfigurationError(
-            f"Expected `{name}` to be a class index below {known.num_classes}, the number of outputs, but got {reference}."
+            f"Expected `{name}` to be a class index below {known.num_classes}, the number of outputs, but got "
+            f"{reference}."
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xai_callbacks.metrics.summary import Estimate
 
-__all__ = ["AuditRecord"]
+__all__ = ["AuditRecord", "Estimate"]
 
 
 @dataclass(frozen=True, eq=False)

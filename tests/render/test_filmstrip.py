@@ -114,7 +114,7 @@ def test_wrong_arguments_are_named(helpers, changes, message):
 
 
 def test_more_than_ten_audits_are_refused_with_the_way_out(helpers):
-    with pytest.raises(ConfigurationError, match=r"but got 11 of them\. Choose among more with `choose_frames`"):
+    with pytest.raises(ConfigurationError, match=r"but got 11 of them\. Thin out more with `keep_frame_indices`"):
         strip(helpers, frames=some_frames(helpers, 11))
 
 

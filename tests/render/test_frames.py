@@ -5,23 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.render import choose_frames, keep_frame_indices
-
-
-@given(st.integers(1, 5000), st.integers(2, 40))
-def test_chosen_frames_are_first_last_and_even_between(count, limit):
-    chosen = choose_frames(count, limit)
-    gaps = [after - before for before, after in pairwise(chosen)]
-    assert len(chosen) == min(count, limit)
-    assert (chosen[0], chosen[-1]) == (0, count - 1)
-    assert all(gap >= 1 for gap in gaps)
-    assert not gaps or max(gaps) - min(gaps) <= 1
-
-
-def test_few_audits_are_all_chosen_and_none_gives_none():
-    assert choose_frames(5) == [0, 1, 2, 3, 4]
-    assert choose_frames(0) == []
-    assert choose_frames(15, 8) == [0, 2, 4, 6, 8, 10, 12, 14]
+from xai_callbacks.render import keep_frame_indices
 
 
 @given(st.integers(3, 12), st.integers(1, 400))
@@ -48,10 +32,6 @@ def test_frames_within_the_limit_are_all_kept():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ConfigurationError, match="Expected `count` to be >= 0, but got -1"):
-        choose_frames(-1)
-    with pytest.raises(ConfigurationError, match="Expected `limit` to be >= 2, but got 1"):
-        choose_frames(5, 1)
     with pytest.raises(ConfigurationError, match="Expected `limit` to be >= 2, but got 1"):
         keep_frame_indices([1, 2, 3], 1)
     with pytest.raises(ConfigurationError, match="Expected `positions` to increase strictly"):

@@ -13,6 +13,7 @@ pytest.importorskip("rich", reason="the demo prints with rich, of the extra `dem
 
 import demo
 from PIL import Image
+
 from xai_callbacks.metrics.summary import Estimate
 
 LEANING = demo.Row(
@@ -24,20 +25,20 @@ LEANING = demo.Row(
     cue=Estimate(value=0.16, low=0.13, high=0.19, chance=0.035, valid=40, degenerate=0),
     novelty=Estimate(value=-12.0, low=-14.0, high=-10.0, chance=None, valid=40, degenerate=0),
 )
-UNSEEN = replace(LEANING.cue, value=0.01, low=0.006, high=0.014)
+UNSEEN = LEANING.cue._replace(value=0.01, low=0.006, high=0.014)
 
 
 def test_verdict_names_the_patch_when_it_is_looked_at_and_used() -> None:
     assert demo.verdict(LEANING) == (
-        "The model leans on the corner patch: 16% of the relevance lies on it (chance 4%), "
+        "The model leans on the corner patch: 16% of the relevance lies on it (chance 3.5%), "
         "and accuracy falls from 97% to 31% where the colour contradicts the digit."
     )
 
 
 def test_verdict_finds_no_evidence_when_the_patch_is_neither_looked_at_nor_used() -> None:
     assert demo.verdict(replace(LEANING, conflict_acc=0.97, cue=UNSEEN)) == (
-        "No evidence that the model leans on the cue tested, the corner patch: 1% of the relevance lies on it "
-        "(chance 4%); accuracy is 97%, and 97% where the colour contradicts the digit."
+        "No evidence that the model leans on the cue tested, the corner patch: 1.0% of the relevance lies on it "
+        "(chance 3.5%); accuracy is 97%, and 97% where the colour contradicts the digit."
     )
 
 
@@ -62,14 +63,14 @@ def test_verdict_never_claims_that_there_is_no_shortcut() -> None:
 
 @pytest.mark.parametrize(("low", "conflict_acc"), [(0.0349, 0.31), (0.036, 0.88)])
 def test_both_conditions_must_hold_to_lean_on_the_patch(low: float, conflict_acc: float) -> None:
-    row = replace(LEANING, cue=replace(LEANING.cue, low=low), conflict_acc=conflict_acc)
+    row = replace(LEANING, cue=LEANING.cue._replace(low=low), conflict_acc=conflict_acc)
 
     assert not demo.verdict(row).startswith("The model leans")
     assert demo.verdict(replace(row, cue=LEANING.cue, conflict_acc=0.31)).startswith("The model leans")
 
 
 def test_verdict_without_an_interval_does_not_claim_that_the_patch_is_looked_at() -> None:
-    row = replace(LEANING, cue=replace(LEANING.cue, low=None, high=None, valid=12))
+    row = replace(LEANING, cue=LEANING.cue._replace(low=None, high=None, valid=12))
 
     assert demo.verdict(row).startswith("The model uses the corner patch")
 
@@ -130,7 +131,7 @@ def test_demo_prints_table_verdict_and_next_step_within_80_columns(
     printed, complaints = capsys.readouterr()
 
     assert max(len(line) for line in printed.splitlines()) <= 80
-    assert "relevance on cue" in printed
+    assert "relevance on" in printed
     assert "Verdict" in printed
     assert "tensorboard --logdir logs" in printed
     assert "GPU available" not in printed + complaints

@@ -1,7 +1,7 @@
 """How a model is touched without being disturbed."""
 
 from xai_callbacks.access.capture import Captured, Tapped, capture, tap
-from xai_callbacks.access.guard import isolated_rng, undisturbed
+from xai_callbacks.access.guard import undisturbed
 from xai_callbacks.access.layers import TargetLayer, choose_layer, name_layer
 from xai_callbacks.access.layouts import FeatureLayout, LayoutName
 from xai_callbacks.access.outputs import OutputSelector
@@ -21,7 +21,6 @@ __all__ = [
     "Trace",
     "capture",
     "choose_layer",
-    "isolated_rng",
     "name_layer",
     "tap",
     "trace_model",

@@ -48,9 +48,9 @@ class Tapped(NamedTuple):
 def capture(subject: Subject, name: str) -> Iterator[Captured]:
     """Replace the output of a layer by a new leaf of the graph, and record from there on.
 
-    Inside, run `subject` under `torch.no_grad()`: everything up to the layer then costs what inference costs, and the hook switches
-    gradients on for what follows. The model goes on with a clone of the leaf, so that an in-place operation on it does not change what
-    was captured.
+    Inside, run `subject` under `torch.no_grad()`: everything up to the layer then costs what inference costs, and the
+    hook switches gradients on for what follows. The model goes on with a clone of the leaf, so that an in-place
+    operation on it does not change what was captured.
 
     Args:
         subject: The model.
@@ -62,7 +62,8 @@ def capture(subject: Subject, name: str) -> Iterator[Captured]:
         tensor = first_tensor(output)
         if tensor is None:
             raise TargetLayerError(
-                f"Expected the layer `{name}` to return a tensor, or a tuple or list that begins with one, but got {type(output).__name__}."
+                f"Expected the layer `{name}` to return a tensor, or a tuple or list that begins with one, but got "
+                f"{type(output).__name__}."
             )
         leaf = tensor.detach().requires_grad_(True)
         captured.tensors.append(leaf)

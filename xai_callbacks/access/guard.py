@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["isolated_rng", "undisturbed"]
+from xai_callbacks.randomness import isolated_rng
+
+__all__ = ["undisturbed"]
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluate `model` inside, with gradients available, and find everything outside as it was.
 
-    Inside: every submodule in eval mode, autograd recording (also under a surrounding `no_grad` or `inference_mode`), autocast off,
-    compiled modules run eagerly so that hooks fire. On leaving, also by an exception, these are restored exactly: the train/eval flag
-    of every submodule on its own, buffers, the `.grad` of every parameter, the grad and inference mode, and the random streams of
-    Python, NumPy, torch and every initialised accelerator.
+    Inside: every submodule in eval mode, autograd recording (also under a surrounding `no_grad` or `inference_mode`),
+    autocast off, compiled modules run eagerly so that hooks fire. On leaving, also by an exception, these are restored
+    exactly: the train/eval flag of every submodule on its own, buffers, the `.grad` of every parameter, the grad and
+    inference mode, and the random streams of Python, NumPy, torch and every initialised accelerator.
 
     Parameters are not copied; call `torch.autograd.grad` inside and never `.backward()`.
 
@@ -38,25 +38,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(_kept_buffers(model))
         stack.enter_context(_eval_mode(model))
         yield
-
-
-@contextmanager
-def isolated_rng() -> Iterator[None]:
-    """Restore the random streams of Python, NumPy, torch and every initialised accelerator on leaving."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    # Asking an uninitialised CUDA context for its state would create one, which is not ours to do.
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
-        if mps is not None:
-            torch.mps.set_rng_state(mps)
 
 
 @contextmanager
@@ -86,7 +67,9 @@ def _kept_gradients(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _kept_buffers(model: nn.Module) -> Iterator[None]:
     """Undo what a forward pass writes into buffers even in eval mode: counters, caches, running extremes."""
-    kept = [(module, name, buffer, _copy(buffer)) for module in model.modules() for name, buffer in module._buffers.items()]
+    kept = [
+        (module, name, buffer, _copy(buffer)) for module in model.modules() for name, buffer in module._buffers.items()
+    ]
     try:
         yield
     finally:
@@ -98,7 +81,7 @@ def _kept_buffers(model: nn.Module) -> Iterator[None]:
 
 
 def _copy(buffer: Tensor | None) -> Tensor | None:
-    uninitialised = isinstance(buffer, nn.parameter.UninitializedTensorMixin)
+    uninitialised = isinstance(buffer, nn.parameter.UninitializedBuffer)
     return None if buffer is None or uninitialised else buffer.detach().clone()
 
 

@@ -15,7 +15,8 @@ from xai_callbacks.errors import ConfigurationError, TargetLayerError
 
 __all__ = ["TargetLayer", "choose_layer", "name_layer"]
 
-# Share of the grid that the gradient of the outputs must reach. A token grid of which only the class token is read has 1 of 197.
+# Share of the grid that the gradient of the outputs must reach. A token grid of which only the class token is read has
+# 1 of 197.
 _REACHED = 0.5
 
 _WEIGHTED = (nn.Linear, nn.MultiheadAttention, nn.modules.conv._ConvNd)
@@ -25,7 +26,7 @@ _WORDS = ("pool", "permute", "dropout")
 
 @dataclass(frozen=True)
 class TargetLayer:
-    """Where heatmaps are computed. Plain data: it can be kept, compared and used on another model of the same architecture.
+    """Where heatmaps are computed. Plain data, valid for every model of the same architecture.
 
     Attributes:
         name: Dotted name within the model.
@@ -49,11 +50,12 @@ class _Candidate:
 def choose_layer(trace: Trace) -> TargetLayer:
     """Choose the last feature map before pooling that the outputs depend on everywhere.
 
-    Looks backwards through every tensor that modules handed on, and takes the first that (1) is a grid of more than one cell,
-    convolutional `(N, D, h, w)` or `(N, h, w, D)`, or tokens `(N, L, D)`; (2) was not made by pooling or reshaping; (3) belongs to a
-    module that ran once; (4) is not a patch embedding; (5) receives gradient from the outputs in at least half of its cells, in the
-    mean over the traced images; and (6), unless it is a token grid, is a bottleneck: everything the outputs know of the images went
-    through it, so it is no mere branch. Of several modules that hand on the same tensor, the outermost is named.
+    Looks backwards through every tensor that modules handed on, and takes the first that (1) is a grid of more than one
+    cell, convolutional `(N, D, h, w)` or `(N, h, w, D)`, or tokens `(N, L, D)`; (2) was not made by pooling or
+    reshaping; (3) belongs to a module that ran once; (4) is not a patch embedding; (5) receives gradient from the
+    outputs in at least half of its cells, in the mean over the traced images; and (6), unless it is a token grid, is a
+    bottleneck: everything the outputs know of the images went through it, so it is no mere branch. Of several modules
+    that hand on the same tensor, the outermost is named.
 
     Cost: one backward pass over the trace.
 
@@ -69,11 +71,17 @@ def choose_layer(trace: Trace) -> TargetLayer:
     ]
     if found:
         best = found[-1] if found[-1].layout.name == "NLC" else _last_bottleneck(trace, found)
-        return TargetLayer(best.call.name, best.layout, "automatic", _reason(best, passed_over=best is not candidates[-1]))
-    seen = ", ".join(f"`{c.call.name}` {tuple(c.call.output.shape)}" for c in candidates[-4:]) or "no feature map at all"
+        return TargetLayer(
+            best.call.name, best.layout, "automatic", _reason(best, passed_over=best is not candidates[-1])
+        )
+    seen = (
+        ", ".join(f"`{c.call.name}` {tuple(c.call.output.shape)}" for c in candidates[-4:]) or "no feature map at all"
+    )
     raise TargetLayerError(
-        f"Expected a feature map between the images and the outputs of {type(trace.subject.module).__name__}, but found none that the "
-        f"outputs depend on: saw {seen}. Pass `target_layer=` with the name of the last layer whose output keeps the image's layout; "
+        f"Expected a feature map between the images and the outputs of {type(trace.subject.module).__name__}, but "
+        "found none that the "
+        f"outputs depend on: saw {seen}. Pass `target_layer=` with the name of the last layer whose output keeps the "
+        "image's layout; "
         f"if its gradients vanish because the head is all zeros, train a step first."
     )
 
@@ -87,7 +95,8 @@ def name_layer(trace: Trace, target: str | nn.Module, layout: LayoutName | None 
         layout: How to read its output, if it cannot be told from the shape.
 
     Raises:
-        TargetLayerError: It is not part of the model, did not run exactly once, or its output is no grid of more than one cell.
+        TargetLayerError: It is not part of the model, did not run exactly once, or its output is no grid of more than
+            one cell.
     """
     name = _name_of(trace, target)
     calls = [call for call in trace.calls if call.name == name]
@@ -101,7 +110,8 @@ def name_layer(trace: Trace, target: str | nn.Module, layout: LayoutName | None 
     found = infer_layout(call.output.shape, trace.images.shape[-2:], _conv_grids(trace), layout)
     if found is None or found.cells < 2:
         raise TargetLayerError(
-            f"Expected `target_layer` to return a feature map of more than one cell, but `{name}` returns {tuple(call.output.shape)} for "
+            f"Expected `target_layer` to return a feature map of more than one cell, but `{name}` returns "
+            f"{tuple(call.output.shape)} for "
             f"images of {tuple(trace.images.shape[-2:])}. Name an earlier layer, or say how to read it with `layout=`."
         )
     return TargetLayer(name, found, "named", f"`{name}`, as named: {_describe(call, found)}")
@@ -137,9 +147,11 @@ def _reshapes(module: nn.Module) -> bool:
 
 
 def _is_patch_embedding(trace: Trace) -> bool:
-    """Whether the first weighted layer cuts the image into patches: a convolution whose stride is its kernel, of 4 or more."""
+    """Whether the first weighted layer cuts the image into patches: a convolution of stride = kernel >= 4."""
     first = next(call.module for call in trace.calls if isinstance(call.module, _WEIGHTED))
-    return isinstance(first, nn.modules.conv._ConvNd) and first.stride == first.kernel_size and max(first.kernel_size) >= 4
+    return (
+        isinstance(first, nn.modules.conv._ConvNd) and first.stride == first.kernel_size and max(first.kernel_size) >= 4
+    )
 
 
 def _conv_grids(trace: Trace) -> list[tuple[int, int]]:
@@ -155,8 +167,8 @@ def _conv_grids(trace: Trace) -> list[tuple[int, int]]:
 def _reached(trace: Trace, tensors: list[Tensor]) -> list[Tensor | None]:
     """Gradients of what is read out, `None` where a tensor does not matter.
 
-    What is read out is a fixed random projection of the outputs and of the input of the head: a head that starts at zero, as in
-    fine-tuning, would otherwise hide every layer.
+    What is read out is a fixed random projection of the outputs and of the input of the head: a head that starts at
+    zero, as in fine-tuning, would otherwise hide every layer.
     """
     if not tensors or not trace.outputs.requires_grad:
         return [None] * len(tensors)
@@ -173,7 +185,8 @@ def _reached(trace: Trace, tensors: list[Tensor]) -> list[Tensor | None]:
         return list(torch.autograd.grad(total, tensors, allow_unused=True))
     except RuntimeError as error:
         raise ConfigurationError(
-            f"Expected to differentiate {type(trace.subject.module).__name__}, but autograd said: {error}. Name a layer with "
+            f"Expected to differentiate {type(trace.subject.module).__name__}, but autograd said: {error}. Name a "
+            "layer with "
             f"`target_layer=` after which the model is differentiable."
         ) from error
 
@@ -206,8 +219,11 @@ def _reason(candidate: _Candidate, *, passed_over: bool) -> str:
     described = _describe(candidate.call, candidate.layout)
     if candidate.layout.name == "NLC":
         later = "; later layers pass on the class token alone" if passed_over else ""
-        return f"`{candidate.call.name}`: the last token grid that the outputs depend on everywhere ({described}){later}"
-    return f"`{candidate.call.name}`: the last feature map before pooling that the outputs depend on everywhere ({described})"
+        return (
+            f"`{candidate.call.name}`: the last token grid that the outputs depend on everywhere ({described}){later}"
+        )
+    kind = "the last feature map before pooling that the outputs depend on everywhere"
+    return f"`{candidate.call.name}`: {kind} ({described})"
 
 
 def _describe(call: Call, layout: FeatureLayout) -> str:
@@ -231,5 +247,3 @@ def _name_of(trace: Trace, target: str | nn.Module) -> str:
         f"Expected `target_layer` to be part of {type(root).__name__}, but got a {type(target).__name__} that is not. "
         f"Pass its dotted name, which survives copying the model."
     )
-
-

@@ -43,11 +43,12 @@ class FeatureLayout:
         return shape[1] if self.name == "NCHW" else shape[-1]
 
     def to_nchw(self, features: Tensor) -> Tensor:
-        """Read features, or gradients of the same shape, as `(N, D, h, w)`. Prefix tokens are left out; no copy is made."""
+        """Read features, or gradients of the same shape, as `(N, D, h, w)`, without prefix tokens; a view."""
         if self.name == "NHWC":
             return features.permute(0, 3, 1, 2)
         if self.name == "NLC":
-            return features[:, self.prefix :].unflatten(1, self.grid).permute(0, 3, 1, 2)
+            tokens = features[:, self.prefix :]
+            return tokens.reshape(tokens.shape[0], *self.grid, tokens.shape[2]).permute(0, 3, 1, 2)
         return features
 
 
@@ -59,9 +60,9 @@ def infer_layout(
 ) -> FeatureLayout | None:
     """Tell the layout of a feature map from its shape.
 
-    Four axes are channels-first unless only the channels-last reading has the aspect ratio of the image. Three axes are tokens: their
-    grid is that of a convolution that ran before (the patch embedding), or else the one with the aspect ratio of the image, after the
-    fewest prefix tokens.
+    Four axes are channels-first unless only the channels-last reading has the aspect ratio of the image. Three axes are
+    tokens: their grid is that of a convolution that ran before (the patch embedding), or else the one with the aspect
+    ratio of the image, after the fewest prefix tokens.
 
     Args:
         shape: Shape of the tensor.
@@ -79,7 +80,9 @@ def infer_layout(
         raise ConfigurationError(f"Expected `layout` to be one of {', '.join(get_args(LayoutName))}, but got {name!r}.")
     if len(shape) == 4 and name != "NLC":
         first, last = (shape[2], shape[3]), (shape[1], shape[2])
-        channels_last = name == "NHWC" or (name is None and _same_aspect(last, image_size) and not _same_aspect(first, image_size))
+        channels_last = name == "NHWC" or (
+            name is None and _same_aspect(last, image_size) and not _same_aspect(first, image_size)
+        )
         return FeatureLayout("NHWC", last) if channels_last else FeatureLayout("NCHW", first)
     if len(shape) == 3 and name in (None, "NLC"):
         return _token_layout(shape[1], image_size, grids)

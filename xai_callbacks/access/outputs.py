@@ -22,9 +22,11 @@ def select_output(raw: object, output: OutputSelector | None, batch: int) -> Ten
     """Find the outputs in what a model returned.
 
     Args:
-        raw: A tensor, tuple, list, mapping, dataclass, or object with attributes (such as a Hugging Face `ModelOutput`).
-        output: A key, attribute or index, or a callable from `raw` to the tensor; None chooses: the tensor itself, the usual
-            names (`logits` first), or else the only tensor of shape `(N, K)` or `(N,)`; of a tuple or list, the first such tensor.
+        raw: A tensor, tuple, list, mapping, dataclass, or object with attributes (such as a Hugging Face
+            `ModelOutput`).
+        output: A key, attribute or index, or a callable from `raw` to the tensor; None chooses: the tensor itself, the
+            usual names (`logits` first), or else the only tensor of shape `(N, K)` or `(N,)`; of a tuple or list, the
+            first such tensor.
         batch: Number of images N that went in.
 
     Returns:
@@ -36,14 +38,16 @@ def select_output(raw: object, output: OutputSelector | None, batch: int) -> Ten
     found = _automatic(raw, batch) if output is None else _chosen(raw, output)
     if not isinstance(found, Tensor):
         raise OutputError(
-            f"Expected `output` to lead to a tensor of shape (N, K), but {_how(output)} led to {_describe(found)} in {_describe(raw)}. "
+            f"Expected `output` to lead to a tensor of shape (N, K), but {_how(output)} led to {_describe(found)} in "
+            f"{_describe(raw)}. "
             f"Pass `output=` as a key, an index, or a callable."
         )
     if found.ndim == 1 and found.shape[0] == batch:
         found = found[:, None]
     if found.ndim != 2 or found.shape[0] != batch or found.shape[1] == 0:
         raise OutputError(
-            f"Expected the model outputs to have shape (N, K) with N = {batch}, but {_how(output)} gave {tuple(found.shape)} "
+            f"Expected the model outputs to have shape (N, K) with N = {batch}, but {_how(output)} gave "
+            f"{tuple(found.shape)} "
             f"in {_describe(raw)}. Pass `output=` as a key, an index, or a callable that returns the logits."
         )
     return found.float()
@@ -52,14 +56,14 @@ def select_output(raw: object, output: OutputSelector | None, batch: int) -> Ten
 def binary_logits(logit: Tensor) -> Tensor:
     """Two logits `(-s/2, s/2)` for one sigmoid logit `s`, shape `(N, 1)` to `(N, 2)`.
 
-    Their softmax is `(1 - sigmoid(s), sigmoid(s))` and their difference is `s`, so every question keeps its meaning and both classes
-    can be asked about.
+    Their softmax is `(1 - sigmoid(s), sigmoid(s))` and their difference is `s`, so every question keeps its meaning and
+    both classes can be asked about.
     """
     return torch.cat([-logit, logit], dim=1) / 2
 
 
 def looks_like_probabilities(outputs: Tensor) -> bool:
-    """Whether every row of `(N, K)`, K >= 2, is a probability distribution: non-negative and summing to 1 within 1e-3."""
+    """Whether every row of `(N, K)`, K >= 2, is a distribution: non-negative and summing to 1 within 1e-3."""
     values = outputs.detach()
     return values.shape[1] > 1 and bool((values >= 0).all()) and bool(((values.sum(dim=1) - 1).abs() < 1e-3).all())
 
@@ -86,7 +90,8 @@ def _chosen(raw: object, output: OutputSelector) -> object:
         return raw[output]  # type: ignore[index]  # any subscript the user's type accepts
     except (KeyError, IndexError, AttributeError, TypeError) as error:
         raise OutputError(
-            f"Expected `output` to be a key, attribute or index of what the model returns, but got {output!r} for {_describe(raw)}."
+            f"Expected `output` to be a key, attribute or index of what the model returns, but got {output!r} for "
+            f"{_describe(raw)}."
         ) from error
 
 
@@ -114,5 +119,6 @@ def _describe(item: object) -> str:
     if isinstance(item, Sequence) and not isinstance(item, str) and not hasattr(item, "_fields"):
         return f"a {type(item).__name__} of [{', '.join(_describe(part) for part in item)}]"
     if named := _named(item):
-        return f"a {type(item).__name__} with {{{', '.join(f'{key}: {_describe(value)}' for key, value in named.items())}}}"
+        parts = ", ".join(f"{key}: {_describe(value)}" for key, value in named.items())
+        return f"a {type(item).__name__} with {{{parts}}}"
     return f"{item!r}" if item is None or isinstance(item, (str, int, float)) else f"a {type(item).__name__}"

@@ -21,10 +21,10 @@ class Subject:
     """Calls a model on images and returns logits `(N, K)` or values `(N, 1)`, float32.
 
     Args:
-        model: The model, or the LightningModule that holds it. Wrappers (`DistributedDataParallel`, `DataParallel`, `torch.compile`)
-            are looked through, so that a single rank can call it without collectives.
-        select: Where the classifier is if `model.forward` is not it: a dotted name such as `net.backbone`, or a callable that receives
-            `model` and returns a module or another callable from images to outputs.
+        model: The model, or the LightningModule that holds it. Wrappers (`DistributedDataParallel`, `DataParallel`,
+            `torch.compile`) are looked through, so that a single rank can call it without collectives.
+        select: Where the classifier is if `model.forward` is not it: a dotted name such as `net.backbone`, or a
+            callable that receives `model` and returns a module or another callable from images to outputs.
         output: Which part of what the model returns holds the outputs; see `select_output`.
         task: `classification` or `regression`. A classifier with one output is read as one sigmoid logit.
 
@@ -76,8 +76,10 @@ class Subject:
         if self.task == "regression":
             if outputs.shape[1] != 1:
                 raise ConfigurationError(
-                    f"Expected a regression net to give one value an image, but got outputs of shape {tuple(outputs.shape)}. "
-                    f"Choose one with `output=lambda outputs: outputs[:, 0]`, or give the probes integer `labels` if this is a classifier."
+                    "Expected a regression net to give one value an image, but got outputs of shape "
+                    f"{tuple(outputs.shape)}. "
+                    "Choose one with `output=lambda outputs: outputs[:, 0]`, or give the probes integer `labels` if "
+                    "this is a classifier."
                 )
             return outputs
         if outputs.shape[1] == 1:
@@ -86,9 +88,11 @@ class Subject:
         return outputs.clamp_min(1e-30).log() if self.probabilities else outputs
 
     def learn_output_kind(self, outputs: Tensor, *, ends_in_sigmoid: bool) -> bool:
-        """Decide once, from outputs `(N, K)` of sample images, whether the model returns probabilities; returns the decision."""
+        """Decide from outputs `(N, K)` of sample images, and return, whether the model gives probabilities."""
         classifies = self.task == "classification"
-        self.probabilities = classifies and (looks_like_probabilities(outputs) or (ends_in_sigmoid and outputs.shape[1] == 1))
+        self.probabilities = classifies and (
+            looks_like_probabilities(outputs) or (ends_in_sigmoid and outputs.shape[1] == 1)
+        )
         return self.probabilities
 
     def _any_tensor(self) -> Tensor | None:
@@ -105,12 +109,17 @@ def find_module(root: nn.Module, name: str, argument: str) -> nn.Module:
     Raises:
         ConfigurationError: No such module; the message suggests the nearest names.
     """
-    modules = {plain_name(key): module for key, module in root.named_modules()}
+    modules: dict[str, nn.Module] = {plain_name(key): module for key, module in root.named_modules()}
     if name in modules and name:
         return modules[name]
-    near = difflib.get_close_matches(name, modules, n=3, cutoff=0.5) or [key for key in modules if key.endswith(f".{name}")][:3]
+    near = (
+        difflib.get_close_matches(name, modules, n=3, cutoff=0.5)
+        or [key for key in modules if key.endswith(f".{name}")][:3]
+    )
     hint = f"Did you mean {' or '.join(repr(key) for key in near)}?" if near else f"Its parts are {_top_level(root)}."
-    raise ConfigurationError(f"Expected `{argument}` to name a submodule of {type(root).__name__}, but got {name!r}. {hint}")
+    raise ConfigurationError(
+        f"Expected `{argument}` to name a submodule of {type(root).__name__}, but got {name!r}. {hint}"
+    )
 
 
 def plain_name(name: str) -> str:
@@ -125,14 +134,12 @@ def _top_level(root: nn.Module) -> str:
 def _unwrap(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ConfigurationError(f"Expected `model` to be a torch.nn.Module, but got {type(model).__name__}.")
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        if isinstance(model, wrappers):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod
-        else:
-            return model
+    inner: object = model
+    while isinstance(inner, nn.Module):
+        model = inner
+        wraps = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = model.module if wraps else getattr(model, "_orig_mod", None)
+    return model
 
 
 def _select(root: nn.Module, select: ModelSelector | None) -> Callable[[Tensor], object]:

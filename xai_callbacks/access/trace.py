@@ -34,8 +34,8 @@ class Trace:
     Attributes:
         subject: The model.
         images: What went in, `(N, C, H, W)`.
-        calls: In the order in which modules returned, so a container follows its parts. Compared by identity, the tensors tell which
-            modules passed one result on.
+        calls: In the order in which modules returned, so a container follows its parts. Compared by identity, the
+            tensors tell which modules passed one result on.
         outputs: What came out, `(N, K)`, before interpretation.
     """
 
@@ -64,8 +64,8 @@ class Trace:
 def trace_model(subject: Subject, images: Tensor) -> Trace:
     """Run the model on `images` `(N, C, H, W)` and record every module call.
 
-    Call inside `undisturbed`. The images require grad, so that the graph exists for frozen models too. Cost: one forward pass whose
-    activations are kept.
+    Call inside `undisturbed`. The images require grad, so that the graph exists for frozen models too. Cost: one
+    forward pass whose activations are kept.
 
     Raises:
         ConfigurationError: The model cannot run on these images; the cause is chained.
@@ -78,8 +78,10 @@ def trace_model(subject: Subject, images: Tensor) -> Trace:
             raw = subject.call(images)
         except Exception as error:
             raise ConfigurationError(
-                f"Expected the model to run on probe images of shape {tuple(images.shape[1:])} (C, H, W), but it raised "
-                f"{type(error).__name__}: {error}. Give the probes the size and normalisation of the training images, or say which part "
+                f"Expected the model to run on probe images of shape {tuple(images.shape[1:])} (C, H, W), but it "
+                "raised "
+                f"{type(error).__name__}: {error}. Give the probes the size and normalisation of the training images, "
+                "or say which part "
                 f"of the model classifies images with `model=`."
             ) from error
     outputs = subject.select(raw, images.shape[0])

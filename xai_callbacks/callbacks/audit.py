@@ -19,7 +19,7 @@ from xai_callbacks.audit import Auditor
 from xai_callbacks.callbacks.outlets import Outlets
 from xai_callbacks.callbacks.schedule import Schedule, step_of
 from xai_callbacks.callbacks.strategies import check_strategy, has_lazy_parameters
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, require_integer
 from xai_callbacks.explainers import Explainer
 from xai_callbacks.novelty import NoveltyScore
 from xai_callbacks.probes import ProbeSet
@@ -35,30 +35,33 @@ _SHOW_PROGRESS_AFTER = 1.0
 
 
 class AuditCallback(Callback):
-    r"""Looks at a fixed set of probe images while the model trains, asks why it decides as it does, and logs the answers.
+    """Looks at a fixed set of probe images while the model trains and logs why it decides as it does.
 
-    Training is bit-identical with and without this callback. An audit takes place before training (step 0) and at the end of each
-    validation, or of each training epoch where there is no validation; never in the sanity check, and only in `fit`.
+    Training is bit-identical with and without this callback. An audit takes place before training (step 0) and at the
+    end of each validation, or of each training epoch where there is no validation; never in the sanity check, and only
+    in `fit`.
 
-    **Logged pictures**, to every logger with `add_image` (TensorBoard): a panel a probe, `audit_panel/<number>_<name>`, and a filmstrip a
-    probe, `audit_filmstrip/<number>_<name>`, which shows up to eight audits side by side.
+    **Logged pictures**, to every logger with `add_image` (TensorBoard): a panel a probe, `audit_panel/<number>_<name>`,
+    and a filmstrip a probe, `audit_filmstrip/<number>_<name>`, which shows up to eight audits side by side.
 
-    **Logged metrics**, to every logger, and in `trainer.callback_metrics` so that `ModelCheckpoint` and `EarlyStopping` can monitor them:
+    **Logged metrics**, to every logger, and in `trainer.callback_metrics` so that `ModelCheckpoint` and `EarlyStopping`
+    can monitor them:
 
     | key | meaning |
     |---|---|
-    | `audit/accuracy`, `audit/confidence`, `audit/switched` | predictions on the probes; share that changed since the last audit |
+    | `audit/accuracy`, `audit/confidence` | predictions on the probes |
+    | `audit/switched` | share of predictions that changed since the last audit |
     | `audit/novelty/<score>` | mean novelty; larger = more novel |
     | `audit/<question>/relevance_mass/<region>` | share of positive relevance in a region, such as `why` and `core` |
     | `audit/<question>/relevance_lift/<region>` | the same over the area of the region: 1 is chance |
     | `audit/<question>/relevance_rank/<region>`, `audit/<question>/soft_iou/<region>` | two further views of the same |
     | `audit/<question>/drift` | change of the heatmaps since the last audit, 0 none, 1 unrelated, 2 reversed |
-    | `audit_detail/<key>/chance`, `.../low`, `.../high` | chance level and 95 % interval over probes of each key above |
+    | `audit_detail/<key>/chance`, `/low`, `/high` | chance level and 95 % interval over probes of each key above |
     | `audit_detail/<key>/degenerate` | probes left out because their map is empty or not finite; absent when none |
     | `audit_detail/seconds` | time the audit took |
 
-    A metric without a single valid probe is NaN in `callback_metrics` and left out of the loggers. Under several processes each audits the
-    same probes, without collectives, and rank zero writes.
+    A metric without a single valid probe is NaN in `callback_metrics` and left out of the loggers. Under several
+    processes each audits the same probes, without collectives, and rank zero writes.
 
     Args:
         probes: The probe set, or the path of a saved one.
@@ -68,16 +71,18 @@ class AuditCallback(Callback):
         every_n_epochs: Audit at validations of every n-th epoch; None for never.
         every_n_train_steps: Audit also after every n-th optimizer step; None for never.
         at_start: Audit also before training starts, as step 0; a resumed run does not repeat it.
-        model: Where the classifier is if the LightningModule's `forward` is not it: a dotted name, or a callable that receives the
-            LightningModule and returns a module or another callable from images to outputs.
+        model: Where the classifier is if the LightningModule's `forward` is not it: a dotted name, or a callable that
+            receives the LightningModule and returns a module or another callable from images to outputs.
         output: Which part of what the model returns holds the logits: key, index or callable; None chooses.
         chunk_size: Images in one forward pass; bounds the memory.
         max_panels: Most probes drawn; metrics always cover all.
-        on_error: What happens when an audit fails while training: `warn` once for each kind of error and go on, or `raise`.
+        on_error: What happens when an audit fails while training: `warn` once for each kind of error and go on, or
+            `raise`.
 
     Raises:
-        ConfigurationError: An argument is wrong. What only the model can show (a layer that does not exist, too few classes, an
-            unsuitable strategy) is raised at the start of `fit`, before the first training step, whatever `on_error` says.
+        ConfigurationError: An argument is wrong. What only the model can show (a layer that does not exist, too few
+            classes, an unsuitable strategy) is raised at the start of `fit`, before the first training step, whatever
+            `on_error` says.
 
     Example::
 
@@ -104,8 +109,7 @@ class AuditCallback(Callback):
         super().__init__()
         if on_error not in ("warn", "raise"):
             raise ConfigurationError(f"Expected `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
-        if isinstance(max_panels, bool) or not isinstance(max_panels, int) or max_panels < 0:
-            raise ConfigurationError(f"Expected `max_panels` to be an integer of 0 or more, but got {max_panels!r}. 0 draws none.")
+        require_integer("max_panels", max_panels, least=0, hint="0 draws none.")
         self.schedule = Schedule(every_n_epochs, every_n_train_steps, at_start)
         self.auditor = Auditor(
             ProbeSet.load(probes) if isinstance(probes, (str, Path)) else probes,
@@ -149,7 +153,9 @@ class AuditCallback(Callback):
         if self.schedule.at_start and trainer.global_step == 0:
             self._audit(trainer, pl_module, step_of(trainer))
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Audit after every n-th optimizer step."""
         if self.schedule.step_is_due(trainer.global_step) and (self._audited_at or (-1, 0))[0] != trainer.global_step:
             self._audit(trainer, pl_module, step_of(trainer))
@@ -182,7 +188,9 @@ class AuditCallback(Callback):
         """Continue; a state of a newer version is left alone with a warning, since a resume must not fail for it."""
         if state_dict.get("version") != _STATE_VERSION:
             warnings.warn(
-                f"AuditCallback ignores a saved state of version {state_dict.get('version')!r}: drift and filmstrips begin anew.", stacklevel=2
+                f"AuditCallback ignores a saved state of version {state_dict.get('version')!r}: drift and filmstrips "
+                "begin anew.",
+                stacklevel=2,
             )
             return
         self.auditor.load_state_dict(state_dict["auditor"])
@@ -219,7 +227,10 @@ class AuditCallback(Callback):
             kind = type(error).__name__
             if kind not in self._told:
                 self._told.add(kind)
-                warnings.warn(f"An audit failed and training goes on. {kind}: {error} (on_error='raise' would stop here.)", stacklevel=2)
+                warnings.warn(
+                    f"An audit failed and training goes on. {kind}: {error} (on_error='raise' would stop here.)",
+                    stacklevel=2,
+                )
 
     def _forget_metrics(self, trainer: Trainer) -> None:
         """A monitor must not go on reading the numbers of an earlier audit."""
@@ -237,7 +248,9 @@ class AuditCallback(Callback):
 def _progress(trainer: Trainer, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar that appears when an audit takes long."""
     shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-    with tqdm(total=total, desc="Audit", unit=" probes", delay=_SHOW_PROGRESS_AFTER, leave=False, disable=not shown) as bar:
+    with tqdm(
+        total=total, desc="Audit", unit=" probes", delay=_SHOW_PROGRESS_AFTER, leave=False, disable=not shown
+    ) as bar:
         yield lambda done: bar.update(done - bar.n)
 
 

@@ -40,7 +40,7 @@ class Outlets:
                 logger.log_metrics(finite({**main_scalars(record), **detail_scalars(record)}), step=record.step)
                 logger.save()
                 self._draw(trainer, logger, record)
-            except Exception as error:  # noqa: BLE001  # raised again below
+            except Exception as error:  # raised again below
                 errors.append(error)
         errors += [error for sink in self._sinks.values() for error in sink.errors()]
         if errors:
@@ -71,14 +71,15 @@ class Outlets:
         return {**self.__dict__, "_sinks": {}, "_film": self.state_dict()}
 
     def _draw(self, trainer: Trainer, logger: Any, record: AuditRecord) -> None:
-        writer = logger.experiment if trainer.is_global_zero and self._max_panels else None
-        if getattr(writer, "add_image", None) is None:
+        if not trainer.is_global_zero or not self._max_panels or not hasattr(logger.experiment, "add_image"):
             return
         if id(logger) not in self._sinks:
             # The prefix has no public name; without it, only the grouping of the custom scalars page would be lost.
             prefix = getattr(logger, "_prefix", "")
             tag_prefix = f"{prefix}{logger.group_separator}" if prefix else ""
-            sink = TensorBoardSink(writer, self._probes, max_panels=self._max_panels, scalars=False, tag_prefix=tag_prefix)
+            sink = TensorBoardSink(
+                logger.experiment, self._probes, max_panels=self._max_panels, scalars=False, tag_prefix=tag_prefix
+            )
             if self._film:
                 sink.film.load_state_dict(self._film)
             self._sinks[id(logger)] = sink

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xai_callbacks._lightning import Trainer
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import require_integer
 
 __all__ = ["Schedule", "step_of"]
 
@@ -15,7 +15,8 @@ class Schedule:
     """When to audit during `fit`.
 
     Attributes:
-        every_n_epochs: Audit at validations of every n-th epoch, or at its end where there is no validation; None for never.
+        every_n_epochs: Audit at validations of every n-th epoch, or at its end where there is no validation; None for
+            never.
         every_n_train_steps: Audit also after every n-th optimizer step; None for never.
         at_start: Audit also before the first step of a new run.
 
@@ -29,9 +30,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("every_n_epochs", "every_n_train_steps"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigurationError(f"Expected `{name}` to be None or an integer of 1 or more, but got {value!r}. None means never.")
+            if getattr(self, name) is not None:
+                require_integer(name, getattr(self, name), least=1, hint="None means never.")
 
     def epoch_is_due(self, epoch: int) -> bool:
         """Whether `epoch`, counted from 0, is an n-th one."""
@@ -45,13 +45,15 @@ class Schedule:
 def step_of(trainer: Trainer, *, epoch_is_over: bool = False) -> int:
     """The step that Lightning itself would log at now, so that audits share the x-axis of the user's metrics.
 
-    Lightning logs at the number of batches that stepped, not at `trainer.global_step`, which is one ahead in validation and counts every
-    optimizer. When an epoch is over, it logs at one step less.
+    Lightning logs at the number of batches that stepped, not at `trainer.global_step`, which is one ahead in validation
+    and counts every optimizer. When an epoch is over, it logs at one step less.
 
     Args:
         trainer: A fitting trainer.
         epoch_is_over: Whether the call comes from `on_train_epoch_end`.
     """
     loop = trainer.fit_loop.epoch_loop
-    step = getattr(loop, "_batches_that_stepped", trainer.global_step)  # private; no public name exists in Lightning 2.5 and 2.6
+    step = getattr(
+        loop, "_batches_that_stepped", trainer.global_step
+    )  # private; no public name exists in Lightning 2.5 and 2.6
     return max(0, step - 1) if epoch_is_over else step

@@ -23,18 +23,22 @@ def check_strategy(trainer: Trainer, callback: Callback) -> None:
         ConfigurationError: No process holds the whole model.
     """
     names = {base.__name__ for base in type(trainer.strategy).__mro__}
-    sharded = names & set(_SHARDING) or ("DeepSpeedStrategy" in names and getattr(trainer.strategy, "zero_stage_3", False))
+    sharded = names & set(_SHARDING) or (
+        "DeepSpeedStrategy" in names and getattr(trainer.strategy, "zero_stage_3", False)
+    )
     if sharded:
         raise ConfigurationError(
-            f"Expected a strategy under which each process holds the whole model, but got {type(trainer.strategy).__name__}. "
+            "Expected a strategy under which each process holds the whole model, but got "
+            f"{type(trainer.strategy).__name__}. "
             f"Train without AuditCallback and audit the saved checkpoints with Auditor instead."
         )
-    for other in trainer.callbacks:
+    for other in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning outside the class
         if other is callback:
             return
         if any(base.__name__ == "WeightAveraging" for base in type(other).__mro__):
             warnings.warn(
-                "AuditCallback stands after WeightAveraging in `callbacks`, so it audits the raw weights while validation uses the averaged "
+                "AuditCallback stands after WeightAveraging in `callbacks`, so it audits the raw weights while "
+                "validation uses the averaged "
                 "ones. Put AuditCallback first to audit the averaged weights.",
                 stacklevel=2,
             )

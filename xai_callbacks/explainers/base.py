@@ -22,15 +22,15 @@ class Explanation(NamedTuple):
     asked: tuple[Asked, ...]
     """What was asked, one entry a question, detached."""
     heatmaps: Tensor
-    """Signed, `(Q, N, h, w)`, float32, on the explainer's own grid: positive cells raise the score of the question. The sum over the
-    cells is in units of the score: logits, or nats for a question that starts at a cross-entropy."""
+    """Signed, `(Q, N, h, w)`, float32, on the explainer's own grid: positive cells raise the score of the question.
+    The sum over the cells is in units of the score: logits, or nats for one that starts at a cross-entropy."""
 
 
 class Explainer(ABC):
     """Answers questions about images with heatmaps.
 
-    An explainer holds plain settings; what it learns about a model in `prepare` is plain data too, so that it can be copied and pickled
-    and never keeps a model alive.
+    An explainer holds plain settings; what it learns about a model in `prepare` is plain data too, so that it can be
+    copied and pickled and never keeps a model alive.
     """
 
     @abstractmethod
@@ -42,7 +42,9 @@ class Explainer(ABC):
         """
 
     @abstractmethod
-    def explain(self, subject: Subject, layer: TargetLayer, images: Tensor, questions: Sequence[Question], truth: Tensor | None) -> Explanation:
+    def explain(
+        self, subject: Subject, layer: TargetLayer, images: Tensor, questions: Sequence[Question], truth: Tensor | None
+    ) -> Explanation:
         """Answer all questions about one batch, from one forward pass. Call inside `undisturbed`.
 
         Args:

@@ -1,7 +1,7 @@
 """Class activation maps for any number of questions from one forward pass.
 
-The forward pass records a graph only from the target layer on. Each question then costs one backward pass through the head, which is
-a small part of the network, instead of a forward and a backward pass through all of it.
+The forward pass records a graph only from the target layer on. Each question then costs one backward pass through the
+head, which is a small part of the network, instead of a forward and a backward pass through all of it.
 
 With `A` the activations `(N, D, h, w)` and `G` the gradient of a question's score with respect to them:
 
@@ -11,8 +11,8 @@ With `A` the activations `(N, D, h, w)` and `G` the gradient of a question's sco
 | `HiResCAM` | `sum_d G_d A_d` | Draelos and Carin, 2020 |
 | `LayerCAM` | `sum_d relu(G_d) A_d` | Jiang et al., IEEE TIP 2021 |
 
-All are returned signed and without normalisation. The published pictures apply a ReLU and scale each map to its own maximum; that is a
-matter of display and of metrics, and it would make epochs incomparable here.
+All are returned signed and without normalisation. The published pictures apply a ReLU and scale each map to its own
+maximum; that is a matter of display and of metrics, and it would make epochs incomparable here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class CAM(Explainer):
 
     def __init__(self, target_layer: str | nn.Module | None = None, layout: LayoutName | None = None) -> None:
         if layout is not None and target_layer is None:
-            raise TargetLayerError(f"Expected `target_layer` to be given with `layout`, but got `layout={layout!r}` alone. Name the layer.")
+            raise TargetLayerError(
+                f"Expected `target_layer` to be given with `layout`, but got `layout={layout!r}` alone. Name the layer."
+            )
         self.target_layer = target_layer
         self.layout = layout
 
@@ -55,7 +57,9 @@ class CAM(Explainer):
             return choose_layer(trace)
         return name_layer(trace, self.target_layer, self.layout)
 
-    def explain(self, subject: Subject, layer: TargetLayer, images: Tensor, questions: Sequence[Question], truth: Tensor | None) -> Explanation:
+    def explain(
+        self, subject: Subject, layer: TargetLayer, images: Tensor, questions: Sequence[Question], truth: Tensor | None
+    ) -> Explanation:
         """Answer all questions from one forward pass and one backward pass through the head a question.
 
         Raises:
@@ -86,7 +90,7 @@ class GradCAM(CAM):
 
 
 class HiResCAM(CAM):
-    """HiResCAM: gradients multiply activations cell by cell, so that the map shows what the net computed and nothing else."""
+    """HiResCAM: gradients multiply activations cell by cell, so the map shows just what the net computed."""
 
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """`sum_d G_d A_d`."""
@@ -106,8 +110,9 @@ def _forward(subject: Subject, layer: TargetLayer, images: Tensor) -> tuple[Tens
     with torch.no_grad(), capture(subject, layer.name) as captured:
         outputs = subject(images)
     if not outputs.requires_grad:
-        # The model switches gradients off itself, as wrappers of frozen backbones do, and leaving that `no_grad` undid what the hook
-        # did. With gradients on from the start, leaving it switches them on again, at the price of a graph for what came before.
+        # The model switches gradients off itself, as wrappers of frozen backbones do, and leaving that `no_grad` undid
+        # what the hook did. With gradients on from the start, leaving it switches them on again, at the price of a
+        # graph for what came before.
         with capture(subject, layer.name) as captured:
             outputs = subject(images)
     features = captured.only(layer.name)
@@ -117,8 +122,8 @@ def _forward(subject: Subject, layer: TargetLayer, images: Tensor) -> tuple[Tens
 
 
 def _gradient(score: Tensor, features: Tensor, layer: TargetLayer) -> Tensor:
-    # Images do not influence each other in eval mode, so the gradient of the sum is the gradient of each score. The graph is kept for
-    # the next question and freed with the outputs.
+    # Images do not influence each other in eval mode, so the gradient of the sum is the gradient of each score. The
+    # graph is kept for the next question and freed with the outputs.
     (gradient,) = torch.autograd.grad(score.sum(), features, retain_graph=True, allow_unused=True)
     if gradient is None:
         raise _disconnected(layer)
@@ -127,6 +132,7 @@ def _gradient(score: Tensor, features: Tensor, layer: TargetLayer) -> Tensor:
 
 def _disconnected(layer: TargetLayer) -> TargetLayerError:
     return TargetLayerError(
-        f"Expected the outputs to depend on the target layer `{layer.name}`, but no gradient reaches it. It lies in a branch that is not "
-        f"used, or the model detaches or disables gradients after it. Name a later layer with `target_layer=`."
+        f"Expected the outputs to depend on the target layer `{layer.name}`, but no gradient reaches it. "
+        f"It lies in a branch that is not used, or the model detaches or disables gradients after it. "
+        f"Name a later layer with `target_layer=`."
     )

@@ -34,7 +34,7 @@ class Judge:
     | `confidence` | mean largest probability | [0, 1] | - |
     | `switched` | share of probes predicted differently than at the previous audit | [0, 1] | - |
     | `novelty/<score>` | mean novelty score | see the score | - |
-    | `<question>/relevance_mass/<region>` | share of positive relevance inside the region | [0, 1] | area of the region |
+    | `<question>/relevance_mass/<region>` | share of positive relevance in the region | [0, 1] | area |
     | `<question>/relevance_lift/<region>` | relevance mass / area | [0, inf) | 1 |
     | `<question>/relevance_rank/<region>` | share of the region's size among the most relevant pixels | [0, 1] | area |
     | `<question>/soft_iou/<region>` | soft intersection over union | [0, 1] | 4a / (1 + 3a), a the area |
@@ -75,7 +75,11 @@ class Judge:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
-        state: dict[str, Any] = {"fingerprint": self.probes.fingerprint, "questions": list(self.questions), "peaks": self._peaks}
+        state: dict[str, Any] = {
+            "fingerprint": self.probes.fingerprint,
+            "questions": list(self.questions),
+            "peaks": self._peaks,
+        }
         if self._previous is not None:
             state["heatmaps"], state["answers"] = self._previous
         return state
@@ -100,7 +104,7 @@ class Judge:
         yield "confidence", summarize(probabilities.amax(dim=1))
 
     def _localization(self, heatmaps: Tensor, peak: float, chunk_size: int) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Name, values `(N,)` and chance levels `(N,)` of each metric in each region, for the heatmaps `(N, h, w)` of one question."""
+        """Name, values `(N,)` and chance levels `(N,)` of each metric and region, for maps `(N, h, w)`."""
         for region, mask in self.probes.masks.items():
             columns: dict[str, list[Tensor]] = {"mass": [], "lift": [], "rank": [], "soft_iou": []}
             for start in range(0, len(mask), chunk_size):

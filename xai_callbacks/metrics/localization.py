@@ -141,8 +141,8 @@ def relevance_rank(relevance: Tensor, mask: Tensor, *, reference: float | Tensor
         reference: Largest magnitude of a map seen in the run; see the module.
     """
     sums = _sums(relevance, mask, reference)
-    shape = torch.broadcast_shapes(relevance.shape, mask.shape)
-    values, inside = (each.expand(shape).flatten(-2) for each in (relevance, mask))
+    shape = (*sums.valid.shape, *mask.shape[-2:])
+    values, inside = relevance.expand(shape).flatten(-2), mask.expand(shape).flatten(-2)
     size = inside.sum(dim=-1, keepdim=True)
     threshold = values.sort(dim=-1, descending=True).values.gather(-1, (size - 1).clamp(min=0))
     above, equal = values > threshold, values == threshold

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ __all__ = ["FEWEST_FOR_INTERVAL", "Estimate", "summarize"]
 FEWEST_FOR_INTERVAL = 30
 """With fewer valid probes an interval would promise more than it knows, and none is given."""
 
-# Resampled values held at once: 16 MB with their indices, whatever the number of probes.
+# Resample weights held at once: 8 MB, whatever the number of probes.
 _BLOCK = 2**20
 
 
@@ -66,7 +67,7 @@ def summarize(
     count = int(valid.sum())
     low, high = None, None
     if count >= FEWEST_FOR_INTERVAL:
-        means = torch.cat(list(_resampled_means(values, valid, resamples, seed)))
+        means = _resampled_means(values, valid, resamples, seed)
         tail = (1 - confidence) / 2
         low, high = torch.nanquantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     missing, level = ~valid, None
@@ -76,15 +77,28 @@ def summarize(
     return Estimate(float(values[valid].mean()), low, high, level, count, int(missing.sum()))
 
 
-def _resampled_means(values: Tensor, valid: Tensor, resamples: int, seed: int) -> Iterator[Tensor]:
-    """Means of the resamples, in blocks of bounded memory; NaN should a resample hold no valid probe."""
-    generator = torch.Generator().manual_seed(seed)
+def _resampled_means(values: Tensor, valid: Tensor, resamples: int, seed: int) -> Tensor:
+    """Mean of each resample, `(resamples,)`; NaN should a resample hold no valid probe."""
     probes = len(values)
-    values = torch.where(valid, values, 0.0)
+    blocks = _kept_weights if probes * resamples <= _BLOCK else _weights
+    values, valid = torch.where(valid, values, 0.0), valid.double()
+    return torch.cat([(weights @ values) / (weights @ valid) for weights in blocks(probes, resamples, seed)])
+
+
+def _weights(probes: int, resamples: int, seed: int) -> Iterator[Tensor]:
+    """How often each resample holds each probe, `(block, N)` float64, in blocks of bounded memory."""
+    generator = torch.Generator().manual_seed(seed)
     block = max(1, _BLOCK // probes)
     for start in range(0, resamples, block):
         drawn = torch.randint(probes, (min(block, resamples - start), probes), generator=generator)
-        yield values[drawn].sum(dim=1) / valid[drawn].sum(dim=1)
+        once = torch.ones((), dtype=torch.float64).expand_as(drawn)
+        yield torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, once)
+
+
+@lru_cache(maxsize=1)
+def _kept_weights(probes: int, resamples: int, seed: int) -> tuple[Tensor, ...]:
+    """The same, kept: an audit asks for them once a metric, and drawing is most of the cost."""
+    return tuple(_weights(probes, resamples, seed))
 
 
 def _check(values: Tensor, chance: Tensor | None, confidence: float, resamples: int) -> None:

@@ -1,8 +1,8 @@
 """Gradient-based novelty from the last layer, in closed form.
 
-For a linear head `z = W h + b`, the gradient of a loss with respect to `W` is the outer product `(dJ/dz) h^T`, so its norm is the
-product of two norms that the forward pass has already computed: no backward pass is needed. A gradient says how much the *model* would
-have to change for an image. Scores follow one orientation: larger = more novel.
+For a linear head `z = W h + b`, the gradient of a loss with respect to `W` is the outer product `(dJ/dz) h^T`, so its
+norm is the product of two norms that the forward pass has already computed: no backward pass is needed. A gradient says
+how much the *model* would have to change for an image. Scores follow one orientation: larger = more novel.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ class NoveltyScore(ABC):
 
 
 class GradNorm(NoveltyScore):
-    """`-||d KL(uniform || p) / dW||_1 = -||h||_1 ||p - 1/K||_1`: familiar images have large gradients (Huang et al., NeurIPS 2021).
+    """`-||d KL(uniform || p) / dW||_1 = -||h||_1 ||p - 1/K||_1`: familiar images have large gradients.
 
-    Range `(-inf, 0]`, in units of the features; comparable between images and epochs of one model, not between architectures.
+    Huang et al., "On the importance of gradients for detecting distributional shifts in the wild", NeurIPS 2021.
+    Range `(-inf, 0]`, in units of the features; comparable between images and epochs of one model, not between
+    architectures.
     """
 
     name = "gradnorm"
@@ -51,10 +53,10 @@ class GradNorm(NoveltyScore):
 
 
 class ConfoundingLabels(NoveltyScore):
-    """`||dJ/dW||^2 = ||sigmoid(z) - 1||^2 ||h||^2 / K^2` for the binary cross-entropy J, mean over K outputs, toward an all-ones label.
+    """`||dJ/dW||^2 = ||sigmoid(z) - 1||^2 ||h||^2 / K^2`, J the mean binary cross-entropy toward an all-ones label.
 
-    Lee and AlRegib, "Gradients as a measure of uncertainty in neural networks", ICIP 2020: no image belongs to all classes at once, and
-    an unfamiliar one asks for a larger update. Range `[0, inf)`.
+    Lee and AlRegib, "Gradients as a measure of uncertainty in neural networks", ICIP 2020: no image belongs to all
+    classes at once, and an unfamiliar one asks for a larger update. Range `[0, inf)`.
     """
 
     name = "confounding_labels"

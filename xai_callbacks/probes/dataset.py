@@ -17,8 +17,8 @@ from xai_callbacks.probes.checks import to_texts
 from xai_callbacks.probes.fields import Fields, Item, parse_fields, read_item
 from xai_callbacks.probes.notices import warn_user
 from xai_callbacks.probes.probe_set import ProbeSet
-from xai_callbacks.probes.randomness import preserved_rng, seed_generators
 from xai_callbacks.probes.sources import known_class_names, known_column, known_normalisation
+from xai_callbacks.randomness import isolated_rng, seed_generators
 
 __all__ = ["build_from_dataset"]
 
@@ -76,7 +76,7 @@ def build_from_dataset(
     _check_arguments(dataset, per_class, by, seed, parsed)
     classes = to_texts(class_names, "class_names")
     # Everything that runs code of the dataset is inside: a property may draw random numbers as well as an item.
-    with preserved_rng():
+    with isolated_rng():
         plan = _Plan(
             dataset,
             parsed,

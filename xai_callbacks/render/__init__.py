@@ -2,7 +2,7 @@
 
 from xai_callbacks.render.colors import ColorScale
 from xai_callbacks.render.filmstrip import MAX_FRAMES, Frame, render_filmstrip
-from xai_callbacks.render.frames import choose_frames, keep_frame_indices
+from xai_callbacks.render.frames import keep_frame_indices
 from xai_callbacks.render.furniture import Verdict
 from xai_callbacks.render.panel import Tile, render_panel
 from xai_callbacks.render.resample import upsample
@@ -13,7 +13,6 @@ __all__ = [
     "Frame",
     "Tile",
     "Verdict",
-    "choose_frames",
     "keep_frame_indices",
     "render_filmstrip",
     "render_panel",

@@ -80,7 +80,7 @@ def render_filmstrip(
     Args:
         pixels: The probe `(H, W, 3)`, as people see it.
         row_captions: The questions, one a row, at least one.
-        frames: The audits, oldest first, 1 to 10 of them; `choose_frames` picks them from more.
+        frames: The audits, oldest first, 1 to 10 of them; `keep_frame_indices` thins out more.
         title: Name of the probe. Cut in its middle if it is too long.
         subtitle: A line below the title.
         regions: Boolean masks `(H, W)` by name: outlined on the image, traced thinly in dark grey on heatmaps, and
@@ -124,7 +124,7 @@ def _require_rows(row_captions: object, frames: object) -> None:
         got = f"{len(frames)} of them" if isinstance(frames, Sequence) and frames_given else describe(frames)
         raise ConfigurationError(
             f"Expected `frames` to be a sequence of 1 to {MAX_FRAMES} Frames, but got {got}. "
-            f"Choose among more with `choose_frames`."
+            f"Thin out more with `keep_frame_indices`."
         )
     for place, frame in enumerate(frames):
         if len(frame.heatmaps) != len(row_captions):

@@ -7,28 +7,7 @@ from itertools import pairwise
 
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = ["choose_frames", "keep_frame_indices"]
-
-
-def choose_frames(count: int, limit: int = 8) -> list[int]:
-    """Choose audits for a filmstrip: the first, the last, and evenly spaced ones between.
-
-    Args:
-        count: Number of audits there are, >= 0.
-        limit: Largest number to choose, >= 2.
-
-    Returns:
-        Strictly increasing indices in [0, count), `min(count, limit)` of them.
-
-    Raises:
-        ConfigurationError: If `count` is negative or `limit` is below 2.
-    """
-    if count < 0:
-        raise ConfigurationError(f"Expected `count` to be >= 0, but got {count}. Pass the number of audits.")
-    _require_limit(limit)
-    if count <= limit:
-        return list(range(count))
-    return [place * (count - 1) // (limit - 1) for place in range(limit)]
+__all__ = ["keep_frame_indices"]
 
 
 def keep_frame_indices(positions: Sequence[int], limit: int = 8) -> list[int]:

@@ -14,8 +14,8 @@ _Job = Callable[[], None]
 class BackgroundWriter:
     """Runs jobs one after another on a thread of its own.
 
-    At most `capacity` jobs wait; a further `submit` blocks until one is done, so memory stays bounded and no job is dropped. The thread
-    is started by the first job and ended by `drain`.
+    At most `capacity` jobs wait; a further `submit` blocks until one is done, so memory stays bounded and no job is
+    dropped. The thread is started by the first job and ended by `drain`.
 
     Args:
         capacity: Jobs that may wait.
@@ -49,5 +49,5 @@ class BackgroundWriter:
         while (job := self._jobs.get()) is not None:
             try:
                 job()
-            except Exception as error:  # noqa: BLE001  # whatever a logger or a disk raises must not end the thread
+            except Exception as error:  # whatever a logger or a disk raises must not end the thread
                 self._errors.append(error)

@@ -56,9 +56,15 @@ class Film:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
-        return {"audits": self._audits, "frames": [{**vars(frame), "captions": list(frame.captions)} for frame in self._frames]}
+        return {
+            "audits": self._audits,
+            "frames": [{**vars(frame), "captions": list(frame.captions)} for frame in self._frames],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` left off."""
         self._audits = state["audits"]
-        self._frames = [FilmFrame(f["audit"], f["step"], tuple(f["captions"]), torch.as_tensor(f["heatmaps"])) for f in state["frames"]]
+        self._frames = [
+            FilmFrame(f["audit"], f["step"], tuple(f["captions"]), torch.as_tensor(f["heatmaps"]))
+            for f in state["frames"]
+        ]

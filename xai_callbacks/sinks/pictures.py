@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
-from xai_callbacks.render import ColorScale, Frame, Tile, render_filmstrip, render_panel
+from xai_callbacks.render import ColorScale, Frame, Tile, Verdict, render_filmstrip, render_panel
 from xai_callbacks.sinks.film import FilmFrame
 
 __all__ = ["PictureBook", "color_scale", "density"]
@@ -20,7 +21,8 @@ class PictureBook:
 
     Args:
         probes: The probe set.
-        max_panels: Most probes drawn; beyond, probes evenly spaced through the set, which `ProbeSet.from_dataset` orders by class.
+        max_panels: Most probes drawn; beyond, probes evenly spaced through the set, which `ProbeSet.from_dataset`
+            orders by class.
         scale: Colour scale of all heatmaps; None for `color_scale(probes)`.
     """
 
@@ -55,7 +57,8 @@ class PictureBook:
         """
         index = self.drawn[position]
         columns = [
-            Frame(f"step {frame.step}", frame.captions[position], list(density(frame.heatmaps[:, position]))) for frame in frames
+            Frame(f"step {frame.step}", frame.captions[position], list(density(frame.heatmaps[:, position])))
+            for frame in frames
         ]
         return render_filmstrip(
             self.probes.pixels[index].numpy(),
@@ -85,14 +88,14 @@ class PictureBook:
         return ""
 
     def _regions(self, index: int) -> dict[str, np.ndarray]:
-        return {name: mask[index].numpy() for name, mask in self.probes.masks.items() if bool(mask[index].any())}
+        return {name: mask[index].numpy() for name, mask in self.probes.masks.items()}
 
 
 def density(heatmaps: Tensor) -> np.ndarray:
     """Heatmaps `(..., h, w)` in logits: each cell times the number of cells.
 
-    A cell then reads "the score, if the whole image looked like this spot", and the mean over the cells is the score itself for a net
-    that ends in global average pooling. Maps of different grids become comparable.
+    A cell then reads "the score, if the whole image looked like this spot", and the mean over the cells is the score
+    itself for a net that ends in global average pooling. Maps of different grids become comparable.
     """
     return (heatmaps * (heatmaps.shape[-2] * heatmaps.shape[-1])).numpy()
 
@@ -100,15 +103,17 @@ def density(heatmaps: Tensor) -> np.ndarray:
 def color_scale(probes: ProbeSet) -> ColorScale:
     """The colour scale of a probe set: fixed for all epochs, runs and checkpoints.
 
-    Logits have an absolute meaning, so classifiers share one scale. For regression it spans five times the range of the targets.
+    Logits have an absolute meaning, so classifiers share one scale. For regression it reaches the power of ten above
+    the range of the targets.
     """
     if probes.targets is None:
         return ColorScale()
-    spread = float(probes.targets.max() - probes.targets.min())
-    return ColorScale(limit=5 * spread if spread > 0 else max(1.0, 5 * abs(float(probes.targets[0]))), unit="target units")
+    low, high = float(probes.targets.min()), float(probes.targets.max())
+    spread = high - low or abs(high) or 1.0
+    return ColorScale(limit=10.0 ** math.ceil(math.log10(spread)), unit="target units")
 
 
-def _verdict(record: AuditRecord, index: int) -> str:
+def _verdict(record: AuditRecord, index: int) -> Verdict:
     if record.truth is None or record.truth.is_floating_point():
         return "unknown"
     return "right" if int(record.predictions[index]) == int(record.truth[index]) else "wrong"

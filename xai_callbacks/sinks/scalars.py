@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from xai_callbacks.metrics.summary import Estimate
-from xai_callbacks.record import AuditRecord
+from xai_callbacks.record import AuditRecord, Estimate
 
 __all__ = ["DETAIL", "MAIN", "detail_scalars", "finite", "layout", "main_scalars"]
 
@@ -22,8 +21,9 @@ def main_scalars(record: AuditRecord) -> dict[str, float]:
 def detail_scalars(record: AuditRecord) -> dict[str, float]:
     """What a value must be read beside, such as `audit_detail/why/relevance_mass/core/chance`.
 
-    `chance` is the value of a map that knows nothing; `low` and `high` bound the 95 % bootstrap interval over probes, from 30 valid
-    probes on; `degenerate` counts probes left out because their map is empty or not finite. `seconds` is the time the audit took.
+    `chance` is the value of a map that knows nothing; `low` and `high` bound the 95 % bootstrap interval over probes,
+    from 30 valid probes on; `degenerate` counts probes left out because their map is empty or not finite. `seconds` is
+    the time the audit took.
     """
     scalars = {}
     for key, estimate in record.metrics.items():
@@ -43,8 +43,8 @@ def finite(scalars: Mapping[str, float]) -> dict[str, float]:
 def layout(metrics: Mapping[str, Estimate], prefix: str = "") -> dict[str, dict[str, list[object]]]:
     """A layout for TensorBoard's custom scalars page: one category a question, one chart a metric.
 
-    Charts of a metric in several regions draw the regions together with their chance levels; a metric with an interval and no region is
-    drawn with its margin.
+    Charts of a metric in several regions draw the regions together with their chance levels; a metric with an interval
+    and no region is drawn with its margin.
 
     Args:
         metrics: The metrics of a record.

@@ -31,9 +31,10 @@ class SummaryWriterLike(Protocol):
 class TensorBoardSink:
     """Writes records to TensorBoard.
 
-    For each drawn probe a panel under `audit_panel/<name>`, one image a step, and a filmstrip under `audit_filmstrip/<name>`, which holds
-    the first audit, the latest and those between in one picture: TensorBoard's page keeps no more than ten images of a tag. Scalars go
-    under `audit/` and, for chance levels and intervals, `audit_detail/`. Pictures are drawn and encoded on a background thread.
+    For each drawn probe a panel under `audit_panel/<name>`, one image a step, and a filmstrip under
+    `audit_filmstrip/<name>`, which holds the first audit, the latest and those between in one picture: TensorBoard's
+    page keeps no more than ten images of a tag. Scalars go under `audit/` and, for chance levels and intervals,
+    `audit_detail/`. Pictures are drawn and encoded on a background thread.
 
     Args:
         writer: The writer.
@@ -102,6 +103,8 @@ class TensorBoardSink:
     def _draw(self, record: AuditRecord, frames: tuple[FilmFrame, ...]) -> None:
         for position, index in enumerate(self._book.drawn):
             name = f"{index:03d}_{self._book.probes.names[index]}"
-            self._writer.add_image(f"audit_panel/{name}", self._book.panel(record, index), record.step, dataformats="HWC")
+            self._writer.add_image(
+                f"audit_panel/{name}", self._book.panel(record, index), record.step, dataformats="HWC"
+            )
             strip = self._book.filmstrip(frames, record.headings, position)
             self._writer.add_image(f"audit_filmstrip/{name}", strip, record.step, dataformats="HWC")
