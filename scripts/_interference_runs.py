@@ -194,6 +194,10 @@ class MemoryLogger(Logger):
         """Version of the run."""
         return "0"
 
+    @property
+    def experiment(self) -> None:
+        """Nothing that could draw; TensorBoard is attached beside this logger and takes the pictures."""
+
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Hyperparameters do not matter here."""
 

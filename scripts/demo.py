@@ -55,7 +55,7 @@ class Row:
 
     Attributes:
         epoch: Finished training epochs; 0 is the untrained model.
-        step: Finished training steps.
+        step: Place on the x-axis of the logs.
         val_acc: Accuracy on validation images, biased as training is; None before training.
         conflict_acc: Accuracy on the same images with patches that contradict the digit; None before training.
         digit: Relevance mass on the strokes for the question "Why P?".
@@ -155,7 +155,7 @@ def _demonstrate(args: argparse.Namespace) -> int:
     sentence = verdict(rows[-1])
     console.print(f"\n[bold]Verdict[/]  {sentence}\n")
     seconds = time.perf_counter() - begin
-    console.print(f"{args.epochs} epochs with {len(rows)} audits took {seconds:.0f} s.", style="dim")
+    console.print(f"Training with {len(rows)} audits took {seconds:.0f} s.", style="dim")
     if args.json is not None:
         _write_json(args.json, rows, sentence)
     if args.pictures is not None:
@@ -204,13 +204,22 @@ def verdict(row: Row) -> str:
 
     The rule: the patch is *looked at* if the 95 % interval of its relevance mass lies above chance, and *used* if
     accuracy falls by more than `GAP` when the colour contradicts the digit. The model leans on the patch if both hold.
-    If neither does, there is no evidence for the cue tested, which says nothing about other cues.
+    If neither does, there is no evidence for the cue tested, which says nothing about other cues. A model that is right
+    less than twice as often as chance is not judged.
     """
     if row.val_acc is None or row.conflict_acc is None:
         raise ValueError("Expected accuracies in the last row, but the model was not validated. Train an epoch first.")
+    if row.val_acc < 2 / len(CLASS_NAMES):
+        return (
+            f"The model has learnt too little to be judged: its accuracy is {row.val_acc:.0%}. Train for more epochs."
+        )
     looked = row.cue.low is not None and row.cue.chance is not None and row.cue.low > row.cue.chance
     used = row.val_acc - row.conflict_acc > GAP
-    relevance = f"{_percent(row.cue.value)} of the relevance lies on it (chance {_percent(row.cue.chance)})"
+    relevance = (
+        "all heatmaps are empty"
+        if row.cue.valid == 0
+        else f"{_percent(row.cue.value)} of the relevance lies on it (chance {_percent(row.cue.chance)})"
+    )
     falls = f"accuracy falls from {row.val_acc:.0%} to {row.conflict_acc:.0%} where the colour contradicts the digit"
     stays = f"accuracy is {row.val_acc:.0%}, and {row.conflict_acc:.0%} where the colour contradicts the digit"
     if looked and used:
@@ -238,13 +247,12 @@ def _table(rows: Sequence[Row], audit: AuditCallback) -> Table:
         ),
         caption_justify="left",
     )
-    last = rows[-1]
-    table.add_column("epoch", justify="right")
-    table.add_column("val.\naccuracy", justify="right")
-    table.add_column("accuracy if\ncue conflicts", justify="right")
-    table.add_column(f"relevance on\ndigit (chance {_percent(last.digit.chance)})", justify="right", no_wrap=True)
-    table.add_column(f"relevance on\ncue (chance {_percent(last.cue.chance)})", justify="right", no_wrap=True)
-    table.add_column("novelty", justify="right")
+    table.add_column("\n\nepoch", justify="right")
+    table.add_column("\nval.\naccuracy", justify="right")
+    table.add_column("accuracy\nif cue\nconflicts", justify="right")
+    table.add_column(f"relevance\non digit\n(chance {_percent(rows[0].digit.chance)})", justify="right", no_wrap=True)
+    table.add_column(f"relevance\non cue\n(chance {_percent(rows[0].cue.chance)})", justify="right", no_wrap=True)
+    table.add_column("\n\nnovelty", justify="right")
     for row in rows:
         alarming = row.cue.low is not None and row.cue.chance is not None and row.cue.low > row.cue.chance
         table.add_row(
@@ -310,7 +318,7 @@ def _copy_pictures(
     for kind in ("panel", "filmstrip"):
         picture = events.Images(tags[name].replace("audit_panel/", f"audit_{kind}/"))[-1].encoded_image_string
         (args.pictures / f"{kind}.png").write_bytes(picture)
-    console.print(f"Pictures of {name}: {args.pictures}/panel.png and filmstrip.png")
+    console.print(f"Panel and filmstrip of {name} are in {args.pictures}.", soft_wrap=True)
 
 
 def _telling_probe(data: DecoyDataModule, audit: AuditCallback, drawn: set[str]) -> str | None:

@@ -88,7 +88,7 @@ def test_interval_agrees_with_scipy():
 
 
 def test_interval_covers_the_true_mean_as_often_as_it_says():
-    trials, confidence = 400, 0.8
+    trials, confidence = 1500, 0.8
     covered = 0
     for seed in range(trials):
         values = torch.randn(50, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

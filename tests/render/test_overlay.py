@@ -42,7 +42,7 @@ def test_stronger_maps_are_painted_stronger():
 
 def test_a_weak_early_map_can_be_seen():
     grey = np.full((8, 8), 200, dtype=np.uint8)
-    tile = overlay(grey, np.full((1, 1), 0.3), SCALE).astype(int)
+    tile = overlay(grey, np.full((1, 1), 1.0), SCALE).astype(int)
     assert tile[0, 0, 0] - tile[0, 0, 2] >= 30
 
 

@@ -191,13 +191,14 @@ def _sums(relevance: Tensor, mask: Tensor, reference: float | Tensor) -> _Sums:
     scaled = exact / torch.where(peak > 0, peak, torch.ones_like(peak))
     total, peak = scaled.sum(dim=(-2, -1)), peak[..., 0, 0]
     area, pixels = _counts(mask)
-    enough = (total > 0) & (total * peak > _EPS * pixels * reference)
+    # False for maps of zeros, and for those with NaN or inf, whose scaled total is NaN.
+    enough = total * peak > _EPS * pixels * reference
     return _Sums(
         total=total,
         inside=torch.where(mask, scaled, 0.0).sum(dim=(-2, -1)),
         squares=scaled.square().sum(dim=(-2, -1)),
         area=area,
-        valid=torch.isfinite(exact).all(dim=-1).all(dim=-1) & enough & (area > 0),
+        valid=enough & (area > 0),
     )
 
 

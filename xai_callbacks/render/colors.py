@@ -15,15 +15,15 @@ from xai_callbacks.render.checks import describe, require_numbers, require_text
 
 __all__ = ["ColorScale", "color_table", "require_scale"]
 
-# One linear width for all scales, as a share of the limit: at limit 50 a map of 1 logit sits at 0.27 and one of
-# 10 logits at 0.70, so that the weak maps of the first epochs can be seen while the strong ones still differ.
-LINEAR_SHARE: Final = 0.005
+# One linear width for all scales, as a share of the limit: at limit 50 a map of 1 logit sits at 0.12, of 3 at 0.31 and
+# of 10 at 0.59, so that the weak maps of the first epochs can be seen while the strong ones still show where.
+LINEAR_SHARE: Final = 0.04
 # Stops (position, red, green, blue) of the two arms. Each gets darker and more saturated outwards, so that strength
 # is read from lightness as well; orange against blue-violet stays apart for the common forms of colour blindness.
 FOR_STOPS: Final = ((0.0, 255, 190, 60), (0.35, 250, 140, 20), (0.7, 226, 74, 10), (1.0, 165, 15, 21))
 AGAINST_STOPS: Final = ((0.0, 110, 185, 255), (0.35, 60, 130, 245), (0.7, 72, 68, 205), (1.0, 64, 10, 130))
-MAX_OPACITY: Final = 0.82
-OPACITY_GAIN: Final = 2.2
+MAX_OPACITY: Final = 0.78
+OPACITY_GAIN: Final = 2.0
 HALF_STEPS: Final = 512
 NOT_FINITE_GREY: Final = 128
 
@@ -32,7 +32,7 @@ NOT_FINITE_GREY: Final = 128
 class ColorScale:
     """A symmetric colour scale around zero whose range is set once and never taken from a map.
 
-    A value `v` lies at `asinh(v / w) / asinh(limit / w)` with `w = limit / 100`, cut at -1 and 1: linear close to zero,
+    A value `v` lies at `asinh(v / w) / asinh(limit / w)` with `w = limit / 25`, cut at -1 and 1: linear close to zero,
     logarithmic far from it, odd, and strictly rising up to the limit. Evidence for the answer is orange to red,
     evidence against it blue to violet. Opacity is exactly 0 at 0 and rises with the distance from zero, so a dead map
     shows nothing but the image.
@@ -82,7 +82,7 @@ class ColorScale:
             values: Any shape `(...)`, in `unit`.
 
         Returns:
-            Colours `(..., 3)` and opacities `(...)` in [0, 0.92]. A NaN or infinite value is neutral grey with
+            Colours `(..., 3)` and opacities `(...)` in [0, 0.78]. A NaN or infinite value is neutral grey with
             opacity 1, which no finite value has: it cannot be mistaken for evidence.
         """
         position = self.position(values)

@@ -35,7 +35,7 @@ class PictureBook:
     def panel(self, record: AuditRecord, index: int) -> np.ndarray:
         """The panel of one probe in one audit, `(H, W, 3)` uint8."""
         maps = density(record.heatmaps[:, index])
-        tiles = [Tile("image", None)]
+        tiles = [Tile("Image", None)]
         tiles += [Tile(titles[index], maps[question]) for question, titles in enumerate(record.titles)]
         return render_panel(
             self.probes.pixels[index].numpy(),
