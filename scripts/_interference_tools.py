@@ -10,6 +10,7 @@ rows "eval()/train()" show the shorter habit.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,12 +56,12 @@ class Tool:
 
     def versions(self) -> dict[str, str]:
         """`{distribution: version}`, empty if nothing is needed or the package is not installed."""
-        if self.distribution is None:
+        if self.package is None or self.distribution is None or not self.installed():
             return {}
         try:
             return {self.distribution: version(self.distribution)}
-        except PackageNotFoundError:
-            return {}
+        except PackageNotFoundError:  # importable from a checkout
+            return {self.distribution: str(getattr(importlib.import_module(self.package), "__version__", "unknown"))}
 
 
 class ExplainerCallback(Callback):
@@ -148,12 +149,13 @@ def shap_gradient_explainer(net: SmallResNet, images: Tensor, labels: Tensor, ba
 
 
 def audit_callback(every_n_train_steps: int | None = None) -> Callable[[Digits, Hook], Callback]:
-    """Ours, as in its README, except that an audit that fails must be seen here, not only warned about."""
+    """Ours, as in its README, with a mask so that all metrics run; a failing audit must be seen, not warned about."""
 
     def attach(digits: Digits, hook: Hook) -> Callback:
         from xai_callbacks import AuditCallback, ProbeSet
 
-        probes = ProbeSet.from_tensors(*digits.probes)
+        images, labels = digits.probes
+        probes = ProbeSet.from_tensors(images, labels, masks={"core": images.mean(dim=1) > 0.3})
         return AuditCallback(probes, every_n_train_steps=every_n_train_steps, on_error="raise")
 
     return attach

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import logging
-import math
 import os
 import shlex
 import sys
@@ -23,11 +21,12 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
+import torch
+from _demo_report import Row, table, verdict, write_json
 from decoy_digits import CLASS_NAMES, GROUP_NAMES, PROBE_FIELDS, DecoyDataModule, SmallCNN
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
@@ -36,40 +35,11 @@ from xai_callbacks import AuditCallback, ProbeSet
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
-    from rich.table import Table
 
-    from xai_callbacks.metrics.summary import Estimate
-
-__all__ = ["Row", "main", "verdict"]
+__all__ = ["main"]
 
 PROBES_PER_CLASS = 4
-# Accuracy this much lower on conflicting images than on biased ones is no accident: both are measured on the same 600
-# digits, and even for unrelated images two standard errors of the difference would not exceed 0.06.
-GAP = 0.10
 EXTRAS = {"rich": "rich", "sklearn": "scikit-learn"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One audit.
-
-    Attributes:
-        epoch: Finished training epochs; 0 is the untrained model.
-        step: Place on the x-axis of the logs.
-        val_acc: Accuracy on validation images, biased as training is; None before training.
-        conflict_acc: Accuracy on the same images with patches that contradict the digit; None before training.
-        digit: Relevance mass on the strokes for the question "Why P?".
-        cue: Relevance mass on the patch.
-        novelty: Mean novelty of the probes; larger = more novel.
-    """
-
-    epoch: int
-    step: int
-    val_acc: float | None
-    conflict_acc: float | None
-    digit: Estimate
-    cue: Estimate
-    novelty: Estimate
 
 
 class Recorder(pl.Callback):
@@ -151,13 +121,16 @@ def _demonstrate(args: argparse.Namespace) -> int:
     )
     begin = time.perf_counter()
     data, rows, audit, logdir = _train(args, console)
-    console.print(_table(rows, audit))
+    if not rows:
+        print("error: no audit succeeded; the warnings above say why.", file=sys.stderr)
+        return 1
+    console.print(table(rows, audit.last_record))
     sentence = verdict(rows[-1])
     console.print(f"\n[bold]Verdict[/]  {sentence}\n")
     seconds = time.perf_counter() - begin
     console.print(f"Training with {len(rows)} audits took {seconds:.0f} s.", style="dim")
     if args.json is not None:
-        _write_json(args.json, rows, sentence)
+        write_json(args.json, rows, sentence)
     if args.pictures is not None:
         _copy_pictures(args, data, audit, logdir, console)
     console.print("See panels, filmstrips and curves in TensorBoard:")
@@ -170,7 +143,7 @@ def _train(args: argparse.Namespace, console: Console) -> tuple[DecoyDataModule,
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with _calm(), Progress(*columns, console=console, transient=True) as progress:
+    with _calm(), _one_thread(), Progress(*columns, console=console, transient=True) as progress:
         line = ProgressLine(progress)
         pl.seed_everything(args.seed, verbose=False)
         data = DecoyDataModule(args.strength, train_images=args.train_images, seed=args.seed)
@@ -197,108 +170,6 @@ def _train(args: argparse.Namespace, console: Console) -> tuple[DecoyDataModule,
         )
         trainer.fit(SmallCNN(), datamodule=data)
     return data, recorder.rows, audit, Path(board.log_dir)
-
-
-def verdict(row: Row) -> str:
-    """One sentence about the model of the last audit.
-
-    The rule: the patch is *looked at* if the 95 % interval of its relevance mass lies above chance, and *used* if
-    accuracy falls by more than `GAP` when the colour contradicts the digit. The model leans on the patch if both hold.
-    If neither does, there is no evidence for the cue tested, which says nothing about other cues. A model that is right
-    less than twice as often as chance is not judged.
-    """
-    if row.val_acc is None or row.conflict_acc is None:
-        raise ValueError("Expected accuracies in the last row, but the model was not validated. Train an epoch first.")
-    if row.val_acc < 2 / len(CLASS_NAMES):
-        return (
-            f"The model has learnt too little to be judged: its accuracy is {row.val_acc:.0%}. Train for more epochs."
-        )
-    looked = row.cue.low is not None and row.cue.chance is not None and row.cue.low > row.cue.chance
-    used = row.val_acc - row.conflict_acc > GAP
-    relevance = (
-        "all heatmaps are empty"
-        if row.cue.valid == 0
-        else f"{_percent(row.cue.value)} of the relevance lies on it (chance {_percent(row.cue.chance)})"
-    )
-    falls = f"accuracy falls from {row.val_acc:.0%} to {row.conflict_acc:.0%} where the colour contradicts the digit"
-    stays = f"accuracy is {row.val_acc:.0%}, and {row.conflict_acc:.0%} where the colour contradicts the digit"
-    if looked and used:
-        return f"The model leans on the corner patch: {relevance}, and {falls}."
-    if used:
-        return f"The model uses the corner patch, though its heatmaps do not show it: {falls}, but {relevance}."
-    if looked:
-        return f"The model looks at the corner patch, with no evidence that it uses it: {relevance}; {stays}."
-    return f"No evidence that the model leans on the cue tested, the corner patch: {relevance}; {stays}."
-
-
-def _table(rows: Sequence[Row], audit: AuditCallback) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    record = audit.last_record
-    count = 0 if record is None else len(record.predictions)
-    layer = "" if record is None else f" at `{record.layer}`"
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        caption=(
-            f'Relevance: share of Grad-CAM\'s answer{layer} to "Why P?" on a region, mean over {count} probes '
-            "whose patch contradicts the digit [95 % interval]. Chance: the region's share of the image; red: above "
-            "it on the patch. Novelty: gradient norm, larger = more novel."
-        ),
-        caption_justify="left",
-    )
-    table.add_column("\n\nepoch", justify="right")
-    table.add_column("\nval.\naccuracy", justify="right")
-    table.add_column("accuracy\nif cue\nconflicts", justify="right")
-    table.add_column(f"relevance\non digit\n(chance {_percent(rows[0].digit.chance)})", justify="right", no_wrap=True)
-    table.add_column(f"relevance\non cue\n(chance {_percent(rows[0].cue.chance)})", justify="right", no_wrap=True)
-    table.add_column("\n\nnovelty", justify="right")
-    for row in rows:
-        alarming = row.cue.low is not None and row.cue.chance is not None and row.cue.low > row.cue.chance
-        table.add_row(
-            str(row.epoch),
-            _percent(row.val_acc),
-            _percent(row.conflict_acc),
-            _interval(row.digit),
-            f"[red]{_interval(row.cue)}[/]" if alarming else _interval(row.cue),
-            f"{row.novelty.value:z.1f}",
-        )
-    return table
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None or math.isnan(share) else f"{share:.{_digits(share)}%}"
-
-
-def _interval(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return _percent(estimate.value)
-    digits = _digits(estimate.value)
-    low, high = f"{100 * estimate.low:.{digits}f}", f"{100 * estimate.high:.{digits}f}"
-    return rf"{_percent(estimate.value)} \[{low}, {high}]"
-
-
-def _digits(share: float) -> int:
-    """Decimals of a percentage: small ones need one."""
-    return 1 if share < 0.1 else 0
-
-
-def _write_json(path: Path, rows: Sequence[Row], sentence: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    report = {"epochs": [_plain(row) for row in rows], "verdict": sentence}
-    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    """A row as dictionaries, with None for NaN, which JSON does not have."""
-    plain = dict(vars(row))
-    for name in ("digit", "cue", "novelty"):
-        estimate: Estimate = plain[name]
-        plain[name] = {
-            key: None if isinstance(value, float) and math.isnan(value) else value
-            for key, value in estimate._asdict().items()
-        }
-    return plain
 
 
 def _copy_pictures(
@@ -353,6 +224,17 @@ def _calm() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: as fast for so small a network, and the figures do not depend on the number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

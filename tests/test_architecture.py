@@ -13,7 +13,8 @@ PACKAGE = "xai_callbacks"
 ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 TO_THE_LEFT_OF_AUDIT = {
-    "errors", "randomness", "probes", "questions", "access", "render", "record", "interventions", "explainers", "novelty", "metrics",
+    "errors", "randomness", "probes", "questions", "access", "render", "record", "interventions", "explainers",
+    "novelty", "metrics",
 }  # fmt: skip
 UP_TO_CALLBACKS = TO_THE_LEFT_OF_AUDIT | {"audit", "history", "expectations", "sinks", "_lightning"}
 

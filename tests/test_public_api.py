@@ -66,14 +66,19 @@ def _describe_member(value: Any) -> str:
     return "field"
 
 
+def _has_own_constructor(cls: type) -> bool:
+    """Whether a class or an ancestor of ours says how it is made; builtin constructors differ between Pythons."""
+    ours = [ancestor for ancestor in cls.__mro__ if ancestor.__module__.startswith(PACKAGE)]
+    return any(name in vars(ancestor) for ancestor in ours for name in ("__init__", "__new__"))
+
+
 def _describe(value: Any) -> Any:
     if inspect.isclass(value):
-        try:
-            constructor = _signature(value)
-        except ValueError:  # builtin constructors, e.g. of exceptions, have none
-            constructor = "(...)"
+        constructor = _signature(value) if _has_own_constructor(value) else "inherited"
         return {"class": constructor, "bases": [base.__name__ for base in value.__bases__], "members": _members(value)}
-    return _signature(value) if callable(value) else f"constant: {type(value).__name__}"
+    if inspect.isroutine(value):
+        return _signature(value)
+    return f"{type(value).__name__} {value!r}"  # a constant or a type alias
 
 
 def _public_modules() -> list[str]:
@@ -108,12 +113,16 @@ def test_no_room_left_the_written_surface():
     assert _public_modules() == list(json.loads(SNAPSHOT.read_text(encoding="utf-8"))), UPDATE
 
 
+def _needs_docstring(value: Any) -> bool:
+    return inspect.isclass(value) or inspect.isroutine(value)
+
+
 @pytest.mark.parametrize("name", _public_modules())
 def test_public_names_have_docstrings(name: str):
     module = importlib.import_module(name)
     values = {public: getattr(module, public) for public in module.__all__}
 
-    assert [public for public, value in values.items() if callable(value) and not inspect.getdoc(value)] == []
+    assert [public for public, value in values.items() if _needs_docstring(value) and not inspect.getdoc(value)] == []
 
 
 if __name__ == "__main__":

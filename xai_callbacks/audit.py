@@ -153,6 +153,10 @@ class Auditor:
         """Continue where `state_dict` left off; a state of other probes or questions is ignored."""
         self._judge.load_state_dict(state)
 
+    def forget(self) -> None:
+        """Begin anew, as if nothing had been audited: the next audit has no drift."""
+        self._judge.forget()
+
     def _subject(self, model: nn.Module, prepared: _Prepared | None = None) -> Subject:
         subject = Subject(model, select=self.model, output=self.output, task=self.probes.task)
         subject.probabilities = prepared is not None and prepared.probabilities
@@ -287,8 +291,9 @@ def _silent(_done: int) -> None:
 
 
 def _structure(module: nn.Module) -> int:
-    """A number that two models share if they consist of the same modules under the same names."""
-    return hash(tuple((name, type(part).__qualname__) for name, part in module.named_modules()))
+    """A number that two models share if modules and parameters have the same names, types and shapes."""
+    modules = tuple((name, type(part).__qualname__) for name, part in module.named_modules())
+    return hash((modules, tuple((name, parameter.shape) for name, parameter in module.named_parameters())))
 
 
 def _or_none(classes: Tensor | None, count: int) -> Tensor:

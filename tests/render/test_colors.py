@@ -14,7 +14,7 @@ VALUES = np.array([-80.0, -50.0, -3.0, -0.1, 0.0, 0.1, 3.0, 50.0, 80.0])
 
 @pytest.mark.parametrize("limit", [0.02, 1.0, 50.0, 3e4])
 def test_position_follows_the_documented_law(limit):
-    width = limit / 100.0 / 2.0
+    width = limit / 25.0
     values = np.array([0.001, 0.1, 0.3, 0.6, 0.99]) * limit
     expected = [math.asinh(value / width) / math.asinh(limit / width) for value in values]
     np.testing.assert_allclose(ColorScale(limit).position(values), expected, rtol=1e-6)

@@ -12,11 +12,12 @@ pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn,
 pytest.importorskip("rich", reason="the demo prints with rich, of the extra `demo`")
 
 import demo
+from _demo_report import Row, verdict
 from PIL import Image
 
 from xai_callbacks.metrics.summary import Estimate
 
-LEANING = demo.Row(
+LEANING = Row(
     epoch=6,
     step=276,
     val_acc=0.97,
@@ -29,22 +30,22 @@ UNSEEN = LEANING.cue._replace(value=0.01, low=0.006, high=0.014)
 
 
 def test_verdict_names_the_patch_when_it_is_looked_at_and_used() -> None:
-    assert demo.verdict(LEANING) == (
+    assert verdict(LEANING) == (
         "The model leans on the corner patch: 16% of the relevance lies on it (chance 3.5%), "
         "and accuracy falls from 97% to 31% where the colour contradicts the digit."
     )
 
 
 def test_verdict_finds_no_evidence_when_the_patch_is_neither_looked_at_nor_used() -> None:
-    assert demo.verdict(replace(LEANING, conflict_acc=0.97, cue=UNSEEN)) == (
+    assert verdict(replace(LEANING, conflict_acc=0.97, cue=UNSEEN)) == (
         "No evidence that the model leans on the cue tested, the corner patch: 1.0% of the relevance lies on it "
         "(chance 3.5%); accuracy is 97%, and 97% where the colour contradicts the digit."
     )
 
 
 def test_verdict_tells_looking_from_using() -> None:
-    looked = demo.verdict(replace(LEANING, conflict_acc=0.96))
-    used = demo.verdict(replace(LEANING, cue=UNSEEN))
+    looked = verdict(replace(LEANING, conflict_acc=0.96))
+    used = verdict(replace(LEANING, cue=UNSEEN))
 
     assert looked.startswith("The model looks at the corner patch, with no evidence that it uses it")
     assert used.startswith("The model uses the corner patch, though its heatmaps do not show it")
@@ -57,26 +58,26 @@ def test_verdict_never_claims_that_there_is_no_shortcut() -> None:
         for cue in (LEANING.cue, UNSEEN)
     ]
 
-    assert not any("no shortcut" in demo.verdict(row).lower() for row in rows)
-    assert len({demo.verdict(row) for row in rows}) == 4
+    assert not any("no shortcut" in verdict(row).lower() for row in rows)
+    assert len({verdict(row) for row in rows}) == 4
 
 
 @pytest.mark.parametrize(("low", "conflict_acc"), [(0.0349, 0.31), (0.036, 0.88)])
 def test_both_conditions_must_hold_to_lean_on_the_patch(low: float, conflict_acc: float) -> None:
     row = replace(LEANING, cue=LEANING.cue._replace(low=low), conflict_acc=conflict_acc)
 
-    assert not demo.verdict(row).startswith("The model leans")
-    assert demo.verdict(replace(row, cue=LEANING.cue, conflict_acc=0.31)).startswith("The model leans")
+    assert not verdict(row).startswith("The model leans")
+    assert verdict(replace(row, cue=LEANING.cue, conflict_acc=0.31)).startswith("The model leans")
 
 
 def test_verdict_without_an_interval_does_not_claim_that_the_patch_is_looked_at() -> None:
     row = replace(LEANING, cue=LEANING.cue._replace(low=None, high=None, valid=12))
 
-    assert demo.verdict(row).startswith("The model uses the corner patch")
+    assert verdict(row).startswith("The model uses the corner patch")
 
 
 def test_model_that_has_learnt_nothing_is_not_judged() -> None:
-    sentence = demo.verdict(replace(LEANING, val_acc=0.19, conflict_acc=0.05))
+    sentence = verdict(replace(LEANING, val_acc=0.19, conflict_acc=0.05))
 
     assert sentence == "The model has learnt too little to be judged: its accuracy is 19%. Train for more epochs."
 
@@ -84,12 +85,12 @@ def test_model_that_has_learnt_nothing_is_not_judged() -> None:
 def test_verdict_says_so_when_all_heatmaps_are_empty() -> None:
     empty = LEANING.cue._replace(value=float("nan"), low=None, high=None, chance=float("nan"), valid=0, degenerate=40)
 
-    assert "all heatmaps are empty" in demo.verdict(replace(LEANING, cue=empty))
+    assert "all heatmaps are empty" in verdict(replace(LEANING, cue=empty))
 
 
 def test_verdict_about_an_untrained_model_is_refused() -> None:
     with pytest.raises(ValueError, match="the model was not validated"):
-        demo.verdict(replace(LEANING, val_acc=None, conflict_acc=None))
+        verdict(replace(LEANING, val_acc=None, conflict_acc=None))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,6 +126,7 @@ class AuditCallback(Callback):
         self.last_record: AuditRecord | None = None
         self._outlets = Outlets(self.auditor.probes, max_panels)
         self._audited_at: tuple[int, int] | None = None
+        self._metrics: dict[str, float] = {}
         self._told: set[str] = set()
 
     @property
@@ -149,8 +151,14 @@ class AuditCallback(Callback):
         self._tell(trainer, f"AuditCallback explains at {layer.reason}.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Audit the untrained model."""
-        if self.schedule.at_start and trainer.global_step == 0:
+        """Audit the untrained model; a resumed run goes on with what it knew."""
+        if trainer.global_step > 0:
+            # Monitors may ask for a metric before the next audit is due.
+            trainer.callback_metrics.update(_as_tensors(self._metrics))
+            self._audited_at = (trainer.global_step, -1)
+            return
+        self._begin_anew()
+        if self.schedule.at_start:
             self._audit(trainer, pl_module, step_of(trainer))
 
     def on_train_batch_end(
@@ -167,22 +175,27 @@ class AuditCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit here where there is no validation."""
-        if not trainer.enable_validation and self.schedule.epoch_is_due(trainer.current_epoch):
+        if not _validates(trainer) and self.schedule.epoch_is_due(trainer.current_epoch):
             self._audit(trainer, pl_module, step_of(trainer, epoch_is_over=True))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait until every picture is written."""
-        with self._forgiving(trainer, self.on_error):
+        with self._forgiving(self.on_error):
             self._outlets.drain()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what was seen so far; nothing here may hide the exception."""
-        with self._forgiving(trainer, "warn"):
+        with self._forgiving("warn"):
             self._outlets.drain()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to continue drift and filmstrips; tensors and plain values only."""
-        return {"version": _STATE_VERSION, "auditor": self.auditor.state_dict(), "film": self._outlets.state_dict()}
+        return {
+            "version": _STATE_VERSION,
+            "auditor": self.auditor.state_dict(),
+            "film": self._outlets.state_dict(),
+            "metrics": dict(self._metrics),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue; a state of a newer version is left alone with a warning, since a resume must not fail for it."""
@@ -195,35 +208,44 @@ class AuditCallback(Callback):
             return
         self.auditor.load_state_dict(state_dict["auditor"])
         self._outlets.load_state_dict(state_dict["film"])
+        self._metrics = dict(state_dict["metrics"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what Lightning hangs on callbacks, which would drag the whole model along."""
         return {key: value for key, value in self.__dict__.items() if key not in ("log", "log_dict")}
+
+    def _begin_anew(self) -> None:
+        """A new run, as when one callback serves several folds, has nothing to do with the one before."""
+        self.auditor.forget()
+        self._outlets.forget()
+        self.last_record = self._audited_at = None
+        self._metrics = {}
+        self._told.clear()
 
     def _audit(self, trainer: Trainer, model: nn.Module, step: int) -> None:
         here = (trainer.global_step, trainer.fit_loop.total_batch_idx)
         if self._audited_at == here or has_lazy_parameters(model):
             return
         self._audited_at = here
-        with self._forgiving(trainer, self.on_error):
+        with self._forgiving(self.on_error):
+            # Should this audit fail, no monitor must go on reading the numbers of an earlier one.
+            self._publish(trainer, dict.fromkeys(self._metrics, math.nan))
             with _progress(trainer, len(self.auditor.probes)) as on_progress:
                 record = self.auditor.audit(model, step=step, epoch=trainer.current_epoch, on_progress=on_progress)
             for note in record.notes:
                 self._tell(trainer, f"AuditCallback: {note}")
             self.last_record = record
-            trainer.callback_metrics.update(_as_tensors(main_scalars(record)))
+            self._publish(trainer, main_scalars(record))
             self._outlets.write(trainer, record)
 
     @contextmanager
-    def _forgiving(self, trainer: Trainer, on_error: Literal["warn", "raise"]) -> Iterator[None]:
+    def _forgiving(self, on_error: Literal["warn", "raise"]) -> Iterator[None]:
         """Report what fails inside, once for each kind of error, instead of ending the run."""
         try:
             yield
         except Exception as error:
             if on_error == "raise":
                 raise
-            if self.last_record is None or self.last_record.step != step_of(trainer):
-                self._forget_metrics(trainer)
             kind = type(error).__name__
             if kind not in self._told:
                 self._told.add(kind)
@@ -232,10 +254,9 @@ class AuditCallback(Callback):
                     stacklevel=2,
                 )
 
-    def _forget_metrics(self, trainer: Trainer) -> None:
-        """A monitor must not go on reading the numbers of an earlier audit."""
-        if self.last_record is not None:
-            trainer.callback_metrics.update(_as_tensors(dict.fromkeys(main_scalars(self.last_record), float("nan"))))
+    def _publish(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        self._metrics = metrics
+        trainer.callback_metrics.update(_as_tensors(metrics))
 
     def _tell(self, trainer: Trainer, message: str) -> None:
         """Say something once, where Lightning says its own."""
@@ -256,6 +277,11 @@ def _progress(trainer: Trainer, total: int) -> Iterator[Callable[[int], None]]:
 
 def _as_tensors(scalars: dict[str, float]) -> dict[str, torch.Tensor]:
     return {key: torch.tensor(value) for key, value in scalars.items()}
+
+
+def _validates(trainer: Trainer) -> bool:
+    """Whether `fit` validates at all: there may be a loader without batches, too."""
+    return trainer.enable_validation and sum(trainer.num_val_batches) > 0
 
 
 def _is_fitting(trainer: Trainer) -> bool:

@@ -66,19 +66,25 @@ class Outlets:
         """Continue where `state_dict` left off."""
         self._film = state
 
+    def forget(self) -> None:
+        """Begin the filmstrips anew."""
+        self._film = {}
+
     def __getstate__(self) -> dict[str, Any]:
         """Without writers and threads."""
         return {**self.__dict__, "_sinks": {}, "_film": self.state_dict()}
 
     def _draw(self, trainer: Trainer, logger: Any, record: AuditRecord) -> None:
-        if not trainer.is_global_zero or not self._max_panels or not hasattr(logger.experiment, "add_image"):
+        # Not every logger has an `experiment`, and few experiments take pictures.
+        writer = getattr(logger, "experiment", None) if trainer.is_global_zero and self._max_panels else None
+        if writer is None or not hasattr(writer, "add_image"):
             return
         if id(logger) not in self._sinks:
             # The prefix has no public name; without it, only the grouping of the custom scalars page would be lost.
             prefix = getattr(logger, "_prefix", "")
             tag_prefix = f"{prefix}{logger.group_separator}" if prefix else ""
             sink = TensorBoardSink(
-                logger.experiment, self._probes, max_panels=self._max_panels, scalars=False, tag_prefix=tag_prefix
+                writer, self._probes, max_panels=self._max_panels, scalars=False, tag_prefix=tag_prefix
             )
             if self._film:
                 sink.film.load_state_dict(self._film)

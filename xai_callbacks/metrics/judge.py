@@ -11,6 +11,7 @@ from torch import Tensor
 from xai_callbacks.metrics.drift import explanation_drift
 from xai_callbacks.metrics.localization import (
     area_fraction,
+    lift_chance,
     relevance,
     relevance_lift,
     relevance_mass,
@@ -73,6 +74,11 @@ class Judge:
         self._previous = (heatmaps, _answers(outputs))
         return estimates
 
+    def forget(self) -> None:
+        """Begin anew, as if nothing had been judged."""
+        self._previous = None
+        self._peaks = torch.zeros_like(self._peaks)
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
         state: dict[str, Any] = {
@@ -117,7 +123,7 @@ class Judge:
             mass, lift, rank, iou = (torch.cat(column) for column in columns.values())
             area = area_fraction(mask)
             yield f"relevance_mass/{region}", mass, area
-            yield f"relevance_lift/{region}", lift, torch.ones_like(area)
+            yield f"relevance_lift/{region}", lift, lift_chance(mask)
             yield f"relevance_rank/{region}", rank, area
             yield f"soft_iou/{region}", iou, soft_iou_chance(mask)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 
 __all__ = ["BackgroundWriter"]
@@ -24,7 +25,7 @@ class BackgroundWriter:
     def __init__(self, capacity: int = 2) -> None:
         self._jobs: queue.Queue[_Job | None] = queue.Queue(maxsize=capacity)
         self._thread: threading.Thread | None = None
-        self._errors: list[Exception] = []
+        self._errors: deque[Exception] = deque()
 
     def submit(self, job: _Job) -> None:
         """Run `job` later; its exception, if it raises one, is kept for `errors`."""
@@ -42,8 +43,7 @@ class BackgroundWriter:
 
     def errors(self) -> list[Exception]:
         """Exceptions of jobs since the last call."""
-        errors, self._errors = self._errors, []
-        return errors
+        return [self._errors.popleft() for _ in range(len(self._errors))]
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

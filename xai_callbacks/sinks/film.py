@@ -41,6 +41,7 @@ class Film:
     def __init__(self, capacity: int = 8) -> None:
         self.capacity = capacity
         self._audits = 0
+        self._drawn: list[int] = []
         self._frames: list[FilmFrame] = []
 
     @property
@@ -49,7 +50,9 @@ class Film:
         return tuple(self._frames)
 
     def add(self, record: AuditRecord, drawn: list[int], captions: tuple[str, ...]) -> None:
-        """Add the newest audit, reduced to the `drawn` probes."""
+        """Add the newest audit, reduced to the `drawn` probes; where those are others than before, begin anew."""
+        if drawn != self._drawn:
+            self._drawn, self._frames = list(drawn), []
         frames = [*self._frames, FilmFrame(self._audits, record.step, captions, record.heatmaps[:, drawn].clone())]
         self._frames = [frames[index] for index in keep_frame_indices([frame.audit for frame in frames], self.capacity)]
         self._audits += 1
@@ -58,12 +61,13 @@ class Film:
         """Tensors and plain values."""
         return {
             "audits": self._audits,
+            "drawn": list(self._drawn),
             "frames": [{**vars(frame), "captions": list(frame.captions)} for frame in self._frames],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` left off."""
-        self._audits = state["audits"]
+        self._audits, self._drawn = state["audits"], list(state["drawn"])
         self._frames = [
             FilmFrame(f["audit"], f["step"], tuple(f["captions"]), torch.as_tensor(f["heatmaps"]))
             for f in state["frames"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import AuditRecord
+from xai_callbacks.record import AuditRecord, Estimate
 from xai_callbacks.render import ColorScale
 from xai_callbacks.sinks.background import BackgroundWriter
 from xai_callbacks.sinks.film import Film, FilmFrame
@@ -31,10 +32,10 @@ class SummaryWriterLike(Protocol):
 class TensorBoardSink:
     """Writes records to TensorBoard.
 
-    For each drawn probe a panel under `audit_panel/<name>`, one image a step, and a filmstrip under
-    `audit_filmstrip/<name>`, which holds the first audit, the latest and those between in one picture: TensorBoard's
-    page keeps no more than ten images of a tag. Scalars go under `audit/` and, for chance levels and intervals,
-    `audit_detail/`. Pictures are drawn and encoded on a background thread.
+    For each drawn probe a panel under `audit_panel/<number>_<name>`, one image a step, and a filmstrip under
+    `audit_filmstrip/<number>_<name>`, which holds the first audit, the latest and those between in one picture:
+    TensorBoard's page keeps no more than ten images of a tag. Scalars go under `audit/` and, for chance levels and
+    intervals, `audit_detail/`. Pictures are drawn and encoded on a background thread.
 
     Args:
         writer: The writer.
@@ -66,7 +67,7 @@ class TensorBoardSink:
         self._scalars = scalars
         self._tag_prefix = tag_prefix
         self._background = BackgroundWriter()
-        self._laid_out: set[str] = set()
+        self._laid_out: dict[str, Estimate] = {}
 
     def write(self, record: AuditRecord) -> None:
         """Write scalars now and pictures soon; blocks only while two earlier records are still being drawn."""
@@ -81,8 +82,12 @@ class TensorBoardSink:
     def drain(self) -> list[Exception]:
         """Wait until everything is written; returns what went wrong on the way."""
         self._background.drain()
-        self._writer.flush()
-        return self._background.errors()
+        errors = self._background.errors()
+        try:
+            self._writer.flush()
+        except Exception as error:  # handed on like those of the background thread
+            errors.append(error)
+        return errors
 
     def errors(self) -> list[Exception]:
         """What went wrong since the last call."""
@@ -95,10 +100,11 @@ class TensorBoardSink:
             raise errors[0]
 
     def _lay_out(self, record: AuditRecord) -> None:
-        """Describe the custom scalars page, again when an audit brings metrics that the first did not have."""
-        if set(record.metrics) - self._laid_out:
-            self._laid_out |= set(record.metrics)
-            self._writer.add_custom_scalars(layout(record.metrics, self._tag_prefix))
+        """Describe the custom scalars page, again when an audit is the first to have a value of some metric."""
+        new = {key: estimate for key, estimate in record.metrics.items() if math.isfinite(estimate.value)}
+        if new.keys() - self._laid_out.keys():
+            self._laid_out = {**self._laid_out, **new}
+            self._writer.add_custom_scalars(layout(self._laid_out, self._tag_prefix))
 
     def _draw(self, record: AuditRecord, frames: tuple[FilmFrame, ...]) -> None:
         for position, index in enumerate(self._book.drawn):

@@ -1,0 +1,154 @@
+"""What the demonstration reports: a row for each audit, a table, one sentence, a JSON file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decoy_digits import CLASS_NAMES
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from xai_callbacks import AuditRecord
+    from xai_callbacks.metrics.summary import Estimate
+
+__all__ = ["Row", "table", "verdict", "write_json"]
+
+# Accuracy this much lower on conflicting images than on biased ones is no accident: both are measured on the same 600
+# digits, and even for unrelated images two standard errors of the difference would not exceed 0.06.
+GAP = 0.10
+
+
+@dataclass(frozen=True)
+class Row:
+    """One audit.
+
+    Attributes:
+        epoch: Finished training epochs; 0 is the untrained model.
+        step: Place on the x-axis of the logs.
+        val_acc: Accuracy on validation images, biased as training is; None before training.
+        conflict_acc: Accuracy on the same images with patches that contradict the digit; None before training.
+        digit: Relevance mass on the strokes for the question "Why P?".
+        cue: Relevance mass on the patch.
+        novelty: Mean novelty of the probes; larger = more novel.
+    """
+
+    epoch: int
+    step: int
+    val_acc: float | None
+    conflict_acc: float | None
+    digit: Estimate
+    cue: Estimate
+    novelty: Estimate
+
+    @property
+    def cue_stands_out(self) -> bool:
+        """Whether the interval of the patch's relevance lies above chance."""
+        return self.cue.low is not None and self.cue.chance is not None and self.cue.low > self.cue.chance
+
+
+def verdict(row: Row) -> str:
+    """One sentence about the model of the last audit.
+
+    The rule: the patch is *looked at* if the 95 % interval of its relevance mass lies above chance, and *used* if
+    accuracy falls by more than `GAP` when the colour contradicts the digit. The model leans on the patch if both hold.
+    If neither does, there is no evidence for the cue tested, which says nothing about other cues. A model that is right
+    less than twice as often as chance is not judged.
+    """
+    if row.val_acc is None or row.conflict_acc is None:
+        raise ValueError("Expected accuracies in the last row, but the model was not validated. Train an epoch first.")
+    if row.val_acc < 2 / len(CLASS_NAMES):
+        return (
+            f"The model has learnt too little to be judged: its accuracy is {row.val_acc:.0%}. Train for more epochs."
+        )
+    looked, used = row.cue_stands_out, row.val_acc - row.conflict_acc > GAP
+    relevance = (
+        "all heatmaps are empty"
+        if row.cue.valid == 0
+        else f"{_percent(row.cue.value)} of the relevance lies on it (chance {_percent(row.cue.chance)})"
+    )
+    falls = f"accuracy falls from {row.val_acc:.0%} to {row.conflict_acc:.0%} where the colour contradicts the digit"
+    stays = f"accuracy is {row.val_acc:.0%}, and {row.conflict_acc:.0%} where the colour contradicts the digit"
+    if looked and used:
+        return f"The model leans on the corner patch: {relevance}, and {falls}."
+    if used:
+        return f"The model uses the corner patch, though its heatmaps do not show it: {falls}, but {relevance}."
+    if looked:
+        return f"The model looks at the corner patch, with no evidence that it uses it: {relevance}; {stays}."
+    return f"No evidence that the model leans on the cue tested, the corner patch: {relevance}; {stays}."
+
+
+def table(rows: Sequence[Row], record: AuditRecord | None) -> Table:
+    """The audits as a table that fits into 80 columns; `record` is the newest."""
+    from rich import box
+    from rich.table import Table
+
+    count = 0 if record is None else len(record.predictions)
+    layer = "" if record is None else f" at `{record.layer}`"
+    grid = Table(
+        box=box.SIMPLE_HEAD,
+        caption=(
+            f'Relevance: share of Grad-CAM\'s answer{layer} to "Why P?" on a region, mean over {count} probes '
+            "whose patch contradicts the digit [95 % interval]. Chance: the region's share of the image; red: above "
+            "it on the patch. Novelty: gradient norm, larger = more novel."
+        ),
+        caption_justify="left",
+    )
+    grid.add_column("\n\nepoch", justify="right")
+    grid.add_column("\nval.\naccuracy", justify="right")
+    grid.add_column("accuracy\nif cue\nconflicts", justify="right")
+    grid.add_column(f"relevance\non digit\n(chance {_percent(rows[0].digit.chance)})", justify="right", no_wrap=True)
+    grid.add_column(f"relevance\non cue\n(chance {_percent(rows[0].cue.chance)})", justify="right", no_wrap=True)
+    grid.add_column("\n\nnovelty", justify="right")
+    for row in rows:
+        grid.add_row(
+            str(row.epoch),
+            "–" if row.val_acc is None else f"{row.val_acc:.0%}",
+            "–" if row.conflict_acc is None else f"{row.conflict_acc:.0%}",
+            _interval(row.digit),
+            f"[red]{_interval(row.cue)}[/]" if row.cue_stands_out else _interval(row.cue),
+            f"{row.novelty.value:z.1f}",
+        )
+    return grid
+
+
+def _percent(share: float | None) -> str:
+    """A share of relevance as text."""
+    return "–" if share is None or math.isnan(share) else f"{share:.{_digits(share)}%}"
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return _percent(estimate.value)
+    digits = _digits(estimate.value)
+    low, high = f"{100 * estimate.low:.{digits}f}", f"{100 * estimate.high:.{digits}f}"
+    return rf"{_percent(estimate.value)} \[{low}, {high}]"
+
+
+def _digits(share: float) -> int:
+    """Decimals of a percentage: small ones need one."""
+    return 1 if share < 0.1 else 0
+
+
+def write_json(path: Path, rows: Sequence[Row], sentence: str) -> None:
+    """Write `{"epochs": [...], "verdict": sentence}`; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {"epochs": [_plain(row) for row in rows], "verdict": sentence}
+    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    """A row as dictionaries, with None for NaN, which JSON does not have."""
+    plain = dict(vars(row))
+    for name in ("digit", "cue", "novelty"):
+        estimate: Estimate = plain[name]
+        plain[name] = {
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in estimate._asdict().items()
+        }
+    return plain

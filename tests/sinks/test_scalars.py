@@ -1,0 +1,105 @@
+"""Names and values of the scalars, and the page that groups them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from tests.tiny import centre_masks, tiny_net, tiny_probes
+from xai_callbacks import Auditor, ProbeSet
+from xai_callbacks.record import Estimate
+from xai_callbacks.sinks import detail_scalars, finite, main_scalars
+from xai_callbacks.sinks.scalars import layout
+
+
+@pytest.fixture(scope="module")
+def record():
+    auditor, net = Auditor(tiny_probes(36)), tiny_net()
+    auditor.audit(net)
+    return auditor.audit(net)
+
+
+def with_metrics(record, **metrics):
+    return dataclasses.replace(record, metrics=metrics, seconds={"explain": 0.25, "judge": 0.5})
+
+
+def test_every_metric_becomes_one_scalar_under_audit(record):
+    scalars = main_scalars(record)
+    assert scalars == {f"audit/{key}": estimate.value for key, estimate in record.metrics.items()}
+    assert {"audit/accuracy", "audit/switched", "audit/why/relevance_mass/core", "audit/why/drift"} <= scalars.keys()
+
+
+def test_details_hold_what_exists_and_nothing_else(record):
+    estimates = {
+        "plain": Estimate(0.5, None, None, None, 6, 0),
+        "full": Estimate(0.5, 0.25, 0.75, 0.1, 40, 3),
+    }
+    assert detail_scalars(with_metrics(record, **estimates)) == {
+        "audit_detail/full/low": 0.25,
+        "audit_detail/full/high": 0.75,
+        "audit_detail/full/chance": 0.1,
+        "audit_detail/full/degenerate": 3.0,
+        "audit_detail/seconds": 0.75,
+    }
+
+
+def test_what_is_not_finite_is_left_out():
+    assert finite({"a": 1.0, "b": math.nan, "c": math.inf, "d": -math.inf, "e": 0.0}) == {"a": 1.0, "e": 0.0}
+
+
+def charts(page):
+    return {(category, name): chart for category, names in page.items() for name, chart in names.items()}
+
+
+def test_layout_names_only_tags_that_are_written(record):
+    written = finite({**main_scalars(record), **detail_scalars(record)}).keys()
+    tags = [tag for _kind, tags in charts(layout(record.metrics)).values() for tag in tags]
+    assert set(tags) <= written
+    assert len(tags) == len(set(tags))
+
+
+def test_layout_shows_every_metric(record):
+    tags = {tag for _kind, tags in charts(layout(record.metrics)).values() for tag in tags}
+    assert main_scalars(record).keys() <= tags
+
+
+def test_layout_groups_by_question_and_draws_regions_together_with_chance(record):
+    page = charts(layout(record.metrics))
+    kind, tags = page["audit: why rather than", "relevance mass"]
+    assert kind == "Multiline"
+    assert tags == [
+        "audit/why_rather_than/relevance_mass/core",
+        "audit/why_rather_than/relevance_mass/spurious",
+        "audit_detail/why_rather_than/relevance_mass/core/chance",
+        "audit_detail/why_rather_than/relevance_mass/spurious/chance",
+    ]
+
+
+def test_layout_draws_a_margin_where_there_is_an_interval(record):
+    page = charts(layout(record.metrics))
+    assert page["audit: probes", "confidence"] == [
+        "Margin",
+        ["audit/confidence", "audit_detail/confidence/low", "audit_detail/confidence/high"],
+    ]
+    few = Auditor(tiny_probes(4)).audit(tiny_net())
+    assert charts(layout(few.metrics))["audit: probes", "confidence"] == ["Multiline", ["audit/confidence"]]
+
+
+def test_layout_carries_the_prefix_of_the_logger(record):
+    tags = {tag for _kind, tags in charts(layout(record.metrics, "run7-")).values() for tag in tags}
+    assert all(tag.startswith("run7-audit") for tag in tags)
+
+
+def test_layout_of_probes_without_masks_has_no_localization():
+    record = Auditor(ProbeSet.from_tensors(torch.rand(4, 3, 8, 8))).audit(tiny_net())
+    assert set(layout(record.metrics)) == {"audit: probes", "audit: novelty"}
+
+
+def test_region_that_no_probe_has_is_no_scalar():
+    masks = {"core": centre_masks(4)["core"], "spurious": torch.zeros(4, 8, 8, dtype=torch.bool)}
+    record = Auditor(tiny_probes(4, masks=masks)).audit(tiny_net())
+    names = finite({**main_scalars(record), **detail_scalars(record)})
+    assert not [name for name in names if "spurious" in name]
