@@ -131,11 +131,10 @@ def _demonstrate(args: argparse.Namespace) -> int:
     console.print(f"Training with {len(rows)} audits took {seconds:.0f} s.", style="dim")
     if args.json is not None:
         write_json(args.json, rows, sentence)
-    if args.pictures is not None:
-        _copy_pictures(args, data, audit, logdir, console)
+    copied = args.pictures is None or _copy_pictures(args, data, audit, logdir, console)
     console.print("See panels, filmstrips and curves in TensorBoard:")
     console.print(f"  {_tensorboard_command(args.out)}", style="bold", soft_wrap=True)
-    return 0
+    return 0 if copied else 1
 
 
 def _train(args: argparse.Namespace, console: Console) -> tuple[DecoyDataModule, list[Row], AuditCallback, Path]:
@@ -174,8 +173,8 @@ def _train(args: argparse.Namespace, console: Console) -> tuple[DecoyDataModule,
 
 def _copy_pictures(
     args: argparse.Namespace, data: DecoyDataModule, audit: AuditCallback, logdir: Path, console: Console
-) -> None:
-    """Copy the last panel and filmstrip of one probe from the run's event file."""
+) -> bool:
+    """Copy the last panel and filmstrip of one probe from the run's event file; False if it was not drawn."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(logdir), size_guidance={"images": 0})
@@ -184,12 +183,13 @@ def _copy_pictures(
     name = args.probe or _telling_probe(data, audit, drawn=set(tags))
     if name not in tags:
         console.print(f"No panel of a probe called {name}; there are {', '.join(sorted(tags))}.", style="red")
-        return
+        return False
     args.pictures.mkdir(parents=True, exist_ok=True)
     for kind in ("panel", "filmstrip"):
         picture = events.Images(tags[name].replace("audit_panel/", f"audit_{kind}/"))[-1].encoded_image_string
         (args.pictures / f"{kind}.png").write_bytes(picture)
     console.print(f"Panel and filmstrip of {name} are in {args.pictures}.", soft_wrap=True)
+    return True
 
 
 def _telling_probe(data: DecoyDataModule, audit: AuditCallback, drawn: set[str]) -> str | None:

@@ -101,7 +101,7 @@ def test_facts_and_foils_are_the_classes_asked_about():
 
 
 def test_heatmap_of_a_net_with_global_average_pooling_sums_up_to_its_logit():
-    """CAM's identity: the mean over the cells of `w_k A`, plus the bias, is the logit; an oracle for the whole chain."""
+    """CAM's identity, an oracle for the whole chain."""
     net = tiny_net()
     record = Auditor(tiny_probes(), [Why(of=1)]).audit(net)
     torch.testing.assert_close(record.heatmaps[0].sum(dim=(1, 2)) + net[6].bias[1].detach(), record.outputs[:, 1])

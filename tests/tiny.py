@@ -1,4 +1,4 @@
-"""Small nets, probes and a reader of TensorBoard's files, shared by the tests of the audit, the sinks and the callback."""
+"""Small nets, probes, and a reader of TensorBoard's files, for the tests of audit, sinks and callback."""
 
 from __future__ import annotations
 

@@ -150,6 +150,16 @@ def test_demo_prints_table_verdict_and_next_step_within_80_columns(
     assert "GPU available" not in printed + complaints
 
 
+def test_probe_that_was_not_drawn_is_named_and_nothing_is_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--epochs", "1", "--train-images", "64", "--out", f"{tmp_path}/logs"]
+
+    assert demo.main([*arguments, "--pictures", f"{tmp_path}/pictures", "--probe", "digit3-nobody"]) == 1
+    assert "No panel of a probe called digit3-nobody" in capsys.readouterr().out
+    assert not (tmp_path / "pictures").exists()
+
+
 @pytest.mark.parametrize(("module", "package"), [("rich", "rich"), ("sklearn", "scikit-learn")])
 def test_missing_extra_is_named(
     module: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from itertools import pairwise
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def test_first_and_last_are_always_kept_and_never_more_than_the_capacity(record,
 
 def test_audits_between_are_spread_out(record):
     kept = steps(filled(record, 100))
-    gaps = [later - earlier for earlier, later in zip(kept, kept[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(kept)]
     assert max(gaps[:-1]) <= 4 * min(gaps[:-1])  # the last gap grows until a frame is dropped
 
 

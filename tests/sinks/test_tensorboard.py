@@ -114,7 +114,8 @@ def test_layout_is_written_once_and_again_when_metrics_join(tmp_path):
     first, second = pages(events)
     assert "drift" not in first["audit: why"]
     assert second["audit: why"]["drift"] == ["audit/why/drift"]
-    assert second["audit: why"]["relevance mass"] == first["audit: why"]["relevance mass"]
+    title = "relevance mass, core (chance 0.25)"
+    assert second["audit: why"][title] == first["audit: why"][title] == ["audit/why/relevance_mass/core"]
     assert {title: set(charts) for title, charts in second.items()} == {
         title: set(charts) for title, charts in layout(records[1].metrics).items()
     }
@@ -129,7 +130,7 @@ def test_charts_stay_when_a_later_audit_has_no_value_for_them(tmp_path):
     nothing = second.metrics[key]._replace(value=math.nan)
     second = dataclasses.replace(second, metrics={**second.metrics, key: nothing})
     events, _ = written(tmp_path, [first, second], tiny_probes(3), max_panels=0)
-    assert "soft iou" in pages(events)[-1]["audit: why"]
+    assert "soft iou, core (chance 0.57)" in pages(events)[-1]["audit: why"]
 
 
 def test_filmstrip_of_twelve_audits_shows_the_first_and_the_last(tmp_path):

@@ -185,7 +185,7 @@ class AuditCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what was seen so far; nothing here may hide the exception."""
-        with self._forgiving("warn"):
+        with self._forgiving("warn", "Some pictures of audits are missing."):
             self._outlets.drain()
 
     def state_dict(self) -> dict[str, Any]:
@@ -239,7 +239,9 @@ class AuditCallback(Callback):
             self._outlets.write(trainer, record)
 
     @contextmanager
-    def _forgiving(self, on_error: Literal["warn", "raise"]) -> Iterator[None]:
+    def _forgiving(
+        self, on_error: Literal["warn", "raise"], happened: str = "An audit failed and training goes on."
+    ) -> Iterator[None]:
         """Report what fails inside, once for each kind of error, instead of ending the run."""
         try:
             yield
@@ -250,7 +252,7 @@ class AuditCallback(Callback):
             if kind not in self._told:
                 self._told.add(kind)
                 warnings.warn(
-                    f"An audit failed and training goes on. {kind}: {error} (on_error='raise' would stop here.)",
+                    f"{happened} {kind}: {error} (on_error='raise' would stop at the first failing audit.)",
                     stacklevel=2,
                 )
 
@@ -280,8 +282,9 @@ def _as_tensors(scalars: dict[str, float]) -> dict[str, torch.Tensor]:
 
 
 def _validates(trainer: Trainer) -> bool:
-    """Whether `fit` validates at all: there may be a loader without batches, too."""
-    return trainer.enable_validation and sum(trainer.num_val_batches) > 0
+    """Whether `fit` validates at all; a loader may turn out to have no batches when it is first asked for them."""
+    batches = trainer.num_val_batches
+    return trainer.enable_validation and (not batches or sum(batches) > 0)
 
 
 def _is_fitting(trainer: Trainer) -> bool:

@@ -82,7 +82,7 @@ class Outlets:
         if id(logger) not in self._sinks:
             # The prefix has no public name; without it, only the grouping of the custom scalars page would be lost.
             prefix = getattr(logger, "_prefix", "")
-            tag_prefix = f"{prefix}{logger.group_separator}" if prefix else ""
+            tag_prefix = f"{prefix}{getattr(logger, 'LOGGER_JOIN_CHAR', '-')}" if prefix else ""
             sink = TensorBoardSink(
                 writer, self._probes, max_panels=self._max_panels, scalars=False, tag_prefix=tag_prefix
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from xai_callbacks.record import AuditRecord, Estimate
 
@@ -41,33 +41,28 @@ def finite(scalars: Mapping[str, float]) -> dict[str, float]:
 
 
 def layout(metrics: Mapping[str, Estimate], prefix: str = "") -> dict[str, dict[str, list[object]]]:
-    """A layout for TensorBoard's custom scalars page: one category a question, one chart a metric.
+    """A layout for TensorBoard's custom scalars page: one category a question, one chart a metric and region.
 
-    Charts of a metric in several regions draw the regions together with their chance levels; a metric with an interval
-    and no region is drawn with its margin.
+    A chart draws the value with its interval where there is one, and names the chance level in its title: lines of one
+    run share a colour, so a second line for it could not be told apart.
 
     Args:
         metrics: The metrics of a record.
         prefix: What the logger puts before every tag.
     """
     categories: dict[str, dict[str, list[object]]] = {}
-    for group, name, keys in _charts(metrics):
-        tags = [f"{prefix}{MAIN}/{key}" for key in keys]
-        if len(keys) == 1 and metrics[keys[0]].low is not None:
-            details = [f"{prefix}{DETAIL}/{keys[0]}/{part}" for part in ("low", "high")]
-            chart: list[object] = ["Margin", [tags[0], *details]]
-        else:
-            chances = [f"{prefix}{DETAIL}/{key}/chance" for key in keys if metrics[key].chance is not None]
-            chart = ["Multiline", [*tags, *chances]]
-        categories.setdefault(group, {})[name] = chart
+    for key, estimate in metrics.items():
+        tags = [f"{prefix}{MAIN}/{key}"]
+        if estimate.low is not None:
+            tags += [f"{prefix}{DETAIL}/{key}/{part}" for part in ("low", "high")]
+        category, title = _place(key, estimate)
+        categories.setdefault(category, {})[title] = ["Multiline" if len(tags) == 1 else "Margin", tags]
     return categories
 
 
-def _charts(metrics: Iterable[str]) -> list[tuple[str, str, list[str]]]:
-    """Category, chart name and keys; metrics of several regions share a chart."""
-    charts: dict[tuple[str, str], list[str]] = {}
-    for key in metrics:
-        parts = key.split("/")
-        group = "audit: probes" if len(parts) == 1 else f"audit: {parts[0].replace('_', ' ')}"
-        charts.setdefault((group, parts[min(1, len(parts) - 1)].replace("_", " ")), []).append(key)
-    return [(group, name, keys) for (group, name), keys in charts.items()]
+def _place(key: str, estimate: Estimate) -> tuple[str, str]:
+    """Category and title of a chart, such as "audit: why" and "relevance mass, core (chance 0.31)"."""
+    first, *rest = key.replace("_", " ").split("/")
+    chance = estimate.chance is not None and math.isfinite(estimate.chance)
+    title = (", ".join(rest) or first) + (f" (chance {estimate.chance:.2g})" if chance else "")
+    return f"audit: {first if rest else 'probes'}", title

@@ -1,0 +1,103 @@
+"""`configs/audit.yaml` with LightningCLI."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tiny import image_steps, read_events, scalar_steps, tiny_probes
+from xai_callbacks import AuditCallback, ConfoundingLabels, GradCAM, GradNorm, Why, WhyNotCertain, WhyRatherThan
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIG = REPOSITORY / "configs" / "audit.yaml"
+PARTS = {"pytorch_lightning": "Old", "lightning.pytorch": "New"}
+QUIET = [
+    "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+]  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with saved probes, from which the command is run."""
+    tiny_probes().save(tmp_path / "probes.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])  # not pytest's arguments
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own use
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # Lightning sets these for good
+        monkeypatch.setenv(name, "0")
+    return tmp_path
+
+
+def cli(name, *, config=CONFIG, run=True):
+    given = [*(["fit"] if run else []), "--config", str(config), *QUIET]
+    parts = [
+        f"--model=tests.callbacks.cli_parts.{PARTS[name]}Module",
+        f"--data=tests.callbacks.cli_parts.{PARTS[name]}Data",
+    ]
+    return importlib.import_module(f"{name}.cli").LightningCLI(args=[*given, *parts], run=run)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_config_trains_and_audits(project, name):
+    cli(name)
+    events = read_events(project / "lightning_logs" / "version_0")
+    steps = [0, *scalar_steps(events, "val_loss")]
+    assert steps == [0, 3, 7]
+    assert scalar_steps(events, "audit/why/relevance_mass/core") == steps
+    assert scalar_steps(events, "audit/novelty/confounding_labels") == steps
+    assert len([tag for tag in events.Tags()["images"] if image_steps(events, tag) == steps]) == 12
+    assert list(project.rglob("*.ckpt"))
+
+
+def test_config_says_what_the_defaults_are(project):
+    """Leaving out what the comments call the default gives the same callback."""
+    made = cli("pytorch_lightning", run=False).trainer.callbacks
+    (audit,) = (callback for callback in made if isinstance(callback, AuditCallback))
+    assert audit.auditor.questions == (Why(), WhyRatherThan(), WhyNotCertain())
+    assert isinstance(audit.auditor.explainer, GradCAM)
+    assert audit.auditor.explainer.target_layer is None
+    assert [type(score) for score in audit.auditor.novelty] == [GradNorm, ConfoundingLabels]
+    assert audit.auditor.probes.fingerprint == tiny_probes().fingerprint
+
+
+def test_every_argument_of_the_callback_is_in_the_config():
+    (audit, *_others) = yaml.safe_load(CONFIG.read_text())["trainer"]["callbacks"]
+    signature = inspect.signature(AuditCallback).parameters
+    assert list(audit["init_args"]) == list(signature)
+    for name, value in audit["init_args"].items():
+        if not isinstance(value, (list, dict)) and name != "probes":
+            assert value == signature[name].default, name
+
+
+def test_misspelt_argument_is_reported(project, capsys):
+    misspelt = project / "audit.yaml"
+    misspelt.write_text(CONFIG.read_text().replace("every_n_epochs:", "every_n_epoch:"))
+    with pytest.raises(SystemExit):
+        cli("pytorch_lightning", config=misspelt, run=False)
+    assert "every_n_epoch'" in capsys.readouterr().err
+
+
+def test_command_in_the_first_line_runs(project):
+    first = CONFIG.read_text().splitlines()[0]
+    assert first.startswith("# python ")
+    command = (
+        first.removeprefix("# ")
+        .replace("configs/audit.yaml", str(CONFIG))
+        .replace("my_project.MyModule", "tests.callbacks.cli_parts.OldModule")
+        .replace("my_project.MyData", "tests.callbacks.cli_parts.OldData")
+    )
+    words = [sys.executable, *shlex.split(command)[1:], *QUIET, "--trainer.max_epochs=1"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "audit/confidence" in read_events(project / "lightning_logs" / "version_0").Tags()["scalars"]
