@@ -17,20 +17,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import platform
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
 
 import torch
 from _interference_runs import SCENARIOS, Run, Scenario, Snapshot, train
 from _interference_tools import OURS, TOOLS, Tool
+from _provenance import provenance
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -272,11 +269,11 @@ def table_of(rows: Sequence[Row]) -> Table:
     return table
 
 
-def as_json(rows: Sequence[Row], command: str, seconds: float) -> dict[str, object]:
+def as_json(rows: Sequence[Row], seconds: float) -> dict[str, object]:
     """The table as plain data, with all that is needed to repeat it."""
-    versions = {name: version(name) for name in ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy")}
+    facts = provenance("pytorch-lightning", "torchmetrics", "numpy")
     for row in rows:
-        versions |= row.tool.versions()
+        facts["versions"] |= row.tool.versions()
     return {
         "rows": [
             {
@@ -293,12 +290,9 @@ def as_json(rows: Sequence[Row], command: str, seconds: float) -> dict[str, obje
             for row in rows
         ],
         "scenarios": {scenario.name: scenario.title for scenario in SCENARIOS},
-        "command": command,
         "seed": 0,
         "seconds": round(seconds, 1),
-        "versions": {"python": platform.python_version(), **versions},
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, CPU, {torch.get_num_threads()} thread",
+        **facts,
     }
 
 
@@ -328,11 +322,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows += run_scenario(scenario, tools, console)
     console.print(table_of(rows))
     if options.json is not None:
-        command = shlex.join(
-            ["python", "scripts/bench_interference.py", *(sys.argv[1:] if arguments is None else arguments)]
-        )
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(as_json(rows, command, time.perf_counter() - started), indent=2) + "\n")
+        options.json.write_text(json.dumps(as_json(rows, time.perf_counter() - started), indent=2) + "\n")
     return verdict(rows, console)
 
 

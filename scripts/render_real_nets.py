@@ -2,8 +2,8 @@
 
     python scripts/render_real_nets.py --data ../shared/data --out runs/real_nets
 
-Asks why a bull mastiff is not a boxer and a spoonbill not a flamingo, of MobileNetV2, SqueezeNet and DeiT-tiny. Needs a folder with
-`weights/*.safetensors`, `papers_photos/*.jpg` and `imagenet_classes.json`; prints what each net answers.
+Asks why a bull mastiff is not a boxer and a spoonbill not a flamingo, of MobileNetV2, SqueezeNet and DeiT-tiny. Needs
+a folder with `weights/*.safetensors`, `papers_photos/*.jpg` and `imagenet_classes.json`; prints what each net answers.
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     options = parser.parse_args(arguments)
     if not (options.data / "weights").is_dir():
-        parser.error(f"--data: expected a folder with weights/, papers_photos/ and imagenet_classes.json, got {options.data}")
+        parser.error(
+            f"--data: expected a folder with weights, papers_photos and imagenet_classes.json, got {options.data}"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     probes, written = photo_probes(options.data), []
     for name in options.models:

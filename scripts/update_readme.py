@@ -1,8 +1,8 @@
 """Fill the tables of the README from the kept results, so that no figure is typed by hand.
 
-    python scripts/bench_cam.py --json docs/results/cam.json
-    python scripts/bench_interference.py --json docs/results/interference.json
-    python scripts/update_readme.py
+python scripts/bench_cam.py --json docs/results/cam.json
+python scripts/bench_interference.py --json docs/results/interference.json
+python scripts/update_readme.py
 """
 
 from __future__ import annotations

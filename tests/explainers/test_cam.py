@@ -1,0 +1,244 @@
+import warnings
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from xai_callbacks import GradCAM, HiResCAM, LayerCAM, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan
+from xai_callbacks.access import Subject, trace_model, undisturbed
+from xai_callbacks.errors import TargetLayerError
+from xai_callbacks.questions import WhatIfNot, default_questions
+
+EXPLAINERS = [GradCAM(), HiResCAM(), LayerCAM()]
+
+
+class GapNet(nn.Module):
+    """Convolutions, global average pooling, one linear layer: everything has a closed form."""
+
+    def __init__(self, classes=5, dtype=torch.float32):
+        super().__init__()
+        torch.manual_seed(1)
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 6, 3, stride=2), nn.ReLU())
+        self.head = nn.Linear(6, classes)
+        self.to(dtype)
+
+    def forward(self, images):
+        return self.head(self.features(images).mean(dim=(2, 3)))
+
+
+def explain(model, images, questions, explainer=None, truth=None, task="classification", output=None):
+    explainer = explainer or GradCAM()
+    subject = Subject(model, task=task, output=output)
+    with undisturbed(model):
+        layer = explainer.prepare(trace_model(subject, images[:2]))
+        return explainer.explain(subject, layer, images, questions, truth), layer
+
+
+def images(count=3, size=16, dtype=torch.float32):
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(2), dtype=dtype)
+
+
+def shaken(name):
+    """A torchvision net whose batch norms have statistics of their own, so that eval mode is not trivial."""
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vgg11", "densenet121"])
+def test_grad_cam_equals_captum(name):
+    from captum.attr import LayerGradCam
+
+    model, batch = shaken(name), images(2, 64)
+    explanation, layer = explain(model, batch, [Why(of=3), Why(of=7)])
+    model.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # captum asks for gradients of its inputs, and says so
+        for index, target in enumerate((3, 7)):
+            method = LayerGradCam(model, model.get_submodule(layer.name))
+            expected = method.attribute(batch, target=target, relu_attributions=False)[:, 0].detach()
+            scale = expected.abs().max()
+            torch.testing.assert_close(explanation.heatmaps[index] / scale, expected / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_contrast_maps_equal_their_closed_form(dtype):
+    model, batch = GapNet(dtype=dtype), images(dtype=dtype)
+    foils = [WhyRatherThan(foil=index) for index in range(5)]
+    explanation, _ = explain(model, batch, [*(Why(of=index) for index in range(5)), *foils, WhyNotCertain()])
+    raw, contrast, certain = explanation.heatmaps[:5], explanation.heatmaps[5:10], explanation.heatmaps[10]
+    probabilities = explanation.outputs.softmax(dim=1)
+    mixed = torch.einsum("nc,cnhw->nhw", probabilities, raw)
+    scale = raw.abs().max()
+    torch.testing.assert_close(contrast / scale, (mixed - raw) / scale, rtol=0, atol=1e-6)
+    predicted = raw[explanation.outputs.argmax(dim=1), torch.arange(3)]
+    torch.testing.assert_close(certain / scale, (mixed - predicted) / scale, rtol=0, atol=1e-6)
+    balance = torch.einsum("nc,cnhw->nhw", probabilities, contrast) / scale
+    torch.testing.assert_close(balance, torch.zeros_like(balance), rtol=0, atol=1e-6)
+
+
+def test_a_contrast_tends_to_the_logit_difference_as_the_net_becomes_certain():
+    model = GapNet()
+    with torch.no_grad():
+        model.head.bias[2] = 60.0
+    explanation, _ = explain(model, images(), [WhyRatherThan(foil=1), WhyRatherThan(foil=1, fact=2), WhyNotCertain()])
+    torch.testing.assert_close(explanation.heatmaps[0], explanation.heatmaps[1], rtol=1e-4, atol=1e-7)
+    assert 0 < explanation.heatmaps[2].abs().max() < 1e-20  # faded, and still known
+
+
+def test_the_counterfactual_map_is_the_negated_one():
+    explanation, _ = explain(GapNet(), images(), [Why(), WhatIfNot()])
+    torch.testing.assert_close(explanation.heatmaps[1], -explanation.heatmaps[0], rtol=0, atol=0)
+
+
+def test_regression_maps_equal_their_closed_form():
+    explanation, _ = explain(GapNet(classes=1), images(), [Why(), WhyValueRatherThan(0.75)], task="regression")
+    raw, contrast = explanation.heatmaps
+    factor = 2 * (explanation.outputs[:, 0] - 0.75)
+    torch.testing.assert_close(contrast, factor[:, None, None] * raw)
+
+
+def test_grad_cam_of_a_gap_net_is_cam():
+    model, batch = GapNet(), images()
+    explanation, layer = explain(model, batch, [Why(of=4)])
+    activations = model.features(batch).detach()
+    cam = torch.einsum("d,ndhw->nhw", model.head.weight[4].detach(), activations)
+    assert layer.name == "features"
+    torch.testing.assert_close(explanation.heatmaps[0], cam / (cam.shape[1] * cam.shape[2]))
+
+
+@pytest.mark.parametrize("explainer", [GradCAM(), HiResCAM()], ids=repr)
+def test_maps_of_a_gap_net_sum_to_the_logit_without_its_bias(explainer):
+    model = GapNet()
+    explanation, _ = explain(model, images(), [Why(of=1)], explainer)
+    expected = explanation.outputs[:, 1] - model.head.bias[1].detach()
+    torch.testing.assert_close(explanation.heatmaps[0].sum(dim=(1, 2)), expected)
+
+
+@pytest.mark.parametrize(
+    ("explainer", "rule"),
+    [
+        (GradCAM(), lambda a, g: sum(g[d].mean() * a[d] for d in range(len(a)))),
+        (HiResCAM(), lambda a, g: sum(g[d] * a[d] for d in range(len(a)))),
+        (LayerCAM(), lambda a, g: sum(g[d].clamp(min=0) * a[d] for d in range(len(a)))),
+    ],
+    ids=["GradCAM", "HiResCAM", "LayerCAM"],
+)
+def test_each_map_equals_its_formula_written_slowly(explainer, rule):
+    torch.manual_seed(3)
+    trunk = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+    model = nn.Sequential(trunk, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 49, 4))
+    batch = images()
+    explanation, layer = explain(model, batch, [Why(of=2)], explainer)
+    assert layer.name == "0"
+    for index in range(len(batch)):
+        features = trunk(batch[index : index + 1]).detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(model[1:](features)[0, 2], features)
+        torch.testing.assert_close(explanation.heatmaps[0, index], rule(features.detach()[0], gradient[0]))
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS, ids=repr)
+@pytest.mark.parametrize("count", [1, 7])
+def test_any_number_of_questions_costs_one_forward_pass(explainer, count):
+    model, passes = GapNet(), []
+    subject = Subject(model)
+    with undisturbed(model):
+        layer = explainer.prepare(trace_model(subject, images()))
+        handle = model.features[0].register_forward_hook(lambda *_: passes.append(1))
+        explainer.explain(subject, layer, images(), [Why(of=index % 5) for index in range(count)], None)
+        handle.remove()
+    assert len(passes) == 1
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS, ids=repr)
+def test_images_do_not_influence_each_other(explainer):
+    model, batch = shaken("resnet18"), images(3, 64)
+    together, _ = explain(model, batch, default_questions("classification"), explainer)
+    for index in range(3):
+        alone, _ = explain(model, batch[index : index + 1], default_questions("classification"), explainer)
+        scale = together.heatmaps.abs().max()
+        torch.testing.assert_close(alone.heatmaps[:, 0] / scale, together.heatmaps[:, index] / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS, ids=repr)
+def test_equal_calls_give_equal_bits(explainer):
+    first, _ = explain(GapNet(), images(), [Why(), WhyRatherThan()], explainer)
+    second, _ = explain(GapNet(), images(), [Why(), WhyRatherThan()], explainer)
+    assert torch.equal(first.heatmaps, second.heatmaps)
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS, ids=repr)
+def test_half_precision_nets_give_float32_maps_close_to_those_of_float32(explainer):
+    expected, _ = explain(GapNet(), images(), [Why(of=1)], explainer)
+    found, _ = explain(GapNet(dtype=torch.bfloat16), images(), [Why(of=1)], explainer)
+    assert found.heatmaps.dtype == found.outputs.dtype == torch.float32
+    scale = expected.heatmaps.abs().max()
+    torch.testing.assert_close(found.heatmaps / scale, expected.heatmaps / scale, rtol=0, atol=0.05)
+
+
+def test_a_frozen_net_is_explained_like_a_trainable_one():
+    expected, _ = explain(GapNet(), images(), [Why()])
+    found, _ = explain(GapNet().requires_grad_(False), images(), [Why()])
+    assert torch.equal(found.heatmaps, expected.heatmaps)
+
+
+def test_a_backbone_that_runs_without_gradients_is_explained_all_the_same():
+    class Probe(GapNet):
+        def forward(self, images):
+            with torch.no_grad():
+                features = self.features(images)
+            return self.head(features.mean(dim=(2, 3)))
+
+    expected, _ = explain(GapNet(), images(), [Why()])
+    explainer, model = GradCAM("features"), Probe()
+    found, _ = explain(model, images(), [Why()], explainer)
+    torch.testing.assert_close(found.heatmaps, expected.heatmaps)
+
+
+def test_a_layer_that_the_outputs_do_not_depend_on_is_refused():
+    class Branches(GapNet):
+        def __init__(self):
+            super().__init__()
+            self.unused = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images):
+            self.unused(images)
+            return super().forward(images)
+
+    with pytest.raises(TargetLayerError, match="no gradient reaches it"):
+        explain(Branches(), images(), [Why()], GradCAM("unused"))
+
+
+def hooks(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS, ids=repr)
+@pytest.mark.parametrize("fault", ["none", "question", "model"])
+def test_no_hook_outlives_a_call(explainer, fault):
+    model = GapNet()
+    subject = Subject(model)
+    with undisturbed(model):
+        layer = explainer.prepare(trace_model(subject, images()))
+        if fault == "model":
+            model.head = nn.Linear(99, 5)
+        try:
+            explainer.explain(subject, layer, images(), [Why(of=99 if fault == "question" else 0)], None)
+        except (RuntimeError, IndexError):
+            assert fault != "none"
+        else:
+            assert fault == "none"
+    assert hooks(model) == 0
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_settings_are_shown_and_checked():
+    assert repr(GradCAM()) == "GradCAM()"
+    assert repr(LayerCAM("layer3")) == "LayerCAM(target_layer='layer3')"
+    with pytest.raises(TargetLayerError, match="Expected `target_layer` to be given with `layout`"):
+        GradCAM(layout="NHWC")

@@ -1,0 +1,179 @@
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.questions import (
+    Answerable,
+    WhatIfNot,
+    Why,
+    WhyNotCertain,
+    WhyRatherThan,
+    WhyValueRatherThan,
+    check_questions,
+    cross_entropy_toward,
+    default_questions,
+)
+
+LOGITS = torch.tensor([[2.0, 0.5, -1.0, 1.0], [0.1, 0.3, 0.2, -2.0], [-1.0, 4.0, 3.9, 0.0]], dtype=torch.float64)
+LABELS = torch.tensor([3, 1, 2])
+EVERY_CLASSIFIER_QUESTION = [
+    Why(),
+    Why(of="label"),
+    Why(of=2),
+    WhyRatherThan(),
+    WhyRatherThan(foil="label"),
+    WhyRatherThan(foil=0),
+    WhyRatherThan(foil=0, fact=1),
+    WhyRatherThan(fact="label"),
+    WhyNotCertain(),
+    WhatIfNot(),
+    WhatIfNot(of=1),
+]
+
+
+def gradient(question, logits=LOGITS, truth=LABELS):
+    logits = logits.clone().requires_grad_(True)
+    return torch.autograd.grad(question.ask(logits, truth).score.sum(), logits)[0]
+
+
+def one_hot(classes):
+    return torch.nn.functional.one_hot(torch.as_tensor(classes), 4).double()
+
+
+@pytest.mark.parametrize(
+    ("question", "score", "fact", "foil"),
+    [
+        (Why(), [2.0, 0.3, 4.0], [0, 1, 1], None),
+        (Why(of="label"), [1.0, 0.3, 3.9], [3, 1, 2], None),
+        (Why(of=2), [-1.0, 0.2, 3.9], [2, 2, 2], None),
+        (WhatIfNot(), [-2.0, -0.3, -4.0], [0, 1, 1], None),
+        (WhyRatherThan(fact="predicted"), [1.0, 0.1, 0.1], [0, 1, 1], [3, 2, 2]),
+        (WhyRatherThan(foil=0, fact=1), [-1.5, 0.2, 5.0], [1, 1, 1], [0, 0, 0]),
+        (WhyRatherThan(fact="label"), [-1.0, 0.1, -0.1], [3, 1, 2], [0, 2, 1]),
+    ],
+)
+def test_scores_that_are_logits_or_differences_of_logits(question, score, fact, foil):
+    asked = question.ask(LOGITS, LABELS)
+    torch.testing.assert_close(asked.score, torch.tensor(score, dtype=torch.float64))
+    assert asked.fact.tolist() == fact
+    assert (asked.foil is None) == (foil is None)
+    assert foil is None or asked.foil.tolist() == foil
+
+
+@pytest.mark.parametrize(
+    ("question", "foil"),
+    [
+        (WhyRatherThan(), [3, 2, 2]),
+        (WhyRatherThan(foil="label"), [3, 1, 2]),
+        (WhyRatherThan(foil=2), [2, 2, 2]),
+        (WhyNotCertain(), [0, 1, 1]),
+    ],
+)
+def test_contrasts_are_the_cross_entropy_toward_the_foil(question, foil):
+    asked = question.ask(LOGITS, LABELS)
+    assert asked.foil.tolist() == foil
+    torch.testing.assert_close(asked.score, cross_entropy(LOGITS, torch.tensor(foil), reduction="none"))
+    torch.testing.assert_close(gradient(question), LOGITS.softmax(dim=1) - one_hot(foil))
+
+
+def test_the_cross_entropy_keeps_the_precision_of_its_gradient_where_the_probability_rounds_to_one():
+    logits = torch.tensor([[40.0, 0.0, 1.0, -2.0]], requires_grad=True)
+    exact = logits.detach().double().requires_grad_(True)
+    (ours,) = torch.autograd.grad(cross_entropy_toward(logits, torch.tensor([0])).sum(), logits)
+    others = torch.tensor([[0.0, 1.0, -2.0]], dtype=torch.float64).exp()
+    expected = torch.cat([-others.sum(dim=1, keepdim=True), others], dim=1) / (torch.tensor(40.0).double().exp() + others.sum())
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=0)
+    (usual,) = torch.autograd.grad(cross_entropy(exact.float(), torch.tensor([0])), exact)
+    assert usual[0, 0] == 0  # the usual form says nothing here
+
+
+def test_the_cross_entropy_toward_an_impossible_class_stays_finite():
+    logits = torch.tensor([[300.0, -300.0]], requires_grad=True)
+    score = cross_entropy_toward(logits, torch.tensor([1]))
+    (found,) = torch.autograd.grad(score.sum(), logits)
+    torch.testing.assert_close(score.detach(), torch.tensor([600.0]))
+    torch.testing.assert_close(found, torch.tensor([[1.0, -1.0]]))
+
+
+def test_regression_scores_and_their_closed_form_gradients():
+    values = torch.tensor([[0.58], [0.9]], requires_grad=True)
+    asked = WhyValueRatherThan(0.75).ask(values, None)
+    (found,) = torch.autograd.grad(asked.score.sum(), values)
+    torch.testing.assert_close(asked.score.detach(), torch.tensor([0.17**2, 0.15**2]))
+    torch.testing.assert_close(found[:, 0], 2 * (values.detach()[:, 0] - 0.75))
+    toward_target = WhyValueRatherThan().ask(values, torch.tensor([0.0, 1.0]))
+    assert toward_target.value.tolist() == [0.0, 1.0]
+    assert Why().ask(values, None).score.tolist() == values[:, 0].tolist()
+
+
+def test_titles_read_as_questions():
+    assert Why().title("cat", "") == "Why cat?"
+    assert WhyRatherThan().title("cat", "dog") == "Why cat, rather than dog?"
+    assert WhyRatherThan(foil="label").title("cat", "cat") == "Why not cat with 100 % confidence?"
+    assert WhyNotCertain().title("cat", "cat") == "Why not cat with 100 % confidence?"
+    assert WhatIfNot().title("cat", "") == "What if not cat?"
+    assert WhyValueRatherThan(0.75).title("0.58", "0.75") == "Why 0.58, rather than 0.75?"
+
+
+def test_keys_tell_questions_apart_and_equality_goes_by_arguments():
+    keys = [question.key for question in EVERY_CLASSIFIER_QUESTION]
+    assert len(set(keys)) == len(keys)
+    assert [Why().key, WhyRatherThan().key, WhyNotCertain().key] == ["why", "why_rather_than", "why_not_certain"]
+    assert WhyValueRatherThan(0.75).key == "why_value_rather_than_0.75"
+    assert Why(of=3) == Why(3)
+    assert Why(of=3) != Why(of=4)
+    assert Why() != WhatIfNot()
+    assert len({Why(of=3), Why(3), WhyNotCertain()}) == 2
+    assert repr(WhyRatherThan(foil=2)) == "WhyRatherThan(foil=2, fact=None)"
+
+
+@pytest.mark.parametrize("question", EVERY_CLASSIFIER_QUESTION, ids=lambda question: question.key)
+def test_each_score_belongs_to_its_image_alone(question):
+    together = question.ask(LOGITS, LABELS).score
+    alone = torch.cat([question.ask(LOGITS[i : i + 1], LABELS[i : i + 1]).score for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Why(of="best"), "Expected `of` to be 'predicted' or 'label' or a class index >= 0, but got 'best'"),
+        (lambda: Why(of=-1), "Expected `of`"),
+        (lambda: Why(of=True), "Expected `of`"),
+        (lambda: WhyRatherThan(foil="predicted"), "Expected `foil`"),
+        (lambda: WhyRatherThan(foil=3, fact=3), "to differ, but got 3 for both. WhyNotCertain"),
+        (lambda: WhyValueRatherThan(float("nan")), "Expected `value` to be a finite number or 'target', but got nan"),
+        (lambda: WhyValueRatherThan("mean"), "Expected `value`"),
+    ],
+)
+def test_bad_arguments_are_refused_at_construction(make, message):
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("questions", "known", "message"),
+    [
+        ([Why(of="label")], Answerable("classification", False), "Expected probes with `labels` because `of` is 'label'"),
+        ([WhyRatherThan(foil=7)], Answerable("classification", True, 5), "a class index below 5"),
+        ([WhyRatherThan(fact=7)], Answerable("classification", True, 5), "Expected `fact`"),
+        ([WhyNotCertain()], Answerable("regression", True), "to suit a regression task"),
+        ([Why(of=1)], Answerable("regression", True), "Expected `of` to be 'predicted' for a regression task"),
+        ([WhyValueRatherThan()], Answerable("regression", False), "Expected probes with `targets`"),
+        ([WhyValueRatherThan(1.0)], Answerable("classification", True), "to suit a classification task"),
+        ([], Answerable("classification", True), "at least one question"),
+        ([Why(), Why()], Answerable("classification", True), "to differ, but got Why(of='predicted') twice"),
+        (["why"], Answerable("classification", True), "a list of questions such as Why(), but got 'why' of type str"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_before_it_is_asked(questions, known, message):
+    with pytest.raises(ConfigurationError) as caught:
+        check_questions(questions, known)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_default_questions_can_be_answered(task):
+    check_questions(default_questions(task), Answerable(task, labelled=task == "regression", num_classes=2))
