@@ -82,7 +82,9 @@ def test_the_cross_entropy_keeps_the_precision_of_its_gradient_where_the_probabi
     exact = logits.detach().double().requires_grad_(True)
     (ours,) = torch.autograd.grad(cross_entropy_toward(logits, torch.tensor([0])).sum(), logits)
     others = torch.tensor([[0.0, 1.0, -2.0]], dtype=torch.float64).exp()
-    expected = torch.cat([-others.sum(dim=1, keepdim=True), others], dim=1) / (torch.tensor(40.0).double().exp() + others.sum())
+    expected = torch.cat([-others.sum(dim=1, keepdim=True), others], dim=1) / (
+        torch.tensor(40.0).double().exp() + others.sum()
+    )
     torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=0)
     (usual,) = torch.autograd.grad(cross_entropy(exact.float(), torch.tensor([0])), exact)
     assert usual[0, 0] == 0  # the usual form says nothing here
@@ -156,7 +158,11 @@ def test_bad_arguments_are_refused_at_construction(make, message):
 @pytest.mark.parametrize(
     ("questions", "known", "message"),
     [
-        ([Why(of="label")], Answerable("classification", False), "Expected probes with `labels` because `of` is 'label'"),
+        (
+            [Why(of="label")],
+            Answerable("classification", False),
+            "Expected probes with `labels` because `of` is 'label'",
+        ),
         ([WhyRatherThan(foil=7)], Answerable("classification", True, 5), "a class index below 5"),
         ([WhyRatherThan(fact=7)], Answerable("classification", True, 5), "Expected `fact`"),
         ([WhyNotCertain()], Answerable("regression", True), "to suit a regression task"),

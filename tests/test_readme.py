@@ -44,7 +44,9 @@ def namespace(tmp_path, monkeypatch):
 
     class Quiet(Trainer):
         def __init__(self, **arguments):
-            super().__init__(max_epochs=1, accelerator="cpu", enable_progress_bar=False, log_every_n_steps=1, **arguments)
+            super().__init__(
+                max_epochs=1, accelerator="cpu", enable_progress_bar=False, log_every_n_steps=1, **arguments
+            )
 
         def fit(self, model, datamodule):
             super().fit(model, *datamodule)

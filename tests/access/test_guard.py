@@ -1,0 +1,157 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from xai_callbacks.access import undisturbed
+
+
+class Net(nn.Module):
+    """Writes into its buffers in every forward pass, as caches and counters do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.5))
+        self.head = nn.Linear(4, 2)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("last", torch.tensor(float("nan")))
+        self.register_buffer("absent", None)
+
+    def forward(self, images):
+        self.calls += 1
+        self.last = images.mean().detach()
+        return self.head(self.body(images).mean(dim=(2, 3)))
+
+
+def look(model):
+    return model(torch.randn(2, 3, 8, 8))
+
+
+def streams():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_every_flag_returns_on_its_own(raises):
+    model = Net().train()
+    model.body[1].eval()
+    flags = [module.training for module in model.modules()]
+    try:
+        with undisturbed(model):
+            assert not any(module.training for module in model.modules())
+            if raises:
+                raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+    assert [module.training for module in model.modules()] == flags
+    assert len(set(flags)) == 2
+
+
+def test_a_model_that_overrides_train_is_put_to_eval_and_back():
+    class Pinned(Net):
+        def train(self, mode=True):
+            raise RuntimeError("hands off")
+
+    model = Pinned()
+    with undisturbed(model):
+        assert not model.body[3].training
+    assert model.body[3].training
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_buffers_return_bit_by_bit(raises):
+    model = Net()
+    held = model.calls, model.last
+    state = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with undisturbed(model):
+            look(model)
+            assert model.calls == 1
+            if raises:
+                raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+    assert (model.calls, model.last) == held or (model.calls is held[0] and model.last is held[1])
+    assert all(torch.equal(buffer.nan_to_num(7), state[name].nan_to_num(7)) for name, buffer in model.named_buffers())
+    assert model.absent is None
+
+
+def test_buffers_that_did_not_change_are_not_written():
+    model = Net()
+    version = model.body[1].running_mean._version
+    with undisturbed(model):
+        model.body(torch.randn(2, 3, 8, 8))
+    assert model.body[1].running_mean._version == version
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_random_streams_return(raises):
+    model, before = Net().train(), streams()
+    try:
+        with undisturbed(model):
+            random.random(), np.random.rand(), torch.randn(3)
+            if raises:
+                raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+    assert streams() == before
+
+
+@pytest.mark.parametrize("outside", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_gradients_are_to_be_had_whatever_surrounds(outside):
+    model = Net()
+    with outside():
+        recording = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        with undisturbed(model):
+            images = torch.randn(2, 3, 8, 8, requires_grad=True)
+            (gradient,) = torch.autograd.grad(model(images).sum(), images)
+        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == recording
+    assert gradient.abs().sum() > 0
+    assert not model.body[1].running_mean.is_inference()
+
+
+def test_half_accumulated_gradients_stay_the_same_tensors():
+    model = Net()
+    look(model).sum().backward()
+    model.head.bias.grad = None
+    held = [
+        (parameter.grad, None if parameter.grad is None else parameter.grad.clone()) for parameter in model.parameters()
+    ]
+    with undisturbed(model):
+        look(model).sum().backward(inputs=[model.head.bias])
+        model.body[0].weight.grad = None
+    for parameter, (same, copy) in zip(model.parameters(), held, strict=True):
+        assert parameter.grad is same
+        assert copy is None or torch.equal(parameter.grad, copy)
+
+
+def test_autocast_is_off_inside_and_on_again_outside():
+    model = Net()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with undisturbed(model):
+            assert look(model).dtype == torch.float32
+        assert look(model).dtype == torch.bfloat16
+
+
+def test_hooks_fire_in_a_compiled_model():
+    model = Net()
+    compiled = torch.compile(model, backend="eager")
+    look(compiled)
+    seen = []
+    handle = model.body.register_forward_hook(lambda *_: seen.append(1))
+    with undisturbed(compiled):
+        look(compiled)
+    handle.remove()
+    assert seen == [1]
+
+
+@pytest.mark.gpu
+def test_the_stream_of_the_accelerator_returns():
+    model = Net().cuda()
+    torch.randn(1, device="cuda")
+    before = torch.cuda.get_rng_state_all()
+    with undisturbed(model):
+        torch.randn(3, device="cuda")
+    assert all(torch.equal(a, b) for a, b in zip(before, torch.cuda.get_rng_state_all(), strict=True))

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from torch import nn
+
+from xai_callbacks.access import Subject, trace_model, undisturbed
+from xai_callbacks.access.subject import find_module
+from xai_callbacks.errors import ConfigurationError
+
+
+def cnn(classes=4, *end):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, classes), *end
+    )
+
+
+IMAGES = torch.rand(5, 3, 8, 8)
+
+
+class Lit(nn.Module):
+    """A module whose forward is a loss, as in many LightningModules."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.ModuleDict({"classifier": cnn()})
+
+    def forward(self, batch):
+        raise RuntimeError("not a classifier")
+
+    def classify(self, images):
+        return self.net["classifier"](images)
+
+
+@pytest.mark.parametrize("select", ["net.classifier", lambda lit: lit.net["classifier"], lambda lit: lit.classify])
+def test_the_classifier_inside_is_found_by_name_module_or_method(select):
+    lit = Lit()
+    assert torch.equal(Subject(lit, select=select)(IMAGES), lit.classify(IMAGES))
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
+def test_wrappers_are_looked_through(wrap):
+    model = cnn()
+    subject = Subject(wrap(model))
+    assert subject.module is model
+    assert torch.equal(subject(IMAGES), model(IMAGES))
+
+
+def test_images_come_to_the_type_of_the_model():
+    subject = Subject(cnn().to(torch.bfloat16))
+    assert subject.images(IMAGES).dtype == torch.bfloat16
+    assert subject(subject.images(IMAGES)).dtype == torch.float32
+    assert Subject(nn.Flatten()).device == torch.device("cpu")
+
+
+def learnt(model):
+    subject = Subject(model)
+    with undisturbed(model):
+        trace = trace_model(subject, IMAGES)
+        decided = subject.learn_output_kind(trace.outputs, ends_in_sigmoid=trace.ends_in_sigmoid())
+    return subject, decided
+
+
+def test_probabilities_are_read_as_their_logarithm():
+    subject, decided = learnt(cnn(4, nn.Softmax(dim=1)))
+    assert decided
+    torch.testing.assert_close(subject(IMAGES).softmax(dim=1), cnn()(IMAGES).softmax(dim=1))
+    assert not learnt(cnn())[1]
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_one_output_is_a_sigmoid_logit_of_two_classes(sigmoid):
+    subject, decided = learnt(cnn(1, nn.Sigmoid()) if sigmoid else cnn(1))
+    assert decided == sigmoid
+    torch.testing.assert_close(subject(IMAGES).softmax(dim=1)[:, 1:], cnn(1)(IMAGES).sigmoid())
+
+
+def test_regression_takes_one_value_and_refuses_more():
+    assert Subject(cnn(1), task="regression")(IMAGES).shape == (5, 1)
+    with pytest.raises(ConfigurationError, match=r"one value an image, but got outputs of shape \(5, 4\)"):
+        Subject(cnn(), task="regression")(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Subject("resnet"), "Expected `model` to be a torch.nn.Module, but got str"),
+        (lambda: Subject(Lit(), select="net.clasifier"), "but got 'net.clasifier'. Did you mean 'net.classifier'"),
+        (lambda: Subject(Lit(), select=lambda _: 3), "Expected `model` to lead to a module or a callable, but got int"),
+        (lambda: find_module(cnn(), "", "target_layer"), "Expected `target_layer` to name a submodule"),
+    ],
+)
+def test_what_leads_nowhere_is_refused_with_advice(make, message):
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert message in str(caught.value)
+
+
+def test_a_model_that_cannot_run_on_the_probes_says_so_with_the_cause():
+    model = cnn()
+    with (
+        undisturbed(model),
+        pytest.raises(ConfigurationError, match=r"run on probe images of shape \(1, 8, 8\)") as caught,
+    ):
+        trace_model(Subject(model), torch.rand(2, 1, 8, 8))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_the_trace_knows_the_linear_head_and_leaves_no_hooks():
+    model = cnn()
+    with undisturbed(model):
+        head = trace_model(Subject(model), IMAGES).head()
+        convolutional = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        none = trace_model(Subject(convolutional), IMAGES).head()
+    assert head.name == "4"
+    assert head.given.shape == (5, 6)
+    assert none is None
+    assert not any(module._forward_hooks for module in model.modules())
