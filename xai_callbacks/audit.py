@@ -85,7 +85,7 @@ class Auditor:
         novelty: Sequence[NoveltyScore] | None = None,
         model: ModelSelector | None = None,
         output: OutputSelector | None = None,
-        chunk_size: int = 32,
+        chunk_size: int = 16,
     ) -> None:
         if not isinstance(probes, ProbeSet):
             raise ConfigurationError(
@@ -198,8 +198,7 @@ class Auditor:
             )
 
     def _observe(self, subject: Subject, prepared: _Prepared, on_progress: Callable[[int], None]) -> _Observed:
-        explanations: list[Explanation] = []
-        scores: dict[str, list[Tensor]] = {score.name: [] for score in self.novelty} if prepared.head else {}
+        gathered = _Gathered(len(self.probes))
         for start in range(0, len(self.probes), self.chunk_size):
             chunk = slice(start, start + self.chunk_size)
             truth = None if self._truth is None else self._truth[chunk]
@@ -211,10 +210,10 @@ class Auditor:
             for score in self.novelty if tapped else ():
                 # An explainer may run the model on altered images too; the first forward pass is that of the probes
                 # themselves.
-                scores[score.name].append(score.score(tapped[0].given, tapped[0].output).cpu())
-            explanations.append(_to_cpu(explanation))
+                gathered.put(("score", score.name), score.score(tapped[0].given, tapped[0].output), chunk)
+            gathered.put_explanation(explanation, chunk)
             on_progress(min(start + self.chunk_size, len(self.probes)))
-        observed = _stack(explanations, {name: torch.cat(parts) for name, parts in scores.items()})
+        observed = gathered.observed()
         self._check_finite(observed.outputs)
         return observed
 
@@ -223,9 +222,8 @@ class Auditor:
         if broken:
             raise AuditError(
                 f"Expected finite model outputs, but got NaN or inf for {len(broken)} of {len(self.probes)} probes, "
-                "first for "
-                f"{self.probes.names[broken[0]]!r}. The training has probably diverged; look at the loss and the "
-                "learning rate."
+                f"first for {self.probes.names[broken[0]]!r}. The training has probably diverged; look at the loss "
+                f"and the learning rate."
             )
 
     def _record(
@@ -273,6 +271,48 @@ class Auditor:
         return tuple(question.title(fact, foil) for fact, foil in zip(facts, foils, strict=True))
 
 
+class _Gathered:
+    """Results of all chunks, in tensors on the CPU made when the first chunk comes.
+
+    Collecting small results in lists would leave them between large temporary ones and fragment the heap, so that the
+    memory of an audit would grow with the number of probes after all.
+    """
+
+    def __init__(self, probes: int) -> None:
+        self._probes = probes
+        self._tensors: dict[tuple[str, str], Tensor] = {}
+        self._questions = 0
+
+    def put(self, key: tuple[str, str], values: Tensor, chunk: slice) -> None:
+        """Store values `(n, ...)` of one chunk."""
+        if key not in self._tensors:
+            self._tensors[key] = torch.empty(self._probes, *values.shape[1:], dtype=values.dtype)
+        self._tensors[key][chunk] = values.to("cpu")
+
+    def put_explanation(self, explanation: Explanation, chunk: slice) -> None:
+        """Store outputs, heatmaps and what was asked."""
+        self.put(("explanation", "outputs"), explanation.outputs, chunk)
+        self.put(("explanation", "heatmaps"), explanation.heatmaps.transpose(0, 1), chunk)
+        self._questions = len(explanation.asked)
+        for index, asked in enumerate(explanation.asked):
+            for name, values in asked._asdict().items():
+                if values is not None:
+                    self.put((f"asked {index}", name), values, chunk)
+
+    def observed(self) -> _Observed:
+        """Everything, stacked."""
+        asked = [
+            {name: self._tensors.get((f"asked {index}", name)) for name in Asked._fields}
+            for index in range(self._questions)
+        ]
+        return _Observed(
+            outputs=self._tensors["explanation", "outputs"],
+            heatmaps=self._tensors["explanation", "heatmaps"].transpose(0, 1).contiguous(),
+            asked=tuple(Asked(**fields) for fields in asked),  # type: ignore[arg-type]  # a score there always is
+            scores={name: values for (kind, name), values in self._tensors.items() if kind == "score"},
+        )
+
+
 class _Clock:
     """Wall seconds of each stage."""
 
@@ -298,17 +338,3 @@ def _structure(module: nn.Module) -> int:
 
 def _or_none(classes: Tensor | None, count: int) -> Tensor:
     return torch.full((count,), -1, dtype=torch.int64) if classes is None else classes
-
-
-def _to_cpu(explanation: Explanation) -> Explanation:
-    asked = tuple(Asked(*(None if part is None else part.cpu() for part in one)) for one in explanation.asked)  # type: ignore[arg-type]
-    return Explanation(explanation.outputs.cpu(), asked, explanation.heatmaps.cpu())
-
-
-def _stack(chunks: list[Explanation], scores: dict[str, Tensor]) -> _Observed:
-    asked = []
-    for parts in zip(*(chunk.asked for chunk in chunks), strict=True):
-        fields = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
-        asked.append(Asked(*fields))  # type: ignore[arg-type]
-    outputs = torch.cat([chunk.outputs for chunk in chunks])
-    return _Observed(outputs, torch.cat([chunk.heatmaps for chunk in chunks], dim=1), tuple(asked), scores)

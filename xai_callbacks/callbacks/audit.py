@@ -103,7 +103,7 @@ class AuditCallback(Callback):
         at_start: bool = True,
         model: ModelSelector | None = None,
         output: OutputSelector | None = None,
-        chunk_size: int = 32,
+        chunk_size: int = 16,
         max_panels: int = 16,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:

@@ -24,6 +24,14 @@ from xai_callbacks.probes import ProbeSet
 
 __all__ = ["Judge"]
 
+# Metric and its chance level.
+_LOCALIZATION = {
+    "relevance_mass": (relevance_mass, area_fraction),
+    "relevance_lift": (relevance_lift, lift_chance),
+    "relevance_rank": (relevance_rank, area_fraction),
+    "soft_iou": (soft_iou, soft_iou_chance),
+}
+
 
 class Judge:
     """Judges predictions, heatmaps and scores of one probe set, audit after audit.
@@ -112,20 +120,18 @@ class Judge:
     def _localization(self, heatmaps: Tensor, peak: float, chunk_size: int) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Name, values `(N,)` and chance levels `(N,)` of each metric and region, for maps `(N, h, w)`."""
         for region, mask in self.probes.masks.items():
-            columns: dict[str, list[Tensor]] = {"mass": [], "lift": [], "rank": [], "soft_iou": []}
+            # In chunks, chance levels as well: enlarged maps, and sums over masks, take eight bytes a pixel. Results go
+            # into tensors made before: small ones kept between large temporary ones would fragment the heap.
+            values = torch.empty(len(_LOCALIZATION), len(mask), dtype=torch.float64)
+            chances = torch.empty_like(values)
             for start in range(0, len(mask), chunk_size):
-                part, inside = heatmaps[start : start + chunk_size], mask[start : start + chunk_size]
-                positive = relevance(part, (inside.shape[-2], inside.shape[-1]))
-                columns["mass"].append(relevance_mass(positive, inside, reference=peak))
-                columns["lift"].append(relevance_lift(positive, inside, reference=peak))
-                columns["rank"].append(relevance_rank(positive, inside, reference=peak))
-                columns["soft_iou"].append(soft_iou(positive, inside, reference=peak))
-            mass, lift, rank, iou = (torch.cat(column) for column in columns.values())
-            area = area_fraction(mask)
-            yield f"relevance_mass/{region}", mass, area
-            yield f"relevance_lift/{region}", lift, lift_chance(mask)
-            yield f"relevance_rank/{region}", rank, area
-            yield f"soft_iou/{region}", iou, soft_iou_chance(mask)
+                chunk = slice(start, start + chunk_size)
+                positive = relevance(heatmaps[chunk], (mask.shape[-2], mask.shape[-1]))
+                for row, (metric, chance) in enumerate(_LOCALIZATION.values()):
+                    values[row, chunk] = metric(positive, mask[chunk], reference=peak)
+                    chances[row, chunk] = chance(mask[chunk])
+            for row, name in enumerate(_LOCALIZATION):
+                yield f"{name}/{region}", values[row], chances[row]
 
     def _changes(self, outputs: Tensor, heatmaps: Tensor) -> Iterator[tuple[str, Estimate]]:
         if self._previous is None or self._previous[0].shape != heatmaps.shape:
