@@ -92,6 +92,17 @@ class Auditor:
                 f"Expected `probes` to be a ProbeSet, but got {type(probes).__name__}. See ProbeSet.from_dataset."
             )
         require_integer("chunk_size", chunk_size, least=1)
+        if explainer is not None and not isinstance(explainer, Explainer):
+            raise ConfigurationError(
+                f"Expected `explainer` to be an explainer such as GradCAM(), but got {explainer!r}."
+            )
+        for argument, values, kind in (("questions", questions, Question), ("novelty", novelty, NoveltyScore)):
+            fits = isinstance(values, (list, tuple)) and all(isinstance(value, kind) for value in values)
+            if values is not None and not fits:
+                raise ConfigurationError(
+                    f"Expected `{argument}` to be a list of {kind.__name__} instances, but got {values!r}. "
+                    f"Leave it out for the defaults."
+                )
         self.probes = probes
         self.questions = default_questions(probes.task) if questions is None else tuple(questions)
         self.explainer = GradCAM() if explainer is None else explainer
@@ -171,7 +182,7 @@ class Auditor:
     def _look(self, subject: Subject) -> _Prepared:
         trace = trace_model(subject, self.probes.images[:_TRACED])
         notes = []
-        if subject.learn_output_kind(trace.outputs, ends_in_sigmoid=trace.ends_in_sigmoid()):
+        if subject.learn_output_kind(trace.outputs, ends_in_probabilities=trace.ends_in_probabilities()):
             notes.append(
                 "The model returns probabilities; their logarithms are explained. Logits give clearer heatmaps."
             )
@@ -182,6 +193,10 @@ class Auditor:
         if head is None and self.novelty:
             notes.append("Novelty was left out: the model does not end in one linear layer, from which it is computed.")
         layer = self.explainer.prepare(trace)
+        del trace
+        # What only shows when questions are answered, such as a model that cannot be differentiated, shows now.
+        truth = None if self._truth is None else self._truth[:_TRACED]
+        self.explainer.explain(subject, layer, self.probes.images[:_TRACED], self.questions, truth)
         return _Prepared(
             _structure(subject.module), layer, head.name if head else None, subject.probabilities, tuple(notes)
         )

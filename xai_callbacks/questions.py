@@ -12,6 +12,7 @@ looks when it moves *away* from Q (Prabhushankar et al., "Contrastive explanatio
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -188,7 +189,8 @@ class WhyRatherThan(Question):
 
     def title(self, fact: str, foil: str) -> str:
         """Such as "Why cat, rather than dog?"; where the foil is the fact itself, the question about certainty."""
-        return WhyNotCertain().title(fact, foil) if fact == foil else f"Why {fact}, rather than {foil}?"
+        asks_certainty = self.fact is None and fact == foil
+        return WhyNotCertain().title(fact, foil) if asks_certainty else f"Why {fact}, rather than {foil}?"
 
 
 class WhyNotCertain(Question):
@@ -356,8 +358,8 @@ def _classes(reference: str | int, outputs: Tensor, truth: Tensor | None) -> Ten
 def _class_reference(name: str, value: object, words: tuple[str, ...]) -> str | int:
     if isinstance(value, str) and value in words:
         return value
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
+    if hasattr(value, "__index__") and not isinstance(value, bool) and operator.index(value) >= 0:
+        return operator.index(value)
     options = " or ".join(repr(word) for word in words)
     raise ConfigurationError(f"Expected `{name}` to be {options} or a class index >= 0, but got {value!r}.")
 

@@ -56,7 +56,7 @@ def learnt(model):
     subject = Subject(model)
     with undisturbed(model):
         trace = trace_model(subject, IMAGES)
-        decided = subject.learn_output_kind(trace.outputs, ends_in_sigmoid=trace.ends_in_sigmoid())
+        decided = subject.learn_output_kind(trace.outputs, ends_in_probabilities=trace.ends_in_probabilities())
     return subject, decided
 
 

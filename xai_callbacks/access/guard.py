@@ -20,8 +20,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     Inside: every submodule in eval mode, autograd recording (also under a surrounding `no_grad` or `inference_mode`),
     autocast off, compiled modules run eagerly so that hooks fire. On leaving, also by an exception, these are restored
-    exactly: the train/eval flag of every submodule on its own, buffers, the `.grad` of every parameter, the grad and
-    inference mode, and the random streams of Python, NumPy, torch and every initialised accelerator.
+    exactly: the train/eval flag of every submodule on its own, buffers and attributes, the `.grad` of every parameter,
+    the grad and inference mode, and the random streams of Python, NumPy, torch and every initialised accelerator. Only
+    what a forward pass does outside the model, such as calling a user's own hooks, cannot be undone.
 
     Parameters are not copied; call `torch.autograd.grad` inside and never `.backward()`.
 
@@ -36,6 +37,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(_eager())
         stack.enter_context(_kept_gradients(model))
         stack.enter_context(_kept_buffers(model))
+        stack.enter_context(_kept_attributes(model))
         stack.enter_context(_eval_mode(model))
         yield
 
@@ -90,6 +92,43 @@ def _same(buffer: Tensor, copy: Tensor) -> bool:
     if buffer.is_floating_point():
         return bool(((buffer == copy) | (buffer.isnan() & copy.isnan())).all())
     return torch.equal(buffer, copy)
+
+
+@contextmanager
+def _kept_attributes(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward pass writes into attributes: counters, kept features, the state of a metric it updates."""
+    kept = [
+        (module, {key: (value, _content(value)) for key, value in _attributes(module)}) for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, attributes in kept:
+                for key in [key for key, _ in _attributes(module) if key not in attributes]:
+                    del module.__dict__[key]
+                for key, (value, content) in attributes.items():
+                    module.__dict__[key] = value
+                    _refill(value, content)
+
+
+def _attributes(module: nn.Module) -> list[tuple[str, object]]:
+    managed = ("_parameters", "_buffers", "_modules", "training")
+    return [(key, value) for key, value in module.__dict__.items() if key not in managed and not key.endswith("_hooks")]
+
+
+def _content(value: object) -> object:
+    """A copy of what can be changed in place without a new object."""
+    if isinstance(value, Tensor):
+        return _copy(value)
+    return list(value) if type(value) is list else None
+
+
+def _refill(value: object, content: object) -> None:
+    if isinstance(value, Tensor) and isinstance(content, Tensor) and not _same(value, content):
+        value.copy_(content)
+    elif isinstance(value, list) and isinstance(content, list):
+        value[:] = content
 
 
 @contextmanager

@@ -87,11 +87,11 @@ class Subject:
         # log(p) are logits: the softmax of them is p.
         return outputs.clamp_min(1e-30).log() if self.probabilities else outputs
 
-    def learn_output_kind(self, outputs: Tensor, *, ends_in_sigmoid: bool) -> bool:
+    def learn_output_kind(self, outputs: Tensor, *, ends_in_probabilities: bool) -> bool:
         """Decide from outputs `(N, K)` of sample images, and return, whether the model gives probabilities."""
         classifies = self.task == "classification"
         self.probabilities = classifies and (
-            looks_like_probabilities(outputs) or (ends_in_sigmoid and outputs.shape[1] == 1)
+            looks_like_probabilities(outputs) or (ends_in_probabilities and outputs.shape[1] == 1)
         )
         return self.probabilities
 

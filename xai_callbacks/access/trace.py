@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from xai_callbacks.access.subject import Subject, plain_name
 from xai_callbacks.errors import ConfigurationError
@@ -48,17 +49,36 @@ class Trace:
         """How often each module ran."""
         return Counter(call.name for call in self.calls)
 
-    def ends_in_sigmoid(self) -> bool:
-        """Whether the last module that ran is a sigmoid or softmax whose result is the output."""
-        leaves = [call for call in self.calls if not any(True for _ in call.module.children())]
-        return bool(leaves) and isinstance(leaves[-1].module, (nn.Sigmoid, nn.Softmax))
+    def ends_in_probabilities(self) -> bool:
+        """Whether the outputs come straight from a sigmoid or softmax, of a module or a function."""
+        return _name(_behind(self.outputs.grad_fn, _RESHAPING)) in _PROBABILITIES
 
     def head(self) -> Call | None:
-        """The linear layer that computes the outputs: the last one that ran, if it has as many outputs as the model."""
-        linear = [call for call in self.calls if isinstance(call.module, nn.Linear) and call.output.ndim == 2]
-        if not linear or linear[-1].output.shape != self.outputs.shape:
-            return None
-        return linear[-1] if self.times_called()[linear[-1].name] == 1 else None
+        """The linear layer whose results are the outputs, up to a sigmoid or softmax; None if there is none."""
+        source = _behind(self.outputs.grad_fn, _RESHAPING | _PROBABILITIES)
+        times = self.times_called()
+        for call in self.calls:
+            fits = isinstance(call.module, nn.Linear) and call.output.shape == self.outputs.shape
+            if fits and source is not None and call.output.grad_fn is source and times[call.name] == 1:
+                return call
+        return None
+
+
+# Nodes of the autograd graph that hand values on, and those that turn logits into probabilities.
+_RESHAPING = frozenset({"Squeeze", "Unsqueeze", "View", "UnsafeView", "ReshapeAlias", "ToCopy", "Clone", "Alias"})
+_PROBABILITIES = frozenset({"Sigmoid", "Softmax", "LogSoftmax"})
+
+
+def _behind(node: Node | None, passed: frozenset[str]) -> Node | None:
+    """The first node, seen from the outputs, whose kind is not among those to be passed."""
+    while node is not None and _name(node) in passed and node.next_functions:
+        node = node.next_functions[0][0]
+    return node
+
+
+def _name(node: Node | None) -> str:
+    """Such as "Sigmoid" for `SigmoidBackward0`."""
+    return "" if node is None else node.name().rpartition("Backward")[0]
 
 
 def trace_model(subject: Subject, images: Tensor) -> Trace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,9 @@ from tqdm import tqdm
 from xai_callbacks._lightning import Callback, LightningModule, Trainer
 from xai_callbacks.access import ModelSelector, OutputSelector
 from xai_callbacks.audit import Auditor
+from xai_callbacks.callbacks.neighbours import averages_weights, check_neighbours, check_strategy, has_lazy_parameters
 from xai_callbacks.callbacks.outlets import Outlets
 from xai_callbacks.callbacks.schedule import Schedule, step_of
-from xai_callbacks.callbacks.strategies import check_strategy, has_lazy_parameters
 from xai_callbacks.errors import ConfigurationError, require_integer
 from xai_callbacks.explainers import Explainer
 from xai_callbacks.novelty import NoveltyScore
@@ -106,8 +107,11 @@ class AuditCallback(Callback):
         chunk_size: int = 16,
         max_panels: int = 16,
         on_error: Literal["warn", "raise"] = "warn",
+        name: str = "audit",
     ) -> None:
         super().__init__()
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ConfigurationError(f"Expected `name` to be letters, digits, '_', '-' and '.', but got {name!r}.")
         if on_error not in ("warn", "raise"):
             raise ConfigurationError(f"Expected `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
         require_integer("max_panels", max_panels, least=0, hint="0 draws none.")
@@ -121,33 +125,36 @@ class AuditCallback(Callback):
             output=output,
             chunk_size=chunk_size,
         )
+        self.name = name
         self.on_error = on_error
         self.max_panels = max_panels
         self.last_record: AuditRecord | None = None
-        self._outlets = Outlets(self.auditor.probes, max_panels)
+        self._outlets = Outlets(self.auditor.probes, max_panels, name)
         self._audited_at: tuple[int, int] | None = None
         self._metrics: dict[str, float] = {}
         self._told: set[str] = set()
 
     @property
     def state_key(self) -> str:
-        """Two audits of different probes or questions in one trainer keep apart states."""
+        """Audits of several names, probes or questions keep their states apart."""
         keys = ",".join(question.key for question in self.auditor.questions)
-        return f"{type(self).__qualname__}[{self.auditor.probes.fingerprint},{keys}]"
+        return f"{type(self).__qualname__}[{self.name},{self.auditor.probes.fingerprint},{keys}]"
 
     # Hooks, in the order in which Lightning calls them.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse strategies under which no process holds the whole model; warn of averaged weights."""
+        """Refuse what cannot work with the trainer's strategy and other callbacks; warn of what may surprise."""
         if str(getattr(stage, "value", stage)) == "fit":
-            check_strategy(trainer, self)
+            check_strategy(trainer)
+            check_neighbours(trainer, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the layer, so that mistakes come to light before training."""
         if has_lazy_parameters(pl_module):
             # The first forward pass would initialise them, which is for training to do.
             return
-        layer = self.auditor.prepare(pl_module)
+        with _without_logging(pl_module):
+            layer = self.auditor.prepare(pl_module)
         self._tell(trainer, f"AuditCallback explains at {layer.reason}.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -224,18 +231,19 @@ class AuditCallback(Callback):
 
     def _audit(self, trainer: Trainer, model: nn.Module, step: int) -> None:
         here = (trainer.global_step, trainer.fit_loop.total_batch_idx)
-        if self._audited_at == here or has_lazy_parameters(model):
+        # Validation may be of averaged weights although the step is the same.
+        if (self._audited_at == here and not averages_weights(trainer)) or has_lazy_parameters(model):
             return
         self._audited_at = here
         with self._forgiving(self.on_error):
             # Should this audit fail, no monitor must go on reading the numbers of an earlier one.
             self._publish(trainer, dict.fromkeys(self._metrics, math.nan))
-            with _progress(trainer, len(self.auditor.probes)) as on_progress:
+            with _without_logging(model), _progress(trainer, len(self.auditor.probes)) as on_progress:
                 record = self.auditor.audit(model, step=step, epoch=trainer.current_epoch, on_progress=on_progress)
             for note in record.notes:
                 self._tell(trainer, f"AuditCallback: {note}")
             self.last_record = record
-            self._publish(trainer, main_scalars(record))
+            self._publish(trainer, main_scalars(record, self.name))
             self._outlets.write(trainer, record)
 
     @contextmanager
@@ -264,7 +272,24 @@ class AuditCallback(Callback):
         """Say something once, where Lightning says its own."""
         if message not in self._told and trainer.is_global_zero:
             self._told.add(message)
-            logging.getLogger(type(trainer).__module__).info(message)
+            # A user's own Trainer class lives elsewhere; Lightning's is among its ancestors.
+            homes = [cls.__module__ for cls in type(trainer).__mro__ if "lightning" in cls.__module__]
+            logging.getLogger(next(iter(homes), __name__)).info(message)
+
+
+@contextmanager
+def _without_logging(module: nn.Module) -> Iterator[None]:
+    """A `forward` that calls `self.log` must neither log probes as data nor fail where Lightning forbids it."""
+    names = [name for name in ("log", "log_dict") if hasattr(module, name)]
+    own = {name: module.__dict__[name] for name in names if name in module.__dict__}
+    for name in names:
+        module.__dict__[name] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        for name in names:
+            del module.__dict__[name]
+        module.__dict__.update(own)
 
 
 @contextmanager

@@ -20,11 +20,13 @@ class Outlets:
     Args:
         probes: The probe set.
         max_panels: Most probes drawn.
+        name: What all tags begin with.
     """
 
-    def __init__(self, probes: ProbeSet, max_panels: int) -> None:
+    def __init__(self, probes: ProbeSet, max_panels: int, name: str) -> None:
         self._probes = probes
         self._max_panels = max_panels
+        self._name = name
         self._sinks: dict[int, TensorBoardSink] = {}
         self._film: dict[str, Any] = {}
 
@@ -37,7 +39,9 @@ class Outlets:
         errors: list[Exception] = []
         for logger in trainer.loggers:
             try:
-                logger.log_metrics(finite({**main_scalars(record), **detail_scalars(record)}), step=record.step)
+                logger.log_metrics(
+                    finite({**main_scalars(record, self._name), **detail_scalars(record, self._name)}), step=record.step
+                )
                 logger.save()
                 self._draw(trainer, logger, record)
             except Exception as error:  # raised again below
@@ -84,7 +88,7 @@ class Outlets:
             prefix = getattr(logger, "_prefix", "")
             tag_prefix = f"{prefix}{getattr(logger, 'LOGGER_JOIN_CHAR', '-')}" if prefix else ""
             sink = TensorBoardSink(
-                writer, self._probes, max_panels=self._max_panels, scalars=False, tag_prefix=tag_prefix
+                writer, self._probes, max_panels=self._max_panels, scalars=False, tag_prefix=tag_prefix, name=self._name
             )
             if self._film:
                 sink.film.load_state_dict(self._film)

@@ -71,10 +71,10 @@ class PictureBook:
         )
 
     def caption(self, record: AuditRecord, index: int) -> str:
-        """What the model answered, such as "cat 0.93"."""
+        """What the model answered, such as "cat (0.93)"."""
         if self.probes.task == "regression":
             return f"{float(record.predictions[index]):.3g}"
-        return f"{self.probes.class_name(int(record.predictions[index]))} {float(record.confidences[index]):.2f}"
+        return f"{self.probes.class_name(int(record.predictions[index]))} ({float(record.confidences[index]):.2f})"
 
     def _verdict_line(self, record: AuditRecord, index: int) -> str:
         parts = (self._truth(index), f"predicted: {self.caption(record, index)}")

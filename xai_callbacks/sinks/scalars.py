@@ -7,18 +7,15 @@ from collections.abc import Mapping
 
 from xai_callbacks.record import AuditRecord, Estimate
 
-__all__ = ["DETAIL", "MAIN", "detail_scalars", "finite", "layout", "main_scalars"]
-
-MAIN = "audit"
-DETAIL = "audit_detail"
+__all__ = ["detail_scalars", "finite", "layout", "main_scalars"]
 
 
-def main_scalars(record: AuditRecord) -> dict[str, float]:
+def main_scalars(record: AuditRecord, name: str = "audit") -> dict[str, float]:
     """The values of all metrics, such as `audit/why/relevance_mass/core`; NaN where no probe was valid."""
-    return {f"{MAIN}/{key}": estimate.value for key, estimate in record.metrics.items()}
+    return {f"{name}/{key}": estimate.value for key, estimate in record.metrics.items()}
 
 
-def detail_scalars(record: AuditRecord) -> dict[str, float]:
+def detail_scalars(record: AuditRecord, name: str = "audit") -> dict[str, float]:
     """What a value must be read beside, such as `audit_detail/why/relevance_mass/core/chance`.
 
     `chance` is the value of a map that knows nothing; `low` and `high` bound the 95 % bootstrap interval over probes,
@@ -28,10 +25,10 @@ def detail_scalars(record: AuditRecord) -> dict[str, float]:
     scalars = {}
     for key, estimate in record.metrics.items():
         parts = {"chance": estimate.chance, "low": estimate.low, "high": estimate.high}
-        scalars.update({f"{DETAIL}/{key}/{part}": value for part, value in parts.items() if value is not None})
+        scalars.update({f"{name}_detail/{key}/{part}": value for part, value in parts.items() if value is not None})
         if estimate.degenerate:
-            scalars[f"{DETAIL}/{key}/degenerate"] = float(estimate.degenerate)
-    scalars[f"{DETAIL}/seconds"] = sum(record.seconds.values())
+            scalars[f"{name}_detail/{key}/degenerate"] = float(estimate.degenerate)
+    scalars[f"{name}_detail/seconds"] = sum(record.seconds.values())
     return scalars
 
 
@@ -40,7 +37,9 @@ def finite(scalars: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in scalars.items() if math.isfinite(value)}
 
 
-def layout(metrics: Mapping[str, Estimate], prefix: str = "") -> dict[str, dict[str, list[object]]]:
+def layout(
+    metrics: Mapping[str, Estimate], prefix: str = "", name: str = "audit"
+) -> dict[str, dict[str, list[object]]]:
     """A layout for TensorBoard's custom scalars page: one category a question, one chart a metric and region.
 
     A chart draws the value with its interval where there is one, and names the chance level in its title: lines of one
@@ -49,20 +48,21 @@ def layout(metrics: Mapping[str, Estimate], prefix: str = "") -> dict[str, dict[
     Args:
         metrics: The metrics of a record.
         prefix: What the logger puts before every tag.
+        name: Name of the audit.
     """
     categories: dict[str, dict[str, list[object]]] = {}
     for key, estimate in metrics.items():
-        tags = [f"{prefix}{MAIN}/{key}"]
+        tags = [f"{prefix}{name}/{key}"]
         if estimate.low is not None:
-            tags += [f"{prefix}{DETAIL}/{key}/{part}" for part in ("low", "high")]
-        category, title = _place(key, estimate)
+            tags += [f"{prefix}{name}_detail/{key}/{part}" for part in ("low", "high")]
+        category, title = _place(key, estimate, name)
         categories.setdefault(category, {})[title] = ["Multiline" if len(tags) == 1 else "Margin", tags]
     return categories
 
 
-def _place(key: str, estimate: Estimate) -> tuple[str, str]:
+def _place(key: str, estimate: Estimate, name: str) -> tuple[str, str]:
     """Category and title of a chart, such as "audit: why" and "relevance mass, core (chance 0.31)"."""
     first, *rest = key.replace("_", " ").split("/")
     chance = estimate.chance is not None and math.isfinite(estimate.chance)
     title = (", ".join(rest) or first) + (f" (chance {estimate.chance:.2g})" if chance else "")
-    return f"audit: {first if rest else 'probes'}", title
+    return f"{name}: {first if rest else 'probes'}", title

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -44,11 +45,11 @@ class TensorBoardSink:
         scale: Colour scale of all heatmaps; None for the fixed one in logits.
         scalars: Whether to write the scalars as well.
         tag_prefix: What the run's logger puts before every scalar tag, so that the custom scalars page finds them.
+        name: What all tags begin with; sinks of several audits in one writer need different ones.
 
     Example:
-        >>> sink = TensorBoardSink(SummaryWriter("runs/1"), probes)  # doctest: +SKIP
-        >>> sink.write(auditor.audit(model, step=step))  # doctest: +SKIP
-        >>> sink.close()  # doctest: +SKIP
+        >>> with TensorBoardSink(SummaryWriter("runs/1"), probes) as sink:  # doctest: +SKIP
+        ...     sink.write(auditor.audit(model, step=step))
     """
 
     def __init__(
@@ -60,19 +61,25 @@ class TensorBoardSink:
         scale: ColorScale | None = None,
         scalars: bool = True,
         tag_prefix: str = "",
+        name: str = "audit",
     ) -> None:
         self.film = Film()
         self._writer = writer
         self._book = PictureBook(probes, max_panels, scale)
         self._scalars = scalars
         self._tag_prefix = tag_prefix
+        self._name = name
         self._background = BackgroundWriter()
+        # Also when nobody closes the sink, as when a loop raises: run at the latest when the interpreter exits.
+        weakref.finalize(self, _finish, self._background, writer)
         self._laid_out: dict[str, Estimate] = {}
 
     def write(self, record: AuditRecord) -> None:
         """Write scalars now and pictures soon; blocks only while two earlier records are still being drawn."""
         if self._scalars:
-            for tag, value in finite({**main_scalars(record), **detail_scalars(record)}).items():
+            for tag, value in finite(
+                {**main_scalars(record, self._name), **detail_scalars(record, self._name)}
+            ).items():
                 self._writer.add_scalar(tag, value, record.step)
         self._lay_out(record)
         drawn = self._book.drawn
@@ -93,6 +100,15 @@ class TensorBoardSink:
         """What went wrong since the last call."""
         return self._background.errors()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.drain()
+
     def close(self) -> None:
         """Drain; raise the first error if there was one. The writer stays open, it is the user's."""
         errors = self.drain()
@@ -104,13 +120,18 @@ class TensorBoardSink:
         new = {key: estimate for key, estimate in record.metrics.items() if math.isfinite(estimate.value)}
         if new.keys() - self._laid_out.keys():
             self._laid_out = {**self._laid_out, **new}
-            self._writer.add_custom_scalars(layout(self._laid_out, self._tag_prefix))
+            self._writer.add_custom_scalars(layout(self._laid_out, self._tag_prefix, self._name))
 
     def _draw(self, record: AuditRecord, frames: tuple[FilmFrame, ...]) -> None:
         for position, index in enumerate(self._book.drawn):
-            name = f"{index:03d}_{self._book.probes.names[index]}"
+            probe = f"{index:03d}_{self._book.probes.names[index]}"
             self._writer.add_image(
-                f"audit_panel/{name}", self._book.panel(record, index), record.step, dataformats="HWC"
+                f"{self._name}_panel/{probe}", self._book.panel(record, index), record.step, dataformats="HWC"
             )
             strip = self._book.filmstrip(frames, record.headings, position)
-            self._writer.add_image(f"audit_filmstrip/{name}", strip, record.step, dataformats="HWC")
+            self._writer.add_image(f"{self._name}_filmstrip/{probe}", strip, record.step, dataformats="HWC")
+
+
+def _finish(background: BackgroundWriter, writer: SummaryWriterLike) -> None:
+    background.drain()
+    writer.flush()

@@ -1,0 +1,78 @@
+"""What an audit needs of the trainer and of the callbacks beside it."""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import nn
+
+from xai_callbacks._lightning import Callback, Trainer
+from xai_callbacks.errors import ConfigurationError
+
+__all__ = ["averages_weights", "check_neighbours", "check_strategy", "has_lazy_parameters"]
+
+_SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "XLAStrategy", "XLAFSDPStrategy")
+
+
+def check_strategy(trainer: Trainer) -> None:
+    """Refuse strategies that shard parameters; they are told by name, as either Lightning package may bring them.
+
+    Raises:
+        ConfigurationError: No process holds the whole model.
+    """
+    names = _ancestry(trainer.strategy)
+    if names & set(_SHARDING) or ("DeepSpeedStrategy" in names and getattr(trainer.strategy, "zero_stage_3", False)):
+        raise ConfigurationError(
+            f"Expected a strategy under which each process holds the whole model, but got "
+            f"{type(trainer.strategy).__name__}. Train without AuditCallback and audit the saved checkpoints with "
+            f"Auditor instead."
+        )
+
+
+def check_neighbours(trainer: Trainer, callback: Callback) -> None:
+    """Look at the callbacks beside an `AuditCallback`.
+
+    Warns of an `EarlyStopping` that would end the run over an audit without a value, and of a `WeightAveraging` that
+    swaps the averaged weights out before the audit sees them.
+
+    Raises:
+        ConfigurationError: Another audit has the same name, so one would write over the other.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning outside the class
+    name = getattr(callback, "name", None)
+    if sum(isinstance(other, type(callback)) and getattr(other, "name", None) == name for other in callbacks) > 1:
+        raise ConfigurationError(
+            f"Expected audits in one trainer to have different names, but got several called {name!r}. "
+            f"Pass AuditCallback(..., name='background') or the like."
+        )
+    for other in callbacks:
+        monitor = str(getattr(other, "monitor", ""))
+        strict = "EarlyStopping" in _ancestry(other) and getattr(other, "check_finite", False)
+        if strict and monitor.startswith(f"{name}/"):
+            warnings.warn(
+                f"EarlyStopping monitors {monitor!r} and ends the run when that has no value, as after an audit "
+                "that failed. Pass EarlyStopping(..., check_finite=False) to go on.",
+                stacklevel=2,
+            )
+    if averages_weights(trainer, before=callback):
+        warnings.warn(
+            "AuditCallback stands after WeightAveraging in `callbacks`, so it audits the raw weights while validation "
+            "uses the averaged ones. Put AuditCallback first to audit the averaged weights.",
+            stacklevel=2,
+        )
+
+
+def averages_weights(trainer: Trainer, before: Callback | None = None) -> bool:
+    """Whether a `WeightAveraging` is among the callbacks, or among those before one of them."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning outside the class
+    earlier = callbacks if before is None else callbacks[: callbacks.index(before)]
+    return any("WeightAveraging" in _ancestry(other) for other in earlier)
+
+
+def _ancestry(instance: object) -> set[str]:
+    return {base.__name__ for base in type(instance).__mro__}
+
+
+def has_lazy_parameters(module: nn.Module) -> bool:
+    """Whether some parameters wait for the first forward pass, which is for training to make."""
+    return any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in module.parameters())
