@@ -542,3 +542,30 @@ def test_explainer_can_be_chosen():
     record = auditor.audit(tiny_net())
     assert record.layer == "0"
     assert record.layer_reason.startswith("`0`, as named")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"questions": Why()}, "Expected `questions` to be a list of Question instances"),
+        ({"explainer": GradCAM}, "Expected `explainer` to be an explainer such as GradCAM()"),
+        ({"novelty": ["gradnorm"]}, "Expected `novelty` to be a list of NoveltyScore instances, but got ['gradnorm']"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_refused_at_construction(arguments, message):
+    with pytest.raises(ConfigurationError) as caught:
+        Auditor(tiny_probes(), **arguments)
+    assert message in str(caught.value)
+
+
+def test_a_model_that_cannot_be_differentiated_is_refused_when_it_is_prepared():
+    class Rounding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.head = tiny_net(), nn.Linear(3, 3)
+
+        def forward(self, images):
+            return self.head(self.net(images).detach())
+
+    with pytest.raises(ConfigurationError):
+        Auditor(tiny_probes(), explainer=GradCAM("net.2")).prepare(Rounding())

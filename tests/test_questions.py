@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -113,6 +114,7 @@ def test_titles_read_as_questions():
     assert Why().title("cat", "") == "Why cat?"
     assert WhyRatherThan().title("cat", "dog") == "Why cat, rather than dog?"
     assert WhyRatherThan(foil="label").title("cat", "cat") == "Why not cat with 100 % confidence?"
+    assert WhyRatherThan(foil="label", fact=0).title("cat", "cat") == "Why cat, rather than cat?"
     assert WhyNotCertain().title("cat", "cat") == "Why not cat with 100 % confidence?"
     assert WhatIfNot().title("cat", "") == "What if not cat?"
     assert WhyValueRatherThan(0.75).title("0.58", "0.75") == "Why 0.58, rather than 0.75?"
@@ -123,7 +125,7 @@ def test_keys_tell_questions_apart_and_equality_goes_by_arguments():
     assert len(set(keys)) == len(keys)
     assert [Why().key, WhyRatherThan().key, WhyNotCertain().key] == ["why", "why_rather_than", "why_not_certain"]
     assert WhyValueRatherThan(0.75).key == "why_value_rather_than_0.75"
-    assert Why(of=3) == Why(3)
+    assert Why(of=3) == Why(np.int64(3)) == Why(3)
     assert Why(of=3) != Why(of=4)
     assert Why() != WhatIfNot()
     assert len({Why(of=3), Why(3), WhyNotCertain()}) == 2

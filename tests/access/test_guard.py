@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchmetrics import MeanMetric
 
 from xai_callbacks.access import undisturbed
 
@@ -145,6 +146,29 @@ def test_hooks_fire_in_a_compiled_model():
         look(compiled)
     handle.remove()
     assert seen == [1]
+
+
+def test_attributes_and_metrics_that_a_forward_pass_changes_return():
+    class Counting(Net):
+        def __init__(self):
+            super().__init__()
+            self.passes, self.sizes, self.metric = 0, [1], MeanMetric()
+            self.metric.update(3.0)
+
+        def forward(self, images):
+            self.passes += 1
+            self.sizes.append(len(images))
+            self.metric.update(images.mean())
+            self.kept = super().forward(images)
+            return self.kept
+
+    model = Counting()
+    sizes = model.sizes
+    with undisturbed(model):
+        look(model)
+    assert (model.passes, model.sizes, hasattr(model, "kept")) == (0, [1], False)
+    assert model.sizes is sizes
+    assert float(model.metric.compute()) == 3.0
 
 
 @pytest.mark.gpu

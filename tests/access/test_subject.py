@@ -115,3 +115,40 @@ def test_the_trace_knows_the_linear_head_and_leaves_no_hooks():
     assert head.given.shape == (5, 6)
     assert none is None
     assert not any(module._forward_hooks for module in model.modules())
+
+
+class Ending(nn.Module):
+    """A body with two heads of equal size, ended in some way."""
+
+    def __init__(self, end, classes=1):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.first, self.second, self.sigmoid = nn.Linear(6, classes), nn.Linear(6, classes), nn.Sigmoid()
+        self.end = end
+
+    def forward(self, images):
+        features = self.body(images)
+        return self.end(self.first(features), self.second(features), self.sigmoid)
+
+
+@pytest.mark.parametrize(
+    ("end", "probabilities", "head"),
+    [
+        (lambda a, b, s: a, False, "first"),
+        (lambda a, b, s: b, False, "second"),
+        (lambda a, b, s: (a, s(b)), False, "first"),
+        (lambda a, b, s: s(a), True, "first"),
+        (lambda a, b, s: torch.sigmoid(a).squeeze(1), True, "first"),
+        (lambda a, b, s: a * s(b), False, None),
+        (lambda a, b, s: {"logits": a, "domain": b}, False, "first"),
+        (lambda a, b, s: (a + b) / 2, False, None),
+    ],
+)
+def test_head_and_sigmoid_are_those_the_outputs_come_from(end, probabilities, head):
+    model = Ending(end)
+    with undisturbed(model):
+        trace = trace_model(Subject(model), IMAGES)
+        found = trace.head()
+        assert trace.ends_in_probabilities() is probabilities
+    assert (found.name if found else None) == head

@@ -547,9 +547,15 @@ def test_checkpoint_monitors_across_epochs_without_an_audit(tmp_path):
 
 
 def test_early_stopping_can_monitor_an_audit(tmp_path):
-    stopping = EarlyStopping(monitor="audit/confidence", mode="max", stopping_threshold=0.0)
+    options = {"mode": "max", "stopping_threshold": 0.0, "check_finite": False}
+    stopping = EarlyStopping(monitor="audit/confidence", **options)
     one = fit(tmp_path, AuditCallback(tiny_probes()), stopping, max_epochs=5)
     assert one.current_epoch == 1
+
+
+def test_early_stopping_that_would_end_the_run_over_a_failed_audit_is_pointed_out(tmp_path):
+    with pytest.warns(UserWarning, match="check_finite=False"):
+        fit(tmp_path, AuditCallback(tiny_probes()), EarlyStopping(monitor="audit/confidence", mode="max"))
 
 
 # ---- checkpoints and resuming
@@ -670,7 +676,7 @@ def test_new_run_without_a_start_audits_at_the_same_place_again(tmp_path):
 
 
 def test_two_audits_of_different_probes_keep_apart_states(tmp_path):
-    first, second = AuditCallback(tiny_probes()), AuditCallback(tiny_probes(seed=9))
+    first, second = AuditCallback(tiny_probes()), AuditCallback(tiny_probes(seed=9), name="other")
     assert first.state_key != second.state_key
     checkpoint = ModelCheckpoint(tmp_path / "checkpoints", save_last=True)
     fit(tmp_path, first, second, checkpoint, enable_checkpointing=True, logger=False)
@@ -680,6 +686,29 @@ def test_two_audits_of_different_probes_keep_apart_states(tmp_path):
         state = callbacks[callback.state_key]["auditor"]
         assert state["fingerprint"] == callback.auditor.probes.fingerprint
         assert torch.equal(state["heatmaps"], callback.last_record.heatmaps)
+
+
+def test_two_audits_need_two_names(tmp_path):
+    with pytest.raises(ConfigurationError, match="several called 'audit'"):
+        fit(tmp_path, AuditCallback(tiny_probes()), AuditCallback(tiny_probes(seed=9)))
+    trainer = fit(tmp_path, AuditCallback(tiny_probes()), AuditCallback(tiny_probes(seed=9), name="other"))
+    assert {"audit/confidence", "other/confidence"} <= trainer.callback_metrics.keys()
+    with pytest.raises(ConfigurationError, match="Expected `name` to be letters"):
+        AuditCallback(tiny_probes(), name="a/b")
+
+
+def test_a_forward_that_logs_neither_fails_nor_logs_the_probes(tmp_path):
+    class Talkative(TinyModule):
+        def forward(self, images):
+            self.log("seen", float(len(images)))
+            return super().forward(images)
+
+    module = Talkative()
+    callback = AuditCallback(tiny_probes(), on_error="raise")
+    trainer = fit(tmp_path, callback, module=module)
+    assert callback.last_record is not None
+    assert "log" not in vars(module)
+    assert float(trainer.callback_metrics["seen"]) != len(tiny_probes())
 
 
 # ---- runs that end badly

@@ -67,7 +67,7 @@ def test_caption_says_what_the_model_answered():
     record = Auditor(probes).audit(tiny_net())
     book = PictureBook(probes, 16)
     predicted = ("cat", "dog", "owl")[int(record.predictions[3])]
-    assert book.caption(record, 3) == f"{predicted} {float(record.confidences[3]):.2f}"
+    assert book.caption(record, 3) == f"{predicted} ({float(record.confidences[3]):.2f})"
 
 
 def test_caption_of_regression_is_the_value():

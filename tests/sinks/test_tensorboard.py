@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,3 +187,23 @@ def test_drained_sink_goes_on(tmp_path, record):
             assert sink.drain() == []
     assert image_steps(read_events(tmp_path), "audit_panel/000_probe_000") == [1, 2]
     assert [frame.step for frame in sink.film.frames] == [1, 2]
+
+
+def test_pictures_are_written_although_nobody_closes_the_sink(tmp_path):
+    script = f"""
+from torch.utils.tensorboard import SummaryWriter
+from tests.tiny import tiny_net, tiny_probes
+from xai_callbacks import Auditor, TensorBoardSink
+sink = TensorBoardSink(SummaryWriter({str(tmp_path)!r}), tiny_probes())
+sink.write(Auditor(tiny_probes()).audit(tiny_net(), step=3))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).resolve().parents[2])
+    assert image_steps(read_events(tmp_path), "audit_panel/000_probe_000") == [3]
+
+
+def test_a_sink_is_closed_by_its_block(tmp_path, record):
+    with SummaryWriter(tmp_path) as writer:
+        with TensorBoardSink(writer, tiny_probes(), max_panels=1) as sink:
+            sink.write(record)
+        assert sink.errors() == []
+    assert len(image_steps(read_events(tmp_path), "audit_panel/000_probe_000")) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, Self
 
@@ -134,4 +135,5 @@ class TensorBoardSink:
 
 def _finish(background: BackgroundWriter, writer: SummaryWriterLike) -> None:
     background.drain()
-    writer.flush()
+    with suppress(Exception):  # nobody is left to be told
+        writer.flush()
