@@ -100,8 +100,8 @@ class Auditor:
             fits = isinstance(values, (list, tuple)) and all(isinstance(value, kind) for value in values)
             if values is not None and not fits:
                 raise ConfigurationError(
-                    f"Expected `{argument}` to be a list of {kind.__name__} instances, but got {values!r}. "
-                    f"Leave it out for the defaults."
+                    f"Expected `{argument}` to be a list of {kind.__name__} instances, but got {values!r}. Leave it "
+                    "out for the defaults."
                 )
         self.probes = probes
         self.questions = default_questions(probes.task) if questions is None else tuple(questions)
@@ -207,9 +207,8 @@ class Auditor:
             index = int(labels.argmax())
             raise ConfigurationError(
                 f"Expected the labels of the probes to be below {classes}, the number of classes of the model, but "
-                "probe "
-                f"{self.probes.names[index]!r} has label {int(labels[index])}. Build the probes from the data that "
-                "the model is trained on."
+                f"probe {self.probes.names[index]!r} has label {int(labels[index])}. Build the probes from the data "
+                "that the model is trained on."
             )
 
     def _observe(self, subject: Subject, prepared: _Prepared, on_progress: Callable[[int], None]) -> _Observed:
@@ -237,8 +236,8 @@ class Auditor:
         if broken:
             raise AuditError(
                 f"Expected finite model outputs, but got NaN or inf for {len(broken)} of {len(self.probes)} probes, "
-                f"first for {self.probes.names[broken[0]]!r}. The training has probably diverged; look at the loss "
-                f"and the learning rate."
+                f"first for {self.probes.names[broken[0]]!r}. The training has probably diverged; look at the loss and "
+                "the learning rate."
             )
 
     def _record(

@@ -90,7 +90,7 @@ class Question(ABC):
         if known.task != self.task:
             raise ConfigurationError(
                 f"Expected `questions` to suit a {known.task} task, but got {self!r}, which asks about {self.task}. "
-                f"Float `targets` make a probe set a regression set, integer `labels` a classification set."
+                "Float `targets` make a probe set a regression set, integer `labels` a classification set."
             )
 
     def __repr__(self) -> str:
@@ -125,8 +125,8 @@ class Why(Question):
             _check_class("of", self.of, known)
         elif self.of != "predicted":
             raise ConfigurationError(
-                f"Expected `of` to be 'predicted' for a regression task, but got {self.of!r}. A regression net has "
-                "one output."
+                f"Expected `of` to be 'predicted' for a regression task, but got {self.of!r}. A regression net has one "
+                "output."
             )
 
     def ask(self, outputs: Tensor, truth: Tensor | None) -> Asked:
@@ -162,8 +162,8 @@ class WhyRatherThan(Question):
         self.fact = None if fact is None else _class_reference("fact", fact, ("predicted", "label"))
         if self.foil == self.fact:
             raise ConfigurationError(
-                f"Expected `foil` and `fact` to differ, but got {foil!r} for both. WhyNotCertain() asks why the "
-                "answer is not certain."
+                f"Expected `foil` and `fact` to differ, but got {foil!r} for both. WhyNotCertain() asks why the answer "
+                "is not certain."
             )
 
     @property

@@ -32,7 +32,7 @@ class Captured:
         if len(self.tensors) != 1:
             raise TargetLayerError(
                 f"Expected the layer `{name}` to run once in a forward pass, but it ran {len(self.tensors)} times. "
-                f"Name a layer that runs once with `target_layer=`."
+                "Name a layer that runs once with `target_layer=`."
             )
         return self.tensors[0]
 

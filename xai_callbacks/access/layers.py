@@ -79,10 +79,9 @@ def choose_layer(trace: Trace) -> TargetLayer:
     )
     raise TargetLayerError(
         f"Expected a feature map between the images and the outputs of {type(trace.subject.module).__name__}, but "
-        "found none that the "
-        f"outputs depend on: saw {seen}. Pass `target_layer=` with the name of the last layer whose output keeps the "
-        "image's layout; "
-        f"if its gradients vanish because the head is all zeros, train a step first."
+        f"found none that the outputs depend on: saw {seen}. Pass `target_layer=` with the name of the last layer "
+        "whose output keeps the image's layout; if its gradients vanish because the head is all zeros, train a step "
+        "first."
     )
 
 
@@ -103,16 +102,16 @@ def name_layer(trace: Trace, target: str | nn.Module, layout: LayoutName | None 
     if len(calls) != 1:
         how = "never runs" if not calls else f"runs {len(calls)} times"
         raise TargetLayerError(
-            f"Expected `target_layer` to run once in a forward pass and return a tensor, but `{name}` {how}. "
-            f"Name a layer that runs once, such as the block around it."
+            f"Expected `target_layer` to run once in a forward pass and return a tensor, but `{name}` {how}. Name a "
+            "layer that runs once, such as the block around it."
         )
     call = calls[0]
     found = infer_layout(call.output.shape, trace.images.shape[-2:], _conv_grids(trace), layout)
     if found is None or found.cells < 2:
         raise TargetLayerError(
             f"Expected `target_layer` to return a feature map of more than one cell, but `{name}` returns "
-            f"{tuple(call.output.shape)} for "
-            f"images of {tuple(trace.images.shape[-2:])}. Name an earlier layer, or say how to read it with `layout=`."
+            f"{tuple(call.output.shape)} for images of {tuple(trace.images.shape[-2:])}. Name an earlier layer, or say "
+            "how to read it with `layout=`."
         )
     return TargetLayer(name, found, "named", f"`{name}`, as named: {_describe(call, found)}")
 
@@ -186,8 +185,7 @@ def _reached(trace: Trace, tensors: list[Tensor]) -> list[Tensor | None]:
     except RuntimeError as error:
         raise ConfigurationError(
             f"Expected to differentiate {type(trace.subject.module).__name__}, but autograd said: {error}. Name a "
-            "layer with "
-            f"`target_layer=` after which the model is differentiable."
+            "layer with `target_layer=` after which the model is differentiable."
         ) from error
 
 
@@ -245,5 +243,5 @@ def _name_of(trace: Trace, target: str | nn.Module) -> str:
             return plain_name(name)
     raise TargetLayerError(
         f"Expected `target_layer` to be part of {type(root).__name__}, but got a {type(target).__name__} that is not. "
-        f"Pass its dotted name, which survives copying the model."
+        "Pass its dotted name, which survives copying the model."
     )

@@ -39,16 +39,15 @@ def select_output(raw: object, output: OutputSelector | None, batch: int) -> Ten
     if not isinstance(found, Tensor):
         raise OutputError(
             f"Expected `output` to lead to a tensor of shape (N, K), but {_how(output)} led to {_describe(found)} in "
-            f"{_describe(raw)}. "
-            f"Pass `output=` as a key, an index, or a callable."
+            f"{_describe(raw)}. Pass `output=` as a key, an index, or a callable."
         )
     if found.ndim == 1 and found.shape[0] == batch:
         found = found[:, None]
     if found.ndim != 2 or found.shape[0] != batch or found.shape[1] == 0:
         raise OutputError(
             f"Expected the model outputs to have shape (N, K) with N = {batch}, but {_how(output)} gave "
-            f"{tuple(found.shape)} "
-            f"in {_describe(raw)}. Pass `output=` as a key, an index, or a callable that returns the logits."
+            f"{tuple(found.shape)} in {_describe(raw)}. Pass `output=` as a key, an index, or a callable that returns "
+            "the logits."
         )
     return found.float()
 

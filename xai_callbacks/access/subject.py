@@ -77,9 +77,8 @@ class Subject:
             if outputs.shape[1] != 1:
                 raise ConfigurationError(
                     "Expected a regression net to give one value an image, but got outputs of shape "
-                    f"{tuple(outputs.shape)}. "
-                    "Choose one with `output=lambda outputs: outputs[:, 0]`, or give the probes integer `labels` if "
-                    "this is a classifier."
+                    f"{tuple(outputs.shape)}. Choose one with `output=lambda outputs: outputs[:, 0]`, or give the "
+                    "probes integer `labels` if this is a classifier."
                 )
             return outputs
         if outputs.shape[1] == 1:

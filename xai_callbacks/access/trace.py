@@ -99,10 +99,8 @@ def trace_model(subject: Subject, images: Tensor) -> Trace:
         except Exception as error:
             raise ConfigurationError(
                 f"Expected the model to run on probe images of shape {tuple(images.shape[1:])} (C, H, W), but it "
-                "raised "
-                f"{type(error).__name__}: {error}. Give the probes the size and normalisation of the training images, "
-                "or say which part "
-                f"of the model classifies images with `model=`."
+                f"raised {type(error).__name__}: {error}. Give the probes the size and normalisation of the training "
+                "images, or say which part of the model classifies images with `model=`."
             ) from error
     outputs = subject.select(raw, images.shape[0])
     return Trace(subject, images, tuple(calls), outputs)

@@ -23,9 +23,9 @@ def check_strategy(trainer: Trainer) -> None:
     names = _ancestry(trainer.strategy)
     if names & set(_SHARDING) or ("DeepSpeedStrategy" in names and getattr(trainer.strategy, "zero_stage_3", False)):
         raise ConfigurationError(
-            f"Expected a strategy under which each process holds the whole model, but got "
+            "Expected a strategy under which each process holds the whole model, but got "
             f"{type(trainer.strategy).__name__}. Train without AuditCallback and audit the saved checkpoints with "
-            f"Auditor instead."
+            "Auditor instead."
         )
 
 
@@ -42,22 +42,22 @@ def check_neighbours(trainer: Trainer, callback: Callback) -> None:
     name = getattr(callback, "name", None)
     if sum(isinstance(other, type(callback)) and getattr(other, "name", None) == name for other in callbacks) > 1:
         raise ConfigurationError(
-            f"Expected audits in one trainer to have different names, but got several called {name!r}. "
-            f"Pass AuditCallback(..., name='background') or the like."
+            f"Expected audits in one trainer to have different names, but got several called {name!r}. Pass "
+            "AuditCallback(..., name='background') or the like."
         )
     for other in callbacks:
         monitor = str(getattr(other, "monitor", ""))
         strict = "EarlyStopping" in _ancestry(other) and getattr(other, "check_finite", False)
         if strict and monitor.startswith(f"{name}/"):
             warnings.warn(
-                f"EarlyStopping monitors {monitor!r} and ends the run when that has no value, as after an audit "
-                "that failed. Pass EarlyStopping(..., check_finite=False) to go on.",
+                f"EarlyStopping monitors {monitor!r} and ends the run when that has no value, as after an audit that "
+                "failed. Pass EarlyStopping(..., check_finite=False) to go on.",
                 stacklevel=2,
             )
     if averages_weights(trainer, before=callback):
         warnings.warn(
-            "AuditCallback stands after WeightAveraging in `callbacks`, so it audits the raw weights while validation "
-            "uses the averaged ones. Put AuditCallback first to audit the averaged weights.",
+            "AuditCallback stands after WeightAveraging in `callbacks`, so it audits the raw weights while "
+            "validation uses the averaged ones. Put AuditCallback first to audit the averaged weights.",
             stacklevel=2,
         )
 

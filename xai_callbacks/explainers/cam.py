@@ -132,7 +132,7 @@ def _gradient(score: Tensor, features: Tensor, layer: TargetLayer) -> Tensor:
 
 def _disconnected(layer: TargetLayer) -> TargetLayerError:
     return TargetLayerError(
-        f"Expected the outputs to depend on the target layer `{layer.name}`, but no gradient reaches it. "
-        f"It lies in a branch that is not used, or the model detaches or disables gradients after it. "
-        f"Name a later layer with `target_layer=`."
+        f"Expected the outputs to depend on the target layer `{layer.name}`, but no gradient reaches it. It lies in a "
+        "branch that is not used, or the model detaches or disables gradients after it. Name a later layer with "
+        "`target_layer=`."
     )
