@@ -59,6 +59,8 @@ class Judge:
         self.questions = questions
         self._previous: tuple[Tensor, Tensor] | None = None
         self._peaks = torch.zeros(len(questions), dtype=torch.float64)
+        self._size = (probes.images.shape[-2], probes.images.shape[-1])
+        self._chances = {region: _chances(mask) for region, mask in probes.masks.items()}
 
     def judge(
         self, outputs: Tensor, truth: Tensor | None, heatmaps: Tensor, scores: Mapping[str, Tensor], chunk_size: int
@@ -119,19 +121,17 @@ class Judge:
 
     def _localization(self, heatmaps: Tensor, peak: float, chunk_size: int) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Name, values `(N,)` and chance levels `(N,)` of each metric and region, for maps `(N, h, w)`."""
-        for region, mask in self.probes.masks.items():
-            # In chunks, chance levels as well: enlarged maps, and sums over masks, take eight bytes a pixel. Results go
-            # into tensors made before: small ones kept between large temporary ones would fragment the heap.
-            values = torch.empty(len(_LOCALIZATION), len(mask), dtype=torch.float64)
-            chances = torch.empty_like(values)
-            for start in range(0, len(mask), chunk_size):
-                chunk = slice(start, start + chunk_size)
-                positive = relevance(heatmaps[chunk], (mask.shape[-2], mask.shape[-1]))
-                for row, (metric, chance) in enumerate(_LOCALIZATION.values()):
-                    values[row, chunk] = metric(positive, mask[chunk], reference=peak)
-                    chances[row, chunk] = chance(mask[chunk])
+        # Results go into tensors made before: small ones kept between large temporary ones would fragment the heap.
+        values = {region: _empty(len(heatmaps)) for region in self.probes.masks}
+        for start in range(0, len(heatmaps), chunk_size):
+            chunk = slice(start, start + chunk_size)
+            positive = relevance(heatmaps[chunk], self._size)
+            for region, mask in self.probes.masks.items():
+                for row, (metric, _) in enumerate(_LOCALIZATION.values()):
+                    values[region][row, chunk] = metric(positive, mask[chunk], reference=peak)
+        for region in self.probes.masks:
             for row, name in enumerate(_LOCALIZATION):
-                yield f"{name}/{region}", values[row], chances[row]
+                yield f"{name}/{region}", values[region][row], self._chances[region][row]
 
     def _changes(self, outputs: Tensor, heatmaps: Tensor) -> Iterator[tuple[str, Estimate]]:
         if self._previous is None or self._previous[0].shape != heatmaps.shape:
@@ -141,6 +141,19 @@ class Judge:
             yield f"{question}/drift", summarize(explanation_drift(before[index], heatmaps[index]))
         if self.probes.task == "classification":
             yield "switched", summarize((_answers(outputs) != answers).double())
+
+
+def _empty(probes: int) -> Tensor:
+    return torch.empty(len(_LOCALIZATION), probes, dtype=torch.float64)
+
+
+def _chances(mask: Tensor) -> Tensor:
+    """Chance level of each metric, `(metrics, N)`; probe by probe, as a sum over a mask takes eight bytes a pixel."""
+    chances = _empty(len(mask))
+    for row, (_, chance) in enumerate(_LOCALIZATION.values()):
+        for index in range(len(mask)):
+            chances[row, index] = chance(mask[index])
+    return chances
 
 
 def _answers(outputs: Tensor) -> Tensor:
