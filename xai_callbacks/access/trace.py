@@ -100,7 +100,8 @@ def trace_model(subject: Subject, images: Tensor) -> Trace:
             raise ConfigurationError(
                 f"Expected the model to run on probe images of shape {tuple(images.shape[1:])} (C, H, W), but it "
                 f"raised {type(error).__name__}: {error}. Give the probes the size and normalisation of the training "
-                "images, or say which part of the model classifies images with `model=`."
+                "images, or say with `model=` which part classifies images; if it takes a batch, "
+                "`model=lambda m: lambda images: m({'image': images})`."
             ) from error
     outputs = subject.select(raw, images.shape[0])
     return Trace(subject, images, tuple(calls), outputs)
