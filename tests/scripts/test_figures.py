@@ -31,9 +31,9 @@ def test_bench_cam_writes_its_ratios(tmp_path):
 def test_real_nets_answer_as_their_weights_should(shared_data, tmp_path, capsys):
     paths = render_real_nets.main(["--data", str(shared_data), "--out", str(tmp_path), "--models", "mobilenet_v2"])
     said = capsys.readouterr().out
-    assert "bull mastiff 0.66" in said
-    assert "spoonbill 0.98" in said
-    assert "flamingo 0.63" in said
+    assert "bull mastiff (0.66)" in said
+    assert "spoonbill (0.98)" in said
+    assert "flamingo (0.63)" in said
     assert [path.name for path in paths] == [
         "bull_mastiff_boxer_cat_mobilenet_v2.png",
         "spoonbill_mobilenet_v2.png",
