@@ -125,6 +125,8 @@ def test_keys_tell_questions_apart_and_equality_goes_by_arguments():
     assert len(set(keys)) == len(keys)
     assert [Why().key, WhyRatherThan().key, WhyNotCertain().key] == ["why", "why_rather_than", "why_not_certain"]
     assert WhyValueRatherThan(0.75).key == "why_value_rather_than_0.75"
+    assert WhyValueRatherThan(0.12345678).key != WhyValueRatherThan(0.12345679).key
+    assert WhyValueRatherThan(np.float32(0.5)) == WhyValueRatherThan(0.5)
     assert Why(of=3) == Why(np.int64(3)) == Why(3)
     assert Why(of=3) != Why(of=4)
     assert Why() != WhatIfNot()

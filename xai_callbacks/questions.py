@@ -12,6 +12,7 @@ looks when it moves *away* from Q (Prabhushankar et al., "Contrastive explanatio
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -258,15 +259,19 @@ class WhyValueRatherThan(Question):
     task: Task = "regression"
 
     def __init__(self, value: float | Literal["target"] = "target") -> None:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number and value != "target":
+        if not _is_number(value) and not (isinstance(value, str) and value == "target"):
             raise ConfigurationError(f"Expected `value` to be a finite number or 'target', but got {value!r}.")
-        self.value = value
+        # A plain float compares and prints the same wherever it came from.
+        self.value = value if isinstance(value, str) else float(value)
 
     @property
     def key(self) -> str:
         """`why_value_rather_than_target` or `why_value_rather_than_<value>`."""
-        return f"why_value_rather_than_{self.value if self.value == 'target' else format(self.value, 'g')}"
+        if isinstance(self.value, str):
+            return f"why_value_rather_than_{self.value}"
+        short = format(self.value, "g")
+        # Six digits unless they are not enough: two questions must never share a key.
+        return f"why_value_rather_than_{short if float(short) == self.value else repr(self.value)}"
 
     def check(self, known: Answerable) -> None:
         """`target` needs targets."""
@@ -358,10 +363,26 @@ def _classes(reference: str | int, outputs: Tensor, truth: Tensor | None) -> Ten
 def _class_reference(name: str, value: object, words: tuple[str, ...]) -> str | int:
     if isinstance(value, str) and value in words:
         return value
-    if hasattr(value, "__index__") and not isinstance(value, bool) and operator.index(value) >= 0:
-        return operator.index(value)
+    index = _index(value)
+    if index is not None and index >= 0:
+        return index
     options = " or ".join(repr(word) for word in words)
     raise ConfigurationError(f"Expected `{name}` to be {options} or a class index >= 0, but got {value!r}.")
+
+
+def _is_number(value: object) -> bool:
+    """Whether this is a finite real number; those of NumPy are, `True` is not."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    return math.isfinite(value)
+
+
+def _index(value: object) -> int | None:
+    """The whole number, also one of NumPy or torch; None for anything else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # that is the question
+    except TypeError:  # arrays and tensors have `__index__` but not all of them are one whole number
+        return None
 
 
 def _check_class(name: str, reference: str | int, known: Answerable) -> None:

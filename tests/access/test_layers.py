@@ -144,6 +144,19 @@ def test_maps_of_one_cell_are_passed_over():
     assert (layer.name, layer.layout.grid) == ("layer3", (2, 2))
 
 
+def test_a_channels_last_map_that_could_be_read_both_ways_is_told_by_the_convolution_before_it():
+    class Square(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.fc = nn.Conv2d(3, 8, 3, 2), nn.LayerNorm(8), nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.fc(self.norm(self.conv(x).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
+
+    layer = choose(Square())
+    assert (layer.name, layer.layout.name, layer.layout.grid) == ("norm", "NHWC", (7, 7))
+
+
 def test_branches_that_do_not_carry_everything_are_passed_over():
     class Branched(nn.Module):
         def __init__(self):

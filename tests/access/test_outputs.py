@@ -81,6 +81,7 @@ def test_one_number_an_image_becomes_a_column_and_half_becomes_float():
         ),
         ((LOGITS,), 3, "but got 3 for a tuple of [a tensor of shape (4, 3)]"),
         (None, None, "led to None"),
+        (LOGITS, 1, "to be left out, or a callable, for a model that returns a tensor, but got 1"),
         (LOGITS, lambda raw: "x", "led to 'x'"),
         (torch.randn(3, 3), None, "with N = 4"),
     ],
@@ -89,7 +90,7 @@ def test_what_does_not_fit_is_described(raw, output, message):
     with pytest.raises(OutputError) as caught:
         select_output(raw, output, 4)
     assert message in str(caught.value)
-    assert "output=" in str(caught.value) or "key" in str(caught.value)
+    assert any(advice in str(caught.value) for advice in ("output=", "a key", "left out"))
 
 
 def test_one_sigmoid_logit_becomes_two_classes_of_the_same_probabilities():

@@ -195,9 +195,10 @@ def test_a_backbone_that_runs_without_gradients_is_explained_all_the_same():
             return self.head(features.mean(dim=(2, 3)))
 
     expected, _ = explain(GapNet(), images(), [Why()])
-    explainer, model = GradCAM("features"), Probe()
-    found, _ = explain(model, images(), [Why()], explainer)
-    torch.testing.assert_close(found.heatmaps, expected.heatmaps)
+    for explainer in (GradCAM("features"), GradCAM()):
+        found, layer = explain(Probe(), images(), [Why()], explainer)
+        assert layer.name == "features"
+        torch.testing.assert_close(found.heatmaps, expected.heatmaps)
 
 
 def test_a_layer_that_the_outputs_do_not_depend_on_is_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 
 import torch
 from torch import Tensor, nn
@@ -72,14 +73,18 @@ def _kept_buffers(model: nn.Module) -> Iterator[None]:
     kept = [
         (module, name, buffer, _copy(buffer)) for module in model.modules() for name, buffer in module._buffers.items()
     ]
+    names = [(module, set(module._buffers.keys())) for module in model.modules()]
     try:
         yield
     finally:
+        for module, known in names:
+            for name in set(module._buffers.keys()) - known:
+                del module._buffers[name]
         with torch.no_grad():
-            for module, name, buffer, copy in kept:
+            for module, name, buffer, content in kept:
                 module._buffers[name] = buffer
-                if buffer is not None and copy is not None and not _same(buffer, copy):
-                    buffer.copy_(copy)
+                if buffer is not None and content is not None and not _same(buffer, content):
+                    buffer.copy_(content)
 
 
 def _copy(buffer: Tensor | None) -> Tensor | None:
@@ -87,11 +92,11 @@ def _copy(buffer: Tensor | None) -> Tensor | None:
     return None if buffer is None or uninitialised else buffer.detach().clone()
 
 
-def _same(buffer: Tensor, copy: Tensor) -> bool:
+def _same(buffer: Tensor, content: Tensor) -> bool:
     """Bitwise, so that a NaN equals itself."""
     if buffer.is_floating_point():
-        return bool(((buffer == copy) | (buffer.isnan() & copy.isnan())).all())
-    return torch.equal(buffer, copy)
+        return bool(((buffer == content) | (buffer.isnan() & content.isnan())).all())
+    return torch.equal(buffer, content)
 
 
 @contextmanager
@@ -114,14 +119,14 @@ def _kept_attributes(model: nn.Module) -> Iterator[None]:
 
 def _attributes(module: nn.Module) -> list[tuple[str, object]]:
     managed = ("_parameters", "_buffers", "_modules", "training")
-    return [(key, value) for key, value in module.__dict__.items() if key not in managed and not key.endswith("_hooks")]
+    return [(key, value) for key, value in module.__dict__.items() if key not in managed and "_hooks" not in key]
 
 
 def _content(value: object) -> object:
     """A copy of what can be changed in place without a new object."""
     if isinstance(value, Tensor):
         return _copy(value)
-    return list(value) if type(value) is list else None
+    return copy(value) if type(value) in (list, dict, set) else None
 
 
 def _refill(value: object, content: object) -> None:
@@ -129,6 +134,9 @@ def _refill(value: object, content: object) -> None:
         value.copy_(content)
     elif isinstance(value, list) and isinstance(content, list):
         value[:] = content
+    elif isinstance(value, (dict, set)) and isinstance(content, (dict, set)):
+        value.clear()
+        value.update(content)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xai_callbacks.access.layouts import FeatureLayout, LayoutName, infer_layout
 from xai_callbacks.access.subject import find_module, plain_name
-from xai_callbacks.access.trace import Call, Trace
+from xai_callbacks.access.trace import Call, Trace, depends_on_images
 from xai_callbacks.errors import ConfigurationError, TargetLayerError
 
 __all__ = ["TargetLayer", "choose_layer", "name_layer"]
@@ -195,18 +195,8 @@ def _last_bottleneck(trace: Trace, found: list[_Candidate]) -> _Candidate:
 
 
 def _is_bottleneck(trace: Trace, tensor: Tensor) -> bool:
-    """Whether no path of the autograd graph leads from the outputs to the images around `tensor`."""
-    seen = {tensor.grad_fn}
-    waiting = [trace.outputs.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        if node is trace.images.grad_fn:
-            return False
-        seen.add(node)
-        waiting.extend(following for following, _ in node.next_functions)
-    return True
+    """Whether everything the outputs know of the images went through `tensor`."""
+    return not depends_on_images(trace, around=tensor)
 
 
 def _share_reached(gradient: Tensor, layout: FeatureLayout) -> float:

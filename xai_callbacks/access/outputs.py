@@ -61,10 +61,15 @@ def binary_logits(logit: Tensor) -> Tensor:
     return torch.cat([-logit, logit], dim=1) / 2
 
 
-def looks_like_probabilities(outputs: Tensor) -> bool:
-    """Whether every row of `(N, K)`, K >= 2, is a distribution: non-negative and summing to 1 within 1e-3."""
+def looks_like_probabilities(outputs: Tensor, precision: torch.dtype = torch.float32) -> bool:
+    """Whether every row of `(N, K)`, K >= 2, is a distribution: non-negative and summing to 1.
+
+    The sum may be off by 1e-3, or by one unit in the last place of `precision`, the type the model computes in.
+    """
     values = outputs.detach()
-    return values.shape[1] > 1 and bool((values >= 0).all()) and bool(((values.sum(dim=1) - 1).abs() < 1e-3).all())
+    if values.shape[1] < 2 or not bool((values >= 0).all()):
+        return False
+    return bool(((values.sum(dim=1) - 1).abs() < max(1e-3, torch.finfo(precision).eps)).all())
 
 
 def _automatic(raw: object, batch: int) -> object:
@@ -83,6 +88,12 @@ def _automatic(raw: object, batch: int) -> object:
 def _chosen(raw: object, output: OutputSelector) -> object:
     if callable(output):
         return output(raw)
+    if isinstance(raw, Tensor):
+        # `raw[1]` would be the second image of the batch, which could pass for one value an image.
+        raise OutputError(
+            f"Expected `output` to be left out, or a callable, for a model that returns a tensor, but got {output!r} "
+            f"for {_describe(raw)}."
+        )
     try:
         if isinstance(output, str) and not isinstance(raw, Mapping):
             return getattr(raw, output)

@@ -90,7 +90,7 @@ class Subject:
         """Decide from outputs `(N, K)` of sample images, and return, whether the model gives probabilities."""
         classifies = self.task == "classification"
         self.probabilities = classifies and (
-            looks_like_probabilities(outputs) or (ends_in_probabilities and outputs.shape[1] == 1)
+            looks_like_probabilities(outputs, self.dtype) or (ends_in_probabilities and outputs.shape[1] == 1)
         )
         return self.probabilities
 

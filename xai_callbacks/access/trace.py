@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,7 @@ from torch.autograd.graph import Node
 from xai_callbacks.access.subject import Subject, plain_name
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = ["Call", "Trace", "first_tensor", "trace_model", "with_first_tensor"]
+__all__ = ["Call", "Trace", "depends_on_images", "first_tensor", "trace_model", "with_first_tensor"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,21 @@ class Trace:
         return None
 
 
+def depends_on_images(trace: Trace, *, around: Tensor | None = None) -> bool:
+    """Whether a path of the autograd graph leads from the outputs to the images, around a tensor if one is given."""
+    seen = set() if around is None else {around.grad_fn}
+    waiting = [trace.outputs.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node is trace.images.grad_fn:
+            return True
+        seen.add(node)
+        waiting.extend(following for following, _ in node.next_functions)
+    return False
+
+
 # Nodes of the autograd graph that hand values on, and those that turn logits into probabilities.
 _RESHAPING = frozenset({"Squeeze", "Unsqueeze", "View", "UnsafeView", "ReshapeAlias", "ToCopy", "Clone", "Alias"})
 _PROBABILITIES = frozenset({"Sigmoid", "Softmax", "LogSoftmax"})
@@ -84,16 +99,26 @@ def _name(node: Node | None) -> str:
 def trace_model(subject: Subject, images: Tensor) -> Trace:
     """Run the model on `images` `(N, C, H, W)` and record every module call.
 
-    Call inside `undisturbed`. The images require grad, so that the graph exists for frozen models too. Cost: one
-    forward pass whose activations are kept.
+    Call inside `undisturbed`. The images require grad, so that the graph exists for frozen models too. A model that
+    switches gradients off itself, as wrappers of frozen backbones do, is run a second time with gradients switched on
+    again by each module. Cost: one forward pass whose activations are kept.
 
     Raises:
         ConfigurationError: The model cannot run on these images; the cause is chained.
     """
+    trace = _run(subject, images)
+    if not depends_on_images(trace):
+        # Where the model does not stand this, it stays with what was seen.
+        with suppress(ConfigurationError):
+            trace = _run(subject, images, insist=True)
+    return trace
+
+
+def _run(subject: Subject, images: Tensor, *, insist: bool = False) -> Trace:
     calls: list[Call] = []
     # The model gets a copy of a leaf: it may normalise its input in place.
     images = subject.images(images).detach().clone().requires_grad_(True).clone()
-    with _recording(subject.module, calls):
+    with _recording(subject.module, calls, insist=insist):
         try:
             raw = subject.call(images)
         except Exception as error:
@@ -108,15 +133,24 @@ def trace_model(subject: Subject, images: Tensor) -> Trace:
 
 
 @contextmanager
-def _recording(root: nn.Module, calls: list[Call]) -> Iterator[None]:
+def _recording(root: nn.Module, calls: list[Call], *, insist: bool) -> Iterator[None]:
     handles = []
+    # Compiled parts come twice, as wrapper and as what is wrapped, and the latter counts.
+    modules = {plain_name(name): module for name, module in root.named_modules()}
     try:
-        for name, module in root.named_modules():
-            handles.append(module.register_forward_hook(partial(_record, calls, plain_name(name))))
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(partial(_record, calls, name)))
+            if insist:
+                handles.append(module.register_forward_pre_hook(_record_gradients))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _record_gradients(_module: nn.Module, _given: tuple[object, ...]) -> None:
+    # Leaving the `no_grad` that this undoes switches back to what was before it.
+    torch.set_grad_enabled(True)
 
 
 def _record(calls: list[Call], name: str, module: nn.Module, given: tuple[object, ...], output: object) -> None:
