@@ -82,7 +82,10 @@ def photo_probes(data: Path) -> ProbeSet:
             transforms.Normalize(MEAN, STD),
         ]
     )
-    images = [prepare(Image.open(data / "papers_photos" / f"{name}.jpg").convert("RGB")) for name, _, _ in CASES]
+    images = []
+    for name, _, _ in CASES:
+        with Image.open(data / "papers_photos" / f"{name}.jpg") as photo:
+            images.append(prepare(photo.convert("RGB")))
     return ProbeSet.from_tensors(
         torch.stack(images),
         torch.tensor([label for _, label, _ in CASES]),
