@@ -151,6 +151,14 @@ def test_each_score_belongs_to_its_image_alone(question):
         (lambda: WhyRatherThan(foil=3, fact=3), "to differ, but got 3 for both. WhyNotCertain"),
         (lambda: WhyValueRatherThan(float("nan")), "Expected `value` to be a finite number or 'target', but got nan"),
         (lambda: WhyValueRatherThan("mean"), "Expected `value`"),
+        (lambda: WhyValueRatherThan(True), "Expected `value`"),
+        (lambda: WhyValueRatherThan(np.zeros(2)), "Expected `value`"),
+        (lambda: Why(of=np.arange(2)), "Expected `of`"),
+        (lambda: Why(of=torch.tensor(1.5)), "Expected `of`"),
+        (lambda: Why(of=1.0), "Expected `of`"),
+        (lambda: WhatIfNot(of=None), "Expected `of`"),
+        (lambda: WhyRatherThan(fact="runner-up"), "Expected `fact`"),
+        (lambda: WhyRatherThan(foil="label", fact="label"), "to differ, but got 'label' for both"),
     ],
 )
 def test_bad_arguments_are_refused_at_construction(make, message):
@@ -187,3 +195,64 @@ def test_what_cannot_be_answered_is_refused_before_it_is_asked(questions, known,
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_default_questions_can_be_answered(task):
     check_questions(default_questions(task), Answerable(task, labelled=task == "regression", num_classes=2))
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0, 17.0, 25.0, 40.0, 70.0])
+@pytest.mark.parametrize("toward", [0, 1])
+def test_the_cross_entropy_has_the_relative_precision_of_its_type_on_both_sides(gap, toward):
+    rest = torch.tensor([0.0, 0.5, -3.0])
+    logits = torch.cat([torch.tensor([gap]), rest])[None].requires_grad_(True)
+    (found,) = torch.autograd.grad(cross_entropy_toward(logits, torch.tensor([toward])).sum(), logits)
+    exponentials = logits.detach().double()[0].exp()
+    others = (exponentials * (torch.arange(4) != toward)).sum()
+    expected = exponentials / exponentials.sum()
+    expected[toward] = -others / exponentials.sum()  # p - 1 would be zero
+    torch.testing.assert_close(found[0].double(), expected, rtol=2e-5, atol=0)
+
+
+def test_the_cross_entropy_equals_that_of_torch_in_double_precision():
+    logits = 10 * torch.randn(50, 7, dtype=torch.float64)
+    classes = torch.randint(7, (50,))
+    expected = cross_entropy(logits, classes, reduction="none")
+    torch.testing.assert_close(cross_entropy_toward(logits, classes), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_where_the_label_is_what_was_predicted_the_contrast_asks_about_certainty():
+    correct = LOGITS.argmax(dim=1)
+    toward_label, certain = WhyRatherThan(foil="label").ask(LOGITS, correct), WhyNotCertain().ask(LOGITS, None)
+    assert torch.equal(toward_label.score, certain.score)
+    assert toward_label.foil.tolist() == toward_label.fact.tolist() == certain.foil.tolist()
+    assert torch.equal(gradient(WhyRatherThan(foil="label"), truth=correct), gradient(WhyNotCertain()))
+
+
+def test_the_counterfactual_has_the_opposite_gradient():
+    assert torch.equal(gradient(WhatIfNot(of="label")), -gradient(Why(of="label")))
+
+
+@pytest.mark.parametrize("question", [Why(of="label"), WhyRatherThan(foil="label"), WhatIfNot(of="label")])
+def test_a_question_about_the_label_needs_labels(question):
+    with pytest.raises(ConfigurationError, match="Expected probes with `labels`"):
+        question.ask(LOGITS, None)
+    with pytest.raises(ConfigurationError, match="Expected probes with `labels`"):
+        question.check(Answerable("classification", labelled=False))
+
+
+def test_a_question_about_the_target_needs_targets():
+    with pytest.raises(ConfigurationError, match="Expected probes with `targets`"):
+        WhyValueRatherThan().ask(torch.zeros(2, 1), None)
+
+
+def test_class_indexes_are_checked_where_the_number_of_classes_is_known():
+    for question in (Why(of=4), WhyRatherThan(foil=4), WhyRatherThan(fact=4), WhatIfNot(of=4)):
+        question.check(Answerable("classification", labelled=False, num_classes=5))
+        question.check(Answerable("classification", labelled=False))
+        with pytest.raises(ConfigurationError, match=r"a class index below 4, the number of outputs, but got 4"):
+            question.check(Answerable("classification", labelled=False, num_classes=4))
+
+
+def test_values_are_the_same_from_wherever_they_come_and_near_ones_keep_apart():
+    assert WhyValueRatherThan(np.float32(0.5)) == WhyValueRatherThan(np.float64(0.5)) == WhyValueRatherThan(0.5)
+    assert WhyValueRatherThan(np.int64(3)).key == WhyValueRatherThan(3).key == "why_value_rather_than_3"
+    near = [WhyValueRatherThan(0.1234567), WhyValueRatherThan(0.1234568)]
+    assert near[0].key != near[1].key
+    check_questions(near, Answerable("regression", labelled=False))

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from xai_callbacks.access import Subject, capture, tap
-from xai_callbacks.errors import TargetLayerError
+from xai_callbacks.errors import ConfigurationError, TargetLayerError
 
 IMAGES = torch.randn(2, 3, 8, 8)
 
@@ -96,4 +96,20 @@ def test_tapping_notes_inputs_and_outputs_and_changes_nothing():
     assert torch.equal(calls[0].output, outputs)
     assert torch.equal(model[4](calls[0].given), outputs)
     assert not calls[0].given.requires_grad
+    assert hooks(model) == 0
+
+
+def test_a_layer_that_raises_leaves_no_hook_and_the_old_grad_mode():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(99, 3))
+    with torch.no_grad():
+        with capture(Subject(model), "0"), pytest.raises(RuntimeError):
+            model(IMAGES)
+        assert not torch.is_grad_enabled()
+    assert hooks(model) == 0
+
+
+def test_an_unknown_layer_is_refused_with_advice_before_anything_is_hooked():
+    model = nn.ModuleDict({"trunk": net()})
+    with pytest.raises(ConfigurationError, match="Did you mean 'trunk'"), capture(Subject(model), "trunc"):
+        pass
     assert hooks(model) == 0

@@ -179,3 +179,61 @@ def test_the_stream_of_the_accelerator_returns():
     with undisturbed(model):
         torch.randn(3, device="cuda")
     assert all(torch.equal(a, b) for a, b in zip(before, torch.cuda.get_rng_state_all(), strict=True))
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_what_a_forward_pass_collects_or_registers_is_forgotten(raises):
+    class Caching(Net):
+        def __init__(self):
+            super().__init__()
+            self.cache, self.seen = {"kept": 1}, {7}
+
+        def forward(self, images):
+            self.cache[len(images)] = images.mean()
+            del self.cache["kept"]
+            self.seen.add(len(images))
+            self.register_buffer("late", torch.ones(2))
+            return super().forward(images)
+
+    model = Caching()
+    cache, seen, names = model.cache, model.seen, list(model.state_dict())
+    try:
+        with undisturbed(model):
+            look(model)
+            if raises:
+                raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+    assert (model.cache, model.seen) == ({"kept": 1}, {7})
+    assert model.cache is cache
+    assert model.seen is seen
+    assert list(model.state_dict()) == names
+
+
+def test_hooks_registered_inside_can_be_removed_outside():
+    model = Net()
+    with undisturbed(model):
+        handle = model.register_forward_hook(lambda *_, **__: None, with_kwargs=True)
+    assert len(model._forward_hooks) == len(model._forward_hooks_with_kwargs) == 1
+    handle.remove()
+    assert len(model._forward_hooks) == len(model._forward_hooks_with_kwargs) == 0
+
+
+def test_training_goes_on_as_if_nobody_had_looked():
+    def train(*, looking):
+        torch.manual_seed(3)
+        model = Net()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+        for step in range(6):
+            model(torch.randn(4, 3, 8, 8)).square().mean().backward()
+            if looking:
+                with torch.no_grad(), undisturbed(model):
+                    images = torch.rand(2, 3, 8, 8, requires_grad=True)
+                    torch.autograd.grad(model(images).sum(), [images, model.head.weight])
+            if step % 2:  # gradients gather over two steps, and are looked at in between
+                optimizer.step()
+                optimizer.zero_grad()
+        return model.state_dict()
+
+    alone, watched = train(looking=False), train(looking=True)
+    assert all(torch.equal(tensor.nan_to_num(7), watched[name].nan_to_num(7)) for name, tensor in alone.items())

@@ -250,3 +250,87 @@ def test_a_misread_layout_can_be_corrected():
 
     assert named(Square(), "norm").layout.name == "NCHW"  # 7 x 7 x 7 cells: nothing tells
     assert named(Square(), "norm", "NHWC").layout.name == "NHWC"
+
+
+class Pooled(nn.Module):
+    """A backbone and a head; what lies between is up to the subclass."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU())
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.fc(self.body(x).mean(dim=(2, 3)))
+
+
+class WithoutGradients(Pooled):
+    def forward(self, x):
+        with torch.no_grad():
+            features = self.body(x).mean(dim=(2, 3))
+        return self.fc(features)
+
+
+class Detached(Pooled):
+    def forward(self, x):
+        return self.fc(self.body(x).detach().mean(dim=(2, 3)))
+
+
+def test_a_backbone_that_runs_without_gradients_has_its_layer_all_the_same():
+    expected, found = choose(Pooled()), choose(WithoutGradients())
+    assert found == expected
+    assert found.name == "body"
+
+
+def test_a_net_that_cuts_its_graph_is_told_what_was_seen():
+    with pytest.raises(TargetLayerError, match=r"found none that the outputs depend on: saw .*`body` \(2, 6, 12, 12\)"):
+        choose(Detached())
+
+
+def test_compiling_a_part_does_not_change_the_choice():
+    model = Pooled()
+    expected = choose(model)
+    model.body = torch.compile(model.body, backend="eager")
+    assert choose(model) == choose(torch.compile(model, backend="eager")) == expected
+    assert named(model, "body").name == named(model, model.body).name == "body"
+
+
+def test_channels_last_tokens_of_a_small_net_on_images_that_are_not_square():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patch, self.mix, self.norm = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 8), nn.LayerNorm(8)
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.fc(self.norm(self.mix(self.patch(x).permute(0, 2, 3, 1))).mean(dim=(1, 2)))
+
+    layer = choose(Last(), 3, 16, 24)
+    assert (layer.name, layer.layout.name, layer.layout.grid) == ("norm", "NHWC", (4, 6))
+
+
+def test_only_the_class_token_is_read_after_registers():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patch, self.extra = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.randn(1, 5, 8))
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+            self.blocks, self.fc = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(8, 5)
+
+        def forward(self, x):
+            tokens = self.patch(x).flatten(2).transpose(1, 2)
+            return self.fc(self.blocks(torch.cat([self.extra.expand(len(x), -1, -1), tokens], dim=1))[:, 0])
+
+    for model in (Tokens(), Tokens().requires_grad_(False)):
+        layer = choose(model, 3, 24, 16)
+        assert (layer.name, layer.layout.grid, layer.layout.prefix) == ("blocks.layers.1.norm1", (6, 4), 5)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (24, 16), (15, 33)])
+def test_the_grid_follows_images_that_are_not_square(size):
+    assert choose(Pooled(), 3, *size).layout.grid == (size[0] - 4, size[1] - 4)
+
+
+def test_a_layout_that_does_not_fit_is_refused():
+    with pytest.raises(TargetLayerError, match="say how to read it with `layout=`"):
+        named(Pooled(), "body", "NLC")

@@ -22,6 +22,14 @@ from xai_callbacks.errors import ConfigurationError
         ((2, 512), (224, 224), (), None),
         ((2, 3, 4, 5, 6), (224, 224), (), None),
         ((2, 100, 8), (224, 225), (), None),
+        # Both readings of 4 x 6 x 8 have the aspect of the image, give or take a cell: the patch embedding decides.
+        ((2, 4, 6, 8), (16, 24), (), FeatureLayout("NCHW", (6, 8))),
+        ((2, 4, 6, 8), (16, 24), ((4, 6),), FeatureLayout("NHWC", (4, 6))),
+        ((2, 4, 6, 8), (16, 24), ((6, 8), (4, 6)), FeatureLayout("NCHW", (6, 8))),
+        ((2, 7, 7, 8), (28, 28), ((7, 7),), FeatureLayout("NHWC", (7, 7))),
+        # Without padding, the map of a convolution need not have the aspect of the image.
+        ((2, 6, 11, 29), (15, 33), (), FeatureLayout("NHWC", (6, 11))),
+        ((2, 6, 11, 29), (15, 33), ((11, 29), (13, 31)), FeatureLayout("NCHW", (11, 29))),
     ],
 )
 def test_the_layout_is_told_from_the_shape(shape, image, grids, expected):

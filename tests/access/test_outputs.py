@@ -84,6 +84,8 @@ def test_one_number_an_image_becomes_a_column_and_half_becomes_float():
         (LOGITS, 1, "to be left out, or a callable, for a model that returns a tensor, but got 1"),
         (LOGITS, lambda raw: "x", "led to 'x'"),
         (torch.randn(3, 3), None, "with N = 4"),
+        (Answer(FEATURES, LOGITS), "logit", "but got 'logit' for a Answer with {features: a tensor of shape (4, 7)"),
+        (torch.zeros(4, 0), None, "but the automatic choice gave (4, 0)"),
     ],
 )
 def test_what_does_not_fit_is_described(raw, output, message):
@@ -105,3 +107,19 @@ def test_probabilities_are_told_from_logits():
     assert not looks_like_probabilities(LOGITS)
     assert not looks_like_probabilities(LOGITS.log_softmax(dim=1))
     assert not looks_like_probabilities(torch.ones(4, 1))
+    assert not looks_like_probabilities(torch.zeros(4, 3))  # a head that starts at zero
+    assert not looks_like_probabilities(LOGITS.softmax(dim=1) * torch.tensor([[1.0], [1.0], [1.0], [1.01]]))
+
+
+def test_rounded_probabilities_are_told_by_the_type_they_were_computed_in():
+    rounded = torch.tensor([[0.6, 0.402], [0.5, 0.5]])
+    assert not looks_like_probabilities(rounded)
+    assert looks_like_probabilities(rounded, torch.bfloat16)
+
+
+@pytest.mark.parametrize("output", [1, "logits"])
+def test_a_bare_tensor_has_no_parts_to_choose_from(output):
+    """Entry 1 would be the second image, and two of its logits could pass for one value an image."""
+    with pytest.raises(OutputError) as caught:
+        select_output(torch.randn(2, 2), output, 2)
+    assert f"to be left out, or a callable, for a model that returns a tensor, but got {output!r}" in str(caught.value)

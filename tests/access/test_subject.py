@@ -4,6 +4,7 @@ from torch import nn
 
 from xai_callbacks.access import Subject, trace_model, undisturbed
 from xai_callbacks.access.subject import find_module
+from xai_callbacks.access.trace import depends_on_images
 from xai_callbacks.errors import ConfigurationError
 
 
@@ -152,3 +153,72 @@ def test_head_and_sigmoid_are_those_the_outputs_come_from(end, probabilities, he
         found = trace.head()
         assert trace.ends_in_probabilities() is probabilities
     assert (found.name if found else None) == head
+
+
+def test_a_distributed_wrapper_is_looked_through():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = cnn()
+        subject = Subject(nn.parallel.DistributedDataParallel(model))
+        assert subject.module is model
+        assert torch.equal(subject(IMAGES), model(IMAGES))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_probabilities_of_a_half_precision_net_are_recognised():
+    subject, decided = learnt(cnn(4, nn.Softmax(dim=1)).to(torch.bfloat16))
+    assert decided
+    probabilities = subject.call(subject.images(IMAGES)).float()
+    torch.testing.assert_close(subject(subject.images(IMAGES)).exp(), probabilities)
+
+
+@pytest.mark.parametrize("shape", [(-1, 1), (-1,)])
+def test_one_logit_may_come_with_or_without_an_axis(shape):
+    class One(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = cnn(1)
+
+        def forward(self, images):
+            return self.net(images).reshape(shape)
+
+    outputs = Subject(One())(IMAGES)
+    assert outputs.shape == (5, 2)
+    torch.testing.assert_close(outputs[:, 1] - outputs[:, 0], cnn(1)(IMAGES)[:, 0])
+    assert Subject(One(), task="regression")(IMAGES).shape == (5, 1)
+
+
+def test_a_compiled_part_is_recorded_once_under_its_own_name():
+    model = nn.ModuleDict({"body": nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())})
+    model["body"] = torch.compile(model["body"], backend="eager")
+    subject = Subject(model, select=lambda model: lambda images: model["body"](images).mean(dim=(2, 3)))
+    with undisturbed(model):
+        calls = trace_model(subject, IMAGES).times_called()
+    assert calls == {"body.0": 1, "body.1": 1, "body": 1}
+
+
+def test_a_net_that_switches_gradients_off_is_traced_through():
+    class Frozen(nn.Module):
+        def __init__(self, stands_gradients=True):
+            super().__init__()
+            self.body, self.head = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU()), nn.Linear(6, 4)
+            self.stands_gradients = stands_gradients
+
+        def forward(self, images):
+            with torch.no_grad():
+                features = self.body(images)
+                if features.requires_grad and not self.stands_gradients:
+                    raise RuntimeError("not in here")
+            recording.append(torch.is_grad_enabled())
+            return self.head(features.mean(dim=(2, 3)))
+
+    recording = []
+    for stands, seen in ((True, True), (False, False)):
+        model = Frozen(stands)
+        with undisturbed(model):
+            trace = trace_model(Subject(model), IMAGES)
+        assert depends_on_images(trace) == seen
+        assert [call.output.requires_grad for call in trace.calls if call.name == "body"] == [seen]
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert all(recording)

@@ -55,3 +55,19 @@ def test_half_precision_is_scored_in_double(score):
     found = score.score(features, logits)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, score.score(features.double(), logits.double()))
+
+
+@pytest.mark.parametrize("score", [GradNorm(), ConfoundingLabels()])
+def test_each_image_is_scored_by_itself(score):
+    features, logits = torch.randn(BATCH, FEATURES), torch.randn(BATCH, 4)
+    together = score.score(features, logits)
+    assert together.shape == (BATCH,)
+    alone = torch.cat([score.score(features[i : i + 1], logits[i : i + 1]) for i in range(BATCH)])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("score", [GradNorm(), ConfoundingLabels()])
+def test_scores_of_extreme_logits_are_finite(score):
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]])
+    found = score.score(torch.ones(2, FEATURES), logits)
+    assert found.isfinite().all()

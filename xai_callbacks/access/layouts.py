@@ -60,10 +60,10 @@ def infer_layout(
 ) -> FeatureLayout | None:
     """Tell the layout of a feature map from its shape.
 
-    Four axes are channels-first unless only the channels-last reading has the aspect ratio of the image, or both have
-    and only the channels-last one has the grid of a convolution that ran before. Three axes are tokens: their grid is
-    that of a convolution that ran before (the patch embedding), or else the one with the aspect ratio of the image,
-    after the fewest prefix tokens.
+    Four axes are channels-first unless only the channels-last reading has the aspect ratio of the image. Where a
+    convolution that ran before has the grid of just one reading, and the aspect ratio does not speak against it, that
+    decides. Three axes are tokens: their grid is that of such a convolution (the patch embedding), or else the one with
+    the aspect ratio of the image, after the fewest prefix tokens.
 
     Args:
         shape: Shape of the tensor.
@@ -81,10 +81,10 @@ def infer_layout(
         raise ConfigurationError(f"Expected `layout` to be one of {', '.join(get_args(LayoutName))}, but got {name!r}.")
     if len(shape) == 4 and name != "NLC":
         first, last = (shape[2], shape[3]), (shape[1], shape[2])
-        seen_last = last in grids and first not in grids
-        channels_last = name == "NHWC" or (
-            name is None and _same_aspect(last, image_size) and (seen_last or not _same_aspect(first, image_size))
-        )
+        seen = (first in grids, last in grids)
+        # Convolutions without padding lose the aspect ratio of small images, but their own grid is known.
+        fits_first = seen != (False, True) and (seen == (True, False) or _same_aspect(first, image_size))
+        channels_last = name == "NHWC" or (name is None and _same_aspect(last, image_size) and not fits_first)
         return FeatureLayout("NHWC", last) if channels_last else FeatureLayout("NCHW", first)
     if len(shape) == 3 and name in (None, "NLC"):
         return _token_layout(shape[1], image_size, grids)
