@@ -1,10 +1,11 @@
-"""Judgements of heatmaps: pure functions with one value a probe, a summary over probes, and torchmetrics twins.
+"""Judgements of heatmaps and novelty scores: pure functions, a summary over probes, and torchmetrics twins.
 
 The twins are imported when they are first used: torchmetrics brings matplotlib along where that is installed.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from xai_callbacks.metrics.drift import explanation_drift
@@ -18,37 +19,54 @@ from xai_callbacks.metrics.localization import (
     soft_iou,
     soft_iou_chance,
 )
+from xai_callbacks.metrics.novelty import (
+    fpr_at_95tpr_id,
+    fpr_at_95tpr_ood,
+    novelty_aupr,
+    novelty_auroc,
+    separate,
+)
 from xai_callbacks.metrics.summary import Estimate, summarize
 
 if TYPE_CHECKING:
     from xai_callbacks.metrics.modules import RelevanceMass, RelevanceRank, SoftIoU
+    from xai_callbacks.metrics.novelty_modules import NoveltySeparation
 
 __all__ = [
     "Estimate",
+    "NoveltySeparation",
     "RelevanceMass",
     "RelevanceRank",
     "SoftIoU",
     "area_fraction",
     "explanation_drift",
+    "fpr_at_95tpr_id",
+    "fpr_at_95tpr_ood",
     "lift_chance",
+    "novelty_aupr",
+    "novelty_auroc",
     "relevance",
     "relevance_lift",
     "relevance_mass",
     "relevance_rank",
+    "separate",
     "soft_iou",
     "soft_iou_chance",
     "summarize",
 ]
 
-_TWINS = ("RelevanceMass", "RelevanceRank", "SoftIoU")
+_TWINS = {
+    "NoveltySeparation": "novelty_modules",
+    "RelevanceMass": "modules",
+    "RelevanceRank": "modules",
+    "SoftIoU": "modules",
+}
 
 
 def __getattr__(name: str) -> object:
     if name not in _TWINS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from xai_callbacks.metrics import modules
-
-    return getattr(modules, name)
+    return getattr(import_module(f"xai_callbacks.metrics.{_TWINS[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,477 @@
+"""Known against novel scores: sklearn, slow twins, values worked out by hand, and two real processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from torch.testing import assert_close
+
+from xai_callbacks.errors import AuditError, ConfigurationError
+from xai_callbacks.metrics import (
+    Estimate,
+    NoveltySeparation,
+    fpr_at_95tpr_id,
+    fpr_at_95tpr_ood,
+    novelty_aupr,
+    novelty_auroc,
+    separate,
+)
+from xai_callbacks.metrics.novelty import separation
+
+NAMES = ["auroc", "aupr_novel", "aupr_known", "fpr_at_95tpr_id", "fpr_at_95tpr_ood"]
+FUNCTIONS = [
+    novelty_auroc,
+    novelty_aupr,
+    lambda known, novel: novelty_aupr(known, novel, positive="known"),
+    fpr_at_95tpr_id,
+    fpr_at_95tpr_ood,
+]
+
+
+def vector(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def normal(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
+    return torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+
+
+def judged(known: torch.Tensor, novel: torch.Tensor) -> dict[str, float]:
+    return {name: function(known, novel) for name, function in zip(NAMES, FUNCTIONS, strict=True)}
+
+
+# Few distinct values, so that ties are the rule.
+groups = st.lists(st.integers(-4, 4), min_size=1, max_size=45).map(lambda values: vector(*map(float, values)))
+
+
+# ---- values
+
+
+def sklearn_judgements(known: torch.Tensor, novel: torch.Tensor) -> dict[str, float]:
+    scores = torch.cat([known, novel]).numpy()
+    is_novel = np.r_[np.zeros(len(known)), np.ones(len(novel))]
+
+    def fpr(truth: np.ndarray, scores: np.ndarray) -> float:
+        false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
+        return float(false[np.argmax(true >= 0.95)])
+
+    return {
+        "auroc": roc_auc_score(is_novel, scores),
+        "aupr_novel": average_precision_score(is_novel, scores),
+        "aupr_known": average_precision_score(1 - is_novel, -scores),
+        "fpr_at_95tpr_id": fpr(1 - is_novel, -scores),
+        "fpr_at_95tpr_ood": fpr(is_novel, scores),
+    }
+
+
+@given(groups, groups)
+def test_judgements_agree_with_sklearn_on_tied_scores(known, novel):
+    assert judged(known, novel) == pytest.approx(sklearn_judgements(known, novel), rel=1e-12, abs=1e-12)
+
+
+def test_judgements_agree_with_sklearn_on_scores_without_ties():
+    known, novel = normal(731, 0), normal(412, 1, shift=0.8)
+
+    assert judged(known, novel) == pytest.approx(sklearn_judgements(known, novel), rel=1e-12)
+
+
+def test_ties_count_half():
+    # Of four pairs: 2 > 1, 1 = 1, 2 = 2, 1 < 2.
+    assert novelty_auroc(vector(1, 2), vector(2, 1)) == 0.5
+    # 3 > 1, 3 > 2, 2 > 1, 2 = 2.
+    assert novelty_auroc(vector(1, 2), vector(3, 2)) == 3.5 / 4
+
+
+def test_average_precision_takes_tied_images_together():
+    # Picked first: one novel of one; then, at score 2, two of three; then all, two of four.
+    known, novel = vector(1, 2), vector(3, 2)
+
+    assert novelty_aupr(known, novel) == 1 / 2 * 1 + 1 / 2 * 2 / 3
+    # From below: one known of one; then, at score 2, two of three.
+    assert novelty_aupr(known, novel, positive="known") == 1 / 2 * 1 + 1 / 2 * 2 / 3
+
+
+def test_the_two_conventions_of_fpr_differ():
+    # To accept 19 of the 20 known images, nothing novel need be let in. To catch the novel image that hides at -1, all
+    # known ones must be flagged: it is one of three, more than 5 % of them.
+    known, novel = torch.arange(20.0), vector(-1, 30, 31)
+
+    assert fpr_at_95tpr_id(known, novel) == 1 / 3
+    assert fpr_at_95tpr_ood(known, novel) == 1.0
+
+
+def test_ninety_five_percent_are_reached_by_nineteen_of_twenty():
+    known = torch.arange(20.0)
+
+    # The threshold is 18, the 19th score; the novel image at 18.5 is out, the one at 18 is in.
+    assert fpr_at_95tpr_id(known, vector(18.5)) == 0.0
+    assert fpr_at_95tpr_id(known, vector(18.0)) == 1.0
+    # From above, 19 of 20 novel images are flagged at 1.
+    assert fpr_at_95tpr_ood(vector(0.5), known) == 0.0
+    assert fpr_at_95tpr_ood(vector(1.0), known) == 1.0
+
+
+@pytest.mark.parametrize("count", [20, 40, 60, 80, 100, 140, 180, 220, 2000])
+def test_ninety_five_percent_are_counted_without_rounding(count):
+    known = torch.arange(float(count))
+    last = count * 19 // 20 - 1  # the lowest threshold that accepts enough
+
+    assert fpr_at_95tpr_id(known, vector(last + 0.5)) == 0.0
+    assert fpr_at_95tpr_id(known, vector(last - 0.5)) == 1.0
+
+
+def test_perfect_and_inverted_scores_are_the_ends():
+    low, high = vector(1, 2, 3), vector(4, 5, 6)
+
+    assert judged(low, high) == dict(zip(NAMES, (1.0, 1.0, 1.0, 0.0, 0.0), strict=True))
+    assert judged(high, low)["auroc"] == 0.0
+    assert judged(high, low)["fpr_at_95tpr_id"] == judged(high, low)["fpr_at_95tpr_ood"] == 1.0
+
+
+def test_constant_score_is_chance():
+    known, novel = torch.zeros(30), torch.zeros(10)
+
+    assert judged(known, novel) == dict(zip(NAMES, (0.5, 0.25, 0.75, 1.0, 1.0), strict=True))
+
+
+def test_chance_levels_are_what_unrelated_scores_get():
+    estimates = separate(normal(30_000, 0), normal(10_000, 1), resamples=1)
+
+    for estimate in estimates.values():
+        assert estimate.value == pytest.approx(estimate.chance, abs=0.02)
+    assert [estimate.chance for estimate in estimates.values()] == [0.5, 0.25, 0.75, 0.95, 0.95]
+
+
+@given(groups, groups)
+def test_strictly_increasing_transforms_change_nothing(known, novel):
+    expected = judged(known, novel)
+
+    for transform in (torch.exp, lambda scores: 3 * scores - 7, lambda scores: scores**3):
+        assert judged(transform(known), transform(novel)) == expected
+
+
+@given(groups, groups)
+def test_turning_the_score_and_swapping_the_groups_mirrors(known, novel):
+    forward, mirrored = judged(known, novel), judged(-novel, -known)
+
+    assert mirrored["auroc"] == pytest.approx(forward["auroc"], abs=1e-12)
+    for one, other in (("aupr_novel", "aupr_known"), ("fpr_at_95tpr_id", "fpr_at_95tpr_ood")):
+        assert (mirrored[one], mirrored[other]) == pytest.approx((forward[other], forward[one]), abs=1e-12)
+    assert novelty_auroc(novel, known) == pytest.approx(1 - forward["auroc"], abs=1e-12)
+
+
+def test_scores_of_any_floating_type_that_carry_gradients_are_judged():
+    known, novel = vector(1, 2), vector(3, 2)
+
+    assert judged(known.bfloat16().requires_grad_(), novel.float().requires_grad_()) == judged(known, novel)
+
+
+# ---- intervals
+
+
+def test_estimates_hold_the_values_and_count_all_images():
+    known, novel = normal(50, 0), normal(40, 1, shift=1.0)
+
+    estimates = separate(known, novel)
+
+    assert list(estimates) == NAMES
+    assert {name: estimate.value for name, estimate in estimates.items()} == judged(known, novel)
+    assert separation(known, novel) == judged(known, novel)
+    for estimate in estimates.values():
+        assert estimate.low < estimate.value < estimate.high
+        assert (estimate.valid, estimate.degenerate) == (90, 0)
+
+
+@pytest.mark.parametrize("sizes", [(29, 100), (100, 29)])
+def test_without_thirty_images_in_either_group_there_is_no_interval(sizes):
+    few = separate(normal(sizes[0], 0), normal(sizes[1], 1, shift=1.0))
+
+    assert all((estimate.low, estimate.high) == (None, None) for estimate in few.values())
+    assert few["auroc"].chance == 0.5
+    assert all(None not in estimate for estimate in separate(normal(30, 0), normal(30, 1)).values())
+
+
+def delong_variance(known: np.ndarray, novel: np.ndarray) -> float:
+    """DeLong et al. 1988, pair by pair."""
+    won = (novel[:, None] > known) + 0.5 * (novel[:, None] == known)
+    return won.mean(1).var(ddof=1) / len(novel) + won.mean(0).var(ddof=1) / len(known)
+
+
+@pytest.mark.parametrize("decimals", [12, 0])
+def test_interval_of_auroc_is_as_wide_as_delongs(decimals):
+    known, novel = normal(150, 0).round(decimals=decimals), normal(90, 1, shift=1.0).round(decimals=decimals)
+    error = math.sqrt(delong_variance(known.numpy(), novel.numpy()))
+
+    estimate = separate(known, novel, confidence=0.9, resamples=10_000)["auroc"]
+
+    width = 2 * stats.norm.ppf(0.95) * error
+    assert estimate.high - estimate.low == pytest.approx(width, rel=0.06)
+
+
+def test_intervals_agree_with_a_slow_bootstrap_of_sklearn():
+    known, novel = normal(45, 0), normal(35, 1, shift=1.0)
+    rng = np.random.default_rng(0)
+    draws = [sklearn_judgements(known[rng.integers(45, size=45)], novel[rng.integers(35, size=35)]) for _ in range(800)]
+
+    estimates = separate(known, novel, confidence=0.8, resamples=5000)
+
+    for name, estimate in estimates.items():
+        values = [draw[name] for draw in draws]
+        # The end of 800 draws is off by some 5 % of their spread; FPR moves in steps of 1 / 35.
+        tolerance = 0.15 * np.std(values) + (1 / 35 if name.startswith("fpr") else 0)
+        assert (estimate.low, estimate.high) == pytest.approx(np.quantile(values, [0.1, 0.9]), abs=tolerance)
+
+
+def test_interval_covers_the_true_auroc_as_often_as_it_says():
+    trials, confidence, shift = 500, 0.8, 1.0
+    truth = stats.norm.cdf(shift / math.sqrt(2))
+    covered = 0
+    for seed in range(trials):
+        known, novel = normal(50, 2 * seed), normal(50, 2 * seed + 1, shift)
+        estimate = separate(known, novel, confidence=confidence, resamples=200, seed=seed)["auroc"]
+        covered += estimate.low <= truth <= estimate.high
+
+    # Percentile intervals of 50 against 50 fall short of their level by a point or so.
+    assert stats.binomtest(covered, trials, confidence - 0.01).pvalue > 0.01
+
+
+def test_estimates_of_two_epochs_are_paired():
+    known, novel = normal(60, 0), normal(60, 1, shift=1.0)
+    sharpened = novel + 1e-9  # one epoch later, hardly changed
+
+    first, second = separate(known, novel), separate(known, sharpened)
+
+    assert first == second
+    assert separate(known, novel, seed=1)["auroc"].low != first["auroc"].low
+
+
+def test_known_images_are_drawn_alike_whatever_the_number_of_novel_ones():
+    known = normal(60, 0)
+    # All novel images at one score: what varies over the resamples is the known ones only.
+    few, many = separate(known, torch.zeros(30)), separate(known, torch.zeros(300))
+
+    assert few["auroc"] == many["auroc"]._replace(valid=90)
+
+
+def test_groups_of_equal_size_are_not_drawn_alike():
+    # Were the same places drawn in both, the copy would beat its original in every resample just as often.
+    scores = normal(60, 0)
+
+    estimate = separate(scores, scores)["auroc"]
+
+    error = math.sqrt(delong_variance(scores.numpy(), scores.numpy()))
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+def test_drawing_in_blocks_of_bounded_memory_changes_nothing(monkeypatch):
+    known, novel = normal(40, 0), normal(50, 1, shift=1.0)
+    whole = separate(known, novel, resamples=50)
+
+    monkeypatch.setattr("xai_callbacks.metrics.novelty._BLOCK", 90 * 7)
+
+    assert separate(known, novel, resamples=50) == whole
+
+
+def test_perfect_separation_has_a_point_for_an_interval():
+    estimates = separate(torch.arange(40.0), torch.arange(40.0) + 100)
+
+    assert estimates["auroc"] == Estimate(1.0, 1.0, 1.0, 0.5, 80, 0)
+    assert estimates["fpr_at_95tpr_id"] == Estimate(0.0, 0.0, 0.0, 0.95, 80, 0)
+
+
+def test_global_random_state_is_neither_read_nor_advanced():
+    known, novel = normal(40, 0), normal(40, 1)
+    before = torch.get_rng_state()
+    first = separate(known, novel)
+
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(12345)
+    assert separate(known, novel) == first
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, separate])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_are_counted_and_the_first_is_named(function, wrong):
+    bad = vector(0.0, 1.0, wrong, 2.0, wrong)
+
+    with pytest.raises(AuditError, match=r"`novel` to be finite scores, but got 2 of 5 .* the first at index 2"):
+        function(vector(0.0, 1.0), bad)
+    with pytest.raises(AuditError, match="`known`"):
+        function(bad, vector(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"known": torch.zeros(0)}, r"Expected `known` to be the scores of one image or more.*\(0,\).*some of each"),
+        ({"novel": torch.zeros(0)}, "Expected `novel` to be the scores of one image or more"),
+        ({"novel": torch.zeros(2, 1)}, r"Expected `novel`.*\(2, 1\)"),
+        ({"confidence": 95}, "Expected `confidence` to be between 0 and 1, but got 95"),
+        ({"resamples": 0}, "Expected `resamples` to be an integer of 1 or more"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        separate(**{"known": vector(1.0), "novel": vector(2.0)} | arguments)
+
+
+def test_positive_must_be_one_of_the_groups():
+    with pytest.raises(ConfigurationError, match="Expected `positive` to be 'novel' or 'known', but got 'ood'"):
+        novelty_aupr(vector(1.0), vector(2.0), positive="ood")
+
+
+# ---- the torchmetrics twin
+
+
+def scored(count: int = 90, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    is_novel = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.4
+    return normal(count, seed) + is_novel, is_novel
+
+
+def test_twin_over_batches_gives_the_values_of_the_functions():
+    scores, is_novel = scored()
+    metric = NoveltySeparation()
+
+    for start in range(0, 90, 20):
+        metric.update(scores[start : start + 20], is_novel[start : start + 20])
+
+    computed = metric.compute()
+    assert computed == judged(scores[~is_novel], scores[is_novel])
+    assert all(type(value) is float for value in computed.values())
+
+
+def test_twin_takes_batches_of_one_group():
+    metric = NoveltySeparation()
+    metric.update(vector(1, 2), torch.tensor([False, False]))
+    metric.update(vector(3, 2), torch.tensor([True, True]))
+
+    assert metric.compute() == judged(vector(1, 2), vector(3, 2))
+
+
+def test_twin_keeps_the_digits_of_float64_scores():
+    metric = NoveltySeparation()
+    metric.update(vector(1.0, 1.0 + 1e-12), torch.tensor([False, True]))
+
+    assert metric.compute()["auroc"] == 1.0
+
+
+def test_two_shards_merged_equal_the_whole():
+    scores, is_novel = scored()
+    whole, left, right = NoveltySeparation(), NoveltySeparation(), NoveltySeparation()
+    whole.update(scores, is_novel)
+    left.update(scores[:20], is_novel[:20])
+    right.update(scores[20:], is_novel[20:])
+
+    left.merge_state(right)
+
+    assert left.compute() == whole.compute()
+
+
+def test_state_starts_anew_after_reset():
+    scores, is_novel = scored()
+    metric = NoveltySeparation()
+    metric.update(scores, ~is_novel)
+    metric.reset()
+    metric.update(scores, is_novel)
+
+    assert metric.compute() == judged(scores[~is_novel], scores[is_novel])
+
+
+def test_twin_does_not_hold_on_to_the_graph():
+    metric = NoveltySeparation()
+    metric.update(vector(1, 2).requires_grad_(), torch.tensor([False, True]))
+
+    assert not any(state.requires_grad for state in metric.known + metric.novel)
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric NoveltySeparation was called before:UserWarning")
+def test_twin_without_images_of_a_group_says_so():
+    with pytest.raises(ConfigurationError, match="Expected `known` to be the scores of one image or more"):
+        NoveltySeparation().compute()
+    metric = NoveltySeparation()
+    metric.update(vector(1, 2), torch.tensor([False, False]))
+    with pytest.raises(ConfigurationError, match="Expected `novel` to be the scores of one image or more"):
+        metric.compute()
+
+
+@pytest.mark.parametrize("is_novel", [torch.tensor([0, 1]), torch.tensor([True]), torch.tensor([[True], [False]])])
+def test_twin_refuses_what_does_not_say_which_images_are_novel(is_novel):
+    with pytest.raises(ConfigurationError, match="`is_novel` bool"):
+        NoveltySeparation().update(vector(1, 2), is_novel)
+
+
+def test_twin_refuses_scores_that_are_not_finite_at_once():
+    with pytest.raises(AuditError, match="got 1 of 2 NaN or infinite, the first at index 1 of the batch"):
+        NoveltySeparation().update(vector(1, math.nan), torch.tensor([True, False]))
+
+
+# One of two processes. The images are split between them, then one of them has none at all, then the other.
+RANK = """
+import json, sys, torch
+from torch import distributed
+from xai_callbacks.metrics import NoveltySeparation
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+scores, is_novel = torch.load(f"{folder}/scores.pt")
+results = []
+for split in (37, len(scores), 0):
+    rows = slice(0, split) if rank == 0 else slice(split, None)
+    metric = NoveltySeparation()
+    if len(scores[rows]):
+        metric.update(scores[rows], is_novel[rows])
+    results.append(metric.compute())
+distributed.destroy_process_group()
+print(json.dumps(results))
+"""
+
+
+def test_two_processes_agree_on_the_values_of_the_whole(tmp_path):
+    scores, is_novel = scored()
+    torch.save((scores, is_novel), tmp_path / "scores.pt")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "CUDA_VISIBLE_DEVICES": ""}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), str(tmp_path)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+    expected = judged(scores[~is_novel], scores[is_novel])
+    for process, (output, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors
+        assert json.loads(output.splitlines()[-1]) == [expected] * 3
+
+
+def test_scores_are_kept_as_they_are_in_a_metric_moved_with_its_module():
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.metric = NoveltySeparation()
+
+    module = Module().to(torch.float16)
+    module.metric.update(vector(1.0, 1.0 + 1e-12), torch.tensor([False, True]))
+
+    assert_close(module.metric.known[0], vector(1.0), rtol=0, atol=0)
+    assert module.metric.compute()["auroc"] == 1.0
