@@ -40,6 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compare": {"history", "metrics", "probes", "record"} | FOUNDATIONS,
     "report": {"compare", "history", "render"} | FOUNDATIONS,
     "_lightning": FOUNDATIONS,
+    # Modules to train, ready made: beside the callbacks the only room that knows Lightning.
+    "reference": {"novelty", "_lightning"} | FOUNDATIONS,
     "callbacks": UP_TO_CALLBACKS,
     "cli": UP_TO_CALLBACKS | {"callbacks", "compare", "report"},
     "__init__": UP_TO_CALLBACKS - {"_lightning"} | {"callbacks", "compare", "report"},

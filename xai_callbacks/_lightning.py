@@ -1,33 +1,75 @@
-"""The only import of Lightning: one `Callback` base that works in both packages.
+"""The only import of Lightning: bases `Callback` and `LightningModule` that work in both packages.
 
 `pytorch_lightning.Callback` and `lightning.pytorch.Callback` are different classes, and some checks insist on their
-own. A class that inherits from both passes all of them.
+own; modules likewise. A class that inherits from both passes all of them. A module also hands on each method that
+nobody overrode from the package of its trainer, which recognises such a method by its code.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["Callback", "LightningModule", "Trainer"]
 
 
-def _bases() -> tuple[type, ...]:
+def _bases(name: str) -> tuple[type, ...]:
     found = []
     for package in ("pytorch_lightning", "lightning.pytorch"):
         try:
-            found.append(importlib.import_module(package).Callback)
+            found.append(getattr(importlib.import_module(package), name))
         except ModuleNotFoundError as error:
             if error.name not in (package, package.partition(".")[0]):
                 raise
     return tuple(found)
 
 
+class _Inherited:
+    """A method that both packages define: that of the package whose trainer the module is attached to."""
+
+    def __init__(self, homes: tuple[tuple[type, Callable[..., Any]], ...]) -> None:
+        self._homes = homes
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        trainer = None if instance is None else instance.__dict__.get("_trainer")
+        fitting = (method for kind, method in self._homes if isinstance(trainer, kind))
+        method: Any = next(fitting, self._homes[0][1])
+        return method.__get__(instance, owner)
+
+
+def _inherited(bases: tuple[type, ...], trainers: tuple[type, ...]) -> dict[str, _Inherited]:
+    """A choice for each method of which the packages have different versions."""
+    found = {}
+    for name in dir(bases[0]):
+        methods = [inspect.getattr_static(base, name, None) for base in bases]
+        if len({id(method) for method in methods}) > 1 and all(isinstance(method, FunctionType) for method in methods):
+            found[name] = _Inherited(tuple(zip(trainers, methods, strict=True)))
+    # Construction is no choice: each package sets up its own.
+    found.pop("__init__", None)
+    return found
+
+
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
 else:
     Callback = type(
-        "Callback", _bases(), {"__doc__": "Base of our callbacks, at home in `pytorch_lightning` and `lightning`."}
+        "Callback",
+        _bases("Callback"),
+        {"__doc__": "Base of our callbacks, at home in `pytorch_lightning` and `lightning`."},
     )
-    # Only for annotations; users may bring those of either package.
-    LightningModule = Trainer = Any
+    # A base, and an annotation: users may bring modules of either package.
+    LightningModule = type(
+        "LightningModule",
+        _bases("LightningModule"),
+        {
+            **_inherited(_bases("LightningModule"), _bases("Trainer")),
+            "__doc__": "Base of our reference modules, at home in `pytorch_lightning` and `lightning`.",
+            # What is handed on is Lightning's, and no public surface of ours.
+            "__module__": _bases("LightningModule")[0].__module__,
+        },
+    )
+    # Only for annotations.
+    Trainer = Any

@@ -1,0 +1,153 @@
+import pytest
+import torch
+from torch import nn
+
+from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.novelty.autoencoder import (
+    COLLAPSE_ADVICE,
+    ConvAutoencoder,
+    collapsed,
+    dead,
+    reconstruction_error,
+)
+
+
+@pytest.mark.parametrize(("channels", "parameters"), [(1, 230_721), (3, 232_771)])
+def test_it_has_as_many_parameters_as_the_paper_counts(channels, parameters):
+    net = ConvAutoencoder(channels)
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+    weights = [layer.weight.numel() for layer in net.decoder if isinstance(layer, nn.ConvTranspose2d)]
+    assert weights == [65_536, 32_768, 16_384, 512 * channels]
+
+
+def test_sizes_on_the_way_are_those_of_the_paper():
+    net, seen = ConvAutoencoder(), []
+    for layer in (*net.encoder, *net.decoder):
+        if not isinstance(layer, nn.ReLU):
+            layer.register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape[1:])))
+    net(torch.rand(2, 1, 28, 28))
+    down = [(32, 15, 15), (32, 8, 8), (64, 5, 5), (64, 3, 3)]
+    assert seen == [*down, (64, 4, 4), (32, 8, 8), (32, 14, 14), (1, 28, 28)]
+    assert not isinstance(net.decoder[-1], nn.ReLU)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_forward_gives_logits_and_reconstruct_pixels(channels):
+    net, images = ConvAutoencoder(channels), torch.rand(2, channels, 28, 28)
+    logits = net(images)
+    assert logits.shape == images.shape
+    assert logits.min() < 0
+    torch.testing.assert_close(net.reconstruct(images), 1 / (1 + (-logits).exp()))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (2, 3, 28, 28), (2, 1, 30, 30), (2, 1, 28, 32)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ConfigurationError, match=r"to be \(N, 1, 28, 28\)"):
+        ConvAutoencoder()(torch.rand(shape))
+
+
+@pytest.mark.parametrize("channels", [0, 1.0, True])
+def test_channels_that_count_nothing_are_refused(channels):
+    with pytest.raises(ConfigurationError, match="Expected `channels`"):
+        ConvAutoencoder(channels)
+
+
+def test_errors_are_the_formulas_pixel_by_pixel():
+    logits, images = torch.randn(3, 1, 2, 2).double(), torch.rand(3, 1, 2, 2).double()
+    squared, entropy = [], []
+    for z, x in zip(logits.flatten(1).tolist(), images.flatten(1).tolist(), strict=True):
+        p = [1 / (1 + torch.tensor(-value).double().exp()) for value in z]
+        squared.append(sum((a - b) ** 2 for a, b in zip(p, x, strict=True)) / 4)
+        entropy.append(-sum(b * a.log() + (1 - b) * (1 - a).log() for a, b in zip(p, x, strict=True)) / 4)
+    torch.testing.assert_close(reconstruction_error(logits, images), torch.stack(squared))
+    torch.testing.assert_close(reconstruction_error(logits, images, "bce"), torch.stack(entropy))
+
+
+@pytest.mark.parametrize("kind", ["mse", "bce"])
+def test_errors_of_half_precision_and_huge_logits_are_finite_and_differentiable(kind):
+    logits = torch.tensor([[1e4, -1e4]], dtype=torch.float16, requires_grad=True)
+    error = reconstruction_error(logits, torch.tensor([[0.0, 1.0]]), kind)
+    assert error.dtype == torch.float32
+    assert error.isfinite().all()
+    error.sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_a_saturated_output_has_no_squared_gradient_to_recover_with_but_one_of_cross_entropy():
+    logits = torch.full((1, 4), -200.0, requires_grad=True)
+    (squared,) = torch.autograd.grad(reconstruction_error(logits, torch.ones(1, 4)).sum(), logits)
+    (entropy,) = torch.autograd.grad(reconstruction_error(logits, torch.ones(1, 4), "bce").sum(), logits)
+    assert not squared.any()
+    torch.testing.assert_close(entropy, torch.full((1, 4), -0.25))
+
+
+def test_bad_errors_are_refused():
+    with pytest.raises(ConfigurationError, match="one shape"):
+        reconstruction_error(torch.zeros(2, 4), torch.zeros(2, 3))
+    with pytest.raises(ConfigurationError, match="Expected `kind`"):
+        reconstruction_error(torch.zeros(2, 4), torch.zeros(2, 4), "l1")
+
+
+def dead_net():
+    """What the collapse leaves: all logits far below zero, whatever the image."""
+    net = ConvAutoencoder()
+    with torch.no_grad():
+        net.decoder[-1].bias.fill_(-200.0)
+    return net
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_dead_net_is_collapsed(given):
+    images = torch.rand(8, 1, 28, 28)
+    black = dead_net().reconstruct(images)
+    assert black.max() < 1e-6
+    assert collapsed(black, images if given else None)
+    assert "bce" in COLLAPSE_ADVICE
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_one_picture_for_everything_is_collapsed_whatever_it_shows(given):
+    images = torch.rand(8, 1, 28, 28)
+    mean = images.mean(dim=0).expand_as(images) + 1e-6 * torch.randn_like(images)
+    assert collapsed(mean, images if given else None)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_trace_of_the_image_is_no_collapse(given):
+    images = torch.rand(8, 1, 28, 28)
+    mean = images.mean(dim=0)
+    assert not collapsed(mean + 0.01 * (images - mean), images if given else None)
+
+
+def test_the_spread_is_measured_in_units_of_the_images():
+    images = 0.5 + 0.002 * torch.rand(8, 1, 28, 28)
+    assert collapsed(images)
+    assert not collapsed(images, images)
+    # Exactly at the tolerance counts, just above does not: pictures that are 0 and 1 lie 1/2 from their mean.
+    pair = torch.tensor([[0.0], [1.0]]).double()
+    assert collapsed(pair, tolerance=0.5)
+    assert not collapsed(pair, tolerance=0.499)
+
+
+def test_equal_images_are_no_collapse():
+    images = torch.rand(1, 1, 28, 28).expand(4, -1, -1, -1)
+    assert not collapsed(images, images)
+
+
+def test_what_cannot_show_a_collapse_is_refused():
+    with pytest.raises(ConfigurationError, match="two or more, but got 1"):
+        collapsed(torch.rand(1, 1, 28, 28))
+    with pytest.raises(ConfigurationError, match="shape of `reconstructions`"):
+        collapsed(torch.rand(2, 1, 28, 28), torch.rand(3, 1, 28, 28))
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_dead_is_one_picture_without_grey(given):
+    images = torch.rand(8, 1, 28, 28)
+    known = images if given else None
+    checkers = (torch.rand(1, 28, 28) > 0.5).float().expand_as(images)
+    assert dead(dead_net().reconstruct(images), known)
+    assert dead(checkers, known)
+    assert not dead(ConvAutoencoder().reconstruct(images), known)
+    assert not dead(images.mean(dim=0).expand_as(images), known)
+    assert not dead((images > 0.5).float(), known)
