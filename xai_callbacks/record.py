@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -38,6 +38,7 @@ class AuditRecord:
         metrics: Estimates by key such as `why/relevance_mass/core`.
         seconds: Wall time of each stage.
         notes: Sentences about what was left out or assumed.
+        novel_scores: Novelty scores of the images known to be novel, by name; empty without such images.
     """
 
     step: int
@@ -59,3 +60,4 @@ class AuditRecord:
     metrics: Mapping[str, Estimate]
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
+    novel_scores: Mapping[str, Tensor] = field(default_factory=dict)

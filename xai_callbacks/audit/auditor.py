@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xai_callbacks.access import ModelSelector, OutputSelector, Subject, TargetLayer, tap, trace_model, undisturbed
+from xai_callbacks.audit.gathered import Gathered, Observed
 from xai_callbacks.errors import AuditError, ConfigurationError, require_integer
-from xai_callbacks.explainers import Explainer, Explanation, GradCAM
+from xai_callbacks.explainers import Explainer, GradCAM
+from xai_callbacks.metrics import Estimate, separate
 from xai_callbacks.metrics.judge import Judge
 from xai_callbacks.novelty import GradNorm, NoveltyScore
+from xai_callbacks.novelty.scoring import Scorer, why_useless
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.questions import Answerable, Asked, Question, check_questions, default_questions
 from xai_callbacks.record import AuditRecord
@@ -37,16 +40,6 @@ class _Prepared:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Observed:
-    """Everything one pass over the probes gave, stacked over chunks and on the CPU."""
-
-    outputs: Tensor
-    heatmaps: Tensor
-    asked: tuple[Asked, ...]
-    scores: dict[str, Tensor]
-
-
 class Auditor:
     """Asks a model questions about probes and returns an `AuditRecord`.
 
@@ -59,7 +52,11 @@ class Auditor:
         questions: Questions to ask; None for `Why()`, `WhyRatherThan()` and `WhyNotCertain()`, or their like for
             regression.
         explainer: How to answer; None for `GradCAM()` at an automatic layer.
-        novelty: Novelty scores computed beside.
+        novelty: Novelty scores computed beside; None for `GradNorm()`. Those of the last layer cost nothing, a
+            `ModelScore` passes of its own.
+        inliers: Familiar images, such as some hundred of training, from which scores that learn do so at every audit.
+        novel: Images known to be novel. They are scored as well, and the scores judged by how well they tell them from
+            the probes.
         model: Which part of the audited module classifies images, if its `forward` does not: a dotted name or a
             callable, see `Subject`.
         output: Which part of what the model returns holds the logits: a key, an index or a callable; None chooses, see
@@ -83,14 +80,20 @@ class Auditor:
         *,
         explainer: Explainer | None = None,
         novelty: Sequence[NoveltyScore] | None = None,
+        inliers: ProbeSet | None = None,
+        novel: ProbeSet | None = None,
         model: ModelSelector | None = None,
         output: OutputSelector | None = None,
         chunk_size: int = 16,
     ) -> None:
-        if not isinstance(probes, ProbeSet):
-            raise ConfigurationError(
-                f"Expected `probes` to be a ProbeSet, but got {type(probes).__name__}. See ProbeSet.from_dataset."
-            )
+        for argument, given in (("probes", probes), ("inliers", inliers), ("novel", novel)):
+            if argument != "probes" and given is None:
+                continue
+            if not isinstance(given, ProbeSet):
+                raise ConfigurationError(
+                    f"Expected `{argument}` to be a ProbeSet, but got {type(given).__name__}. See "
+                    "ProbeSet.from_dataset."
+                )
         require_integer("chunk_size", chunk_size, least=1)
         if explainer is not None and not isinstance(explainer, Explainer):
             raise ConfigurationError(
@@ -106,7 +109,12 @@ class Auditor:
         self.probes = probes
         self.questions = default_questions(probes.task) if questions is None else tuple(questions)
         self.explainer = GradCAM() if explainer is None else explainer
-        self.novelty = (GradNorm(),) if novelty is None else tuple(novelty)
+        self.novel = novel
+        self._scorer = Scorer(
+            (GradNorm(),) if novelty is None else novelty,
+            None if inliers is None else inliers.images,
+            None if inliers is None else inliers.labels,
+        )
         self.model = model
         self.output = output
         self.chunk_size = chunk_size
@@ -149,12 +157,19 @@ class Auditor:
         clock = _Clock()
         with undisturbed(model), clock.stage("explain"):
             prepared = self._ready(model)
-            observed = self._observe(self._subject(model, prepared), prepared, on_progress or _silent)
+            subject = self._subject(model, prepared)
+            self._scorer.fit(subject, prepared.head, chunk_size=self.chunk_size)
+            observed = self._observe(subject, prepared, on_progress or _silent)
+            novel = {}
+            if self.novel is not None:
+                novel = self._scorer.score(subject, prepared.head, self.novel.images, chunk_size=self.chunk_size)
         with clock.stage("judge"):
+            separation, notes = self._judge_scores(observed.scores, novel)
             metrics = self._judge.judge(
                 observed.outputs, self._truth, observed.heatmaps, observed.scores, self.chunk_size
             )
-        return self._record(step, epoch, prepared, observed, metrics, clock)
+        record = self._record(step, epoch, prepared, observed, metrics | separation, clock)
+        return replace(record, novel_scores=novel, notes=record.notes + notes)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next audit compares itself with, as tensors and plain values."""
@@ -190,7 +205,7 @@ class Auditor:
         check_questions(self.questions, Answerable(self.probes.task, self._truth is not None, classes))
         self._check_labels(classes)
         head = trace.head()
-        if head is None and self.novelty:
+        if head is None and self._scorer.of_head:
             notes.append("Novelty was left out: the model does not end in one linear layer, from which it is computed.")
         layer = self.explainer.prepare(trace)
         del trace
@@ -211,8 +226,8 @@ class Auditor:
                 "that the model is trained on."
             )
 
-    def _observe(self, subject: Subject, prepared: _Prepared, on_progress: Callable[[int], None]) -> _Observed:
-        gathered = _Gathered(len(self.probes))
+    def _observe(self, subject: Subject, prepared: _Prepared, on_progress: Callable[[int], None]) -> Observed:
+        gathered = Gathered(len(self.probes))
         for start in range(0, len(self.probes), self.chunk_size):
             chunk = slice(start, start + self.chunk_size)
             truth = None if self._truth is None else self._truth[chunk]
@@ -221,15 +236,36 @@ class Auditor:
                 explanation = self.explainer.explain(
                     subject, prepared.layer, self.probes.images[chunk], self.questions, truth
                 )
-            for score in self.novelty if tapped else ():
-                # An explainer may run the model on altered images too; the first forward pass is that of the probes
-                # themselves.
-                gathered.put(("score", score.name), score.score(tapped[0].given, tapped[0].output), chunk)
+            # An explainer may run the model on altered images too; the first forward pass is that of the probes
+            # themselves.
+            for name, values in self._scorer.of_last_layer(tapped[0]).items() if tapped else ():
+                gathered.put(("score", name), values, chunk)
             gathered.put_explanation(explanation, chunk)
             on_progress(min(start + self.chunk_size, len(self.probes)))
-        observed = gathered.observed()
-        self._check_finite(observed.outputs)
-        return observed
+        self._check_finite(gathered.observed().outputs)
+        for start in range(0, len(self.probes), self.chunk_size):
+            chunk = slice(start, start + self.chunk_size)
+            for name, values in self._scorer.of_model(subject, self.probes.images[chunk]).items():
+                gathered.put(("score", name), values, chunk)
+        return gathered.observed()
+
+    def _judge_scores(
+        self, known: dict[str, Tensor], novel: dict[str, Tensor]
+    ) -> tuple[dict[str, Estimate], tuple[str, ...]]:
+        """How well scores tell novel images from probes, and what was left out: one that is useless is removed."""
+        estimates, notes = {}, []
+        for name in list(known):
+            why = why_useless(known[name], self.probes.names)
+            if why is None and self.novel is not None and name in novel:
+                why = why_useless(novel[name], self.novel.names)
+            if why is not None:
+                notes.append(f"The novelty score `{name}` was left out: {why}.")
+                del known[name]
+                novel.pop(name, None)
+            elif name in novel:
+                judged = separate(known[name], novel[name])
+                estimates.update({f"novelty/{name}/{key}": estimate for key, estimate in judged.items()})
+        return estimates, tuple(notes)
 
     def _check_finite(self, outputs: Tensor) -> None:
         broken = (~outputs.isfinite()).any(dim=1).nonzero()[:, 0].tolist()
@@ -241,7 +277,7 @@ class Auditor:
             )
 
     def _record(
-        self, step: int, epoch: int, prepared: _Prepared, observed: _Observed, metrics: Any, clock: _Clock
+        self, step: int, epoch: int, prepared: _Prepared, observed: Observed, metrics: Any, clock: _Clock
     ) -> AuditRecord:
         outputs, regression = observed.outputs, self.probes.task == "regression"
         predictions = outputs[:, 0] if regression else outputs.argmax(dim=1)
@@ -283,48 +319,6 @@ class Auditor:
                 else [self.probes.class_name(index) for index in asked.foil.tolist()]
             )
         return tuple(question.title(fact, foil) for fact, foil in zip(facts, foils, strict=True))
-
-
-class _Gathered:
-    """Results of all chunks, in tensors on the CPU made when the first chunk comes.
-
-    Collecting small results in lists would leave them between large temporary ones and fragment the heap, so that the
-    memory of an audit would grow with the number of probes after all.
-    """
-
-    def __init__(self, probes: int) -> None:
-        self._probes = probes
-        self._tensors: dict[tuple[str, str], Tensor] = {}
-        self._questions = 0
-
-    def put(self, key: tuple[str, str], values: Tensor, chunk: slice) -> None:
-        """Store values `(n, ...)` of one chunk."""
-        if key not in self._tensors:
-            self._tensors[key] = torch.empty(self._probes, *values.shape[1:], dtype=values.dtype)
-        self._tensors[key][chunk] = values.to("cpu")
-
-    def put_explanation(self, explanation: Explanation, chunk: slice) -> None:
-        """Store outputs, heatmaps and what was asked."""
-        self.put(("explanation", "outputs"), explanation.outputs, chunk)
-        self.put(("explanation", "heatmaps"), explanation.heatmaps.transpose(0, 1), chunk)
-        self._questions = len(explanation.asked)
-        for index, asked in enumerate(explanation.asked):
-            for name, values in asked._asdict().items():
-                if values is not None:
-                    self.put((f"asked {index}", name), values, chunk)
-
-    def observed(self) -> _Observed:
-        """Everything, stacked."""
-        asked = [
-            {name: self._tensors.get((f"asked {index}", name)) for name in Asked._fields}
-            for index in range(self._questions)
-        ]
-        return _Observed(
-            outputs=self._tensors["explanation", "outputs"],
-            heatmaps=self._tensors["explanation", "heatmaps"].transpose(0, 1).contiguous(),
-            asked=tuple(Asked(**fields) for fields in asked),  # type: ignore[arg-type]  # a score there always is
-            scores={name: values for (kind, name), values in self._tensors.items() if kind == "score"},
-        )
 
 
 class _Clock:

@@ -54,6 +54,10 @@ class AuditCallback(Callback):
     | `audit/accuracy`, `audit/confidence` | predictions on the probes |
     | `audit/switched` | share of predictions that changed since the last audit |
     | `audit/novelty/<score>` | mean novelty; larger = more novel |
+    | `audit/novelty/<score>/auroc` | how well the score tells `novel` images from the probes; .5 is chance |
+    | `audit/novelty/<score>/aupr_novel`, `/aupr_known` | average precision with novel or known images as positives |
+    | `audit/novelty/<score>/fpr_at_95tpr_id` | share of novel images accepted where 95 % of the probes are |
+    | `audit/novelty/<score>/fpr_at_95tpr_ood` | share of probes flagged where 95 % of the novel images are |
     | `audit/<question>/relevance_mass/<region>` | share of positive relevance in a region, such as `why` and `core` |
     | `audit/<question>/relevance_lift/<region>` | the same over the area of the region: 1 is chance |
     | `audit/<question>/relevance_rank/<region>`, `audit/<question>/soft_iou/<region>` | two further views of the same |
@@ -70,6 +74,8 @@ class AuditCallback(Callback):
         questions: Questions to ask; None for "Why P?", "Why P, rather than the runner-up?" and "Why not P with 100 %?".
         explainer: How to answer; None for Grad-CAM at an automatic layer.
         novelty: Novelty scores; None for `GradNorm`.
+        inliers: Familiar images, or the path of a saved probe set, from which scores such as `Mahalanobis` learn.
+        novel: Images known to be novel, or the path of a saved probe set; scores are judged by them.
         every_n_epochs: Audit at validations of every n-th epoch; None for never.
         every_n_train_steps: Audit also after every n-th optimizer step; None for never.
         at_start: Audit also before training starts, as step 0; a resumed run does not repeat it.
@@ -99,6 +105,8 @@ class AuditCallback(Callback):
         *,
         explainer: Explainer | None = None,
         novelty: list[NoveltyScore] | None = None,
+        inliers: ProbeSet | str | None = None,
+        novel: ProbeSet | str | None = None,
         every_n_epochs: int | None = 1,
         every_n_train_steps: int | None = None,
         at_start: bool = True,
@@ -117,10 +125,12 @@ class AuditCallback(Callback):
         require_integer("max_panels", max_panels, least=0, hint="0 draws none.")
         self.schedule = Schedule(every_n_epochs, every_n_train_steps, at_start)
         self.auditor = Auditor(
-            ProbeSet.load(probes) if isinstance(probes, (str, Path)) else probes,
+            _loaded(probes),
             questions,
             explainer=explainer,
             novelty=novelty,
+            inliers=None if inliers is None else _loaded(inliers),
+            novel=None if novel is None else _loaded(novel),
             model=model,
             output=output,
             chunk_size=chunk_size,
@@ -275,6 +285,10 @@ class AuditCallback(Callback):
             # A user's own Trainer class lives elsewhere; Lightning's is among its ancestors.
             homes = [cls.__module__ for cls in type(trainer).__mro__ if "lightning" in cls.__module__]
             logging.getLogger(next(iter(homes), __name__)).info(message)
+
+
+def _loaded(probes: ProbeSet | str) -> ProbeSet:
+    return ProbeSet.load(probes) if isinstance(probes, (str, Path)) else probes
 
 
 @contextmanager

@@ -1,5 +1,35 @@
 """How new an image is to a model, measured by gradients; larger = more novel, always."""
 
-from xai_callbacks.novelty.last_layer import ConfoundingLabels, GradNorm, NoveltyScore
+from xai_callbacks.novelty.autoencoder import ConvAutoencoder, collapsed, dead, reconstruction_error
+from xai_callbacks.novelty.base import Inliers, LastLayerScore, ModelScore, NoveltyScore
+from xai_callbacks.novelty.constraint import GradientConstraint
+from xai_callbacks.novelty.feature_space import KNearest, Mahalanobis, ViM
+from xai_callbacks.novelty.gradients import GradientReading, PerSampleGradients
+from xai_callbacks.novelty.last_layer import ConfoundingLabels, GradNorm, GradTrust
+from xai_callbacks.novelty.logits import Energy, Entropy, MaxLogit, MaxSoftmax
+from xai_callbacks.novelty.odin import ODIN
 
-__all__ = ["ConfoundingLabels", "GradNorm", "NoveltyScore"]
+__all__ = [
+    "ODIN",
+    "ConfoundingLabels",
+    "ConvAutoencoder",
+    "Energy",
+    "Entropy",
+    "GradNorm",
+    "GradTrust",
+    "GradientConstraint",
+    "GradientReading",
+    "Inliers",
+    "KNearest",
+    "LastLayerScore",
+    "Mahalanobis",
+    "MaxLogit",
+    "MaxSoftmax",
+    "ModelScore",
+    "NoveltyScore",
+    "PerSampleGradients",
+    "ViM",
+    "collapsed",
+    "dead",
+    "reconstruction_error",
+]

@@ -1,0 +1,5 @@
+"""One look at one model state."""
+
+from xai_callbacks.audit.auditor import Auditor
+
+__all__ = ["Auditor"]

@@ -1,0 +1,76 @@
+"""The contract of novelty scores: one number an image, larger = more novel, always."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor
+
+from xai_callbacks.access import Subject
+
+__all__ = ["Inliers", "LastLayerScore", "ModelScore", "NoveltyScore"]
+
+
+class Inliers(NamedTuple):
+    """What the head of a classifier saw and said for familiar images.
+
+    Attributes:
+        features: Inputs of the linear head, `(N, F)`.
+        logits: Its outputs, `(N, K)`.
+        labels: Classes `(N,)` int64; None where unknown.
+        weight: Weight of the head, `(K, F)`.
+        bias: Bias of the head, `(K,)`; zeros where it has none.
+    """
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor | None
+    weight: Tensor
+    bias: Tensor
+
+
+class NoveltyScore(ABC):
+    """One number an image; larger = more novel. Implement `LastLayerScore` or `ModelScore`.
+
+    Attributes:
+        name: Key under which the score is logged, such as `energy`.
+        learns: Whether `fit` must see familiar images before `score` can be asked.
+    """
+
+    name: str
+    learns: bool = False
+
+
+class LastLayerScore(NoveltyScore):
+    """A score from what the last layer of a classifier saw and said: it costs no pass through the model of its own."""
+
+    def fit(self, inliers: Inliers) -> None:
+        """Learn what is familiar; scores with `learns = False` need not be fitted."""
+
+    @abstractmethod
+    def score(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Score a batch.
+
+        Args:
+            features: Input of the linear head, `(N, F)`.
+            logits: Outputs of the head as the model gave them, `(N, K)`; K = 1 is one sigmoid logit.
+
+        Returns:
+            Shape `(N,)`, float64.
+        """
+
+
+class ModelScore(NoveltyScore):
+    """A score that runs the model itself, forward and often backward."""
+
+    def fit(self, subject: Subject, images: Tensor, *, chunk_size: int = 64) -> None:
+        """Learn what is familiar from images `(N, C, H, W)`; scores with `learns = False` need not be fitted."""
+
+    @abstractmethod
+    def score(self, subject: Subject, images: Tensor) -> Tensor:
+        """Score a batch of images `(N, C, H, W)`; call inside `access.undisturbed`.
+
+        Returns:
+            Shape `(N,)`, float64.
+        """

@@ -1,0 +1,294 @@
+"""Novelty as distance in the space of features, learnt from familiar images; larger = more novel.
+
+Features are the inputs of the linear head. Everything is computed in float64, on the device of the features, and is
+differentiable in them. `fit` refuses what it cannot learn from; `score` gives NaN where features or logits are not
+finite, see `last_layer`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from xai_callbacks.errors import AuditError, ConfigurationError, require_integer
+from xai_callbacks.novelty.base import Inliers, LastLayerScore
+from xai_callbacks.novelty.last_layer import as_classes, checked
+from xai_callbacks.novelty.logits import require_positive
+
+__all__ = ["KNearest", "Mahalanobis", "ViM"]
+
+# Images of a batch and of the bank whose distances are held at once: 32 MB in float64.
+_ROWS, _PIECE = 512, 8192
+
+# Features are float32 at most; what is this small beside them is their rounding.
+_ROUNDING = 1e-6
+
+
+class _Learner(LastLayerScore):
+    """Checks that all learners share; `_learn` and `_measure` see finite float64 of the right shapes."""
+
+    learns = True
+    _learnt: tuple[Tensor, ...] = ()
+    _width: int = 0
+
+    def fit(self, inliers: Inliers) -> None:
+        """Learn what is familiar; an earlier fit is replaced, and kept if this one fails.
+
+        Raises:
+            ConfigurationError: The shapes do not belong together, or there are too few images.
+            AuditError: Features or logits are NaN or infinite, or do not vary as they must.
+        """
+        self._learnt = self._learn(_sound(inliers))
+        self._width = inliers.features.shape[1]
+
+    def score(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Score a batch.
+
+        Raises:
+            ConfigurationError: `fit` has not been called, or with features of another width.
+        """
+        name = type(self).__name__
+        features, logits = checked(features, logits)
+        if not self._learnt:
+            raise ConfigurationError(
+                f"Expected `{name}` to have learnt what is familiar, but `fit` has not been called. Call it with "
+                "features of familiar images, such as the training set."
+            )
+        if features.shape[1] != self._width:
+            raise ConfigurationError(
+                f"Expected `features` to be (N, {self._width}) as when `{name}` was fitted, but got "
+                f"{tuple(features.shape)}. Fit it again for this model."
+            )
+        broken = features.isnan().any(dim=1)
+        # Zeros instead of NaN, so that no decomposition or sorting ever meets one.
+        features, logits = (each.masked_fill(broken[:, None], 0) for each in (features, logits))
+        measured = self._measure(features, logits, *(each.to(features.device) for each in self._learnt))
+        return measured.masked_fill(broken, torch.nan)
+
+    @abstractmethod
+    def _learn(self, inliers: Inliers) -> tuple[Tensor, ...]: ...
+
+    @abstractmethod
+    def _measure(self, features: Tensor, logits: Tensor, *learnt: Tensor) -> Tensor: ...
+
+
+class Mahalanobis(_Learner):
+    """`min_c (h - mu_c)^T S^-1 (h - mu_c)`: squared distance to the nearest class, in units of the spread within one.
+
+    Lee et al., "A simple unified framework for detecting out-of-distribution samples and adversarial attacks", NeurIPS
+    2018, for the last layer and without their step on the image. S is the covariance around the class means, tied over
+    classes (divided by N), plus `shrinkage * trace / F` on the diagonal, so that fewer images than features and dead
+    features have an answer. Classes are `labels` where known, else what the model predicted. Range `[0, inf)`; about F
+    for familiar images where N is much larger than F.
+
+    Cost: F^3 for `fit`; F^2 + C F an image.
+
+    Args:
+        shrinkage: Share of the mean variance added to every variance, above 0.
+
+    Raises:
+        ConfigurationError: `shrinkage` is not above 0.
+    """
+
+    name = "mahalanobis"
+
+    def __init__(self, shrinkage: float = 1e-3) -> None:
+        self.shrinkage = require_positive("shrinkage", shrinkage)
+
+    def _learn(self, inliers: Inliers) -> tuple[Tensor, ...]:
+        """The mean of all, the Cholesky factor of S, and the class means around that mean, whitened."""
+        features, labels = inliers.features, inliers.labels
+        labels = as_classes(inliers.logits).argmax(dim=1) if labels is None else labels.to(features.device)
+        centre = features.mean(dim=0)
+        features = features - centre
+        classes, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+        means = features.new_zeros(len(classes), features.shape[1]).index_add_(0, index, features) / counts[:, None]
+        within = features - means[index]
+        variance = within.square().mean()
+        if variance <= _ROUNDING**2 * inliers.features.square().mean():
+            raise AuditError(
+                f"Expected features that differ within a class, but got {len(features)} images in {len(classes)} "
+                "classes without any spread. Give at least two different images of a class; if they are, the features "
+                "of the model have collapsed."
+            )
+        covariance = within.T @ within / len(features)
+        covariance.diagonal().add_(self.shrinkage * variance)
+        factor = torch.linalg.cholesky(covariance)
+        return centre, factor, _whiten(factor, means)
+
+    def _measure(self, features: Tensor, logits: Tensor, *learnt: Tensor) -> Tensor:
+        centre, factor, means = learnt
+        white = _whiten(factor, features - centre)
+        with torch.no_grad():
+            # By differences for every batch; the default takes less exact products for large ones.
+            nearest = torch.cdist(white, means, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+        return (white - means[nearest]).square().sum(dim=1)
+
+
+class KNearest(_Learner):
+    """Distance to the k-th nearest familiar image, of features scaled to length 1; in [0, 2].
+
+    Sun et al., "Out-of-distribution detection with deep nearest neighbors", ICML 2022. They use k = 50 for a bank of
+    50,000; about 10 suits up to 2,000. An image of the bank is its own first neighbour. Features of zeros stay zeros,
+    at a distance of 1 from all others.
+
+    Cost: M F an image for a bank of M, which is kept in float64; 32 MB beside it whatever M and the batch.
+
+    Args:
+        k: Which neighbour; the bank must hold more images.
+
+    Raises:
+        ConfigurationError: `k` is no integer of 1 or more.
+    """
+
+    name = "k_nearest"
+
+    def __init__(self, k: int = 10) -> None:
+        require_integer("k", k, least=1)
+        self.k = k
+
+    def _learn(self, inliers: Inliers) -> tuple[Tensor, ...]:
+        if len(inliers.features) <= self.k:
+            raise ConfigurationError(
+                f"Expected more than k = {self.k} familiar images for `KNearest`, but got {len(inliers.features)}. "
+                "Give more, or lower `k`."
+            )
+        return (_unit(inliers.features),)
+
+    def _measure(self, features: Tensor, logits: Tensor, *learnt: Tensor) -> Tensor:
+        (bank,) = learnt
+        unit = _unit(features)
+        with torch.no_grad():
+            starts = range(0, max(1, len(unit)), _ROWS)
+            index = torch.cat([_kth_nearest(unit[start : start + _ROWS], bank, self.k) for start in starts])
+        # Found by products, measured by a difference: products cannot resolve distances below 1e-8.
+        distance: Tensor = torch.linalg.vector_norm(unit - bank[index], dim=1)
+        return distance
+
+
+class ViM(_Learner):
+    """`alpha ||R^T (h - u)|| - logsumexp(z)`: a virtual logit for what familiar features do not contain, less energy.
+
+    Wang et al., "ViM: out-of-distribution with virtual-logit matching", CVPR 2022. `u = -W^+ b` is where all logits
+    are 0; R spans the directions beyond the D in which familiar features lie, around u, the most; alpha makes the mean
+    virtual logit equal to the mean largest logit of familiar images. Unbounded, in units of the logits.
+
+    Cost: F^3 for `fit`; F (F - D) an image.
+
+    Args:
+        dimensions: D, at least 1 and below F; None for the authors' choice: 1000 from F = 2048 on, 512 from 768 on,
+            else F / 2.
+
+    Raises:
+        ConfigurationError: `dimensions` is no integer of 1 or more.
+    """
+
+    name = "vim"
+
+    def __init__(self, dimensions: int | None = None) -> None:
+        if dimensions is not None:
+            require_integer("dimensions", dimensions, least=1, hint="Leave it out for the authors' choice.")
+        self.dimensions = dimensions
+
+    def _learn(self, inliers: Inliers) -> tuple[Tensor, ...]:
+        """The origin u `(F,)`, the basis R `(F, F - D)`, and alpha."""
+        count, width = inliers.features.shape
+        principal = self._principal(count, width)
+        origin = -(torch.linalg.pinv(inliers.weight) @ inliers.bias)
+        centred = inliers.features - origin
+        _, vectors = torch.linalg.eigh(centred.T @ centred / count)
+        basis = vectors[:, : width - principal].contiguous()  # eigenvalues ascend
+        residual = torch.linalg.vector_norm(centred @ basis, dim=1).mean()
+        if residual <= _ROUNDING * torch.linalg.vector_norm(centred, dim=1).mean():
+            raise AuditError(
+                f"Expected features that reach beyond {principal} of {width} dimensions, but those of {count} familiar "
+                "images do not. Lower `dimensions`; many dead features are a sign of their own."
+            )
+        largest = as_classes(inliers.logits).amax(dim=1).mean()
+        if largest <= 0:
+            raise AuditError(
+                "Expected the largest logit to be positive on average over familiar images, but got "
+                f"{float(largest):.3g}: `ViM` would take what is familiar for novel. Choose another score for this "
+                "model; logarithms of probabilities are no logits to it."
+            )
+        return origin, basis, largest / residual
+
+    def _principal(self, count: int, width: int) -> int:
+        usual = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
+        principal = usual if self.dimensions is None else self.dimensions
+        if not 1 <= principal < width:
+            raise ConfigurationError(
+                f"Expected `dimensions` to be at least 1 and below the {width} features, but got {principal}. `ViM` "
+                "measures what lies beyond them."
+            )
+        if count <= principal:
+            raise ConfigurationError(
+                f"Expected more than {principal} familiar images for the {principal} principal dimensions of `ViM`, "
+                f"but got {count}. Give more, or lower `dimensions`."
+            )
+        return principal
+
+    def _measure(self, features: Tensor, logits: Tensor, *learnt: Tensor) -> Tensor:
+        origin, basis, alpha = learnt
+        residual: Tensor = torch.linalg.vector_norm((features - origin) @ basis, dim=1)
+        return alpha * residual - as_classes(logits).logsumexp(dim=1)
+
+
+def _sound(inliers: Inliers) -> Inliers:
+    """Inliers in float64 and detached, on the device of the features; or an error that says what is wrong."""
+    features, logits, labels, weight, bias = inliers
+    shapes = [tuple(each.shape) for each in (features, logits, weight, bias)]
+    count, width, classes = len(features), features.shape[-1], logits.shape[-1]
+    if shapes != [(count, width), (count, classes), (classes, width), (classes,)] or 0 in (count, width, classes):
+        raise ConfigurationError(
+            "Expected `inliers` to hold features (N, F), logits (N, K), weight (K, F) and bias (K,), but got "
+            f"{', '.join(map(str, shapes))}. Take all four from one linear head."
+        )
+    if labels is not None and (labels.shape != (count,) or labels.is_floating_point() or int(labels.min()) < 0):
+        raise ConfigurationError(
+            f"Expected the labels of `inliers` to be {count} classes of 0 or more, but got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}. Leave them out where unknown."
+        )
+    sound = [each.detach().to(features.device).double() for each in (features, logits, weight, bias)]
+    for name, values in zip(("features", "logits", "weight", "bias"), sound, strict=True):
+        _require_finite(name, values)
+    return Inliers(sound[0], sound[1], labels, sound[2], sound[3])
+
+
+def _require_finite(name: str, values: Tensor) -> None:
+    broken = (~values.isfinite()).flatten(1).any(dim=1) if values.ndim > 1 else ~values.isfinite()
+    if broken.any():
+        raise AuditError(
+            f"Expected the {name} of `inliers` to be finite, but got NaN or inf in {int(broken.sum())} of "
+            f"{len(values)} rows, the first at index {int(broken.nonzero()[0])}. The training has probably diverged, "
+            "or an image is broken; look at the loss and at that image."
+        )
+
+
+def _whiten(factor: Tensor, rows: Tensor) -> Tensor:
+    """Rows `(N, F)` in coordinates where the covariance `factor factor^T` is the identity."""
+    white: Tensor = torch.linalg.solve_triangular(factor, rows.T, upper=False).T
+    return white
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows scaled to length 1; zeros stay zeros."""
+    # By the largest entry first, so that no square over- or underflows.
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    rows = rows / torch.where(largest > 0, largest, 1.0)
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(largest > 0, length, 1.0)
+
+
+def _kth_nearest(rows: Tensor, bank: Tensor, k: int) -> Tensor:
+    """Indices `(n,)` into the bank of the k-th nearest to each row, a piece of the bank at a time."""
+    distances, indices = rows.new_empty(len(rows), 0), rows.new_empty(len(rows), 0, dtype=torch.long)
+    for start in range(0, len(bank), _PIECE):
+        piece = torch.cdist(rows, bank[start : start + _PIECE])
+        near, where = piece.topk(min(k, piece.shape[1]), largest=False)
+        distances, indices = torch.cat([distances, near], dim=1), torch.cat([indices, where + start], dim=1)
+        distances, kept = distances.topk(min(k, distances.shape[1]), largest=False)
+        indices = indices.gather(1, kept)
+    return indices[:, -1]
