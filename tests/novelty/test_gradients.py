@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torchvision
@@ -439,6 +442,19 @@ def test_the_model_is_left_as_it_was():
     assert [name for name, parameter in model.named_parameters() if parameter.grad is not None] == ["conv1.weight"]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(module.training for module in model.modules())
+
+
+def test_nothing_of_the_graph_is_kept():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    seen = []
+    model[2].register_forward_pre_hook(lambda _module, given: seen.append(weakref.ref(given[0])))
+
+    reading = PerSampleGradients(model)(torch.randn(3, 4), to_uniform)
+    gc.collect()
+
+    assert seen
+    assert all(reference() is None for reference in seen)
+    assert not reading.outputs.requires_grad
 
 
 def test_cosines_with_a_reference_are_those_of_the_gradients():

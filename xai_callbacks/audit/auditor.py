@@ -123,6 +123,11 @@ class Auditor:
         self._prepared: _Prepared | None = None
         check_questions(self.questions, Answerable(probes.task, labelled=self._truth is not None))
 
+    @property
+    def novelty(self) -> tuple[NoveltyScore, ...]:
+        """The novelty scores."""
+        return self._scorer.scores
+
     def prepare(self, model: nn.Module) -> TargetLayer:
         """Look at a model once: choose the layer and check that every question can be answered.
 

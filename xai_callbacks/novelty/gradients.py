@@ -13,7 +13,7 @@ from torch.autograd.graph import GradientEdge, Node
 from xai_callbacks.access.subject import plain_name
 from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.novelty.ledger import GradientReading, Ledger, Reduce
-from xai_callbacks.novelty.usage import Axes, assign_uses, find_axes, recording
+from xai_callbacks.novelty.usage import Axes, Use, assign_uses, find_axes, recording
 
 __all__ = ["GradientReading", "PerSampleGradients"]
 
@@ -88,14 +88,19 @@ class PerSampleGradients:
         ledger = Ledger(norms, dict(reference or {}), reduce)
         holders = {name.rpartition(".")[0] for name in self.parameters}
         above = {".".join(holder.split(".")[:depth]) for holder in holders for depth in range(holder.count(".") + 2)}
-        with recording(self.module, ledger.arrived, above) as uses, torch.enable_grad():
-            outputs = self.call(images)
-            losses = _checked(loss(outputs, images), images.shape[0])
-        assigned = assign_uses(self.module, self.parameters, uses, axes, losses)
-        if nodes := ledger.open(assigned, axes):
-            # Only the deepest need be asked for: the way there leads past all others, whose gradients are not kept.
-            torch.autograd.grad(losses.sum(), _deepest(nodes), allow_unused=True)
-        return ledger.reading(outputs, losses)
+        uses: list[Use] = []
+        try:
+            with recording(self.module, ledger.arrived, above, uses), torch.enable_grad():
+                outputs = self.call(images)
+                losses = _checked(loss(outputs, images), images.shape[0])
+            assigned = assign_uses(self.module, self.parameters, uses, axes, losses)
+            if nodes := ledger.open(uses, assigned, axes):
+                # Only the deepest need be asked for: the way there leads past all others, whose gradients are not kept.
+                torch.autograd.grad(losses.sum(), _deepest(nodes), allow_unused=True)
+            return ledger.reading(outputs, losses)
+        finally:
+            for use in uses:
+                use.forget()
 
     def _find_axes(self, images: Tensor) -> dict[tuple[str, int], Axes]:
         _refuse_coupling(self.module)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
+from torch.utils._pytree import tree_map  # private; torch.func itself speaks in these trees
 
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty.layer_calls import LayerCall, call_type
@@ -25,7 +26,7 @@ class GradientReading:
     """What one batch said. N images; parameters by name.
 
     Attributes:
-        outputs: What the model returned.
+        outputs: What the model returned, detached.
         losses: Loss of every image, `(N,)`.
         squared_norms: Squared Euclidean norm of the gradient of every image's loss, `(N,)` float64 a parameter.
         inner_products: Inner product of that gradient with the reference, `(N,)` float64 a parameter that has one.
@@ -69,25 +70,33 @@ class Ledger:
         self._assigned: dict[str, list[Use]] = {}
         self._axes: Mapping[tuple[str, int], Axes] = {}
         self._wanted: dict[Use, list[str]] = {}
+        self._layers: set[Use] = set()
         self._sums: dict[str, Tensor] = {}
         self._slow: dict[str, str] = {}
 
-    def open(self, assigned: dict[str, list[Use]], axes: Mapping[tuple[str, int], Axes]) -> list[tuple[Node, int]]:
-        """Learn which calls to listen to; returns where in the graph their gradients arrive."""
+    def open(
+        self, uses: list[Use], assigned: dict[str, list[Use]], axes: Mapping[tuple[str, int], Axes]
+    ) -> list[tuple[Node, int]]:
+        """Learn to which of the calls to listen; returns where in the graph their gradients arrive."""
         self._assigned, self._axes = assigned, axes
         wanted = defaultdict(list)
-        for name, uses in assigned.items():
-            for use in uses:
+        for name, users in assigned.items():
+            for use in users:
                 wanted[use].append(name)
         self._wanted = dict(wanted)
+        self._layers = {use for use in wanted if self._is_layer(use)}
+        for use in uses:
+            if use not in wanted:
+                use.release()
         return [edge for use in self._wanted for edge in use.sources if edge is not None]
 
     def arrived(self, use: Use, index: int, gradient: Tensor) -> None:
         """One gradient is complete; a plain layer is dealt with at once, so that nothing of it need be kept."""
         if use not in self._wanted:
             return
-        if self._is_layer(use):
+        if use in self._layers:
             self._settle_layer(use, gradient)
+            use.release()
         else:
             use.gradients[index] = gradient
 
@@ -96,11 +105,12 @@ class Ledger:
         for use in self._wanted:
             if any(gradient is not None for gradient in use.gradients):
                 self._settle_module(use)
+                use.release()
         for name, total in self._sums.items():
             self._take_gradients(name, total)
         norms, inner, reduced = self._readings.values()
         return GradientReading(
-            outputs=outputs,
+            outputs=tree_map(_detached, outputs),
             losses=losses.detach(),
             squared_norms={name: norms[name].double() for name in self._assigned if name in norms},
             inner_products={name: inner[name].double() for name in self._assigned if name in inner},
@@ -187,6 +197,10 @@ class Ledger:
 def _local(name: str, use: Use) -> str:
     """The name of a parameter as seen from the module of the call."""
     return name.removeprefix(f"{use.name}.") if use.name else name
+
+
+def _detached(leaf: object) -> object:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
 
 def _precise(tensor: Tensor) -> Tensor:

@@ -61,6 +61,15 @@ class Use:
         """The tensors among what went in."""
         return tensors_in(self.given)
 
+    def release(self) -> None:
+        """Let go of what went in, so that a backward pass frees memory as it proceeds."""
+        self.given = ((), {})
+
+    def forget(self) -> None:
+        """Let go of the graph: its nodes hold hooks that hold this call, a circle that Python cannot see to collect."""
+        self.release()
+        self.sources, self.ends, self.gradients = (), frozenset(), []
+
 
 @dataclass(frozen=True)
 class Axes:
@@ -83,21 +92,23 @@ def tensors_in(tree: object) -> list[Tensor]:
 
 
 @contextmanager
-def recording(root: nn.Module, arrived: Callable[[Use, int, Tensor], None], names: set[str]) -> Iterator[list[Use]]:
-    """Record the calls of the named modules while the model runs inside.
+def recording(
+    root: nn.Module, arrived: Callable[[Use, int, Tensor], None], names: set[str], uses: list[Use]
+) -> Iterator[None]:
+    """Record the calls of the named modules in `uses` while the model runs inside.
 
     Gradients may reach `arrived` after leaving: it is called with each tensor that came out of a call, by its number,
     as its gradient is complete. In-place operations that follow do not matter: the gradient is that of the tensor as
-    the module returned it.
+    the module returned it. `Use.forget` each in the end.
     """
-    recorder = _Recorder(arrived)
+    recorder = _Recorder(arrived, uses)
     handles: list[RemovableHandle] = []
     try:
         for name, module in root.named_modules():
             if plain_name(name) in names:
                 hook = partial(recorder.record, plain_name(name))
                 handles.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
-        yield recorder.uses
+        yield
     finally:
         for handle in handles:
             handle.remove()
@@ -106,9 +117,9 @@ def recording(root: nn.Module, arrived: Callable[[Use, int, Tensor], None], name
 class _Recorder:
     """Notes calls as they return."""
 
-    def __init__(self, arrived: Callable[[Use, int, Tensor], None]) -> None:
-        self.uses: list[Use] = []
+    def __init__(self, arrived: Callable[[Use, int, Tensor], None], uses: list[Use]) -> None:
         self._arrived = arrived
+        self._uses = uses
         self._turns: Counter[str] = Counter()
 
     def record(
@@ -127,7 +138,7 @@ class _Recorder:
             [None] * len(came_out),
         )
         self._turns[name] += 1
-        self.uses.append(use)
+        self._uses.append(use)
         for index, tensor in enumerate(came_out):
             if tensor.grad_fn is not None:
                 tensor.register_hook(partial(self._arrived, use, index))  # type: ignore[no-untyped-call]
