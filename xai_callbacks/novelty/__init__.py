@@ -1,9 +1,12 @@
 """How new an image is to a model, measured by gradients; larger = more novel, always."""
 
+from xai_callbacks.novelty.all_layers import GradientNorm, PurviewDistance, purview_features
 from xai_callbacks.novelty.autoencoder import ConvAutoencoder, collapsed, dead, reconstruction_error
 from xai_callbacks.novelty.base import Inliers, LastLayerScore, ModelScore, NoveltyScore
 from xai_callbacks.novelty.constraint import GradientConstraint
 from xai_callbacks.novelty.feature_space import KNearest, Mahalanobis, ViM
+from xai_callbacks.novelty.fisher import FisherNovelty, gradient_features
+from xai_callbacks.novelty.gradcon import GradConScore, ReconstructionError
 from xai_callbacks.novelty.gradients import GradientReading, PerSampleGradients
 from xai_callbacks.novelty.last_layer import ConfoundingLabels, GradNorm, GradTrust
 from xai_callbacks.novelty.logits import Energy, Entropy, MaxLogit, MaxSoftmax
@@ -15,9 +18,12 @@ __all__ = [
     "ConvAutoencoder",
     "Energy",
     "Entropy",
+    "FisherNovelty",
+    "GradConScore",
     "GradNorm",
     "GradTrust",
     "GradientConstraint",
+    "GradientNorm",
     "GradientReading",
     "Inliers",
     "KNearest",
@@ -28,8 +34,12 @@ __all__ = [
     "ModelScore",
     "NoveltyScore",
     "PerSampleGradients",
+    "PurviewDistance",
+    "ReconstructionError",
     "ViM",
     "collapsed",
     "dead",
+    "gradient_features",
+    "purview_features",
     "reconstruction_error",
 ]
