@@ -206,7 +206,9 @@ def test_second_audit_of_an_unchanged_model_finds_no_drift():
     assert second.metrics["switched"].value == 0
     for question in second.questions:
         assert second.metrics[f"{question}/drift"].value == pytest.approx(0, abs=1e-12)
-    same_records_without_memory = {key for key in second.metrics if "drift" not in key and key != "switched"}
+    assert second.metrics["novelty/gradnorm/rank_correlation"].value == pytest.approx(1)
+    of_memory = ("drift", "switched", "rank_correlation")
+    same_records_without_memory = {key for key in second.metrics if not key.endswith(of_memory)}
     assert same_records_without_memory == first.metrics.keys()
 
 

@@ -58,7 +58,7 @@ def random_streams():
 
 def read_events(folder):
     """Everything in a folder of event files, without TensorBoard's limits on how much is kept."""
-    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    events = EventAccumulator(str(folder), size_guidance={"histograms": 0, "images": 0, "scalars": 0, "tensors": 0})
     return events.Reload()
 
 

@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from xai_callbacks.audit import Auditor
-    from xai_callbacks.callbacks import AuditCallback
+    from xai_callbacks.audit import Auditor, NoveltyAuditor
+    from xai_callbacks.callbacks import AuditCallback, NoveltyCallback
     from xai_callbacks.errors import (
         AuditError,
         ConfigurationError,
@@ -20,10 +20,29 @@ if TYPE_CHECKING:
         XAICallbacksError,
     )
     from xai_callbacks.explainers import GradCAM, HiResCAM, LayerCAM
-    from xai_callbacks.novelty import ConfoundingLabels, GradNorm
+    from xai_callbacks.novelty import (
+        ODIN,
+        ConfoundingLabels,
+        Energy,
+        Entropy,
+        FisherNovelty,
+        GradConScore,
+        GradientConstraint,
+        GradientNorm,
+        GradNorm,
+        GradTrust,
+        KNearest,
+        Mahalanobis,
+        MaxLogit,
+        MaxSoftmax,
+        PerSampleGradients,
+        PurviewDistance,
+        ReconstructionError,
+        ViM,
+    )
     from xai_callbacks.probes import ProbeSet
     from xai_callbacks.questions import WhatIfNot, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan
-    from xai_callbacks.record import AuditRecord
+    from xai_callbacks.record import AuditRecord, NoveltyRecord
     from xai_callbacks.sinks import TensorBoardSink
 
 __version__ = "0.1.0"
@@ -35,15 +54,34 @@ _HOMES = {
     "Auditor": "audit",
     "ConfigurationError": "errors",
     "ConfoundingLabels": "novelty",
+    "Energy": "novelty",
+    "Entropy": "novelty",
+    "FisherNovelty": "novelty",
     "GradCAM": "explainers",
+    "GradConScore": "novelty",
     "GradNorm": "novelty",
+    "GradTrust": "novelty",
+    "GradientConstraint": "novelty",
+    "GradientNorm": "novelty",
     "HiResCAM": "explainers",
+    "KNearest": "novelty",
     "LayerCAM": "explainers",
+    "Mahalanobis": "novelty",
+    "MaxLogit": "novelty",
+    "MaxSoftmax": "novelty",
+    "NoveltyAuditor": "audit",
+    "NoveltyCallback": "callbacks",
+    "NoveltyRecord": "record",
+    "ODIN": "novelty",
     "OutputError": "errors",
+    "PerSampleGradients": "novelty",
     "ProbeSet": "probes",
     "ProbeSetError": "errors",
+    "PurviewDistance": "novelty",
+    "ReconstructionError": "novelty",
     "TargetLayerError": "errors",
     "TensorBoardSink": "sinks",
+    "ViM": "novelty",
     "WhatIfNot": "questions",
     "Why": "questions",
     "WhyNotCertain": "questions",
@@ -53,21 +91,40 @@ _HOMES = {
 }
 
 __all__ = [
+    "ODIN",
     "AuditCallback",
     "AuditError",
     "AuditRecord",
     "Auditor",
     "ConfigurationError",
     "ConfoundingLabels",
+    "Energy",
+    "Entropy",
+    "FisherNovelty",
     "GradCAM",
+    "GradConScore",
     "GradNorm",
+    "GradTrust",
+    "GradientConstraint",
+    "GradientNorm",
     "HiResCAM",
+    "KNearest",
     "LayerCAM",
+    "Mahalanobis",
+    "MaxLogit",
+    "MaxSoftmax",
+    "NoveltyAuditor",
+    "NoveltyCallback",
+    "NoveltyRecord",
     "OutputError",
+    "PerSampleGradients",
     "ProbeSet",
     "ProbeSetError",
+    "PurviewDistance",
+    "ReconstructionError",
     "TargetLayerError",
     "TensorBoardSink",
+    "ViM",
     "WhatIfNot",
     "Why",
     "WhyNotCertain",

@@ -1,27 +1,50 @@
-"""`AuditRecord`: the result of one audit as plain data."""
+"""`AuditRecord` and `NoveltyRecord`: the result of one audit as plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from xai_callbacks.metrics.summary import Estimate
 
-__all__ = ["AuditRecord", "Estimate"]
+__all__ = ["AuditRecord", "Estimate", "NoveltyRecord"]
 
 
-@dataclass(frozen=True, eq=False)
-class AuditRecord:
-    """What one look at one model state found. All tensors are on the CPU and detached.
-
-    Letters: Q questions, N probes, K classes, `h w` the explainer's grid.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NoveltyRecord:
+    """How novel the probes are to one model state. All tensors are on the CPU and detached.
 
     Attributes:
         step: Position on the x-axis of the run's own metrics.
         epoch: Epoch in which the audit took place, from 0.
         fingerprint: Fingerprint of the probe set; records with equal fingerprints can be compared.
+        scores: Novelty scores by name, each `(N,)` float64; larger = more novel.
+        novel_scores: Novelty scores of the images known to be novel, by name; empty without such images.
+        metrics: Estimates by key such as `novelty/energy/auroc`.
+        seconds: Wall time of each stage.
+        notes: Sentences about what was left out or assumed.
+    """
+
+    step: int
+    epoch: int
+    fingerprint: str
+    scores: Mapping[str, Tensor]
+    novel_scores: Mapping[str, Tensor]
+    metrics: Mapping[str, Estimate]
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AuditRecord(NoveltyRecord):
+    """What one look at one model state found. All tensors are on the CPU and detached.
+
+    Letters: Q questions, N probes, K classes, `h w` the explainer's grid. Metrics have keys such as
+    `why/relevance_mass/core`; what else a `NoveltyRecord` holds is there.
+
+    Attributes:
         layer: Name of the layer at which the heatmaps were computed.
         layer_reason: Why that layer, in one sentence.
         questions: Keys of the questions, length Q.
@@ -34,16 +57,12 @@ class AuditRecord:
         facts: Classes asked about, `(Q, N)` int64; -1 where a question has none.
         foils: Classes held against them, `(Q, N)` int64; -1 where a question has none.
         heatmaps: Signed heatmaps `(Q, N, h, w)` float32, see `Explanation.heatmaps`.
-        scores: Novelty scores by name, each `(N,)` float64; larger = more novel.
-        metrics: Estimates by key such as `why/relevance_mass/core`.
-        seconds: Wall time of each stage.
-        notes: Sentences about what was left out or assumed.
-        novel_scores: Novelty scores of the images known to be novel, by name; empty without such images.
+        novelty_map: Where the novelty of each probe lies, see `novelty.novelty_map`; signed `(N, h, w)` float32, or
+            None if it was not asked for.
+        layer_shares: Share of each layer in the squared gradient norm, see `novelty.layer_shares`; `(N,)` float64 by
+            name, empty if it was not asked for.
     """
 
-    step: int
-    epoch: int
-    fingerprint: str
     layer: str
     layer_reason: str
     questions: tuple[str, ...]
@@ -56,8 +75,5 @@ class AuditRecord:
     facts: Tensor
     foils: Tensor
     heatmaps: Tensor
-    scores: Mapping[str, Tensor]
-    metrics: Mapping[str, Estimate]
-    seconds: Mapping[str, float]
-    notes: tuple[str, ...]
-    novel_scores: Mapping[str, Tensor] = field(default_factory=dict)
+    novelty_map: Tensor | None
+    layer_shares: Mapping[str, Tensor]

@@ -31,7 +31,7 @@ def run(folder: Path, *, attached: bool, stopping: bool = False) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     callbacks = []
     if attached:
-        callbacks.append(AuditCallback(tiny_probes(), max_panels=1, on_error="raise"))
+        callbacks.append(AuditCallback(tiny_probes(), max_panels=1, watch_validation=True, on_error="raise"))
     if stopping:
         callbacks.append(EarlyStopping("audit/confidence", mode="max", stopping_threshold=0.0))
     threads = Threads()

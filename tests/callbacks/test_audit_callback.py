@@ -604,8 +604,8 @@ def test_checkpoint_holds_plain_data_only(tmp_path):
             yield from kinds(part)
 
     assert set(kinds(state)) <= {dict, list, str, int, float, torch.Tensor}
-    assert [frame["step"] for frame in state["film"]["frames"]] == [0, 3, 7]
-    assert len(state["auditor"]["heatmaps"]) == 3
+    assert [frame["step"] for frame in state["pictures"]["film"]["frames"]] == [0, 3, 7]
+    assert len(state["auditor"]["judge"]["heatmaps"]) == 3
 
 
 def test_monitors_of_a_resumed_run_know_the_metrics_before_the_next_audit(tmp_path):
@@ -633,7 +633,7 @@ def test_resuming_with_another_number_of_panels_begins_the_filmstrip_anew(tmp_pa
     path = saved(tmp_path / "first", AuditCallback(tiny_probes(), max_panels=2), logger="tensorboard")
     callback = AuditCallback(tiny_probes(), max_panels=3, on_error="raise")
     fit(tmp_path / "second", callback, max_epochs=3, ckpt_path=path, logger="tensorboard")
-    assert [frame["step"] for frame in callback.state_dict()["film"]["frames"]] == [11]
+    assert [frame["step"] for frame in callback.state_dict()["pictures"]["film"]["frames"]] == [11]
 
 
 def test_state_of_an_unknown_version_is_left_alone():
@@ -652,7 +652,7 @@ def test_second_fit_with_the_same_trainer_goes_on(tmp_path):
 
     events = read_events(tmp_path / "tb")
     assert image_steps(events, PANEL) == [0, 3, 7]
-    assert [frame["step"] for frame in callback.state_dict()["film"]["frames"]] == [0, 3, 7]
+    assert [frame["step"] for frame in callback.state_dict()["pictures"]["film"]["frames"]] == [0, 3, 7]
     assert scalar_steps(events, "audit/why/drift") == [3, 7]
 
 
@@ -684,8 +684,8 @@ def test_two_audits_of_different_probes_keep_apart_states(tmp_path):
     callbacks = torch.load(checkpoint.last_model_path, weights_only=True)["callbacks"]
     for callback in (first, second):
         state = callbacks[callback.state_key]["auditor"]
-        assert state["fingerprint"] == callback.auditor.probes.fingerprint
-        assert torch.equal(state["heatmaps"], callback.last_record.heatmaps)
+        assert state["judge"]["fingerprint"] == callback.auditor.probes.fingerprint
+        assert torch.equal(state["judge"]["heatmaps"], callback.last_record.heatmaps)
 
 
 def test_two_audits_need_two_names(tmp_path):
@@ -737,7 +737,7 @@ def test_pictures_are_written_when_training_ends_by_an_exception(tmp_path, error
 
     events = read_events(tmp_path / "tb")
     tags = events.Tags()["images"]
-    assert len(tags) == 8
+    assert len(tags) == 9
     for tag in tags:
         assert image_steps(events, tag) == [0, 3]
 
@@ -784,7 +784,7 @@ def test_copy_of_a_used_callback_works_and_does_not_drag_the_model(tmp_path, dup
     twin = duplicate(used)
 
     assert twin.state_key == used.state_key
-    assert [f["step"] for f in twin.state_dict()["film"]["frames"]] == [0, 3, 7]
+    assert [f["step"] for f in twin.state_dict()["pictures"]["film"]["frames"]] == [0, 3, 7]
     fit(tmp_path / "b", twin, max_epochs=1)
     assert steps_of(tmp_path / "b", "audit/confidence") == [0, 3]
 
@@ -797,7 +797,7 @@ def test_copy_during_a_run_leaves_writers_and_threads_behind(tmp_path):
     copies = Copies()
     callback = AuditCallback(tiny_probes(), max_panels=1)
     fit(tmp_path, callback, copies, logger="tensorboard")
-    assert copies.twin.state_dict()["film"]["audits"] == 3
+    assert copies.twin.state_dict()["pictures"]["film"]["audits"] == 3
 
 
 def test_regions_and_regression_probes_work_in_a_trainer(tmp_path):

@@ -54,7 +54,7 @@ def test_config_trains_and_audits(project, name):
     assert steps == [0, 3, 7]
     assert scalar_steps(events, "audit/why/relevance_mass/core") == steps
     assert scalar_steps(events, "audit/novelty/confounding_labels") == steps
-    assert len([tag for tag in events.Tags()["images"] if image_steps(events, tag) == steps]) == 12
+    assert len([tag for tag in events.Tags()["images"] if image_steps(events, tag) == steps]) == 14
     assert list(project.rglob("*.ckpt"))
 
 

@@ -14,7 +14,16 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from tests.callbacks.runs import rows, trainer
 from tests.tiny import pictures, random_streams, tiny_net, tiny_probes
-from xai_callbacks import AuditCallback
+from xai_callbacks import (
+    ODIN,
+    AuditCallback,
+    Energy,
+    FisherNovelty,
+    GradientNorm,
+    Mahalanobis,
+    NoveltyCallback,
+    PurviewDistance,
+)
 
 
 class Augmented(Dataset):
@@ -123,6 +132,14 @@ def equal(one, other):
     return one == other
 
 
+NOVELTY = {
+    "novelty": [Energy(), Mahalanobis(), ODIN(), GradientNorm(), PurviewDistance(), FisherNovelty("uniform")],
+    "inliers": tiny_probes(24, seed=3),
+    "novel": tiny_probes(seed=4),
+    "locate_novelty": True,
+    "watch_validation": True,
+}
+
 SCENARIOS = {
     "validation each epoch": {},
     "accumulation, validation in its middle": {"accumulate_grad_batches": 4, "val_check_interval": 3},
@@ -139,7 +156,7 @@ SCENARIOS = {
     "ignore:You defined a `validation_step` but have no `val_dataloader`",
     "ignore:Found 1 module.* in eval mode at the start of training",
 )
-@pytest.mark.parametrize("audit", [{}, {"every_n_train_steps": 1}], ids=["defaults", "each step"])
+@pytest.mark.parametrize("audit", [{}, {"every_n_train_steps": 1}, NOVELTY], ids=["defaults", "each step", "novelty"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_training_is_bit_identical_with_and_without_the_callback(tmp_path, scenario, audit):
     options = {"max_epochs": 2, **SCENARIOS[scenario]}
@@ -149,6 +166,26 @@ def test_training_is_bit_identical_with_and_without_the_callback(tmp_path, scena
 
     assert callback.last_record is not None
     assert callback.last_record.step == 11 if "accumulate_grad_batches" not in options else 3
+    assert differing(plain, attached) == []
+
+
+@pytest.mark.filterwarnings("ignore:Found 1 module.* in eval mode at the start of training")
+def test_training_is_bit_identical_with_and_without_a_novelty_callback(tmp_path):
+    scores = [Energy(), PurviewDistance(), FisherNovelty("uniform")]
+    callback = NoveltyCallback(
+        tiny_probes(),
+        scores,
+        inliers=NOVELTY["inliers"],
+        novel=NOVELTY["novel"],
+        on_error="raise",
+        name="audit_novelty",
+    )
+    attached = run(tmp_path / "with", [callback], max_epochs=2)
+    plain = run(tmp_path / "without", [], max_epochs=2)
+
+    record = callback.last_record
+    # The net of this run may die, which makes scores useless and is noted.
+    assert (record.step, len(record.scores) + len(record.notes)) == (11, 3)
     assert differing(plain, attached) == []
 
 

@@ -476,3 +476,50 @@ def test_it_runs_where_the_model_is():
     reading = PerSampleGradients(model)(torch.rand(4, 3, 64, 64, device="cuda"), to_uniform)
 
     assert all(values.device.type == "cuda" and values.isfinite().all() for values in reading.squared_norms.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_half_precision_models_are_measured_in_single_precision(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    images = torch.rand(3, 3, 8, 8)
+    expected = PerSampleGradients(model)(images, to_uniform).squared_norms
+    found = PerSampleGradients(model.to(dtype))(images.to(dtype), to_uniform).squared_norms
+
+    for name, values in expected.items():
+        assert found[name].dtype == torch.float64
+        torch.testing.assert_close(found[name], values, rtol=0.1, atol=1e-4)
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ConfigurationError, match="one image or more to measure gradients of, but got none"):
+        PerSampleGradients(nn.Linear(2, 2))(torch.zeros(0, 2), to_uniform)
+
+
+def test_large_batches_take_several_passes_and_give_the_same():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 2, 3, stride=16), nn.Flatten(), nn.Linear(2 * 19 * 19, 3))
+    images = torch.randn(9, 3, 300, 300)
+    calls = []
+    model[0].register_forward_pre_hook(lambda _module, given: calls.append(len(given[0])))
+    measure = PerSampleGradients(model)
+    reference = {"0.weight": torch.randn(2, 3, 3, 3)}
+    whole = measure(
+        images, to_uniform, reference=reference, reduce=lambda _name, gradients: gradients.flatten(1)[:, :2]
+    )
+    assert calls == [2, 3, 3, 3, 3]
+
+    assert whole.outputs.shape == (9, 3)
+    for index in (0, 4, 8):
+        one = measure(
+            images[index : index + 1],
+            to_uniform,
+            reference=reference,
+            reduce=lambda _name, gradients: gradients.flatten(1)[:, :2],
+        )
+        for kind in ("squared_norms", "inner_products", "reduced"):
+            for name, values in getattr(one, kind).items():
+                torch.testing.assert_close(getattr(whole, kind)[name][index], values[0], rtol=1e-4, atol=1e-6)
+    with pytest.raises(AuditError, match=r"1 of 3 images, first for image 7"):
+        measure(images, lambda outputs, given: outputs.sum(dim=1) / (given.amax(dim=(1, 2, 3)) != images[7].max()))

@@ -11,8 +11,9 @@ from xai_callbacks import Auditor, ProbeSet
 from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.metrics import separate
+from xai_callbacks.metrics.score_judge import why_useless
 from xai_callbacks.novelty import ODIN, Energy, GradNorm, KNearest, Mahalanobis, ModelScore, ViM
-from xai_callbacks.novelty.scoring import Scorer, why_useless
+from xai_callbacks.novelty.scoring import Scorer
 
 
 class Brightness(ModelScore):
@@ -118,7 +119,7 @@ def test_a_score_that_is_not_finite_is_left_out_and_names_the_probe(value):
     assert list(record.scores) == ["energy"]
     assert "novelty/broken" not in record.metrics
     assert [note for note in record.notes if "broken" in note] == [
-        "The novelty score `broken` was left out: it is NaN or inf for 1 of 6 probes, first for "
+        "The novelty score `broken` of the whole model was left out: it is NaN or inf for 1 of 6 probes, first for "
         f"{tiny_probes().names[1]!r}."
     ]
 

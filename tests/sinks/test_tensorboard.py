@@ -68,7 +68,9 @@ def test_each_drawn_probe_has_a_panel_and_a_filmstrip_at_every_audit(tmp_path, r
     events, _ = written(tmp_path, at_steps(record, [0, 10]), max_panels=2)
 
     assert sorted(events.Tags()["images"]) == [
-        f"audit_{kind}/{name}" for kind in ("filmstrip", "panel") for name in ("000_probe_000", "005_probe_005")
+        *(f"audit_filmstrip/{name}" for name in ("000_probe_000", "005_probe_005")),
+        "audit_novelty/gradnorm/most_novel",
+        *(f"audit_panel/{name}" for name in ("000_probe_000", "005_probe_005")),
     ]
     for tag in events.Tags()["images"]:
         assert image_steps(events, tag) == [0, 10]
@@ -94,7 +96,7 @@ def test_scalars_are_those_of_the_record(tmp_path, record):
 def test_scalars_can_be_left_to_somebody_else(tmp_path, record):
     events, _ = written(tmp_path, [record], max_panels=1, scalars=False)
     assert events.Tags()["scalars"] == []
-    assert len(events.Tags()["images"]) == 2
+    assert len(events.Tags()["images"]) == 3
 
 
 def test_metrics_without_a_value_are_left_out(tmp_path, record):

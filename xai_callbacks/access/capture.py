@@ -80,19 +80,20 @@ def capture(subject: Subject, name: str) -> Iterator[Captured]:
 
 
 @contextmanager
-def tap(subject: Subject, name: str) -> Iterator[list[Tapped]]:
-    """Record what goes into and comes out of a module at every call, detached, without changing anything.
+def tap(subject: Subject, name: str, *, detach: bool = True) -> Iterator[list[Tapped]]:
+    """Record what goes into and comes out of a module at every call, without changing anything.
 
     Args:
         subject: The model.
         name: Dotted name of the module.
+        detach: Whether to cut what is recorded off the graph.
     """
     calls: list[Tapped] = []
 
     def note(_module: nn.Module, given: tuple[object, ...], output: object) -> None:
         before, after = first_tensor(given), first_tensor(output)
         if before is not None and after is not None:
-            calls.append(Tapped(before.detach(), after.detach()))
+            calls.append(Tapped(before.detach(), after.detach()) if detach else Tapped(before, after))
 
     handle = find_module(subject.module, name, "head").register_forward_hook(note)
     try:

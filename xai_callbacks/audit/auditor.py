@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xai_callbacks.access import ModelSelector, OutputSelector, Subject, TargetLayer, tap, trace_model, undisturbed
+from xai_callbacks.access import (
+    ModelSelector,
+    OutputSelector,
+    Subject,
+    Tapped,
+    TargetLayer,
+    tap,
+    trace_model,
+    undisturbed,
+)
+from xai_callbacks.audit.checks import require_instances, require_probe_set
+from xai_callbacks.audit.clock import Clock
 from xai_callbacks.audit.gathered import Gathered, Observed
 from xai_callbacks.errors import AuditError, ConfigurationError, require_integer
 from xai_callbacks.explainers import Explainer, GradCAM
-from xai_callbacks.metrics import Estimate, separate
 from xai_callbacks.metrics.judge import Judge
+from xai_callbacks.metrics.score_judge import Judged, ScoreJudge
 from xai_callbacks.novelty import GradNorm, NoveltyScore
-from xai_callbacks.novelty.scoring import Scorer, why_useless
+from xai_callbacks.novelty.address import layer_shares, novelty_map
+from xai_callbacks.novelty.scoring import Scorer
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.questions import Answerable, Asked, Question, check_questions, default_questions
-from xai_callbacks.record import AuditRecord
+from xai_callbacks.record import AuditRecord, Estimate
 
 __all__ = ["Auditor"]
 
@@ -57,6 +68,9 @@ class Auditor:
         inliers: Familiar images, such as some hundred of training, from which scores that learn do so at every audit.
         novel: Images known to be novel. They are scored as well, and the scores judged by how well they tell them from
             the probes.
+        locate_novelty: Whether to find out where in the image and in which layer the novelty of each probe lies, at the
+            price of two forward and backward passes: see `novelty.novelty_map`, of the first score of the last layer,
+            and `novelty.layer_shares`.
         model: Which part of the audited module classifies images, if its `forward` does not: a dotted name or a
             callable, see `Subject`.
         output: Which part of what the model returns holds the logits: a key, an index or a callable; None chooses, see
@@ -82,34 +96,27 @@ class Auditor:
         novelty: Sequence[NoveltyScore] | None = None,
         inliers: ProbeSet | None = None,
         novel: ProbeSet | None = None,
+        locate_novelty: bool = False,
         model: ModelSelector | None = None,
         output: OutputSelector | None = None,
         chunk_size: int = 16,
     ) -> None:
-        for argument, given in (("probes", probes), ("inliers", inliers), ("novel", novel)):
-            if argument != "probes" and given is None:
-                continue
-            if not isinstance(given, ProbeSet):
-                raise ConfigurationError(
-                    f"Expected `{argument}` to be a ProbeSet, but got {type(given).__name__}. See "
-                    "ProbeSet.from_dataset."
-                )
+        require_probe_set("probes", probes)
+        for argument, given in (("inliers", inliers), ("novel", novel)):
+            if given is not None:
+                require_probe_set(argument, given)
         require_integer("chunk_size", chunk_size, least=1)
         if explainer is not None and not isinstance(explainer, Explainer):
             raise ConfigurationError(
                 f"Expected `explainer` to be an explainer such as GradCAM(), but got {explainer!r}."
             )
         for argument, values, kind in (("questions", questions, Question), ("novelty", novelty, NoveltyScore)):
-            fits = isinstance(values, (list, tuple)) and all(isinstance(value, kind) for value in values)
-            if values is not None and not fits:
-                raise ConfigurationError(
-                    f"Expected `{argument}` to be a list of {kind.__name__} instances, but got {values!r}. Leave it "
-                    "out for the defaults."
-                )
+            if values is not None:
+                require_instances(argument, values, kind, "Leave it out for the defaults.")
         self.probes = probes
         self.questions = default_questions(probes.task) if questions is None else tuple(questions)
         self.explainer = GradCAM() if explainer is None else explainer
-        self.novel = novel
+        self.locate_novelty = locate_novelty
         self._scorer = Scorer(
             (GradNorm(),) if novelty is None else novelty,
             None if inliers is None else inliers.images,
@@ -120,13 +127,24 @@ class Auditor:
         self.chunk_size = chunk_size
         self._truth = probes.labels if probes.task == "classification" else probes.targets
         self._judge = Judge(probes, tuple(question.key for question in self.questions))
+        self._score_judge = ScoreJudge(probes, novel)
         self._prepared: _Prepared | None = None
         check_questions(self.questions, Answerable(probes.task, labelled=self._truth is not None))
+
+    @property
+    def key(self) -> str:
+        """What is asked, in one word: the keys of the questions."""
+        return ",".join(question.key for question in self.questions)
 
     @property
     def novelty(self) -> tuple[NoveltyScore, ...]:
         """The novelty scores."""
         return self._scorer.scores
+
+    @property
+    def novel(self) -> ProbeSet | None:
+        """The images known to be novel."""
+        return self._score_judge.novel
 
     def prepare(self, model: nn.Module) -> TargetLayer:
         """Look at a model once: choose the layer and check that every question can be answered.
@@ -144,6 +162,32 @@ class Auditor:
             self._prepared = self._look(self._subject(model))
         return self._prepared.layer
 
+    def describe(self) -> str:
+        """What is done to a model that has been prepared, in words."""
+        return "is not prepared yet" if self._prepared is None else f"explains at {self._prepared.layer.reason}"
+
+    @property
+    def watchable(self) -> tuple[str, ...]:
+        """Names of the novelty scores that need nothing but one call of the last layer."""
+        return self._scorer.watchable
+
+    @contextmanager
+    def tap(self, model: nn.Module) -> Iterator[list[Tapped]]:
+        """List the calls of the last layer while the model is used for something else; nothing is changed.
+
+        Nothing is listed of a model that has not been prepared or does not end in one linear layer.
+        """
+        head = None if self._prepared is None else self._prepared.head
+        if head is None or not self.watchable:
+            yield []
+            return
+        with tap(self._subject(model), head) as calls:
+            yield calls
+
+    def of_last_layer(self, tapped: Tapped) -> dict[str, Tensor]:
+        """Scores of the images of one call of the last layer, `(N,)` by name, of those that are `watchable`."""
+        return self._scorer.of_last_layer(tapped, self.watchable)
+
     def audit(
         self, model: nn.Module, *, step: int = 0, epoch: int = 0, on_progress: Callable[[int], None] | None = None
     ) -> AuditRecord:
@@ -159,7 +203,7 @@ class Auditor:
             AuditError: The model returned NaN or inf for a probe; the message names it.
             ConfigurationError: See `prepare`.
         """
-        clock = _Clock()
+        clock = Clock()
         with undisturbed(model), clock.stage("explain"):
             prepared = self._ready(model)
             subject = self._subject(model, prepared)
@@ -169,24 +213,23 @@ class Auditor:
             if self.novel is not None:
                 novel = self._scorer.score(subject, prepared.head, self.novel.images, chunk_size=self.chunk_size)
         with clock.stage("judge"):
-            separation, notes = self._judge_scores(observed.scores, novel)
-            metrics = self._judge.judge(
-                observed.outputs, self._truth, observed.heatmaps, observed.scores, self.chunk_size
-            )
-        record = self._record(step, epoch, prepared, observed, metrics | separation, clock)
-        return replace(record, novel_scores=novel, notes=record.notes + notes)
+            judged = self._score_judge.judge(observed.scores, novel, self._scorer.origins(prepared.head))
+            metrics = self._judge.judge(observed.outputs, self._truth, observed.heatmaps, self.chunk_size)
+        return self._record(prepared, observed, judged, metrics, step=step, epoch=epoch, seconds=dict(clock.seconds))
 
     def state_dict(self) -> dict[str, Any]:
         """What the next audit compares itself with, as tensors and plain values."""
-        return self._judge.state_dict()
+        return {"judge": self._judge.state_dict(), "scores": self._score_judge.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` left off; a state of other probes or questions is ignored."""
-        self._judge.load_state_dict(state)
+        self._judge.load_state_dict(state["judge"])
+        self._score_judge.load_state_dict(state["scores"])
 
     def forget(self) -> None:
         """Begin anew, as if nothing had been audited: the next audit has no drift."""
         self._judge.forget()
+        self._score_judge.forget()
 
     def _subject(self, model: nn.Module, prepared: _Prepared | None = None) -> Subject:
         subject = Subject(model, select=self.model, output=self.output, task=self.probes.task)
@@ -252,25 +295,17 @@ class Auditor:
             chunk = slice(start, start + self.chunk_size)
             for name, values in self._scorer.of_model(subject, self.probes.images[chunk]).items():
                 gathered.put(("score", name), values, chunk)
+            if self.locate_novelty:
+                self._locate(subject, prepared, gathered, chunk)
         return gathered.observed()
 
-    def _judge_scores(
-        self, known: dict[str, Tensor], novel: dict[str, Tensor]
-    ) -> tuple[dict[str, Estimate], tuple[str, ...]]:
-        """How well scores tell novel images from probes, and what was left out: one that is useless is removed."""
-        estimates, notes = {}, []
-        for name in list(known):
-            why = why_useless(known[name], self.probes.names)
-            if why is None and self.novel is not None and name in novel:
-                why = why_useless(novel[name], self.novel.names)
-            if why is not None:
-                notes.append(f"The novelty score `{name}` was left out: {why}.")
-                del known[name]
-                novel.pop(name, None)
-            elif name in novel:
-                judged = separate(known[name], novel[name])
-                estimates.update({f"novelty/{name}/{key}": estimate for key, estimate in judged.items()})
-        return estimates, tuple(notes)
+    def _locate(self, subject: Subject, prepared: _Prepared, gathered: Gathered, chunk: slice) -> None:
+        images = self.probes.images[chunk]
+        score = self._scorer.first_of_last_layer
+        if prepared.head is not None and score is not None:
+            gathered.put(("novelty", "map"), novelty_map(subject, prepared.layer, prepared.head, images, score), chunk)
+        for layer, values in layer_shares(subject, images).items():
+            gathered.put(("layer", layer), values, chunk)
 
     def _check_finite(self, outputs: Tensor) -> None:
         broken = (~outputs.isfinite()).any(dim=1).nonzero()[:, 0].tolist()
@@ -282,14 +317,18 @@ class Auditor:
             )
 
     def _record(
-        self, step: int, epoch: int, prepared: _Prepared, observed: Observed, metrics: Any, clock: _Clock
+        self,
+        prepared: _Prepared,
+        observed: Observed,
+        judged: Judged,
+        metrics: dict[str, Estimate],
+        **place: Any,
     ) -> AuditRecord:
         outputs, regression = observed.outputs, self.probes.task == "regression"
         predictions = outputs[:, 0] if regression else outputs.argmax(dim=1)
         confidences = torch.full_like(predictions, torch.nan) if regression else outputs.softmax(dim=1).amax(dim=1)
         return AuditRecord(
-            step=step,
-            epoch=epoch,
+            **place,
             fingerprint=self.probes.fingerprint,
             layer=prepared.layer.name,
             layer_reason=prepared.layer.reason,
@@ -306,10 +345,12 @@ class Auditor:
             facts=torch.stack([_or_none(asked.fact, len(outputs)) for asked in observed.asked]),
             foils=torch.stack([_or_none(asked.foil, len(outputs)) for asked in observed.asked]),
             heatmaps=observed.heatmaps,
-            scores=observed.scores,
-            metrics=metrics,
-            seconds=dict(clock.seconds),
-            notes=prepared.notes,
+            novelty_map=observed.novelty_map,
+            layer_shares=observed.layer_shares,
+            scores=judged.known,
+            novel_scores=judged.novel,
+            metrics=metrics | judged.estimates,
+            notes=prepared.notes + judged.notes,
         )
 
     def _titles(self, question: Question, asked: Asked, predictions: Tensor) -> tuple[str, ...]:
@@ -324,19 +365,6 @@ class Auditor:
                 else [self.probes.class_name(index) for index in asked.foil.tolist()]
             )
         return tuple(question.title(fact, foil) for fact, foil in zip(facts, foils, strict=True))
-
-
-class _Clock:
-    """Wall seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - begin
 
 
 def _silent(_done: int) -> None:

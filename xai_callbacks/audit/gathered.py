@@ -21,6 +21,8 @@ class Observed:
     heatmaps: Tensor
     asked: tuple[Asked, ...]
     scores: dict[str, Tensor]
+    novelty_map: Tensor | None
+    layer_shares: dict[str, Tensor]
 
 
 class Gathered:
@@ -61,5 +63,10 @@ class Gathered:
             outputs=self._tensors["explanation", "outputs"],
             heatmaps=self._tensors["explanation", "heatmaps"].transpose(0, 1).contiguous(),
             asked=tuple(Asked(**fields) for fields in asked),  # type: ignore[arg-type]  # a score there always is
-            scores={name: values for (kind, name), values in self._tensors.items() if kind == "score"},
+            scores=self._of_kind("score"),
+            novelty_map=self._tensors.get(("novelty", "map")),
+            layer_shares=self._of_kind("layer"),
         )
+
+    def _of_kind(self, wanted: str) -> dict[str, Tensor]:
+        return {name: values for (kind, name), values in self._tensors.items() if kind == wanted}

@@ -1,5 +1,6 @@
-"""Lightning adapters over the Auditor."""
+"""Lightning adapters over the auditors."""
 
 from xai_callbacks.callbacks.audit import AuditCallback
+from xai_callbacks.callbacks.novelty import NoveltyCallback
 
-__all__ = ["AuditCallback"]
+__all__ = ["AuditCallback", "NoveltyCallback"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from xai_callbacks._lightning import Trainer
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import AuditRecord
-from xai_callbacks.sinks import TensorBoardSink, detail_scalars, finite, main_scalars
+from xai_callbacks.record import NoveltyRecord
+from xai_callbacks.sinks import TensorBoardSink, detail_scalars, finite, main_scalars, write_histograms
 
 __all__ = ["Outlets"]
 
@@ -28,9 +31,9 @@ class Outlets:
         self._max_panels = max_panels
         self._name = name
         self._sinks: dict[int, TensorBoardSink] = {}
-        self._film: dict[str, Any] = {}
+        self._pictures: dict[str, Any] = {}
 
-    def write(self, trainer: Trainer, record: AuditRecord) -> None:
+    def write(self, trainer: Trainer, record: NoveltyRecord) -> None:
         """Write one record everywhere; a logger that fails does not keep the others from it.
 
         Raises:
@@ -50,35 +53,55 @@ class Outlets:
         if errors:
             raise errors[0]
 
+    def write_validation(
+        self, trainer: Trainer, scalars: Mapping[str, float], scores: Mapping[str, Tensor], step: int
+    ) -> None:
+        """Write what the validation set says: scalars, and scores as histograms where a logger takes them.
+
+        Raises:
+            Exception: The first error of a logger, after all were served.
+        """
+        errors: list[Exception] = []
+        for logger in trainer.loggers:
+            try:
+                logger.log_metrics(finite(scalars), step=step)
+                writer = getattr(logger, "experiment", None) if trainer.is_global_zero else None
+                if hasattr(writer, "add_histogram"):
+                    write_histograms(writer, self._name, {"validation": scores}, step)
+            except Exception as error:  # raised again below
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
     def drain(self) -> None:
         """Wait for the pictures and let go of the writers, which Lightning closes after a run.
 
         Raises:
             Exception: The first error of a writer, after all are drained.
         """
-        self._film = self.state_dict()
+        self._pictures = self.state_dict()
         sinks, self._sinks = self._sinks, {}
         errors = [error for sink in sinks.values() for error in sink.drain()]
         if errors:
             raise errors[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """The filmstrips' memory as tensors and plain values; empty before the first audit."""
-        return next((sink.film.state_dict() for sink in self._sinks.values()), self._film)
+        """What pictures of several audits remember, as tensors and plain values; empty before the first audit."""
+        return next((sink.state_dict() for sink in self._sinks.values()), self._pictures)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` left off."""
-        self._film = state
+        self._pictures = state
 
     def forget(self) -> None:
-        """Begin the filmstrips anew."""
-        self._film = {}
+        """Begin pictures of several audits anew."""
+        self._pictures = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without writers and threads."""
-        return {**self.__dict__, "_sinks": {}, "_film": self.state_dict()}
+        return {**self.__dict__, "_sinks": {}, "_pictures": self.state_dict()}
 
-    def _draw(self, trainer: Trainer, logger: Any, record: AuditRecord) -> None:
+    def _draw(self, trainer: Trainer, logger: Any, record: NoveltyRecord) -> None:
         # Not every logger has an `experiment`, and few experiments take pictures.
         writer = getattr(logger, "experiment", None) if trainer.is_global_zero and self._max_panels else None
         if writer is None or not hasattr(writer, "add_image"):
@@ -90,7 +113,7 @@ class Outlets:
             sink = TensorBoardSink(
                 writer, self._probes, max_panels=self._max_panels, scalars=False, tag_prefix=tag_prefix, name=self._name
             )
-            if self._film:
-                sink.film.load_state_dict(self._film)
+            if self._pictures:
+                sink.load_state_dict(self._pictures)
             self._sinks[id(logger)] = sink
         self._sinks[id(logger)].write(record)

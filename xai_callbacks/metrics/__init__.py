@@ -24,6 +24,7 @@ from xai_callbacks.metrics.novelty import (
     fpr_at_95tpr_ood,
     novelty_aupr,
     novelty_auroc,
+    rank_correlation,
     separate,
 )
 from xai_callbacks.metrics.summary import Estimate, summarize
@@ -45,6 +46,7 @@ __all__ = [
     "lift_chance",
     "novelty_aupr",
     "novelty_auroc",
+    "rank_correlation",
     "relevance",
     "relevance_lift",
     "relevance_mass",

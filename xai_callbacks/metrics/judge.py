@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ _LOCALIZATION = {
 
 
 class Judge:
-    """Judges predictions, heatmaps and scores of one probe set, audit after audit.
+    """Judges predictions and heatmaps of one probe set, audit after audit.
 
     | key | meaning | range | chance |
     |---|---|---|---|
@@ -42,7 +42,6 @@ class Judge:
     | `absolute_error` | mean absolute error (regression) | [0, inf) | - |
     | `confidence` | mean largest probability | [0, 1] | - |
     | `switched` | share of probes predicted differently than at the previous audit | [0, 1] | - |
-    | `novelty/<score>` | mean novelty score | see the score | - |
     | `<question>/relevance_mass/<region>` | share of positive relevance in the region | [0, 1] | area |
     | `<question>/relevance_lift/<region>` | relevance mass / area | [0, inf) | 1 |
     | `<question>/relevance_rank/<region>` | share of the region's size among the most relevant pixels | [0, 1] | area |
@@ -62,21 +61,17 @@ class Judge:
         self._size = (probes.images.shape[-2], probes.images.shape[-1])
         self._chances = {region: _chances(mask) for region, mask in probes.masks.items()}
 
-    def judge(
-        self, outputs: Tensor, truth: Tensor | None, heatmaps: Tensor, scores: Mapping[str, Tensor], chunk_size: int
-    ) -> dict[str, Estimate]:
+    def judge(self, outputs: Tensor, truth: Tensor | None, heatmaps: Tensor, chunk_size: int) -> dict[str, Estimate]:
         """All estimates of one audit; remembers this audit for the next.
 
         Args:
             outputs: Logits `(N, K)`, or values `(N, 1)`.
             truth: Labels or target values `(N,)`, or None.
             heatmaps: Signed `(Q, N, h, w)`.
-            scores: Novelty scores, each `(N,)`.
             chunk_size: Heatmaps enlarged to the size of the images at a time.
         """
         self._peaks = torch.maximum(self._peaks, _peaks(heatmaps))
         estimates = dict(self._predictions(outputs, truth))
-        estimates.update({f"novelty/{name}": summarize(values) for name, values in scores.items()})
         for index, question in enumerate(self.questions):
             for name, values, chance in self._localization(heatmaps[index], float(self._peaks[index]), chunk_size):
                 estimates[f"{question}/{name}"] = summarize(values, chance=chance)

@@ -36,6 +36,7 @@ __all__ = [
     "fpr_at_95tpr_ood",
     "novelty_aupr",
     "novelty_auroc",
+    "rank_correlation",
     "separate",
     "separation",
 ]
@@ -98,6 +99,37 @@ def fpr_at_95tpr_ood(known: Tensor, novel: Tensor) -> float:
         novel: Scores of novel images, `(M,)`.
     """
     return float(_fpr_at_95tpr(_counts(known, novel).novel_first()))
+
+
+def rank_correlation(before: Tensor, after: Tensor) -> float:
+    """Spearman's correlation of the scores of the same images at two times: whether the same images are the novel ones.
+
+    Args:
+        before: Scores at the earlier time, `(N,)`.
+        after: Scores of the same images at the later time, `(N,)`.
+
+    Returns:
+        In [-1, 1]; ties count with their mean rank. NaN where all scores of one time are equal, or N is 1. Chance: 0.
+
+    Raises:
+        ConfigurationError: The lengths differ.
+    """
+    before, after = _checked(before, "before"), _checked(after, "after")
+    if before.shape != after.shape:
+        raise ConfigurationError(
+            f"Expected `before` and `after` to hold scores of the same images, but got {len(before)} and {len(after)}."
+        )
+    ranks = torch.stack([_mean_ranks(before), _mean_ranks(after)])
+    first, second = ranks - ranks.mean(dim=1, keepdim=True)
+    # 0 / 0 where a side has no order.
+    return float(first @ second / (first.square().sum() * second.square().sum()).sqrt())
+
+
+def _mean_ranks(scores: Tensor) -> Tensor:
+    """Place in ascending order, `(N,)` float64, equal scores sharing the mean of theirs."""
+    _, group, sizes = torch.unique(scores, return_inverse=True, return_counts=True)
+    mean_ranks: Tensor = (sizes.cumsum(dim=0) - (sizes - 1) / 2).double()
+    return mean_ranks[group]
 
 
 def separation(known: Tensor, novel: Tensor) -> dict[str, float]:

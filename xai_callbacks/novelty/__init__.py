@@ -1,5 +1,6 @@
 """How new an image is to a model, measured by gradients; larger = more novel, always."""
 
+from xai_callbacks.novelty.address import layer_shares, novelty_map
 from xai_callbacks.novelty.all_layers import GradientNorm, PurviewDistance, purview_features
 from xai_callbacks.novelty.autoencoder import ConvAutoencoder, collapsed, dead, reconstruction_error
 from xai_callbacks.novelty.base import Inliers, LastLayerScore, ModelScore, NoveltyScore
@@ -40,6 +41,8 @@ __all__ = [
     "collapsed",
     "dead",
     "gradient_features",
+    "layer_shares",
+    "novelty_map",
     "purview_features",
     "reconstruction_error",
 ]

@@ -66,7 +66,7 @@ class GradientNorm(ModelScore):
         Raises:
             ConfigurationError: The model is no classifier, or its gradients cannot be told apart by image.
         """
-        total = _squared_norms(subject, _measure(subject, "GradientNorm"), images, self.label).sum(dim=1)
+        total = torch.stack(list(squared_norms(subject, images, self.label).values())).sum(dim=0)
         return -total if self.label == "uniform" else total
 
 
@@ -144,8 +144,25 @@ def purview_features(subject: Subject, images: Tensor, *, chunk_size: int = 64) 
         ConfigurationError: The model is no classifier, or its gradients cannot be told apart by image.
     """
     measure = _measure(subject, "purview_features")
-    rows = [_squared_norms(subject, measure, chunk, "all") for chunk in torch.split(images, chunk_size)]
+    rows = [
+        torch.stack(list(_squared_norms(subject, measure, chunk, "all").values()), dim=1)
+        for chunk in torch.split(images, chunk_size)
+    ]
     return torch.cat(rows).clamp_min(_TINY).log()
+
+
+def squared_norms(subject: Subject, images: Tensor, label: Label) -> dict[str, Tensor]:
+    """Squared norm of the gradient of every trainable parameter for every image, `(N,)` float64 by name.
+
+    Args:
+        subject: A classifier.
+        images: Shape `(N, C, H, W)`; those that are not finite give NaN.
+        label: What the gradient pulls toward.
+
+    Raises:
+        ConfigurationError: The model is no classifier, or its gradients cannot be told apart by image.
+    """
+    return _squared_norms(subject, _measure(subject, "gradient norms"), images, label)
 
 
 def _measure(subject: Subject, what: str) -> PerSampleGradients:
@@ -158,23 +175,23 @@ def _measure(subject: Subject, what: str) -> PerSampleGradients:
     return PerSampleGradients(subject.module, call)
 
 
-def _squared_norms(subject: Subject, measure: PerSampleGradients, images: Tensor, label: Label) -> Tensor:
-    """Squared norms `(N, P)` float64, by image and parameter; NaN for images that are not finite."""
+def _squared_norms(subject: Subject, measure: PerSampleGradients, images: Tensor, label: Label) -> dict[str, Tensor]:
     images = subject.images(images)
     broken = ~images.flatten(1).isfinite().all(dim=1)
 
+    wrong: list[Tensor] = []
+
     def loss(outputs: object, given: Tensor) -> Tensor:
-        nonlocal broken
         # In float64, where 1 - p of a sure prediction keeps its digits.
         logits = subject.interpret(subject.select(outputs, len(given))).double()
-        broken = broken | ~logits.isfinite().all(dim=1)
+        wrong.append(~logits.isfinite().all(dim=1))
         # A broken image must not take the others with it; its own row is overwritten below.
-        return _loss(logits.masked_fill(broken[:, None], 0), label)
+        return _loss(logits.masked_fill(wrong[-1][:, None], 0), label)
 
     reading = measure(images, loss)
+    broken |= torch.cat(wrong)
     none = torch.zeros(len(images), dtype=torch.float64, device=images.device)
-    norms = torch.stack([reading.squared_norms.get(name, none) for name in measure.parameters], dim=1)
-    return norms.masked_fill(broken[:, None], torch.nan)
+    return {name: reading.squared_norms.get(name, none).masked_fill(broken, torch.nan) for name in measure.parameters}
 
 
 def _loss(logits: Tensor, label: Label) -> Tensor:

@@ -193,20 +193,24 @@ class Losses:
         self.subject = subject
         self.loss = loss
         self.broken = torch.zeros(0, dtype=torch.bool)
+        self._seen = 0
 
     def sound(self, images: Tensor) -> Tensor:
         """The images where the model is, zeros instead of those that are not finite."""
         images = self.subject.images(images)
-        self.broken = ~images.flatten(1).isfinite().all(dim=1)
+        self.broken, self._seen = ~images.flatten(1).isfinite().all(dim=1), 0
         return images.masked_fill(self.broken.view(-1, *[1] * (images.ndim - 1)), 0)
 
     def __call__(self, outputs: object, images: Tensor) -> Tensor:
         losses = self._losses(outputs, images)
-        if losses.shape == self.broken.shape:
-            self.broken = self.broken | ~losses.isfinite()
-            # A broken image must not take the others with it.
-            losses = torch.where(self.broken, torch.zeros_like(losses), losses)
-        return losses
+        wrong = ~losses.isfinite()
+        if losses.ndim == 1:
+            # Images come in one pass or several, in order.
+            seen = slice(self._seen, self._seen + len(losses))
+            self.broken[seen] |= wrong
+            self._seen += len(losses)
+        # A broken image must not take the others with it.
+        return torch.where(wrong, torch.zeros_like(losses), losses)
 
     def _losses(self, outputs: object, images: Tensor) -> Tensor:
         if callable(self.loss):

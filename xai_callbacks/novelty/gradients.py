@@ -12,12 +12,16 @@ from torch.autograd.graph import GradientEdge, Node
 
 from xai_callbacks.access.subject import plain_name
 from xai_callbacks.errors import AuditError, ConfigurationError
-from xai_callbacks.novelty.ledger import GradientReading, Ledger, Reduce
+from xai_callbacks.novelty.ledger import GradientReading, Ledger, Reduce, joined
 from xai_callbacks.novelty.usage import Axes, Use, assign_uses, find_axes, recording
 
 __all__ = ["GradientReading", "PerSampleGradients"]
 
 Loss = Callable[[object, Tensor], Tensor]
+
+# Numbers of images in one pass on a CPU, six images of 3 x 224 x 224. The feature maps of more leave the caches and are
+# given back to the system after every layer: on 16 images, MobileNetV2 then takes 1.6 times as long.
+_PASS = 2**20
 
 
 class PerSampleGradients:
@@ -30,7 +34,8 @@ class PerSampleGradients:
     frozen parameters are accounted for by walking the autograd graph: right or refused, never silently wrong.
 
     Call inside `access.undisturbed`, or with the model in eval mode: no `.grad` is touched and no hook is left behind.
-    Cost: about one forward and backward pass; memory about the same.
+    Cost: about one forward and backward pass, or less; memory about the same. On a CPU, batches of more than `2**20`
+    numbers go through the model in several passes, which is faster there.
 
     Args:
         module: The model.
@@ -72,7 +77,7 @@ class PerSampleGradients:
 
         Args:
             images: `(N, ...)`, as the model expects them, where the model is.
-            loss: From what the model returned and the images to one loss an image, `(N,)`.
+            loss: From what the model returned and the images to one loss an image, `(N,)`; called once a pass.
             norms: Whether to compute squared norms.
             reference: Gradients to compare with, by parameter name; those of other parameters are ignored.
             reduce: Called with a name and the gradients `(N, *parameter.shape)`, which are formed for it; what it
@@ -83,16 +88,29 @@ class PerSampleGradients:
                 its gradient cannot be told apart by image.
             AuditError: A loss is NaN or inf.
         """
+        if len(images) == 0:
+            raise ConfigurationError(
+                "Expected one image or more to measure gradients of, but got none. Leave empty batches out."
+            )
         images = images.detach().clone() if images.is_inference() else images.detach()
         axes = self._find_axes(images)
-        ledger = Ledger(norms, dict(reference or {}), reduce)
+        size = _at_once(images)
+        readings = [
+            self._pass(images[start : start + size], loss, Ledger(norms, dict(reference or {}), reduce), axes, start)
+            for start in range(0, len(images), size)
+        ]
+        return readings[0] if len(readings) == 1 else joined(readings)
+
+    def _pass(
+        self, images: Tensor, loss: Loss, ledger: Ledger, axes: dict[tuple[str, int], Axes], first: int
+    ) -> GradientReading:
         holders = {name.rpartition(".")[0] for name in self.parameters}
         above = {".".join(holder.split(".")[:depth]) for holder in holders for depth in range(holder.count(".") + 2)}
         uses: list[Use] = []
         try:
             with recording(self.module, ledger.arrived, above, uses), torch.enable_grad():
                 outputs = self.call(images)
-                losses = _checked(loss(outputs, images), images.shape[0])
+                losses = _checked(loss(outputs, images), images.shape[0], first)
             assigned = assign_uses(self.module, self.parameters, uses, axes, losses)
             if nodes := ledger.open(uses, assigned, axes):
                 # Only the deepest need be asked for: the way there leads past all others, whose gradients are not kept.
@@ -133,6 +151,13 @@ def _choose(module: nn.Module, patterns: Sequence[str] | None) -> dict[str, Tens
     return trainable
 
 
+def _at_once(images: Tensor) -> int:
+    """How many images one pass takes."""
+    if images.device.type != "cpu":
+        return len(images)
+    return max(1, _PASS // max(1, images[0].numel()))
+
+
 def _refuse_coupling(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or part.running_mean is None):
@@ -143,7 +168,7 @@ def _refuse_coupling(module: nn.Module) -> None:
             )
 
 
-def _checked(losses: object, count: int) -> Tensor:
+def _checked(losses: object, count: int, first: int) -> Tensor:
     if not isinstance(losses, Tensor) or losses.shape != (count,):
         got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         raise ConfigurationError(
@@ -159,7 +184,7 @@ def _checked(losses: object, count: int) -> Tensor:
     if broken:
         raise AuditError(
             f"Expected finite losses, but got NaN or inf for {len(broken)} of {count} images, first for image "
-            f"{broken[0]}. The training has probably diverged; look at the loss and the learning rate."
+            f"{first + broken[0]}. The training has probably diverged; look at the loss and the learning rate."
         )
     return losses
 

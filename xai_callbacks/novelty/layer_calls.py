@@ -173,6 +173,9 @@ class ConvolutionCall(LayerCall):
         module = self.module
         wide, narrow = self._wide[images], self._narrow[images]
         count, shape = wide.shape[0], module.weight.shape
+        if module.groups == 1 and self._is_pointwise():
+            product = narrow.flatten(2) @ self._sampled(wide).flatten(2).transpose(1, 2)
+            return product.reshape(count, *shape)
         weight_gradient = (
             convolution_gradients.conv1d_weight,
             convolution_gradients.conv2d_weight,
@@ -197,12 +200,21 @@ class ConvolutionCall(LayerCall):
         narrow, patch = self._narrow.shape[1], prod(module.weight.shape[1:])
         return self._narrow[0, 0].numel() * (patch + narrow) <= patch * narrow
 
+    def _is_pointwise(self) -> bool:
+        return all(size == 1 for size in self.module.kernel_size) and not any(self._padding)
+
+    def _sampled(self, wide: Tensor) -> Tensor:
+        """What a kernel of one entry meets."""
+        for axis, step in enumerate(self.module.stride):
+            if step > 1:
+                wide = wide.index_select(axis + 2, torch.arange(0, wide.shape[axis + 2], step, device=wide.device))
+        return wide
+
     def _patches(self) -> Tensor:
         """The part of the wide side that belongs to each position of the narrow one, `(N, P, T)`."""
         module = self.module
-        if all(size == 1 for size in module.kernel_size) and not any(self._padding):
-            rows, columns = module.stride
-            return self._wide[:, :, ::rows, ::columns].flatten(2)
+        if self._is_pointwise():
+            return self._sampled(self._wide).flatten(2)
         return F.unfold(self._wide, module.kernel_size, module.dilation, self._padding, module.stride)
 
 
@@ -229,10 +241,15 @@ class NormCall(LayerCall):
             return F.layer_norm(given, module.normalized_shape, None, None, module.eps)
         if isinstance(module, nn.GroupNorm):
             return F.group_norm(given, module.num_groups, None, None, module.eps)
-        mean, var = module.running_mean, module.running_var
+        mean, var = _widened(module.running_mean, given), _widened(module.running_var, given)
         if isinstance(module, _INSTANCE_NORMS):
-            return F.instance_norm(given, mean, var, None, None, mean is None, 0.0, module.eps)  # type: ignore[arg-type]
+            return F.instance_norm(given, mean, var, None, None, mean is None, 0.0, module.eps)
         return F.batch_norm(given, mean, var, None, None, False, 0.0, module.eps)  # type: ignore[arg-type]
+
+
+def _widened(statistics: object, given: Tensor) -> Tensor | None:
+    """Running statistics of a half-precision model in the precision of what goes in, which has been widened."""
+    return statistics.to(given.dtype) if isinstance(statistics, Tensor) else None
 
 
 class EmbeddingCall(LayerCall):

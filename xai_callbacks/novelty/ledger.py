@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,8 @@ class GradientReading:
     """What one batch said. N images; parameters by name.
 
     Attributes:
-        outputs: What the model returned, detached.
+        outputs: What the model returned, detached. Of several passes, tensors are joined along their first axis, and
+            what is no tensor with an axis of images is that of the first.
         losses: Loss of every image, `(N,)`.
         squared_norms: Squared Euclidean norm of the gradient of every image's loss, `(N,)` float64 a parameter.
         inner_products: Inner product of that gradient with the reference, `(N,)` float64 a parameter that has one.
@@ -51,6 +52,40 @@ class GradientReading:
             name: inner / (self.squared_norms[name].sqrt() * self.reference_norms[name])
             for name, inner in self.inner_products.items()
         }
+
+
+def joined(readings: Sequence[GradientReading]) -> GradientReading:
+    """One reading of the images of several, in order."""
+    counts = [len(reading.losses) for reading in readings]
+
+    def column(kind: str, name: str) -> Tensor:
+        found: list[dict[str, Tensor]] = [getattr(reading, kind) for reading in readings]
+        like = next(values[name] for values in found if name in values)
+        # Where the losses of one pass do not depend on a parameter, its gradient is zero there.
+        parts = [
+            values.get(name, like.new_zeros(count, *like.shape[1:]))
+            for values, count in zip(found, counts, strict=True)
+        ]
+        return torch.cat(parts)
+
+    def columns(kind: str) -> dict[str, Tensor]:
+        return {name: column(kind, name) for reading in readings for name in getattr(reading, kind)}
+
+    def outputs(*leaves: object) -> object:
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        with_images = len(tensors) == len(counts) and [leaf.shape[:1] for leaf in tensors] == [(n,) for n in counts]
+        return torch.cat(tensors) if with_images else leaves[0]
+
+    return GradientReading(
+        outputs=tree_map(outputs, *(reading.outputs for reading in readings)),
+        losses=torch.cat([reading.losses for reading in readings]),
+        squared_norms=columns("squared_norms"),
+        inner_products=columns("inner_products"),
+        reference_norms=readings[0].reference_norms,
+        reduced=columns("reduced"),
+        unused=tuple(name for name in readings[0].unused if all(name in reading.unused for reading in readings)),
+        slow={name: why for reading in readings for name, why in reading.slow.items()},
+    )
 
 
 class Ledger:

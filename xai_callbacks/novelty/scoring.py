@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from xai_callbacks.access.subject import find_module
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty.base import Inliers, LastLayerScore, ModelScore, NoveltyScore
 
-__all__ = ["Scorer", "why_useless"]
+__all__ = ["Scorer"]
 
 
 class Scorer:
@@ -25,12 +26,15 @@ class Scorer:
         labels: Classes of these, `(N,)` int64; None where unknown.
 
     Raises:
-        ConfigurationError: Two scores have one name, or one must learn and there is nothing to learn from.
+        ConfigurationError: A score is no `LastLayerScore` or `ModelScore`, has no usable name, or one that another has
+            too, or must learn and there is nothing to learn from.
     """
 
     def __init__(
         self, scores: Sequence[NoveltyScore], inliers: Tensor | None = None, labels: Tensor | None = None
     ) -> None:
+        for score in scores:
+            _check(score)
         twice = [name for name, count in Counter(score.name for score in scores).items() if count > 1]
         if twice:
             raise ConfigurationError(
@@ -52,6 +56,22 @@ class Scorer:
         """Whether any score needs the last layer."""
         return any(isinstance(score, LastLayerScore) for score in self.scores)
 
+    @property
+    def first_of_last_layer(self) -> LastLayerScore | None:
+        """The first score that needs the last layer; None if there is none."""
+        return next((score for score in self.scores if isinstance(score, LastLayerScore)), None)
+
+    def origins(self, head: str | None) -> dict[str, str]:
+        """What each score is computed from, in words, by name of the score.
+
+        Args:
+            head: Name of the last linear layer, or None.
+        """
+        return {
+            score.name: f"layer `{head}`" if isinstance(score, LastLayerScore) else "the whole model"
+            for score in self.scores
+        }
+
     def fit(self, subject: Subject, head: str | None, *, chunk_size: int) -> None:
         """Let scores that learn look at the inliers through the model as it is now; call inside `undisturbed`.
 
@@ -71,18 +91,30 @@ class Scorer:
             if score.learns and isinstance(score, ModelScore):
                 score.fit(subject, self.inliers, chunk_size=chunk_size)
 
-    def of_last_layer(self, tapped: Tapped) -> dict[str, Tensor]:
-        """Scores by name, each `(N,)` float64, from what the last layer saw and said of N images."""
+    @property
+    def watchable(self) -> tuple[str, ...]:
+        """Names of the scores that need nothing but one call of the last layer: no inliers, no pass of their own."""
+        return tuple(score.name for score in self.scores if isinstance(score, LastLayerScore) and not score.learns)
+
+    def of_last_layer(self, tapped: Tapped, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Scores by name, each `(N,)` float64, from what the last layer saw and said of N images.
+
+        Args:
+            tapped: The call.
+            names: Which scores; None for all.
+        """
         return {
-            score.name: score.score(tapped.given, tapped.output).detach()
+            score.name: _checked(score, score.score(tapped.given, tapped.output), len(tapped.given))
             for score in self.scores
-            if isinstance(score, LastLayerScore)
+            if isinstance(score, LastLayerScore) and (names is None or score.name in names)
         }
 
     def of_model(self, subject: Subject, images: Tensor) -> dict[str, Tensor]:
         """Scores by name, each `(N,)` float64, that run the model themselves; call inside `undisturbed`."""
         return {
-            score.name: score.score(subject, images).detach() for score in self.scores if isinstance(score, ModelScore)
+            score.name: _checked(score, score.score(subject, images), len(images))
+            for score in self.scores
+            if isinstance(score, ModelScore)
         }
 
     def score(self, subject: Subject, head: str | None, images: Tensor, *, chunk_size: int) -> dict[str, Tensor]:
@@ -114,11 +146,25 @@ class Scorer:
         return Inliers(torch.cat(features), torch.cat(logits), labels, weight, bias)
 
 
-def why_useless(values: Tensor, names: Sequence[str]) -> str | None:
-    """What is wrong with scores `(N,)` of named images: NaN, inf, or all the same; None if nothing is."""
-    broken = (~values.isfinite()).nonzero()[:, 0].tolist()
-    if broken:
-        return f"it is NaN or inf for {len(broken)} of {len(values)} probes, first for {names[broken[0]]!r}"
-    if len(values) > 1 and bool((values == values[0]).all()):
-        return f"it is {float(values[0]):.3g} for all {len(values)} probes, so that it tells none from another"
-    return None
+def _check(score: object) -> None:
+    if not isinstance(score, LastLayerScore | ModelScore):
+        raise ConfigurationError(
+            f"Expected a novelty score to be a LastLayerScore or a ModelScore, but got {type(score).__name__}. Derive "
+            "it from one of them, depending on what it must see."
+        )
+    name = getattr(score, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+        raise ConfigurationError(
+            f"Expected `name` of {type(score).__name__} to be letters, digits, '_', '-' and '.', but got {name!r}. It "
+            "is the key under which the score is logged."
+        )
+
+
+def _checked(score: NoveltyScore, values: object, count: int) -> Tensor:
+    if not isinstance(values, Tensor) or values.shape != (count,):
+        got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise ConfigurationError(
+            f"Expected the novelty score `{score.name}` to give one number an image, shape ({count},), but got {got}. "
+            "Reduce over everything but the images."
+        )
+    return values.detach().double()

@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from xai_callbacks.access.subject import plain_name
 from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.randomness import isolated_rng
 
 __all__ = ["FOLDED", "Axes", "Use", "assign_uses", "find_axes", "recording", "tensors_in"]
 
@@ -150,7 +151,11 @@ def find_axes(root: nn.Module, call: Callable[[Tensor], object], images: Tensor)
     Raises:
         ConfigurationError: What the model says of an image depends on the images beside it.
     """
-    few, more = _shapes(root, call, images, 2), _shapes(root, call, images, 3)
+    # A model that draws random numbers must draw the same ones both times.
+    with isolated_rng():
+        few = _shapes(root, call, images, 2)
+    with isolated_rng():
+        more = _shapes(root, call, images, 3)
     _check_independence(few.output, more.output)
     return {
         key: Axes(_growing(few.given[key], more.given[key]), _growing(few.came_out[key], more.came_out[key]))

@@ -13,7 +13,7 @@ from xai_callbacks.record import AuditRecord
 from xai_callbacks.render import ColorScale, Frame, Tile, Verdict, render_filmstrip, render_panel
 from xai_callbacks.sinks.film import FilmFrame
 
-__all__ = ["PictureBook", "color_scale", "density"]
+__all__ = ["PictureBook", "caption", "color_scale", "density", "truth"]
 
 
 class PictureBook:
@@ -37,6 +37,7 @@ class PictureBook:
         maps = density(record.heatmaps[:, index])
         tiles = [Tile("Image", None)]
         tiles += [Tile(titles[index], maps[question]) for question, titles in enumerate(record.titles)]
+        tiles += _novelty_tile(record, index)
         return render_panel(
             self.probes.pixels[index].numpy(),
             tiles,
@@ -65,30 +66,37 @@ class PictureBook:
             rows,
             columns,
             title=self.probes.names[index],
-            subtitle=self._truth(index),
+            subtitle=truth(self.probes, index),
             regions=self._regions(index),
             scale=self.scale,
         )
 
     def caption(self, record: AuditRecord, index: int) -> str:
         """What the model answered, such as "cat (0.93)"."""
-        if self.probes.task == "regression":
-            return f"{float(record.predictions[index]):.3g}"
-        return f"{self.probes.class_name(int(record.predictions[index]))} ({float(record.confidences[index]):.2f})"
+        return caption(self.probes, record, index)
 
     def _verdict_line(self, record: AuditRecord, index: int) -> str:
-        parts = (self._truth(index), f"predicted: {self.caption(record, index)}")
+        parts = (truth(self.probes, index), f"predicted: {self.caption(record, index)}")
         return " | ".join(part for part in parts if part)
-
-    def _truth(self, index: int) -> str:
-        if self.probes.labels is not None:
-            return f"true: {self.probes.class_name(int(self.probes.labels[index]))}"
-        if self.probes.targets is not None:
-            return f"true: {float(self.probes.targets[index]):.3g}"
-        return ""
 
     def _regions(self, index: int) -> dict[str, np.ndarray]:
         return {name: mask[index].numpy() for name, mask in self.probes.masks.items()}
+
+
+def caption(probes: ProbeSet, record: AuditRecord, index: int) -> str:
+    """What the model answered about one probe, such as "cat (0.93)"."""
+    if probes.task == "regression":
+        return f"{float(record.predictions[index]):.3g}"
+    return f"{probes.class_name(int(record.predictions[index]))} ({float(record.confidences[index]):.2f})"
+
+
+def truth(probes: ProbeSet, index: int) -> str:
+    """What is known of one probe, such as "true: cat"; empty if nothing is."""
+    if probes.labels is not None:
+        return f"true: {probes.class_name(int(probes.labels[index]))}"
+    if probes.targets is not None:
+        return f"true: {float(probes.targets[index]):.3g}"
+    return ""
 
 
 def density(heatmaps: Tensor) -> np.ndarray:
@@ -111,6 +119,30 @@ def color_scale(probes: ProbeSet) -> ColorScale:
     low, high = float(probes.targets.min()), float(probes.targets.max())
     spread = high - low or abs(high) or 1.0
     return ColorScale(limit=10.0 ** math.ceil(math.log10(spread)), unit="target units")
+
+
+def _novelty_tile(record: AuditRecord, index: int) -> list[Tile]:
+    """Where a probe is novel, in spreads of the score over the probes, so that it fits the scale of the logits."""
+    if record.novelty_map is None or not record.scores:
+        return []
+    name, scores = next(iter(record.scores.items()))
+    spread = float(scores.std(correction=0)) or 1.0
+    words = f"What makes it novel?\n({name}, in spreads of the probes)"
+    if (layer := _unusual_layer(record, index)) is not None:
+        words += f"\n{layer}"
+    return [Tile(words, density(record.novelty_map[index] / spread))]
+
+
+def _unusual_layer(record: AuditRecord, index: int) -> str | None:
+    """The layer whose share of the gradient is further above its usual one than that of any other."""
+    if not record.layer_shares:
+        return None
+    excess = {name: float(shares[index] - shares.nanmedian()) for name, shares in record.layer_shares.items()}
+    name = max(excess, key=lambda layer: excess[layer] if math.isfinite(excess[layer]) else -math.inf)
+    if not math.isfinite(excess[name]):
+        return None
+    shares = record.layer_shares[name]
+    return f"{name}: {float(shares[index]):.0%} of the gradient, usually {float(shares.nanmedian()):.0%}"
 
 
 def _verdict(record: AuditRecord, index: int) -> Verdict:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from xai_callbacks.record import AuditRecord, Estimate
+from xai_callbacks.record import Estimate, NoveltyRecord
 
 __all__ = ["detail_scalars", "finite", "layout", "main_scalars"]
 
 
-def main_scalars(record: AuditRecord, name: str = "audit") -> dict[str, float]:
+def main_scalars(record: NoveltyRecord, name: str = "audit") -> dict[str, float]:
     """The values of all metrics, such as `audit/why/relevance_mass/core`; NaN where no probe was valid."""
     return {f"{name}/{key}": estimate.value for key, estimate in record.metrics.items()}
 
 
-def detail_scalars(record: AuditRecord, name: str = "audit") -> dict[str, float]:
+def detail_scalars(record: NoveltyRecord, name: str = "audit") -> dict[str, float]:
     """What a value must be read beside, such as `audit_detail/why/relevance_mass/core/chance`.
 
     `chance` is the value of a map that knows nothing; `low` and `high` bound the 95 % bootstrap interval over probes,

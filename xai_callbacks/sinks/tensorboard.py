@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import weakref
 from collections.abc import Mapping
@@ -12,12 +13,14 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import AuditRecord, Estimate
+from xai_callbacks.record import AuditRecord, Estimate, NoveltyRecord
 from xai_callbacks.render import ColorScale
 from xai_callbacks.sinks.background import BackgroundWriter
 from xai_callbacks.sinks.film import Film, FilmFrame
 from xai_callbacks.sinks.pictures import PictureBook
+from xai_callbacks.sinks.rankings import most_novel, write_histograms
 from xai_callbacks.sinks.scalars import detail_scalars, finite, layout, main_scalars
+from xai_callbacks.sinks.trend import Trend
 
 __all__ = ["SummaryWriterLike", "TensorBoardSink"]
 
@@ -28,6 +31,7 @@ class SummaryWriterLike(Protocol):
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...  # noqa: D102
     def add_image(self, tag: str, img_tensor: np.ndarray, global_step: int, *, dataformats: str) -> None: ...  # noqa: D102
     def add_custom_scalars(self, layout: Mapping[str, Any]) -> None: ...  # noqa: D102
+    def add_histogram(self, tag: str, values: np.ndarray, global_step: int) -> None: ...  # noqa: D102
     def flush(self) -> None: ...  # noqa: D102
 
 
@@ -36,8 +40,10 @@ class TensorBoardSink:
 
     For each drawn probe a panel under `audit_panel/<number>_<name>`, one image a step, and a filmstrip under
     `audit_filmstrip/<number>_<name>`, which holds the first audit, the latest and those between in one picture:
-    TensorBoard's page keeps no more than ten images of a tag. Scalars go under `audit/` and, for chance levels and
-    intervals, `audit_detail/`. Pictures are drawn and encoded on a background thread.
+    TensorBoard's page keeps no more than ten images of a tag. For each novelty score the most novel probes under
+    `audit_novelty/<score>/most_novel`, with where they stood in earlier audits, and histograms of the scores of probes
+    and of images known to be novel under `audit_novelty/<score>/probes` and `/novel`. Scalars go under `audit/` and,
+    for chance levels and intervals, `audit_detail/`. Pictures are drawn and encoded on a background thread.
 
     Args:
         writer: The writer.
@@ -65,6 +71,7 @@ class TensorBoardSink:
         name: str = "audit",
     ) -> None:
         self.film = Film()
+        self.trend = Trend()
         self._writer = writer
         self._book = PictureBook(probes, max_panels, scale)
         self._scalars = scalars
@@ -75,17 +82,33 @@ class TensorBoardSink:
         weakref.finalize(self, _finish, self._background, writer)
         self._laid_out: dict[str, Estimate] = {}
 
-    def write(self, record: AuditRecord) -> None:
-        """Write scalars now and pictures soon; blocks only while two earlier records are still being drawn."""
+    def write(self, record: NoveltyRecord) -> None:
+        """Write scalars now and pictures soon; blocks only while two earlier records are still being drawn.
+
+        A record that is no `AuditRecord` has no panels and no filmstrips.
+        """
         if self._scalars:
             for tag, value in finite(
                 {**main_scalars(record, self._name), **detail_scalars(record, self._name)}
             ).items():
                 self._writer.add_scalar(tag, value, record.step)
+        write_histograms(self._writer, self._name, {"probes": record.scores, "novel": record.novel_scores}, record.step)
         self._lay_out(record)
-        drawn = self._book.drawn
-        self.film.add(record, drawn, tuple(self._book.caption(record, index) for index in drawn))
-        self._background.submit(partial(self._draw, record, self.film.frames))
+        self.trend.add(record.step, record.scores)
+        if isinstance(record, AuditRecord):
+            drawn = self._book.drawn
+            self.film.add(record, drawn, tuple(self._book.caption(record, index) for index in drawn))
+        # Film and trend go on changing; what is drawn is how they are now.
+        self._background.submit(partial(self._draw, record, self.film.frames, copy.deepcopy(self.trend)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What pictures of several audits remember, as tensors and plain values."""
+        return {"film": self.film.state_dict(), "trend": self.trend.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` left off."""
+        self.film.load_state_dict(state["film"])
+        self.trend.load_state_dict(state["trend"])
 
     def drain(self) -> list[Exception]:
         """Wait until everything is written; returns what went wrong on the way."""
@@ -116,14 +139,21 @@ class TensorBoardSink:
         if errors:
             raise errors[0]
 
-    def _lay_out(self, record: AuditRecord) -> None:
+    def _lay_out(self, record: NoveltyRecord) -> None:
         """Describe the custom scalars page, again when an audit is the first to have a value of some metric."""
         new = {key: estimate for key, estimate in record.metrics.items() if math.isfinite(estimate.value)}
         if new.keys() - self._laid_out.keys():
             self._laid_out = {**self._laid_out, **new}
             self._writer.add_custom_scalars(layout(self._laid_out, self._tag_prefix, self._name))
 
-    def _draw(self, record: AuditRecord, frames: tuple[FilmFrame, ...]) -> None:
+    def _draw(self, record: NoveltyRecord, frames: tuple[FilmFrame, ...], trend: Trend) -> None:
+        if isinstance(record, AuditRecord):
+            self._draw_panels(record, frames)
+        for score in record.scores if self._book.drawn else ():
+            picture = most_novel(self._book.probes, record, score, trend)
+            self._writer.add_image(f"{self._name}_novelty/{score}/most_novel", picture, record.step, dataformats="HWC")
+
+    def _draw_panels(self, record: AuditRecord, frames: tuple[FilmFrame, ...]) -> None:
         for position, index in enumerate(self._book.drawn):
             probe = f"{index:03d}_{self._book.probes.names[index]}"
             self._writer.add_image(

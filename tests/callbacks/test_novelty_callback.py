@@ -1,0 +1,215 @@
+"""Scores of probes and of whole validation sets while training, in loggers, monitors and pictures."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from tests.callbacks.runs import TinyModule, loader, rows, trainer
+from tests.tiny import image_steps, pictures, read_events, scalar_steps, tiny_net, tiny_probes
+from xai_callbacks import (
+    AuditCallback,
+    ConfigurationError,
+    Energy,
+    FisherNovelty,
+    GradNorm,
+    Mahalanobis,
+    NoveltyCallback,
+    ReconstructionError,
+)
+from xai_callbacks.novelty import MaxSoftmax
+from xai_callbacks.probes import ProbeSet
+from xai_callbacks.reference import AutoencoderModule
+
+
+def fit(folder, *callbacks, module=None, epochs=2, **options):
+    torch.manual_seed(0)
+    one = trainer(folder, list(callbacks), max_epochs=epochs, **options)
+    one.fit(TinyModule() if module is None else module, loader(), loader(3, seed=6))
+    return one
+
+
+def digits(count, seed, **fields):
+    generator = torch.Generator().manual_seed(seed)
+    return ProbeSet.from_tensors(torch.rand(count, 1, 28, 28, generator=generator), **fields)
+
+
+class Module(AutoencoderModule):
+    """Batches of `loader` hold three channels and labels."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(upscaled(batch), batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        return super().validation_step(upscaled(batch), batch_idx)
+
+
+def upscaled(batch):
+    return torch.nn.functional.interpolate(batch[0][:, :1], (28, 28))
+
+
+def test_an_autoencoder_is_scored_at_every_audit(tmp_path):
+    scores = [ReconstructionError(), FisherNovelty(sketch=4)]
+    novel = ProbeSet.from_tensors(
+        torch.zeros(5, 1, 28, 28).index_fill_(0, torch.arange(2), 0.9) + 0.01 * digits(5, 3).images
+    )
+    callback = NoveltyCallback(digits(6, 1), scores, inliers=digits(40, 2), novel=novel, on_error="raise")
+    one = fit(tmp_path, callback, module=Module(), logger="tensorboard")
+
+    events = read_events(tmp_path / "tb")
+    for score in ("reconstruction", "fisher"):
+        assert scalar_steps(events, f"novelty/novelty/{score}") == [0, 3, 7]
+        assert scalar_steps(events, f"novelty/novelty/{score}/rank_correlation") == [3, 7]
+        assert image_steps(events, f"novelty_novelty/{score}/most_novel") == [0, 3, 7]
+        for group, count in (("probes", 6), ("novel", 5)):
+            histograms = events.Histograms(f"novelty_novelty/{score}/{group}")
+            assert [(each.step, each.histogram_value.num) for each in histograms] == [
+                (0, count),
+                (3, count),
+                (7, count),
+            ]
+        auroc = callback.last_record.metrics[f"novelty/{score}/auroc"].value
+        assert float(one.callback_metrics[f"novelty/novelty/{score}/auroc"]) == pytest.approx(auroc)
+    assert set(callback.last_record.metrics) >= {"novelty/fisher/aupr_novel", "novelty/fisher/fpr_at_95tpr_ood"}
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_checkpoint_is_chosen_by_novelty_and_a_resumed_run_goes_on(tmp_path):
+    def audit():
+        return NoveltyCallback(tiny_probes(), [Energy()], novel=tiny_probes(seed=4), on_error="raise")
+
+    checkpoint = ModelCheckpoint(
+        tmp_path / "checkpoints", monitor="novelty/novelty/energy/auroc", mode="max", save_last=True
+    )
+    first = audit()
+    fit(tmp_path / "first", first, checkpoint, enable_checkpointing=True)
+    assert checkpoint.best_model_score is not None
+
+    second = audit()
+    again = ModelCheckpoint(checkpoint.dirpath, monitor=checkpoint.monitor, mode="max", save_last=True)
+    resumed = trainer(tmp_path / "second", [second, again], max_epochs=3, enable_checkpointing=True)
+    resumed.fit(TinyModule(), loader(), loader(3, seed=6), ckpt_path=checkpoint.last_model_path, weights_only=True)
+    assert "novelty/energy/rank_correlation" in second.last_record.metrics
+    assert second.state_dict()["pictures"] == {}  # a CSV logger draws nothing
+    assert copy.deepcopy(second).state_key == first.state_key
+
+
+def test_mistakes_come_to_light_before_training(tmp_path):
+    with pytest.raises(ConfigurationError, match="`scores` to hold one novelty score or more"):
+        NoveltyCallback(tiny_probes(), [])
+    with pytest.raises(ConfigurationError, match="`scores` to be a list of NoveltyScore"):
+        NoveltyCallback(tiny_probes(), ["energy"])
+    with pytest.raises(ConfigurationError, match="`inliers`, familiar images"):
+        NoveltyCallback(tiny_probes(), [FisherNovelty()])
+    with pytest.raises(ConfigurationError, match="Expected `novel` to be a ProbeSet, but got Tensor"):
+        NoveltyCallback(tiny_probes(), [Energy()], novel=pictures())
+    with pytest.raises(ConfigurationError, match="one shape"):
+        fit(tmp_path, NoveltyCallback(tiny_probes(), [ReconstructionError()]))
+    headless = TinyModule(net=torch.nn.Sequential(*tiny_net(), torch.nn.Tanh()))
+    with pytest.raises(ConfigurationError, match="ends in one linear layer for the scores energy"):
+        fit(tmp_path, NoveltyCallback(tiny_probes(), [Energy()]), module=headless)
+
+
+# ---- the whole validation set
+
+
+def expected_mean(module, score):
+    """The mean of a score over the validation images by a loop over the trained model."""
+    module.eval()
+    values = []
+    with torch.no_grad():
+        for images, _ in loader(3, seed=6):
+            features = torch.nn.Sequential(*list(module.net)[:-1])(images)
+            values.append(score.score(features, module.net[-1](features)))
+    return float(torch.cat(values).mean())
+
+
+def test_the_whole_validation_set_is_scored_without_a_forward_pass(tmp_path):
+    calls = []
+
+    class Counting(TinyModule):
+        def validation_step(self, batch, batch_idx):
+            calls.append(len(batch[0]))
+            return super().validation_step(batch, batch_idx)
+
+    module = Counting()
+    forwards = []
+    module.net[0].register_forward_hook(lambda _module, given, _output: forwards.append(given[0].shape[0]))
+    callback = AuditCallback(
+        tiny_probes(), novelty=[GradNorm(), MaxSoftmax(), Mahalanobis()], inliers=tiny_probes(12, seed=3),
+        watch_validation=True, every_n_epochs=None, at_start=False, on_error="raise",
+    )  # fmt: skip
+    one = fit(tmp_path, callback, module=module, logger="tensorboard", num_sanity_val_steps=0)
+
+    assert calls == [4] * 6
+    plain = []
+    other = Counting()
+    other.net[0].register_forward_hook(lambda _module, given, _output: plain.append(given[0].shape[0]))
+    fit(tmp_path / "plain", module=other, num_sanity_val_steps=0)
+    # Beside the first look at two probes, before training, nothing was run.
+    assert sorted(forwards[-len(plain) :]) == sorted(plain)
+    assert sum(forwards[: -len(plain)]) <= 8
+
+    events = read_events(tmp_path / "tb")
+    for score in (GradNorm(), MaxSoftmax()):
+        key = f"audit/validation/novelty/{score.name}"
+        assert scalar_steps(events, key) == [3, 7]
+        assert float(one.callback_metrics[key]) == pytest.approx(expected_mean(module, score), rel=1e-5)
+        histograms = events.Histograms(f"audit_novelty/{score.name}/validation")
+        assert [(each.step, each.histogram_value.num) for each in histograms] == [(3, 12), (7, 12)]
+    # What must learn from inliers would be a model behind.
+    assert not any("validation/novelty/mahalanobis" in key for key in one.callback_metrics)
+
+
+def test_neither_a_sanity_check_nor_validate_is_watched(tmp_path):
+    callback = AuditCallback(tiny_probes(), watch_validation=True, every_n_epochs=None, at_start=False)
+    one = fit(tmp_path, callback, epochs=1, num_sanity_val_steps=2)
+    assert [row for row in rows(tmp_path) if any("validation" in key for key in row)]
+    assert float(one.callback_metrics["audit/validation/novelty/gradnorm"]) < 0
+    seen = dict(one.callback_metrics)
+    one.validate(TinyModule(), loader(3, seed=6), verbose=False)
+    assert "audit/validation/novelty/gradnorm" not in one.callback_metrics or (
+        one.callback_metrics["audit/validation/novelty/gradnorm"] == seen["audit/validation/novelty/gradnorm"]
+    )
+    module = TinyModule()
+    assert not any(part._forward_hooks for part in module.modules())
+
+
+def test_validation_images_without_a_finite_score_are_counted_not_averaged(tmp_path, caplog):
+    class Broken(TinyModule):
+        def validation_step(self, batch, batch_idx):
+            images = batch[0].clone()
+            if batch_idx == 0:
+                images[0] = torch.nan
+            return super().validation_step((images, batch[1]), batch_idx)
+
+    callback = AuditCallback(
+        tiny_probes(), watch_validation=True, every_n_epochs=None, at_start=False, on_error="raise"
+    )
+    with caplog.at_level("INFO"):
+        one = fit(tmp_path, callback, module=Broken(), epochs=1, num_sanity_val_steps=0)
+
+    assert bool(torch.isfinite(one.callback_metrics["audit/validation/novelty/gradnorm"]))
+    assert "1 novelty score(s) of validation images are NaN or inf" in caplog.text
+
+
+def test_panels_show_where_a_probe_is_novel(tmp_path):
+    plain, located = (
+        AuditCallback(tiny_probes(), locate_novelty=locate, on_error="raise", max_panels=1) for locate in (False, True)
+    )
+    for name, callback in (("plain", plain), ("located", located)):
+        fit(tmp_path / name, callback, epochs=1, logger="tensorboard")
+    record = located.last_record
+
+    assert plain.last_record.novelty_map is None
+    assert record.novelty_map.shape == (6, 8, 8)
+    assert set(record.layer_shares) == {"net.0", "net.1", "net.6"}
+    total = torch.stack(list(record.layer_shares.values())).sum(dim=0)
+    torch.testing.assert_close(total, torch.ones(6, dtype=torch.float64))
+    panels = [
+        read_events(tmp_path / name / "tb").Images("audit_panel/000_probe_000")[-1] for name in ("plain", "located")
+    ]
+    assert panels[1].width * panels[1].height > panels[0].width * panels[0].height

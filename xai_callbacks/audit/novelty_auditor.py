@@ -1,0 +1,190 @@
+"""`NoveltyAuditor`: how novel probes are to one model state, without asking the model why it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_callbacks.access import ModelSelector, OutputSelector, Subject, trace_model, undisturbed
+from xai_callbacks.audit.checks import require_instances, require_probe_set
+from xai_callbacks.audit.clock import Clock
+from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.metrics.score_judge import ScoreJudge
+from xai_callbacks.novelty import NoveltyScore
+from xai_callbacks.novelty.scoring import Scorer
+from xai_callbacks.probes import ProbeSet
+from xai_callbacks.record import NoveltyRecord
+
+__all__ = ["NoveltyAuditor"]
+
+# Images of the first look; a score of two must be able to tell them apart.
+_LOOKED_AT = 2
+
+
+class NoveltyAuditor:
+    """Scores how novel probes are to a model and returns a `NoveltyRecord`: of any model that scores suit.
+
+    Unlike `Auditor`, it draws no heatmaps and needs no classifier: an autoencoder will do, with scores such as
+    `FisherNovelty` and `ReconstructionError`. The model is left exactly as it was, see `access.undisturbed`.
+
+    Args:
+        probes: The probe set: familiar images, such as of the validation set.
+        scores: The scores, each under a name of its own.
+        inliers: Familiar images, such as some hundred of training, from which scores that learn do so at every audit.
+        novel: Images known to be novel; the scores are judged by how well they tell them from the probes.
+        model: Which part of the audited module takes the images, if its `forward` does not: a dotted name or a
+            callable, see `Subject`.
+        output: Which part of what a classifier returns holds the logits: a key, an index or a callable.
+        chunk_size: Number of images in one pass.
+
+    Raises:
+        ConfigurationError: An argument is no such thing, or a score must learn and there is nothing to learn from.
+
+    Example:
+        >>> auditor = NoveltyAuditor(probes, [ReconstructionError(), FisherNovelty()], inliers=some)  # doctest: +SKIP
+        >>> auditor.audit(autoencoder).metrics["novelty/fisher"].value  # doctest: +SKIP
+        1143.2
+    """
+
+    def __init__(
+        self,
+        probes: ProbeSet,
+        scores: Sequence[NoveltyScore],
+        *,
+        inliers: ProbeSet | None = None,
+        novel: ProbeSet | None = None,
+        model: ModelSelector | None = None,
+        output: OutputSelector | None = None,
+        chunk_size: int = 16,
+    ) -> None:
+        require_probe_set("probes", probes)
+        for name, given in (("inliers", inliers), ("novel", novel)):
+            if given is not None:
+                require_probe_set(name, given)
+        require_instances("scores", scores, NoveltyScore, "Pass scores such as [ReconstructionError()].")
+        if not scores:
+            raise ConfigurationError(
+                "Expected `scores` to hold one novelty score or more, but got none. Pass scores such as "
+                "[ReconstructionError()]."
+            )
+        require_integer("chunk_size", chunk_size, least=1)
+        self.probes = probes
+        self.model = model
+        self.output = output
+        self.chunk_size = chunk_size
+        self._scorer = Scorer(
+            scores, None if inliers is None else inliers.images, None if inliers is None else inliers.labels
+        )
+        self._judge = ScoreJudge(probes, novel)
+
+    @property
+    def key(self) -> str:
+        """What is asked, in one word: the names of the scores."""
+        return ",".join(score.name for score in self._scorer.scores)
+
+    @property
+    def novelty(self) -> tuple[NoveltyScore, ...]:
+        """The novelty scores."""
+        return self._scorer.scores
+
+    @property
+    def novel(self) -> ProbeSet | None:
+        """The images known to be novel."""
+        return self._judge.novel
+
+    def prepare(self, model: nn.Module) -> None:
+        """Score two images with what need not learn, so that mistakes come to light before training.
+
+        Raises:
+            ConfigurationError: A score does not suit the model.
+        """
+        with undisturbed(model):
+            subject = self._subject(model)
+            head = self.head(model)
+            ready = Scorer([score for score in self._scorer.scores if not score.learns])
+            ready.score(subject, head, self.probes.images[:_LOOKED_AT], chunk_size=_LOOKED_AT)
+
+    def describe(self) -> str:
+        """What is done to a model, in words."""
+        return f"scores {self.key.replace(',', ', ')}"
+
+    def head(self, model: nn.Module) -> str | None:
+        """Name of the last linear layer, if a score needs it; call inside `undisturbed`.
+
+        Raises:
+            ConfigurationError: A score needs it and the model has none.
+        """
+        if not self._scorer.of_head:
+            return None
+        head = trace_model(self._subject(model), self.probes.images[:_LOOKED_AT]).head()
+        if head is None:
+            raise ConfigurationError(
+                f"Expected a model that ends in one linear layer for the scores {self.key.replace(',', ', ')}, but got "
+                "one that does not. Choose scores of the whole model, such as FisherNovelty(...)."
+            )
+        return head.name
+
+    def audit(
+        self, model: nn.Module, *, step: int = 0, epoch: int = 0, on_progress: Callable[[int], None] | None = None
+    ) -> NoveltyRecord:
+        """Score the probes by one model state.
+
+        Args:
+            model: The model, in any mode, on any device.
+            step: Position of the record on the run's x-axis.
+            epoch: Epoch of the record.
+            on_progress: Called with the number of probes done after each chunk.
+
+        Raises:
+            AuditError: What is learnt from is not finite.
+            ConfigurationError: See `prepare`.
+        """
+        clock = Clock()
+        with undisturbed(model), clock.stage("score"):
+            subject, head = self._subject(model), self.head(model)
+            self._scorer.fit(subject, head, chunk_size=self.chunk_size)
+            known = self._scores(subject, head, on_progress)
+            novel = {}
+            if self.novel is not None:
+                novel = self._scorer.score(subject, head, self.novel.images, chunk_size=self.chunk_size)
+        with clock.stage("judge"):
+            judged = self._judge.judge(known, novel, self._scorer.origins(head))
+        return NoveltyRecord(
+            step=step,
+            epoch=epoch,
+            fingerprint=self.probes.fingerprint,
+            scores=judged.known,
+            novel_scores=judged.novel,
+            metrics=judged.estimates,
+            seconds=dict(clock.seconds),
+            notes=judged.notes,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next audit compares itself with, as tensors and plain values."""
+        return self._judge.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` left off; a state of other probes is ignored."""
+        self._judge.load_state_dict(state)
+
+    def forget(self) -> None:
+        """Begin anew, as if nothing had been audited."""
+        self._judge.forget()
+
+    def _subject(self, model: nn.Module) -> Subject:
+        return Subject(model, select=self.model, output=self.output, task=self.probes.task)
+
+    def _scores(
+        self, subject: Subject, head: str | None, on_progress: Callable[[int], None] | None
+    ) -> dict[str, Tensor]:
+        parts = []
+        for start in range(0, len(self.probes), self.chunk_size):
+            chunk = self.probes.images[start : start + self.chunk_size]
+            parts.append(self._scorer.score(subject, head, chunk, chunk_size=self.chunk_size))
+            if on_progress is not None:
+                on_progress(start + len(chunk))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
