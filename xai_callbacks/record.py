@@ -57,8 +57,8 @@ class AuditRecord(NoveltyRecord):
         facts: Classes asked about, `(Q, N)` int64; -1 where a question has none.
         foils: Classes held against them, `(Q, N)` int64; -1 where a question has none.
         heatmaps: Signed heatmaps `(Q, N, h, w)` float32, see `Explanation.heatmaps`.
-        novelty_map: Where the novelty of each probe lies, see `novelty.novelty_map`; signed `(N, h, w)` float32, or
-            None if it was not asked for.
+        novelty_maps: Where the novelty of each probe lies, see `novelty.novelty_map`; signed `(N, h, w)` float32 by
+            name of the score, empty if it was not asked for.
         layer_shares: Share of each layer in the squared gradient norm, see `novelty.layer_shares`; `(N,)` float64 by
             name, empty if it was not asked for.
     """
@@ -75,5 +75,5 @@ class AuditRecord(NoveltyRecord):
     facts: Tensor
     foils: Tensor
     heatmaps: Tensor
-    novelty_map: Tensor | None
+    novelty_maps: Mapping[str, Tensor]
     layer_shares: Mapping[str, Tensor]

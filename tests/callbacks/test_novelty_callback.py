@@ -204,8 +204,8 @@ def test_panels_show_where_a_probe_is_novel(tmp_path):
         fit(tmp_path / name, callback, epochs=1, logger="tensorboard")
     record = located.last_record
 
-    assert plain.last_record.novelty_map is None
-    assert record.novelty_map.shape == (6, 8, 8)
+    assert plain.last_record.novelty_maps == {}
+    assert record.novelty_maps["gradnorm"].shape == (6, 8, 8)
     assert set(record.layer_shares) == {"net.0", "net.1", "net.6"}
     total = torch.stack(list(record.layer_shares.values())).sum(dim=0)
     torch.testing.assert_close(total, torch.ones(6, dtype=torch.float64))

@@ -99,10 +99,10 @@ def test_an_auditor_locates_novelty_when_asked_to():
     record = auditor.audit(net)
     subject, layer = subject_and_layer(net.eval())
 
-    torch.testing.assert_close(record.novelty_map, novelty_map(subject, layer, "6", pictures(), Energy()))
+    torch.testing.assert_close(record.novelty_maps["energy"], novelty_map(subject, layer, "6", pictures(), Energy()))
     for name, shares in layer_shares(subject, pictures()).items():
         torch.testing.assert_close(record.layer_shares[name], shares)
-    assert Auditor(tiny_probes(), novelty=[]).audit(net).novelty_map is None
+    assert Auditor(tiny_probes(), novelty=[]).audit(net).novelty_maps == {}
 
 
 def test_regression_nets_have_no_layer_shares():

@@ -303,7 +303,7 @@ class Auditor:
         images = self.probes.images[chunk]
         score = self._scorer.first_of_last_layer
         if prepared.head is not None and score is not None:
-            gathered.put(("novelty", "map"), novelty_map(subject, prepared.layer, prepared.head, images, score), chunk)
+            gathered.put(("map", score.name), novelty_map(subject, prepared.layer, prepared.head, images, score), chunk)
         for layer, values in layer_shares(subject, images).items():
             gathered.put(("layer", layer), values, chunk)
 
@@ -345,7 +345,7 @@ class Auditor:
             facts=torch.stack([_or_none(asked.fact, len(outputs)) for asked in observed.asked]),
             foils=torch.stack([_or_none(asked.foil, len(outputs)) for asked in observed.asked]),
             heatmaps=observed.heatmaps,
-            novelty_map=observed.novelty_map,
+            novelty_maps=observed.novelty_maps,
             layer_shares=observed.layer_shares,
             scores=judged.known,
             novel_scores=judged.novel,

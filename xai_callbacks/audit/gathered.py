@@ -21,7 +21,7 @@ class Observed:
     heatmaps: Tensor
     asked: tuple[Asked, ...]
     scores: dict[str, Tensor]
-    novelty_map: Tensor | None
+    novelty_maps: dict[str, Tensor]
     layer_shares: dict[str, Tensor]
 
 
@@ -64,7 +64,7 @@ class Gathered:
             heatmaps=self._tensors["explanation", "heatmaps"].transpose(0, 1).contiguous(),
             asked=tuple(Asked(**fields) for fields in asked),  # type: ignore[arg-type]  # a score there always is
             scores=self._of_kind("score"),
-            novelty_map=self._tensors.get(("novelty", "map")),
+            novelty_maps=self._of_kind("map"),
             layer_shares=self._of_kind("layer"),
         )
 

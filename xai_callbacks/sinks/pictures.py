@@ -37,12 +37,12 @@ class PictureBook:
         maps = density(record.heatmaps[:, index])
         tiles = [Tile("Image", None)]
         tiles += [Tile(titles[index], maps[question]) for question, titles in enumerate(record.titles)]
-        tiles += _novelty_tile(record, index)
+        tiles += _novelty_tiles(record, index)
         return render_panel(
             self.probes.pixels[index].numpy(),
             tiles,
             title=f"{self.probes.names[index]} | step {record.step}",
-            subtitle=self._verdict_line(record, index),
+            subtitle="\n".join(filter(None, (self._verdict_line(record, index), _unusual_layer(record, index)))),
             verdict=_verdict(record, index),
             regions=self._regions(index),
             scale=self.scale,
@@ -121,28 +121,28 @@ def color_scale(probes: ProbeSet) -> ColorScale:
     return ColorScale(limit=10.0 ** math.ceil(math.log10(spread)), unit="target units")
 
 
-def _novelty_tile(record: AuditRecord, index: int) -> list[Tile]:
+def _novelty_tiles(record: AuditRecord, index: int) -> list[Tile]:
     """Where a probe is novel, in spreads of the score over the probes, so that it fits the scale of the logits."""
-    if record.novelty_map is None or not record.scores:
-        return []
-    name, scores = next(iter(record.scores.items()))
-    spread = float(scores.std(correction=0)) or 1.0
-    words = f"What makes it novel?\n({name}, in spreads of the probes)"
-    if (layer := _unusual_layer(record, index)) is not None:
-        words += f"\n{layer}"
-    return [Tile(words, density(record.novelty_map[index] / spread))]
+    return [
+        Tile(
+            f"What makes it novel?\n({name}, in spreads)",
+            density(maps[index] / (float(record.scores[name].std(correction=0)) or 1.0)),
+        )
+        for name, maps in record.novelty_maps.items()
+        if name in record.scores
+    ]
 
 
-def _unusual_layer(record: AuditRecord, index: int) -> str | None:
-    """The layer whose share of the gradient is further above its usual one than that of any other."""
-    if not record.layer_shares:
-        return None
+def _unusual_layer(record: AuditRecord, index: int) -> str:
+    """The layer whose share of the gradient is further above its usual one than that of any other; empty if unknown."""
     excess = {name: float(shares[index] - shares.nanmedian()) for name, shares in record.layer_shares.items()}
-    name = max(excess, key=lambda layer: excess[layer] if math.isfinite(excess[layer]) else -math.inf)
-    if not math.isfinite(excess[name]):
-        return None
+    known = [name for name, value in excess.items() if math.isfinite(value)]
+    if not known:
+        return ""
+    name = max(known, key=lambda layer: excess[layer])
     shares = record.layer_shares[name]
-    return f"{name}: {float(shares[index]):.0%} of the gradient, usually {float(shares.nanmedian()):.0%}"
+    share, usual = float(shares[index]), float(shares.nanmedian())
+    return f"asks to change {name}: {share:.0%} of the gradient, usually {usual:.0%}"
 
 
 def _verdict(record: AuditRecord, index: int) -> Verdict:
