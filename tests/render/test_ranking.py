@@ -7,6 +7,7 @@ import pytest
 
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.render import Ranked, render_ranking
+from xai_callbacks.render.page import HAIRLINE, PAPER
 from xai_callbacks.render.ranking import CHART, LINE_COLOR, WIDTH
 
 RED, GREEN = (220, 10, 10), (10, 200, 10)
@@ -68,6 +69,42 @@ def test_long_names_stay_on_the_page():
     assert short.shape[1] == long.shape[1]
 
 
+def test_a_long_name_does_not_cut_off_the_score():
+    name = "long_name_" * 60
+    one, other = (render_ranking([Ranked(plain(RED), name, value)], title="t") for value in ("-1.5", "-2.5"))
+    assert (one != other).any()
+
+
+def test_a_probe_without_a_trend_has_no_chart():
+    with_past, without = row(RED, trend=(0.2, 0.9)), row(GREEN)
+    mixed = render_ranking([with_past, without], title="t", steps=(0, 5))
+    rows = places(mixed, GREEN)[0]
+    assert (chart(mixed)[rows.min() : rows.max()] == np.array(PAPER, np.uint8)).all()
+    bare = render_ranking([without], title="t", steps=(0, 5))
+    np.testing.assert_array_equal(bare, render_ranking([without], title="t"))
+
+
+def test_a_single_audit_stands_at_the_last_step():
+    picture = render_ranking([row(trend=(0.5,))], title="t", steps=(7,))
+    assert places(chart(picture), LINE_COLOR)[1].min() > CHART[0] / 2
+
+
+def test_the_charts_have_a_head_above_and_their_steps_below():
+    picture = chart(render_ranking([row(trend=(0.2, 0.9))], title="", steps=(0, 5)))
+    other = chart(render_ranking([row(trend=(0.2, 0.9))], title="", steps=(1, 6)))
+    frame = np.nonzero((picture == np.array(HAIRLINE, np.uint8)).all(axis=2).sum(axis=1) == CHART[0])[0]
+    changed = np.nonzero((picture != other).any(axis=(1, 2)))[0]
+    assert (picture[: frame.min()] != np.array(PAPER, np.uint8)).any()
+    assert changed.min() > frame.max()
+
+
+def test_a_trend_may_be_an_array():
+    listed, array = (
+        render_ranking([row(trend=trend)], title="t", steps=(0, 5)) for trend in ((0.2, 0.9), np.array([0.2, 0.9]))
+    )
+    np.testing.assert_array_equal(listed, array)
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
@@ -75,6 +112,11 @@ def test_long_names_stay_on_the_page():
         (lambda: render_ranking("ab", title="t"), "at least one Ranked"),
         (lambda: render_ranking([row(trend=(0.5,))], title="t"), "each of the 0 `steps`, but got 1"),
         (lambda: render_ranking([row()], title=3), "`title` to be text"),
+        (lambda: render_ranking([row()], title="t", steps=None), "`steps` to be a sequence of whole numbers"),
+        (lambda: render_ranking([row()], title="t", steps="ab"), "`steps` to be a sequence of whole numbers"),
+        (lambda: row(trend=None), "`trend` to be a sequence of numbers, but got NoneType"),
+        (lambda: row(trend=("x",)), "`trend` to be a sequence of numbers"),
+        (lambda: row(trend="xy"), "`trend` to be a sequence of numbers"),
         (lambda: row(trend=(1.5,)), r"`trend` to hold shares in \[0, 1\] or NaN"),
         (lambda: Ranked(np.zeros((3, 3)), "a", "b"), "`pixels` to be one RGB image"),
         (lambda: Ranked(plain(RED), 3, "b"), "`caption` to be text"),

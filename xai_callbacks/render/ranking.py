@@ -178,19 +178,11 @@ def _chart(trend: Sequence[float]) -> Image.Image:
     for before, after in pairwise(points):
         if before is not None and after is not None:
             pen.line([before, after], fill=LINE_COLOR, width=2 * FINE)
-    known = [place for place, point in enumerate(points) if point is not None]
-    for before, place, after in zip([-2, *known], known, [*known[1:], len(points) + 1], strict=False):
-        # The latest is marked; others round the corners of the line, larger where no line would show them.
-        alone = before < place - 1 and place + 1 < after
-        _dot(pen, points[place], (4 if place == known[-1] else 2 if alone else 1) * FINE)
+    known = [point for point in points if point is not None]
+    for x, y in known[-1:]:
+        radius = 4 * FINE
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=LINE_COLOR)
     return large.resize(CHART, Image.Resampling.BOX)
-
-
-def _dot(pen: ImageDraw.ImageDraw, at: tuple[float, float] | None, radius: int) -> None:
-    if at is None:
-        return
-    x, y = at
-    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=LINE_COLOR)
 
 
 @dataclass(frozen=True)
