@@ -20,6 +20,8 @@ from xai_callbacks import (
     NoveltyCallback,
     ReconstructionError,
 )
+from xai_callbacks.interventions import condition_probes
+from xai_callbacks.metrics import novelty_auroc
 from xai_callbacks.novelty import MaxSoftmax
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.reference import AutoencoderModule
@@ -61,18 +63,18 @@ def test_an_autoencoder_is_scored_at_every_audit(tmp_path):
 
     events = read_events(tmp_path / "tb")
     for score in ("reconstruction", "fisher"):
-        assert scalar_steps(events, f"novelty/novelty/{score}") == [0, 3, 7]
-        assert scalar_steps(events, f"novelty/novelty/{score}/rank_correlation") == [3, 7]
-        assert image_steps(events, f"novelty_novelty/{score}/most_novel") == [0, 3, 7]
+        assert scalar_steps(events, f"audit/novelty/{score}") == [0, 3, 7]
+        assert scalar_steps(events, f"audit/novelty/{score}/rank_correlation") == [3, 7]
+        assert image_steps(events, f"audit_novelty/{score}/most_novel") == [0, 3, 7]
         for group, count in (("probes", 6), ("novel", 5)):
-            histograms = events.Histograms(f"novelty_novelty/{score}/{group}")
+            histograms = events.Histograms(f"audit_novelty/{score}/{group}")
             assert [(each.step, each.histogram_value.num) for each in histograms] == [
                 (0, count),
                 (3, count),
                 (7, count),
             ]
         auroc = callback.last_record.metrics[f"novelty/{score}/auroc"].value
-        assert float(one.callback_metrics[f"novelty/novelty/{score}/auroc"]) == pytest.approx(auroc)
+        assert float(one.callback_metrics[f"audit/novelty/{score}/auroc"]) == pytest.approx(auroc)
     assert set(callback.last_record.metrics) >= {"novelty/fisher/aupr_novel", "novelty/fisher/fpr_at_95tpr_ood"}
 
 
@@ -82,7 +84,7 @@ def test_a_checkpoint_is_chosen_by_novelty_and_a_resumed_run_goes_on(tmp_path):
         return NoveltyCallback(tiny_probes(), [Energy()], novel=tiny_probes(seed=4), on_error="raise")
 
     checkpoint = ModelCheckpoint(
-        tmp_path / "checkpoints", monitor="novelty/novelty/energy/auroc", mode="max", save_last=True
+        tmp_path / "checkpoints", monitor="audit/novelty/energy/auroc", mode="max", save_last=True
     )
     first = audit()
     fit(tmp_path / "first", first, checkpoint, enable_checkpointing=True)
@@ -97,6 +99,31 @@ def test_a_checkpoint_is_chosen_by_novelty_and_a_resumed_run_goes_on(tmp_path):
     assert copy.deepcopy(second).state_key == first.state_key
 
 
+def test_conditions_are_told_by_type_and_level(tmp_path):
+    probes = ProbeSet.from_tensors(pictures(40), labels=torch.arange(40) % 3)
+    callback = NoveltyCallback(
+        probes, [Energy(), Mahalanobis()], inliers=tiny_probes(60, seed=3), conditions=["noise", "blur"]
+    )
+    one = fit(tmp_path, callback)
+
+    estimates = {
+        key: estimate for key, estimate in callback.last_record.metrics.items() if "noise_" in key or "blur_" in key
+    }
+    assert len(estimates) == 2 * 2 * 5
+    model = one.lightning_module.net.eval()
+    with torch.no_grad():
+        clean, noisy = (
+            -model(images).double().logsumexp(dim=1) for images in (probes.images, condition_probes(probes, "noise", 5))
+        )
+    expected = novelty_auroc(clean, noisy)
+    assert estimates["novelty/energy/noise_5/auroc"].value == pytest.approx(expected)
+    assert float(one.callback_metrics["audit/novelty/energy/noise_5/auroc"]) == pytest.approx(expected)
+    low, high = estimates["novelty/energy/noise_5/auroc"][1:3]
+    assert low <= expected <= high
+    with pytest.raises(ConfigurationError, match="`condition` to be one of"):
+        NoveltyCallback(probes, [Energy()], conditions=["fog"])
+
+
 def test_mistakes_come_to_light_before_training(tmp_path):
     with pytest.raises(ConfigurationError, match="`scores` to hold one novelty score or more"):
         NoveltyCallback(tiny_probes(), [])
@@ -106,6 +133,8 @@ def test_mistakes_come_to_light_before_training(tmp_path):
         NoveltyCallback(tiny_probes(), [FisherNovelty()])
     with pytest.raises(ConfigurationError, match="Expected `novel` to be a ProbeSet, but got Tensor"):
         NoveltyCallback(tiny_probes(), [Energy()], novel=pictures())
+    with pytest.raises(ConfigurationError, match="different names, but got several called 'audit'"):
+        fit(tmp_path, NoveltyCallback(tiny_probes(), [Energy()]), AuditCallback(tiny_probes()))
     with pytest.raises(ConfigurationError, match="one shape"):
         fit(tmp_path, NoveltyCallback(tiny_probes(), [ReconstructionError()]))
     headless = TinyModule(net=torch.nn.Sequential(*tiny_net(), torch.nn.Tanh()))

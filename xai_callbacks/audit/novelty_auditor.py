@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from xai_callbacks.access import ModelSelector, OutputSelector, Subject, trace_m
 from xai_callbacks.audit.checks import require_instances, require_probe_set
 from xai_callbacks.audit.clock import Clock
 from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.interventions import LEVELS, condition_probes
+from xai_callbacks.metrics import Estimate, separate
 from xai_callbacks.metrics.score_judge import ScoreJudge
 from xai_callbacks.novelty import NoveltyScore
 from xai_callbacks.novelty.scoring import Scorer
@@ -35,6 +37,9 @@ class NoveltyAuditor:
         scores: The scores, each under a name of its own.
         inliers: Familiar images, such as some hundred of training, from which scores that learn do so at every audit.
         novel: Images known to be novel; the scores are judged by how well they tell them from the probes.
+        conditions: Names of `interventions.CONDITIONS`, such as `blur`: the probes are shown under each of them at five
+            levels, and the scores are judged by how well they notice, `novelty/<score>/<condition>_<level>/auroc`. Five
+            passes over the probes a condition.
         model: Which part of the audited module takes the images, if its `forward` does not: a dotted name or a
             callable, see `Subject`.
         output: Which part of what a classifier returns holds the logits: a key, an index or a callable.
@@ -56,6 +61,7 @@ class NoveltyAuditor:
         *,
         inliers: ProbeSet | None = None,
         novel: ProbeSet | None = None,
+        conditions: Sequence[str] = (),
         model: ModelSelector | None = None,
         output: OutputSelector | None = None,
         chunk_size: int = 16,
@@ -70,7 +76,11 @@ class NoveltyAuditor:
                 "Expected `scores` to hold one novelty score or more, but got none. Pass scores such as "
                 "[ReconstructionError()]."
             )
+        for condition in conditions:
+            # Shows whether there is such a condition, and whether it is known which values are black and white.
+            condition_probes(probes.select([0]), condition, LEVELS[0])
         require_integer("chunk_size", chunk_size, least=1)
+        self.conditions = tuple(conditions)
         self.probes = probes
         self.model = model
         self.output = output
@@ -150,6 +160,7 @@ class NoveltyAuditor:
             novel = {}
             if self.novel is not None:
                 novel = self._scorer.score(subject, head, self.novel.images, chunk_size=self.chunk_size)
+            degraded = self._under_conditions(subject, head)
         with clock.stage("judge"):
             judged = self._judge.judge(known, novel, self._scorer.origins(head))
         return NoveltyRecord(
@@ -158,7 +169,7 @@ class NoveltyAuditor:
             fingerprint=self.probes.fingerprint,
             scores=judged.known,
             novel_scores=judged.novel,
-            metrics=judged.estimates,
+            metrics=judged.estimates | dict(_noticed(judged.known, degraded)),
             seconds=dict(clock.seconds),
             notes=judged.notes,
         )
@@ -178,6 +189,16 @@ class NoveltyAuditor:
     def _subject(self, model: nn.Module) -> Subject:
         return Subject(model, select=self.model, output=self.output, task=self.probes.task)
 
+    def _under_conditions(self, subject: Subject, head: str | None) -> dict[str, dict[str, Tensor]]:
+        """Scores of the probes by condition with its level, and name."""
+        return {
+            f"{condition}_{level}": self._scorer.score(
+                subject, head, condition_probes(self.probes, condition, level), chunk_size=self.chunk_size
+            )
+            for condition in self.conditions
+            for level in LEVELS
+        }
+
     def _scores(
         self, subject: Subject, head: str | None, on_progress: Callable[[int], None] | None
     ) -> dict[str, Tensor]:
@@ -188,3 +209,16 @@ class NoveltyAuditor:
             if on_progress is not None:
                 on_progress(start + len(chunk))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _noticed(
+    known: Mapping[str, Tensor], degraded: Mapping[str, Mapping[str, Tensor]]
+) -> Iterator[tuple[str, Estimate]]:
+    """AUROC of probes under a condition against the same probes without it; NaN where a score is not finite."""
+    for condition, scores in degraded.items():
+        for name, values in known.items():
+            if bool(scores[name].isfinite().all()):
+                yield f"novelty/{name}/{condition}/auroc", separate(values, scores[name])["auroc"]
+            else:
+                broken = int((~scores[name].isfinite()).sum())
+                yield f"novelty/{name}/{condition}/auroc", Estimate(float("nan"), None, None, 0.5, 0, broken)

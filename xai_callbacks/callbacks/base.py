@@ -115,7 +115,7 @@ class ScheduledCallback(Callback):
         """Refuse what cannot work with the trainer's strategy and other callbacks; warn of what may surprise."""
         if str(getattr(stage, "value", stage)) == "fit":
             check_strategy(trainer)
-            check_neighbours(trainer, self)
+            check_neighbours(trainer, self, ScheduledCallback)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the layer, so that mistakes come to light before training."""

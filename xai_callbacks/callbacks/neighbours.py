@@ -29,8 +29,8 @@ def check_strategy(trainer: Trainer) -> None:
         )
 
 
-def check_neighbours(trainer: Trainer, callback: Callback) -> None:
-    """Look at the callbacks beside an `AuditCallback`.
+def check_neighbours(trainer: Trainer, callback: Callback, kind: type[Callback]) -> None:
+    """Look at the callbacks beside one that audits; `kind` is the class of all that do.
 
     Warns of an `EarlyStopping` that would end the run over an audit without a value, and of a `WeightAveraging` that
     swaps the averaged weights out before the audit sees them.
@@ -40,10 +40,10 @@ def check_neighbours(trainer: Trainer, callback: Callback) -> None:
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning outside the class
     name = getattr(callback, "name", None)
-    if sum(isinstance(other, type(callback)) and getattr(other, "name", None) == name for other in callbacks) > 1:
+    if sum(isinstance(other, kind) and getattr(other, "name", None) == name for other in callbacks) > 1:
         raise ConfigurationError(
             f"Expected audits in one trainer to have different names, but got several called {name!r}. Pass "
-            "AuditCallback(..., name='background') or the like."
+            f"{type(callback).__name__}(..., name='background') or the like."
         )
     for other in callbacks:
         monitor = str(getattr(other, "monitor", ""))
