@@ -16,7 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
@@ -163,11 +165,8 @@ def _median(rows: list[dict[str, float]], above: str, below: str) -> float:
 
 
 def peak(name: str, contender: str) -> int:
-    """Bytes by which one call raises the peak of this process above what it holds before."""
-    model, images, loss = subject(name)
-    parameters = list(model.parameters())
-    ours = PerSampleGradients(model)
-    ours(images[:1], loss)  # what is learnt about a model once is not part of the peak
+    """Bytes by which one call raises the resident memory of this process above what it holds before."""
+    call = _measured(name, contender)
     gc.collect()
     before = resident()
     highest, done = [before], Event()
@@ -178,15 +177,36 @@ def peak(name: str, contender: str) -> int:
 
     watcher = Thread(target=watch)
     watcher.start()
-    kept = (
-        ours(images, loss)
-        if contender == "ours"
-        else torch.autograd.grad(loss(model(images), images).sum(), parameters)
-    )
+    kept = call()
     done.set()
     watcher.join()
     del kept
     return highest[0] - before
+
+
+def allocated(name: str, contender: str) -> int:
+    """Most bytes that tensors of one call take at a time, counted by PyTorch's allocator."""
+    call = _measured(name, contender)
+    call()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        kept = call()
+    del kept
+    with TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(trace))
+        events = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("name") == "[memory]"]
+    changes: list[int] = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
+    return max(accumulate(changes))
+
+
+def _measured(name: str, contender: str) -> Callable[[], object]:
+    model, images, loss = subject(name)
+    parameters = list(model.parameters())
+    if contender != "ours":
+        return lambda: torch.autograd.grad(loss(model(images), images).sum(), parameters)
+    ours = PerSampleGradients(model)
+    ours(images[:1], loss)  # what is learnt about a model once is not part of the peak
+    return lambda: ours(images, loss)
 
 
 def resident() -> int:
@@ -194,14 +214,21 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def memory_ratio(name: str) -> float:
-    """Peak of our measurement over that of a forward and backward pass, medians of three fresh processes each."""
+def memory(name: str) -> dict[str, float]:
+    """Peaks of our measurement over those of a forward and backward pass.
+
+    `memory_ratio` counts tensors; `resident_ratio` the whole process, medians of three fresh ones each, with what the
+    kernels' library keeps besides, which weighs for small models alone.
+    """
     peaks = {}
     for contender in ("ours", "forward_backward"):
         command = [sys.executable, __file__, "--peak-of", name, contender]
         runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(3)]
         peaks[contender] = statistics.median(int(run.stdout.split()[-1]) for run in runs)
-    return round(peaks["ours"] / peaks["forward_backward"], 3)
+    return {
+        "memory_ratio": round(allocated(name, "ours") / allocated(name, "forward_backward"), 3),
+        "resident_ratio": round(peaks["ours"] / peaks["forward_backward"], 3),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -221,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     result: dict[str, Any] = {"models": {}}
     print(f"medians of {options.repeats} paired repeats ({options.peer_repeats} of peers), {options.threads} thread(s)")
     for name in options.models:
-        figures = compare(name, options.repeats, options.peer_repeats) | {"memory_ratio": memory_ratio(name)}
+        figures = compare(name, options.repeats, options.peer_repeats) | memory(name)
         result["models"][name] = figures
         print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()), flush=True)
     if options.json:

@@ -174,7 +174,7 @@ def _train(args: argparse.Namespace, console: Console) -> tuple[DecoyDataModule,
 def _copy_pictures(
     args: argparse.Namespace, data: DecoyDataModule, audit: AuditCallback, logdir: Path, console: Console
 ) -> bool:
-    """Copy the last panel and filmstrip of one probe from the run's event file; False if it was not drawn."""
+    """Copy the last pictures from the run's event file, of one probe; False if it was not drawn."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(logdir), size_guidance={"images": 0})
@@ -185,10 +185,15 @@ def _copy_pictures(
         console.print(f"No panel of a probe called {name}; there are {', '.join(sorted(tags))}.", style="red")
         return False
     args.pictures.mkdir(parents=True, exist_ok=True)
-    for kind in ("panel", "filmstrip"):
-        picture = events.Images(tags[name].replace("audit_panel/", f"audit_{kind}/"))[-1].encoded_image_string
-        (args.pictures / f"{kind}.png").write_bytes(picture)
-    console.print(f"Panel and filmstrip of {name} are in {args.pictures}.", soft_wrap=True)
+    panel = tags[name]
+    copied = {
+        "panel": panel,
+        "filmstrip": panel.replace("audit_panel/", "audit_filmstrip/"),
+        "most_novel": "audit_novelty/gradnorm/most_novel",
+    }
+    for kind, tag in copied.items():
+        (args.pictures / f"{kind}.png").write_bytes(events.Images(tag)[-1].encoded_image_string)
+    console.print(f"Panel and filmstrip of {name}, and the most novel probes, are in {args.pictures}.", soft_wrap=True)
     return True
 
 

@@ -1,14 +1,17 @@
-"""Fill the tables of the README from the kept results, so that no figure is typed by hand.
+"""Fill the tables of the README and of docs/ from the kept results, so that no figure is typed by hand.
 
 python scripts/bench_cam.py --json docs/results/cam.json
 python scripts/bench_interference.py --json docs/results/interference.json
+python scripts/bench_novelty.py --json docs/results/novelty_bench.json
+python scripts/reproduce_novelty.py --json docs/results/novelty.json
+python scripts/novelty_classifiers.py --json docs/results/novelty_classifiers.json
+python scripts/novelty_conditions.py --json docs/results/novelty_conditions.json
 python scripts/update_readme.py
 """
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +65,109 @@ def source(script: str, result: dict[str, Any]) -> str:
     return f"`scripts/{script}`, {result['date']}, {result['machine']}, torch {result['versions']['torch']}."
 
 
-def filled(readme: str) -> str:
-    """The README with both tables made anew."""
-    tables = {
-        "interference": interference_table(json.loads((RESULTS / "interference.json").read_text())),
-        "cost": cost_table(json.loads((RESULTS / "cam.json").read_text())),
+def one_class_table(result: dict[str, Any]) -> str:
+    """One row a score, one column a data set, best mean first; published means below."""
+    datasets = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10_4000": "CIFAR-10, 4,000 images"}
+    heads = [f"{name} ({next(iter(result[key].values()))['epochs']} epochs)" for key, name in datasets.items()]
+    lines = ["| mean AUROC over ten classes | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for score in sorted(result["mnist"], key=lambda name: -result["mnist"][name]["mean"]):
+        cells = [f"{result[key][score]['mean']:.3f}" for key in datasets]
+        lines.append(f"| `{score}` | " + " | ".join(cells) + " |")
+    for name, means in result["published"].items():
+        cells = [f"{means[key.removesuffix('_4000')]:.3f}" for key in datasets]
+        lines.append(f"| published: {name} | " + " | ".join(cells) + " |")
+    seeds = {row["seeds"] for key in datasets for row in result[key].values()}
+    note = f"Means over {'/'.join(map(str, sorted(seeds)))} seeds; classes and seeds one by one are in the JSON file."
+    return "\n".join([*lines, "", f"{note} *{source('reproduce_novelty.py', result['provenance'])}*"])
+
+
+def one_class_summary(result: dict[str, Any]) -> str:
+    """What matters most of `one_class_table`."""
+    shown = {
+        "gradient/fisher": "`FisherNovelty`, whitened gradients",
+        "latent/mahalanobis": "whitened latent codes",
+        "pixels/mahalanobis": "whitened pixels, no net",
+        "reconstruction": "reconstruction error",
     }
-    for name, table in tables.items():
+    lines = ["| mean AUROC over ten classes | MNIST | Fashion-MNIST |", "|---|---|---|"]
+    for score, name in shown.items():
+        lines.append(
+            f"| {name} | {result['mnist'][score]['mean']:.3f} | {result['fashion_mnist'][score]['mean']:.3f} |"
+        )
+    for name, means in result["published"].items():
+        lines.append(f"| published: {name} | {means['mnist']:.3f} | {means['fashion_mnist']:.3f} |")
+    seeds = result["mnist"]["gradient/fisher"]["seeds"]
+    return "\n".join(
+        [*lines, "", f"Means over {seeds} seeds. *{source('reproduce_novelty.py', result['provenance'])}*"]
+    )
+
+
+def classifier_table(result: dict[str, Any]) -> str:
+    """One row a score: near and far, with intervals."""
+    lines = ["| score | near: unknown classes | far: MNIST |", "|---|---|---|"]
+    for score in sorted(result["near"], key=lambda name: -result["near"][name]["mean"]):
+        rows = (result[group][score] for group in ("near", "far"))
+        cells = [f"{row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f})" for row in rows]
+        lines.append(f"| `{score}` | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"*{source('novelty_classifiers.py', result['setup'])}*"])
+
+
+def conditions_table(result: dict[str, Any]) -> str:
+    """One row a score, one column a condition."""
+    conditions = [name for name in next(iter(result["scores"].values())) if name != "clean"]
+    lines = ["| score | " + " | ".join(conditions) + " |", "|---|" + "---|" * len(conditions)]
+    for score, rows in result["scores"].items():
+        cells = [f"{rows[condition]['mean']['mean']:.2f}" for condition in conditions]
+        lines.append(f"| `{score}` | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"*{source('novelty_conditions.py', result['setup'])}*"])
+
+
+def gradients_table(result: dict[str, Any]) -> str:
+    """One row a model."""
+    lines = [
+        "| model | ours / forward and backward | `vmap(grad)` / ours | Opacus / ours | loop of single images / ours "
+        "| memory of tensors, ours / forward and backward | resident memory, likewise |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    keys = (
+        "ratio_to_forward_backward",
+        "speedup_vmap",
+        "speedup_opacus",
+        "speedup_loop",
+        "memory_ratio",
+        "resident_ratio",
+    )
+    for name, row in result["models"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{row[key]:.2f}" for key in keys) + " |")
+    return "\n".join([*lines, "", f"*{source('bench_novelty.py', result)}*"])
+
+
+TABLES = {
+    "interference": (interference_table, "interference.json"),
+    "cost": (cost_table, "cam.json"),
+    "one class": (one_class_table, "novelty.json"),
+    "one class summary": (one_class_summary, "novelty.json"),
+    "classifier": (classifier_table, "novelty_classifiers.json"),
+    "conditions": (conditions_table, "novelty_conditions.json"),
+    "gradients": (gradients_table, "novelty_bench.json"),
+}
+
+
+def filled(text: str) -> str:
+    """A document with its tables made anew."""
+    for name, (table, file) in TABLES.items():
         begin, end = f"<!-- {name} table -->", f"<!-- end of {name} table -->"
-        readme = re.sub(f"{begin}.*?{end}", f"{begin}\n{table}\n{end}", readme, flags=re.DOTALL)
-    return readme
+        if begin in text:
+            made = table(json.loads((RESULTS / file).read_text()))
+            before, after = text.partition(begin)[0], text.partition(end)[2]
+            text = f"{before}{begin}\n{made}\n{end}{after}"
+    return text
 
 
 def main() -> None:
-    """Rewrite the README."""
-    path = ROOT / "README.md"
-    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+    """Rewrite the documents."""
+    for path in (ROOT / "README.md", ROOT / "docs" / "novelty.md"):
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

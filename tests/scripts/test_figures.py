@@ -14,6 +14,10 @@ def test_the_tables_of_the_readme_are_those_of_the_kept_results():
     assert "| resnet50 |" in readme
     assert "| **AuditCallback** | identical | identical | identical | identical |" in readme
     assert update_readme.filled(readme) == readme
+    novelty = (update_readme.ROOT / "docs" / "novelty.md").read_text(encoding="utf-8")
+    for score in ("gradient/fisher", "purview_distance", "confounding_labels"):
+        assert f"| `{score}` |" in novelty
+    assert update_readme.filled(novelty) == novelty
 
 
 def test_bench_cam_writes_its_ratios(tmp_path):
