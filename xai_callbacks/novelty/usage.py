@@ -89,6 +89,8 @@ class Axes:
 
 def tensors_in(tree: object) -> list[Tensor]:
     """The tensors in nested tuples, lists and mappings, in order."""
+    if isinstance(tree, Tensor):  # what most layers return, and worth a way of its own
+        return [tree]
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
@@ -127,7 +129,8 @@ class _Recorder:
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
     ) -> None:
         """Hook of one module."""
-        went_in, came_out = tensors_in((args, kwargs)), tensors_in(output)
+        went_in = tensors_in(args[0] if len(args) == 1 and not kwargs else (args, kwargs))
+        came_out = tensors_in(output)
         use = Use(
             name,
             module,
