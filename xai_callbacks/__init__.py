@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xai_callbacks.errors import (
         AuditError,
         ConfigurationError,
+        NoveltyError,
         OutputError,
         ProbeSetError,
         TargetLayerError,
@@ -71,6 +72,7 @@ _HOMES = {
     "MaxSoftmax": "novelty",
     "NoveltyAuditor": "audit",
     "NoveltyCallback": "callbacks",
+    "NoveltyError": "errors",
     "NoveltyRecord": "record",
     "ODIN": "novelty",
     "OutputError": "errors",
@@ -115,6 +117,7 @@ __all__ = [
     "MaxSoftmax",
     "NoveltyAuditor",
     "NoveltyCallback",
+    "NoveltyError",
     "NoveltyRecord",
     "OutputError",
     "PerSampleGradients",

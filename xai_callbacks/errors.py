@@ -6,6 +6,7 @@ Messages follow one form: "Expected `x` to be ..., but got .... <what to do>".
 __all__ = [
     "AuditError",
     "ConfigurationError",
+    "NoveltyError",
     "OutputError",
     "ProbeSetError",
     "TargetLayerError",
@@ -36,6 +37,10 @@ class OutputError(ConfigurationError):
 
 class AuditError(XAICallbacksError, RuntimeError):
     """One audit failed although its configuration was sound, e.g. on non-finite logits."""
+
+
+class NoveltyError(AuditError):
+    """A novelty score says nothing: it is NaN, infinite, or the same for all probes."""
 
 
 def require_integer(name: str, value: object, *, least: int, hint: str = "") -> None:

@@ -25,6 +25,8 @@ class NoveltyRecord:
         metrics: Estimates by key such as `novelty/energy/auroc`.
         seconds: Wall time of each stage.
         notes: Sentences about what was left out or assumed.
+        useless: Sentences about novelty scores that were left out because they say nothing: which score of which layer,
+            and for which probe.
     """
 
     step: int
@@ -35,6 +37,7 @@ class NoveltyRecord:
     metrics: Mapping[str, Estimate]
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
+    useless: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -18,6 +18,7 @@ from xai_callbacks import (
     GradNorm,
     Mahalanobis,
     NoveltyCallback,
+    NoveltyError,
     ReconstructionError,
 )
 from xai_callbacks.interventions import condition_probes
@@ -140,6 +141,28 @@ def test_mistakes_come_to_light_before_training(tmp_path):
     headless = TinyModule(net=torch.nn.Sequential(*tiny_net(), torch.nn.Tanh()))
     with pytest.raises(ConfigurationError, match="ends in one linear layer for the scores energy"):
         fit(tmp_path, NoveltyCallback(tiny_probes(), [Energy()]), module=headless)
+
+
+class Broken(Energy):
+    name = "broken"
+
+    def score(self, features, logits):
+        return super().score(features, logits).index_fill(0, torch.tensor([0]), torch.nan)
+
+
+@pytest.mark.parametrize("make", [AuditCallback, NoveltyCallback])
+def test_a_useless_score_is_an_error_that_names_probe_and_layer_or_a_warning(tmp_path, make):
+    scores = [Broken(), GradNorm()]
+    given = {"novelty": scores} if make is AuditCallback else {"scores": scores}
+    sentence = r"`broken` of layer `net.6` was left out: it is NaN or inf for 1 of 6 probes, first for 'probe_000'"
+    with pytest.raises(NoveltyError, match=sentence):
+        fit(tmp_path / "raise", make(tiny_probes(), **given, on_error="raise"), num_sanity_val_steps=0)
+    callback = make(tiny_probes(), **given)
+    with pytest.warns(UserWarning, match=f"A novelty score says nothing.*{sentence}") as caught:
+        fit(tmp_path / "warn", callback)
+    assert len([each for each in caught if "novelty score" in str(each.message)]) == 1
+    assert list(callback.last_record.scores) == ["gradnorm"]
+    assert callback.last_record.step == 7
 
 
 # ---- the whole validation set

@@ -155,12 +155,14 @@ SCENARIOS = {
     "ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning",  # torch, tracing `self.log`
     "ignore:You defined a `validation_step` but have no `val_dataloader`",
     "ignore:Found 1 module.* in eval mode at the start of training",
+    "ignore:A novelty score says nothing",
 )
 @pytest.mark.parametrize("audit", [{}, {"every_n_train_steps": 1}, NOVELTY], ids=["defaults", "each step", "novelty"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_training_is_bit_identical_with_and_without_the_callback(tmp_path, scenario, audit):
     options = {"max_epochs": 2, **SCENARIOS[scenario]}
-    callback = AuditCallback(tiny_probes(), on_error="raise", **audit)
+    # The net dies in some scenarios: its novelty scores then say nothing, which would be an error with "raise".
+    callback = AuditCallback(tiny_probes(), on_error="warn", **audit)
     attached = run(tmp_path / "with", [callback], **options)
     plain = run(tmp_path / "without", [], **options)
 
@@ -169,7 +171,9 @@ def test_training_is_bit_identical_with_and_without_the_callback(tmp_path, scena
     assert differing(plain, attached) == []
 
 
-@pytest.mark.filterwarnings("ignore:Found 1 module.* in eval mode at the start of training")
+@pytest.mark.filterwarnings(
+    "ignore:Found 1 module.* in eval mode at the start of training", "ignore:A novelty score says nothing"
+)
 def test_training_is_bit_identical_with_and_without_a_novelty_callback(tmp_path):
     scores = [Energy(), PurviewDistance(), FisherNovelty("uniform")]
     callback = NoveltyCallback(
@@ -177,7 +181,7 @@ def test_training_is_bit_identical_with_and_without_a_novelty_callback(tmp_path)
         scores,
         inliers=NOVELTY["inliers"],
         novel=NOVELTY["novel"],
-        on_error="raise",
+        on_error="warn",
         name="audit_novelty",
     )
     attached = run(tmp_path / "with", [callback], max_epochs=2)
@@ -185,7 +189,7 @@ def test_training_is_bit_identical_with_and_without_a_novelty_callback(tmp_path)
 
     record = callback.last_record
     # The net of this run may die, which makes scores useless and is noted.
-    assert (record.step, len(record.scores) + len(record.notes)) == (11, 3)
+    assert (record.step, len(record.scores) + len(record.useless)) == (11, 3)
     assert differing(plain, attached) == []
 
 

@@ -47,7 +47,7 @@ def test_the_second_audit_is_compared_with_the_first():
     assert second.estimates["novelty/energy/rank_correlation"].value == pytest.approx(expected)
     for key, estimate in separate(scores(1), scores(5, 4)).items():
         assert second.estimates[f"novelty/energy/{key}"] == estimate
-    assert (first.notes, second.notes) == ((), ())
+    assert (first.useless, second.useless) == ((), ())
     judge.forget()
     assert "novelty/energy/rank_correlation" not in judge.judge({"energy": scores(1)}, novel, ORIGINS).estimates
 
@@ -61,7 +61,7 @@ def test_a_useless_score_is_left_out_and_says_which_probe_and_layer(where):
         {"energy": broken["known"], "odin": scores(1)}, {"energy": broken["novel"], "odin": scores(6, 4)}, ORIGINS
     )
     name, count = ("probe_001", 6) if where == "known" else ("b", 4)
-    assert judged.notes == (
+    assert judged.useless == (
         f"The novelty score `energy` of layer `fc` was left out: it is NaN or inf for 1 of {count} probes, first for "
         f"{name!r}.",
     )

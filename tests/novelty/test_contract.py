@@ -342,7 +342,7 @@ def test_an_audit_leaves_out_scores_without_an_order_and_says_why():
     record = auditor.audit(SmallNet())
     assert set(record.scores) == set(record.novel_scores) == {"energy"}
     assert {key.split("/")[1] for key in record.metrics if key.startswith("novelty/")} == {"energy"}
-    flat, holed = record.notes
+    flat, holed = record.useless
     assert "`flat`" in flat
     assert "0.25 for all 8" in flat
     assert "`holed`" in holed

@@ -350,7 +350,8 @@ class Auditor:
             scores=judged.known,
             novel_scores=judged.novel,
             metrics=metrics | judged.estimates,
-            notes=prepared.notes + judged.notes,
+            notes=prepared.notes,
+            useless=judged.useless,
         )
 
     def _titles(self, question: Question, asked: Asked, predictions: Tensor) -> tuple[str, ...]:

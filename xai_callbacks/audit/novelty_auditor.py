@@ -171,7 +171,8 @@ class NoveltyAuditor:
             novel_scores=judged.novel,
             metrics=judged.estimates | dict(_noticed(judged.known, degraded)),
             seconds=dict(clock.seconds),
-            notes=judged.notes,
+            notes=(),
+            useless=judged.useless,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from xai_callbacks.callbacks.neighbours import averages_weights, check_neighbour
 from xai_callbacks.callbacks.outlets import Outlets
 from xai_callbacks.callbacks.schedule import Schedule, step_of
 from xai_callbacks.callbacks.validation import Seen, ValidationWatch
-from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.errors import ConfigurationError, NoveltyError, require_integer
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import NoveltyRecord
 from xai_callbacks.sinks import main_scalars
@@ -228,6 +228,7 @@ class ScheduledCallback(Callback):
         if (self._audited_at == here and not averages_weights(trainer)) or has_lazy_parameters(model):
             return
         self._audited_at = here
+        useless: tuple[str, ...] = ()
         with self._forgiving(self.on_error):
             # Should this audit fail, no monitor must go on reading the numbers of an earlier one.
             self._publish(trainer, dict.fromkeys(self._metrics, math.nan))
@@ -238,6 +239,10 @@ class ScheduledCallback(Callback):
             self._record = record
             self._publish(trainer, main_scalars(record, self.name))
             self._outlets.write(trainer, record)
+            useless = record.useless
+        if useless:
+            with self._forgiving(self.on_error, "A novelty score says nothing, and audits go on without it."):
+                raise NoveltyError(" ".join(useless))
 
     @contextmanager
     def _forgiving(self, on_error: OnError, happened: str = "An audit failed and training goes on.") -> Iterator[None]:

@@ -21,13 +21,13 @@ class Judged(NamedTuple):
         known: Scores of the probes by name, each `(N,)`.
         novel: Scores of the images known to be novel, each `(M,)`; empty without such images.
         estimates: Metrics by key.
-        notes: Which scores were left out and why.
+        useless: Which scores were left out and why, in sentences.
     """
 
     known: dict[str, Tensor]
     novel: dict[str, Tensor]
     estimates: dict[str, Estimate]
-    notes: tuple[str, ...]
+    useless: tuple[str, ...]
 
 
 class ScoreJudge:
@@ -39,8 +39,8 @@ class ScoreJudge:
     | `novelty/<score>/rank_correlation` | whether the same probes are novel as at the previous audit | [-1, 1] | 0 |
     | `novelty/<score>/auroc`, ... | how well it tells novel images from probes, see `separate` | [0, 1] | see there |
 
-    A score that is NaN or infinite for some image, or the same for all, is left out with a note that names the image:
-    it has no order to judge.
+    A score that is NaN or infinite for some image, or the same for all, is left out, with a sentence that names the
+    image: it has no order to judge.
 
     Args:
         probes: The probe set.
@@ -65,12 +65,12 @@ class ScoreJudge:
         told = {name: values for name, values in novel.items() if name in sound}
         estimates = dict(self._estimates(sound, told))
         self._previous = sound
-        notes = tuple(
+        useless = tuple(
             f"The novelty score `{name}` of {origins[name]} was left out: {why}."
             for name, why in reasons.items()
             if why is not None
         )
-        return Judged(sound, told, estimates, notes)
+        return Judged(sound, told, estimates, useless)
 
     def forget(self) -> None:
         """Begin anew, as if nothing had been judged."""
