@@ -56,6 +56,25 @@ def test_an_image_that_is_not_finite_has_no_map():
     torch.testing.assert_close(found[0], novelty_map(subject, layer, "6", pictures(), Energy())[0])
 
 
+def test_a_frozen_backbone_under_no_grad_is_located_too():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.head = nn.Sequential(*list(tiny_net())[:3]), nn.Sequential(*list(tiny_net())[3:])
+
+        def forward(self, images):
+            with torch.no_grad():
+                features = self.backbone(images)
+            return self.head(features)
+
+    net, plain = Frozen().eval(), tiny_net().eval()
+    subject = Subject(net)
+    layer = name_layer(trace_model(subject, pictures(2)), "backbone.2", None)
+    found = novelty_map(subject, layer, "head.3", pictures(), Energy())
+    expected = novelty_map(*subject_and_layer(plain), "6", pictures(), Energy())
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_score_without_a_gradient_is_refused():
     class Steps(Energy):
         def score(self, features, logits):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xai_callbacks.access import Subject, TargetLayer, capture, tap
+from xai_callbacks.access import Subject, Tapped, TargetLayer, capture, tap
 from xai_callbacks.errors import TargetLayerError
 from xai_callbacks.novelty.all_layers import Label, squared_norms
 from xai_callbacks.novelty.base import LastLayerScore
@@ -36,11 +36,8 @@ def novelty_map(subject: Subject, layer: TargetLayer, head: str, images: Tensor,
     Raises:
         TargetLayerError: The score does not depend on the layer.
     """
-    images = subject.images(images)
-    with torch.enable_grad(), capture(subject, layer.name) as captured, tap(subject, head, detach=False) as calls:
-        subject(images)
-    features = captured.only(layer.name)
-    values = score.score(calls[0].given, calls[0].output)
+    features, call = _watched(subject, layer, head, subject.images(images))
+    values = score.score(call.given, call.output)
     gradient = None
     if values.requires_grad:
         (gradient,) = torch.autograd.grad(values.sum(), features, allow_unused=True)
@@ -51,6 +48,18 @@ def novelty_map(subject: Subject, layer: TargetLayer, head: str, images: Tensor,
         )
     products = layer.layout.to_nchw((features * gradient).detach()).float().sum(dim=1)
     return products.masked_fill(~values.detach().isfinite()[:, None, None], torch.nan)
+
+
+def _watched(subject: Subject, layer: TargetLayer, head: str, images: Tensor) -> tuple[Tensor, Tapped]:
+    """What the target layer returned, as a leaf of the graph, and the call of the head that follows from it."""
+    for mode in (torch.no_grad, torch.enable_grad):
+        # `capture` switches gradients on at the layer, so that no graph is made of what comes before; where the model
+        # switches them off again, they must have been on from the start.
+        with mode(), capture(subject, layer.name) as captured, tap(subject, head, detach=False) as calls:
+            subject(images)
+        if calls[0].output.requires_grad:
+            break
+    return captured.only(layer.name), calls[0]
 
 
 def layer_shares(subject: Subject, images: Tensor, label: Label = "uniform") -> dict[str, Tensor]:
