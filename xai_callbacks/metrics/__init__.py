@@ -30,11 +30,13 @@ from xai_callbacks.metrics.novelty import (
 from xai_callbacks.metrics.summary import Estimate, summarize
 
 if TYPE_CHECKING:
+    from xai_callbacks.metrics.group_modules import GroupMetrics
     from xai_callbacks.metrics.modules import RelevanceMass, RelevanceRank, SoftIoU
     from xai_callbacks.metrics.novelty_modules import NoveltySeparation
 
 __all__ = [
     "Estimate",
+    "GroupMetrics",
     "NoveltySeparation",
     "RelevanceMass",
     "RelevanceRank",
@@ -58,6 +60,7 @@ __all__ = [
 ]
 
 _TWINS = {
+    "GroupMetrics": "group_modules",
     "NoveltySeparation": "novelty_modules",
     "RelevanceMass": "modules",
     "RelevanceRank": "modules",
