@@ -248,6 +248,20 @@ def test_validation_images_without_a_finite_score_are_counted_not_averaged(tmp_p
     assert "1 novelty score(s) of validation images are NaN or inf" in caplog.text
 
 
+def test_a_validation_that_cannot_be_watched_is_told(tmp_path, caplog):
+    class Elsewhere(TinyModule):
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", batch[0].mean())
+
+    callback = AuditCallback(
+        tiny_probes(), watch_validation=True, on_error="raise", every_n_epochs=None, at_start=False
+    )
+    with caplog.at_level("INFO"):
+        one = fit(tmp_path, callback, module=Elsewhere(), epochs=2)
+    assert caplog.text.count("could not score the validation set") == 1
+    assert not any("validation/novelty" in key for key in one.callback_metrics)
+
+
 def test_panels_show_where_a_probe_is_novel(tmp_path):
     plain, located = (
         AuditCallback(tiny_probes(), locate_novelty=locate, on_error="raise", max_panels=1) for locate in (False, True)

@@ -63,7 +63,8 @@ class AuditCallback(ScheduledCallback):
         locate_novelty: Whether panels also show where in the image, and in which layer, the novelty of a probe lies; it
             costs two more forward and backward passes over the probes.
         watch_validation: Whether to score all images of the validation set as well, by what the last layer sees while
-            Lightning validates: no forward pass of its own. Only scores of the last layer that do not learn.
+            Lightning validates: no forward pass of its own. Only scores of the last layer that do not learn; not with a
+            compiled model, whose layers cannot be watched.
         every_n_epochs: Audit at validations of every n-th epoch; None for never.
         every_n_train_steps: Audit also after every n-th optimizer step; None for never.
         at_start: Audit also before training starts, as step 0; a resumed run does not repeat it.

@@ -263,6 +263,12 @@ class ScheduledCallback(Callback):
     def _report(self, trainer: Trainer, seen: Seen) -> None:
         """Log the scores of the validation set."""
         with self._forgiving(self.on_error):
+            if not seen.means:
+                self._tell(
+                    trainer,
+                    f"{type(self).__name__} could not score the validation set: its steps call no last linear layer "
+                    "that a hook can see. A compiled model hides it; or no score suits, see `watch_validation`.",
+                )
             if seen.left_out:
                 self._tell(
                     trainer,
