@@ -15,8 +15,10 @@ from xai_callbacks import (
     ConfigurationError,
     Energy,
     FisherNovelty,
+    GradientNorm,
     GradNorm,
     Mahalanobis,
+    NoveltyAuditor,
     NoveltyCallback,
     NoveltyError,
     ReconstructionError,
@@ -123,6 +125,16 @@ def test_conditions_are_told_by_type_and_level(tmp_path):
     assert low <= expected <= high
     with pytest.raises(ConfigurationError, match="`condition` to be one of"):
         NoveltyCallback(probes, [Energy()], conditions=["fog"])
+
+
+def test_a_classifier_that_returns_probabilities_scores_as_with_logits():
+    net = tiny_net()
+    given = {"scores": [GradientNorm(), Energy()]}
+    logits = NoveltyAuditor(tiny_probes(), **given).audit(net)
+    softmax = NoveltyAuditor(tiny_probes(), **given).audit(torch.nn.Sequential(*net, torch.nn.Softmax(dim=1)))
+
+    for name, values in logits.scores.items():
+        torch.testing.assert_close(softmax.scores[name], values, rtol=1e-3, atol=0)
 
 
 def test_mistakes_come_to_light_before_training(tmp_path):

@@ -492,6 +492,16 @@ def test_half_precision_models_are_measured_in_single_precision(dtype):
         torch.testing.assert_close(found[name], values, rtol=0.1, atol=1e-4)
 
 
+def test_norms_of_a_million_entries_keep_their_digits():
+    torch.manual_seed(0)
+    model, images = nn.Linear(1024, 1024), torch.randn(3, 600, 1024)
+    measure = PerSampleGradients(model, parameters=["weight"])
+    found = measure(images, lambda outputs, _images: outputs.square().mean(dim=(1, 2))).squared_norms["weight"]
+    for index, image in enumerate(images):
+        (gradient,) = torch.autograd.grad(model(image).square().mean(), model.weight)
+        assert float(found[index]) == pytest.approx(float(gradient.double().square().sum()), rel=2e-6)
+
+
 def test_an_empty_batch_is_refused():
     with pytest.raises(ConfigurationError, match="one image or more to measure gradients of, but got none"):
         PerSampleGradients(nn.Linear(2, 2))(torch.zeros(0, 2), to_uniform)

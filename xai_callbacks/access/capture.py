@@ -93,7 +93,8 @@ def tap(subject: Subject, name: str, *, detach: bool = True) -> Iterator[list[Ta
     def note(_module: nn.Module, given: tuple[object, ...], output: object) -> None:
         before, after = first_tensor(given), first_tensor(output)
         if before is not None and after is not None:
-            calls.append(Tapped(before.detach(), after.detach()) if detach else Tapped(before, after))
+            # A copy, since what follows may change either in place.
+            calls.append(Tapped(before.detach().clone(), after.detach().clone()) if detach else Tapped(before, after))
 
     handle = find_module(subject.module, name, "head").register_forward_hook(note)
     try:

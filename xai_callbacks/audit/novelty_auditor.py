@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -188,7 +189,12 @@ class NoveltyAuditor:
         self._judge.forget()
 
     def _subject(self, model: nn.Module) -> Subject:
-        return Subject(model, select=self.model, output=self.output, task=self.probes.task)
+        subject = Subject(model, select=self.model, output=self.output, task=self.probes.task)
+        # A classifier may return probabilities; what is none, such as an autoencoder, has no kind of output to learn.
+        with suppress(ConfigurationError):
+            trace = trace_model(subject, self.probes.images[:_LOOKED_AT])
+            subject.learn_output_kind(trace.outputs, ends_in_probabilities=trace.ends_in_probabilities())
+        return subject
 
     def _under_conditions(self, subject: Subject, head: str | None) -> dict[str, dict[str, Tensor]]:
         """Scores of the probes by condition with its level, and name."""

@@ -167,7 +167,8 @@ class ScheduledCallback(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit what validation has just measured."""
         if self._watch is not None and not trainer.sanity_checking and _is_fitting(trainer):
-            self._report(trainer, self._watch.end(trainer))
+            with self._forgiving(self.on_error):
+                self._report(trainer, self._watch.end(trainer))
         if not trainer.sanity_checking and _is_fitting(trainer) and self.schedule.epoch_is_due(trainer.current_epoch):
             self._audit(trainer, pl_module, step_of(trainer))
 

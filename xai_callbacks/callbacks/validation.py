@@ -87,7 +87,8 @@ class ValidationWatch:
         self._parts = {}
         sound = {name: values[values.isfinite()] for name, values in scores.items()}
         # One reduction of all scores, in the same order in every process, also in one that saw no image.
-        sums = torch.tensor([[float(values.sum()), float(len(values))] for values in sound.values()])
+        precise = torch.float32 if trainer.strategy.root_device.type == "mps" else torch.float64
+        sums = torch.tensor([[float(values.sum()), len(values)] for values in sound.values()], dtype=precise)
         if trainer.world_size > 1:
             reduced = trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum")
             assert isinstance(reduced, Tensor)  # noqa: S101  # as a tensor went in; narrows the type
