@@ -27,6 +27,26 @@ from xai_callbacks.metrics.novelty import (
     rank_correlation,
     separate,
 )
+from xai_callbacks.metrics.nulls import (
+    ShiftNull,
+    explanation_ncc,
+    permuted_mask_null,
+    shift_null,
+    signed_share,
+    sobel_magnitude,
+)
+from xai_callbacks.metrics.ranking import (
+    confounder_sensitivity,
+    confounder_sensitivity_chance,
+    pixel_auroc,
+    pixel_auroc_chance,
+    pixel_average_precision,
+    pixel_average_precision_chance,
+    pointing_game,
+    pointing_game_chance,
+    topk_intersection,
+    topk_intersection_chance,
+)
 from xai_callbacks.metrics.summary import Estimate, summarize
 
 if TYPE_CHECKING:
@@ -40,23 +60,39 @@ __all__ = [
     "NoveltySeparation",
     "RelevanceMass",
     "RelevanceRank",
+    "ShiftNull",
     "SoftIoU",
     "area_fraction",
+    "confounder_sensitivity",
+    "confounder_sensitivity_chance",
     "explanation_drift",
+    "explanation_ncc",
     "fpr_at_95tpr_id",
     "fpr_at_95tpr_ood",
     "lift_chance",
     "novelty_aupr",
     "novelty_auroc",
+    "permuted_mask_null",
+    "pixel_auroc",
+    "pixel_auroc_chance",
+    "pixel_average_precision",
+    "pixel_average_precision_chance",
+    "pointing_game",
+    "pointing_game_chance",
     "rank_correlation",
     "relevance",
     "relevance_lift",
     "relevance_mass",
     "relevance_rank",
     "separate",
+    "shift_null",
+    "signed_share",
+    "sobel_magnitude",
     "soft_iou",
     "soft_iou_chance",
     "summarize",
+    "topk_intersection",
+    "topk_intersection_chance",
 ]
 
 _TWINS = {

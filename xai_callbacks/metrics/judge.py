@@ -19,7 +19,7 @@ from xai_callbacks.metrics.localization import (
     soft_iou,
     soft_iou_chance,
 )
-from xai_callbacks.metrics.summary import Estimate, summarize
+from xai_callbacks.metrics.summary import PerProbe
 from xai_callbacks.probes import ProbeSet
 
 __all__ = ["Judge"]
@@ -61,8 +61,8 @@ class Judge:
         self._size = (probes.images.shape[-2], probes.images.shape[-1])
         self._chances = {region: _chances(mask) for region, mask in probes.masks.items()}
 
-    def judge(self, outputs: Tensor, truth: Tensor | None, heatmaps: Tensor, chunk_size: int) -> dict[str, Estimate]:
-        """All estimates of one audit; remembers this audit for the next.
+    def judge(self, outputs: Tensor, truth: Tensor | None, heatmaps: Tensor, chunk_size: int) -> dict[str, PerProbe]:
+        """All metrics of one audit; remembers this audit for the next.
 
         Args:
             outputs: Logits `(N, K)`, or values `(N, 1)`.
@@ -71,13 +71,13 @@ class Judge:
             chunk_size: Heatmaps enlarged to the size of the images at a time.
         """
         self._peaks = torch.maximum(self._peaks, _peaks(heatmaps))
-        estimates = dict(self._predictions(outputs, truth))
+        judged = dict(self._predictions(outputs, truth))
         for index, question in enumerate(self.questions):
             for name, values, chance in self._localization(heatmaps[index], float(self._peaks[index]), chunk_size):
-                estimates[f"{question}/{name}"] = summarize(values, chance=chance)
-        estimates.update(self._changes(outputs, heatmaps))
+                judged[f"{question}/{name}"] = PerProbe(values, chance)
+        judged.update(self._changes(outputs, heatmaps))
         self._previous = (heatmaps, _answers(outputs))
-        return estimates
+        return judged
 
     def forget(self) -> None:
         """Begin anew, as if nothing had been judged."""
@@ -103,16 +103,16 @@ class Judge:
         if "heatmaps" in state:
             self._previous = (state["heatmaps"], state["answers"])
 
-    def _predictions(self, outputs: Tensor, truth: Tensor | None) -> Iterator[tuple[str, Estimate]]:
+    def _predictions(self, outputs: Tensor, truth: Tensor | None) -> Iterator[tuple[str, PerProbe]]:
         if self.probes.task == "regression":
             if truth is not None:
-                yield "absolute_error", summarize((outputs[:, 0] - truth).abs())
+                yield "absolute_error", PerProbe((outputs[:, 0] - truth).abs().double())
             return
         probabilities = outputs.double().softmax(dim=1)
         if truth is not None:
             chance = torch.full((len(outputs),), 1 / outputs.shape[1], dtype=torch.float64)
-            yield "accuracy", summarize((outputs.argmax(dim=1) == truth).double(), chance=chance)
-        yield "confidence", summarize(probabilities.amax(dim=1))
+            yield "accuracy", PerProbe((outputs.argmax(dim=1) == truth).double(), chance)
+        yield "confidence", PerProbe(probabilities.amax(dim=1))
 
     def _localization(self, heatmaps: Tensor, peak: float, chunk_size: int) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Name, values `(N,)` and chance levels `(N,)` of each metric and region, for maps `(N, h, w)`."""
@@ -128,14 +128,14 @@ class Judge:
             for row, name in enumerate(_LOCALIZATION):
                 yield f"{name}/{region}", values[region][row], self._chances[region][row]
 
-    def _changes(self, outputs: Tensor, heatmaps: Tensor) -> Iterator[tuple[str, Estimate]]:
+    def _changes(self, outputs: Tensor, heatmaps: Tensor) -> Iterator[tuple[str, PerProbe]]:
         if self._previous is None or self._previous[0].shape != heatmaps.shape:
             return
         before, answers = self._previous
         for index, question in enumerate(self.questions):
-            yield f"{question}/drift", summarize(explanation_drift(before[index], heatmaps[index]))
+            yield f"{question}/drift", PerProbe(explanation_drift(before[index], heatmaps[index]))
         if self.probes.task == "classification":
-            yield "switched", summarize((_answers(outputs) != answers).double())
+            yield "switched", PerProbe((_answers(outputs) != answers).double())
 
 
 def _empty(probes: int) -> Tensor:

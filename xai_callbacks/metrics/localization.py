@@ -80,19 +80,19 @@ def area_fraction(mask: Tensor) -> Tensor:
     The chance level of `relevance_mass` and `relevance_rank`: what a constant map gets, and what the circular shifts of
     any map get on average (for the mass).
     """
-    inside, pixels = _counts(mask)
+    inside, pixels = count_pixels(mask)
     return torch.where(inside > 0, inside / pixels, torch.nan)
 
 
 def lift_chance(mask: Tensor) -> Tensor:
     """The chance level of `relevance_lift`: 1; NaN for a mask that is empty or covers the image."""
-    inside, pixels = _counts(mask)
+    inside, pixels = count_pixels(mask)
     return torch.where((inside > 0) & (inside < pixels), torch.ones_like(inside), torch.nan)
 
 
 def soft_iou_chance(mask: Tensor) -> Tensor:
     """The chance level of `soft_iou`, that of a constant map: 4a / (1 + 3a) in (0, 1]; NaN for an empty mask."""
-    inside, pixels = _counts(mask)
+    inside, pixels = count_pixels(mask)
     return torch.where(inside > 0, 4 * inside / (pixels + 3 * inside), torch.nan)
 
 
@@ -108,7 +108,7 @@ def relevance_mass(relevance: Tensor, mask: Tensor, *, reference: float | Tensor
         mask: `(..., H, W)` bool.
         reference: Largest magnitude of a map seen in the run; see the module.
     """
-    sums = _sums(relevance, mask, reference)
+    sums = sum_relevance(relevance, mask, reference)
     return sums.where_valid(sums.inside / sums.total)
 
 
@@ -123,7 +123,7 @@ def relevance_lift(relevance: Tensor, mask: Tensor, *, reference: float | Tensor
         reference: Largest magnitude of a map seen in the run; see the module.
     """
     mass = relevance_mass(relevance, mask, reference=reference)
-    inside, pixels = _counts(mask)
+    inside, pixels = count_pixels(mask)
     return torch.where(inside < pixels, mass / (inside / pixels), torch.nan)
 
 
@@ -140,7 +140,7 @@ def relevance_rank(relevance: Tensor, mask: Tensor, *, reference: float | Tensor
         mask: `(..., H, W)` bool.
         reference: Largest magnitude of a map seen in the run; see the module.
     """
-    sums = _sums(relevance, mask, reference)
+    sums = sum_relevance(relevance, mask, reference)
     shape = (*sums.valid.shape, *mask.shape[-2:])
     values, inside = relevance.expand(shape).flatten(-2), mask.expand(shape).flatten(-2)
     size = inside.sum(dim=-1, keepdim=True)
@@ -164,7 +164,7 @@ def soft_iou(relevance: Tensor, mask: Tensor, *, reference: float | Tensor = 0.0
         mask: `(..., H, W)` bool.
         reference: Largest magnitude of a map seen in the run; see the module.
     """
-    sums = _sums(relevance, mask, reference)
+    sums = sum_relevance(relevance, mask, reference)
     # The formula multiplied by (sum R)^2 K: no division before the last, so that a constant map gets chance exactly.
     overlap = sums.inside * sums.total
     return sums.where_valid(4 * overlap / (sums.area * sums.squares + 2 * overlap + sums.total.square()))
@@ -183,14 +183,14 @@ class _Sums(NamedTuple):
         return torch.where(self.valid, values, torch.nan)
 
 
-def _sums(relevance: Tensor, mask: Tensor, reference: float | Tensor) -> _Sums:
+def sum_relevance(relevance: Tensor, mask: Tensor, reference: float | Tensor) -> _Sums:
     _check(relevance, mask)
     exact = relevance.double()
     peak = exact.amax(dim=(-2, -1), keepdim=True)
     # A constant map becomes all ones, and sums of ones are exact; no map over- or underflows in a square.
     scaled = exact / torch.where(peak > 0, peak, torch.ones_like(peak))
     total, peak = scaled.sum(dim=(-2, -1)), peak[..., 0, 0]
-    area, pixels = _counts(mask)
+    area, pixels = count_pixels(mask)
     # False for maps of zeros, and for those with NaN or inf, whose scaled total is NaN.
     enough = total * peak > _EPS * pixels * reference
     return _Sums(
@@ -202,7 +202,7 @@ def _sums(relevance: Tensor, mask: Tensor, reference: float | Tensor) -> _Sums:
     )
 
 
-def _counts(mask: Tensor) -> tuple[Tensor, int]:
+def count_pixels(mask: Tensor) -> tuple[Tensor, int]:
     """Pixels of each mask, float64 `(...)`, and of the image."""
     if mask.dtype != torch.bool or mask.ndim < 2:
         raise ConfigurationError(f"Expected `mask` to be bool (..., H, W), but got {mask.dtype} {tuple(mask.shape)}.")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = ["FEWEST_FOR_INTERVAL", "Estimate", "summarize"]
+__all__ = ["FEWEST_FOR_INTERVAL", "Estimate", "PerProbe", "resampled_means", "summarize"]
 
 FEWEST_FOR_INTERVAL = 30
 """With fewer valid probes an interval would promise more than it knows, and none is given."""
@@ -42,6 +42,22 @@ class Estimate(NamedTuple):
     degenerate: int
 
 
+class PerProbe(NamedTuple):
+    """What a metric says of each probe.
+
+    Attributes:
+        values: `(N,)` float64; NaN where there is no value.
+        chance: Chance level of each, `(N,)` float64, NaN where the metric does not apply; None for a metric without.
+    """
+
+    values: Tensor
+    chance: Tensor | None = None
+
+    def summary(self) -> Estimate:
+        """The mean over the probes, see `summarize`."""
+        return summarize(self.values, chance=self.chance)
+
+
 def summarize(
     values: Tensor, *, chance: Tensor | None = None, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> Estimate:
@@ -67,7 +83,7 @@ def summarize(
     count = int(valid.sum())
     low, high = None, None
     if count >= FEWEST_FOR_INTERVAL:
-        means = _resampled_means(values, valid, resamples, seed)
+        means = resampled_means(values, valid, resamples, seed)
         tail = (1 - confidence) / 2
         low, high = torch.nanquantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     missing, level = ~valid, None
@@ -77,12 +93,22 @@ def summarize(
     return Estimate(float(values[valid].mean()), low, high, level, count, int(missing.sum()))
 
 
-def _resampled_means(values: Tensor, valid: Tensor, resamples: int, seed: int) -> Tensor:
-    """Mean of each resample, `(resamples,)`; NaN should a resample hold no valid probe."""
-    probes = len(values)
+def resampled_means(values: Tensor, valid: Tensor, resamples: int = 1000, seed: int = 0) -> Tensor:
+    """Means of bootstrap resamples of probes; those of equal N and seed are paired.
+
+    Args:
+        values: `(..., N)` float64.
+        valid: Which probes count, `(N,)` bool.
+        resamples: How many resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        `(..., resamples)`; NaN should a resample hold no valid probe.
+    """
+    probes = values.shape[-1]
     blocks = _kept_weights if probes * resamples <= _BLOCK else _weights
-    values, valid = torch.where(valid, values, 0.0), valid.double()
-    return torch.cat([(weights @ values) / (weights @ valid) for weights in blocks(probes, resamples, seed)])
+    values, once = torch.where(valid, values, 0.0), valid.double()
+    return torch.cat([values @ weights.T / (weights @ once) for weights in blocks(probes, resamples, seed)], dim=-1)
 
 
 def _weights(probes: int, resamples: int, seed: int) -> Iterator[Tensor]:

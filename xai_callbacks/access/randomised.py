@@ -1,0 +1,151 @@
+"""`randomised_copy`: the same architecture that has learned nothing, to read a model's heatmaps beside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import UninitializedParameter
+
+from xai_callbacks.access.guard import undisturbed
+from xai_callbacks.access.subject import ModelSelector, Subject
+from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.randomness import seed_generators
+
+__all__ = ["randomised_copy"]
+
+
+def randomised_copy(
+    module: nn.Module, images: Tensor, seed: int, *, select: ModelSelector | None = None, chunk_size: int | None = None
+) -> nn.Module:
+    """A deep copy of a model with random parameters: what its heatmaps look at without having learned anything.
+
+    Parameters are drawn anew by the `reset_parameters` of their module. Those that no such method touches are shuffled
+    element by element, which keeps their distribution; a parameter of one element stays. Tied parameters stay tied, and
+    buffers are kept, but for the running statistics of batch normalisation: untrained weights need their own. They are
+    taken from one forward pass over `images`, with these layers alone in training mode.
+
+    The model is as `undisturbed` would leave it, bit by bit; so are the random streams. Equal seeds give equal copies
+    on one kind of device.
+
+    Args:
+        module: The model, or the LightningModule that holds it; wrappers are looked through, and are not copied.
+        images: Images as the model expects them `(N, C, H, W)`, some 256 training images, or the probes. Not looked at
+            if no layer keeps statistics.
+        seed: Which copy; a few make a reference.
+        select: Where the classifier is if `module.forward` is not it; see `Subject`.
+        chunk_size: Images in one forward pass, N by default. Statistics of chunks are averaged.
+
+    Returns:
+        The copy, without the wrappers, in eval mode, on the device of the model. It takes the memory of another model.
+
+    Raises:
+        ConfigurationError: The model cannot be copied or drawn anew, or two images at least are missing.
+    """
+    require_integer("seed", seed, least=0)
+    if chunk_size is not None:
+        require_integer("chunk_size", chunk_size, least=2, hint="A single image has no variance.")
+    root = Subject(module).root
+    with undisturbed(root):  # its submodules are in eval mode, and so are their copies
+        copied = _copied(root)
+        seed_generators(seed)
+        with torch.no_grad():
+            _randomise(copied)
+            _normalise(Subject(copied, select=select), images, chunk_size)
+    return copied
+
+
+def _copied(root: nn.Module) -> nn.Module:
+    lazy = [name for name, parameter in root.named_parameters() if isinstance(parameter, UninitializedParameter)]
+    if lazy:
+        raise ConfigurationError(
+            f"Expected `module` to have all its parameters, but got {lazy[0]!r} without a shape. Run the model on a "
+            "batch first."
+        )
+    # Results of a forward pass kept as attributes, such as a normed weight, have a graph and refuse to be copied.
+    kept = [value for each in root.modules() for value in vars(each).values() if isinstance(value, Tensor)]
+    memo: dict[int, object] = {id(value): value.detach().clone() for value in kept if not value.is_leaf}
+    try:
+        copied = deepcopy(root, memo)
+    except Exception as error:  # whatever a user's attributes make of it
+        raise ConfigurationError(
+            f"Expected `module` to be one that copy.deepcopy can copy, but got {type(root).__name__}, where it raised "
+            f"{type(error).__name__}: {error}. Keep what cannot be copied out of the model's attributes, or go without "
+            "a model-randomised reference."
+        ) from error
+    return copied
+
+
+def _randomise(model: nn.Module) -> None:
+    # Parts first, as in construction: a whole may draw the parameters of its parts in its own way.
+    for module in reversed(list(model.modules())):
+        own = list(module.parameters(recurse=False))
+        before = [parameter.clone() for parameter in own]
+        _reset(module)
+        for parameter, old in zip(own, before, strict=True):
+            if torch.equal(parameter, old):
+                _shuffle(parameter)
+
+
+def _reset(module: nn.Module) -> None:
+    reset = getattr(module, "reset_parameters", None)
+    if not callable(reset):
+        return
+    try:
+        reset()
+    except Exception as error:  # it is the user's method
+        raise ConfigurationError(
+            f"Expected `reset_parameters` of {type(module).__name__} to draw its parameters anew, but it raised "
+            f"{type(error).__name__}: {error}. Make it work without arguments, or give it another name: parameters "
+            "without such a method are shuffled."
+        ) from error
+
+
+def _shuffle(parameter: Tensor) -> None:
+    order = torch.randperm(parameter.numel()).to(parameter.device)
+    parameter.copy_(parameter.flatten()[order].view(parameter.shape))
+
+
+def _normalise(subject: Subject, images: Tensor, chunk_size: int | None) -> None:
+    """Set the running statistics of batch normalisation to those of images."""
+    layers = [each for each in subject.root.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
+    if not layers:
+        return
+    if images.ndim != 4 or len(images) < 2:
+        raise ConfigurationError(
+            f"Expected `images` to be two or more (N, C, H, W), but got shape {tuple(images.shape)}. The statistics of "
+            "batch normalisation are taken from them."
+        )
+    # At least two images a chunk, and chunks as equal as can be: each counts the same.
+    chunks = min(-(-len(images) // (chunk_size or len(images))), len(images) // 2)
+    with _gathering(layers):
+        for chunk in images.tensor_split(chunks):
+            subject.call(subject.images(chunk))
+
+
+@contextmanager
+def _gathering(layers: list[_BatchNorm]) -> Iterator[None]:
+    """Layers average what they see; then they are as before, but for their statistics."""
+    before = [(layer, layer.momentum) for layer in layers]
+    for layer in layers:
+        if isinstance(layer, nn.SyncBatchNorm):
+            # In training mode it would wait for processes that look at nothing. In eval mode there is no difference.
+            layer.__class__ = _LocalBatchNorm  # type: ignore[assignment]
+        layer.reset_running_stats()
+        layer.momentum, layer.training = None, True
+    try:
+        yield
+    finally:
+        for layer, momentum in before:
+            layer.momentum, layer.training = momentum, False
+
+
+class _LocalBatchNorm(_BatchNorm):
+    """A `SyncBatchNorm` that has become one of a single process; like that, it takes images of any dimension."""
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - the name of the ancestor
+        pass
