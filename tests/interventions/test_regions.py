@@ -157,7 +157,7 @@ def test_mixed_background_sets_the_object_on_the_filled_background_of_the_partne
     masks = torch.cat([box(2, 3, 4, 5), box(6, 0, 3, 3), box(0, 0, 0, 0)])
     others = torch.tensor([1, 2, 0])
 
-    mixed = mixed_background(images(), masks, others)
+    mixed = mixed_background(images(), masks, images()[others], masks[others])
 
     backgrounds = apply_fill(images(), masks, "local_mean")
     for place, other in enumerate(others.tolist()):
@@ -182,12 +182,8 @@ def test_mixed_background_sets_the_object_on_the_filled_background_of_the_partne
         (lambda: partners(torch.zeros(3)), r"Expected `labels` to be int64 \(N,\), but got torch.float32"),
         (lambda: partners(torch.zeros(3).long(), "next"), "Expected `kind` to be 'same' or 'rand', but got 'next'"),
         (
-            lambda: mixed_background(images(), box(0, 0, 1, 1).repeat(3, 1, 1), torch.tensor([1, 0])),
-            r"Expected `partners` to be int64 \(3,\)",
-        ),
-        (
-            lambda: mixed_background(images(), box(0, 0, 1, 1).repeat(3, 1, 1), torch.tensor([1, 0, -1])),
-            "Expected `partners` to be from 0 to 2, but got .* -1 stands for no partner",
+            lambda: mixed_background(images(), box(0, 0, 1, 1).repeat(3, 1, 1), images(2), box(0, 0, 1, 1)),
+            r"Expected `others` to be \(3, 3, 12, 10\) as `images`, but got \(2, 3, 12, 10\)",
         ),
     ],
 )

@@ -30,6 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.probes import ProbeSet
 
 __all__ = ["CONDITIONS", "LEVELS", "apply_condition", "condition_probes"]
@@ -56,9 +57,6 @@ _OCCLUDER = 0.5
 
 # Resizing in float32 leaves [0, 1] by rounding.
 _ROUNDING = 1e-4
-
-# Values that a normalisation, undone, may leave outside [0, 1]: resizing overshoots at edges, a wrong scale everywhere.
-_OVERSHOOT, _OVERSHOOT_SHARE = 0.05, 0.05
 
 
 def apply_condition(images01: Tensor, condition: str, level: int, *, seed: int = 0) -> Tensor:
@@ -108,14 +106,9 @@ def condition_probes(probes: ProbeSet, condition: str, level: int, seed: int = 0
     Raises:
         ConfigurationError: An argument is out of range, or it is unknown which values are black and white.
     """
-    images = probes.images
-    if probes.mean is None or probes.std is None:
-        _check_display_range(images, margin=_ROUNDING, share=0.0, known=False)
-        return apply_condition(images, condition, level, seed=seed)
-    mean, std = (images.new_tensor(values).view(1, -1, 1, 1) for values in (probes.mean, probes.std))
-    display = images * std + mean
-    _check_display_range(display, margin=_OVERSHOOT, share=_OVERSHOOT_SHARE, known=True)
-    return (apply_condition(display.clamp(0, 1), condition, level, seed=seed) - mean) / std
+    scale = PixelScale.of(probes)
+    edited = apply_condition(scale.displayed(probes.images), condition, level, seed=seed)
+    return scale.expected(edited, probes.images)
 
 
 def _edited(images: Tensor, condition: str, strength: float, seed: int) -> Tensor:
@@ -216,19 +209,3 @@ def _check_images(images: Tensor) -> None:
             f"Expected `images01` to lie in [0, 1], but got values from {low:.3g} to {high:.3g}. Undo the "
             "normalisation first, or hand a probe set with its `mean` and `std` to `condition_probes`."
         )
-
-
-def _check_display_range(images: Tensor, *, margin: float, share: float, known: bool) -> None:
-    outside = ((images < -margin) | (images > 1 + margin)).float().mean()
-    if float(outside) <= share:
-        return
-    found = f"{float(outside):.0%} of the values outside, from {float(images.min()):.3g} to {float(images.max()):.3g}"
-    if known:
-        raise ConfigurationError(
-            f"Expected the images of `probes` to lie in [0, 1] once `mean` and `std` are undone, but got {found}. Give "
-            "`mean` and `std` in units of [0, 1] pixels, as they are in the transform."
-        )
-    raise ConfigurationError(
-        f"Expected `probes` to have `mean` and `std`, or images in [0, 1], but got neither: {found}. Build the probe "
-        "set with the `mean` and `std` of the transform."
-    )

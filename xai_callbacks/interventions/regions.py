@@ -160,7 +160,8 @@ def partners(labels: Tensor, kind: str = "same", seed: int = 0) -> Tensor:
 def mixed_background(
     images: Tensor,
     masks: Tensor,
-    partners: Tensor,
+    others: Tensor,
+    other_masks: Tensor,
     fill: str = "local_mean",
     *,
     names: Sequence[str] | None = None,
@@ -169,14 +170,15 @@ def mixed_background(
 ) -> Tensor:
     """Set the object of each image on the background of another one, whose own object is filled first.
 
-    An image without the region becomes the background only; a partner without it is taken as it is.
+    An image without the region becomes the background only; another one without it is taken as it is.
 
     Args:
         images: `(N, C, H, W)` floats in [0, 1], before normalisation.
         masks: `(N, H, W)` booleans, True on the object.
-        partners: `(N,)` int64, the place of the other image; see the function `partners`.
-        fill: One of `FILLS`, for the objects of the partners.
-        names: See `apply_fill`.
+        others: The images that lend their backgrounds, as `images`; see `partners`.
+        other_masks: `(N, H, W)` booleans, True on their objects.
+        fill: One of `FILLS`, for the objects of the others.
+        names: Names of the others; see `apply_fill`.
         seed: See `apply_fill`.
         mean: See `apply_fill`.
 
@@ -184,21 +186,16 @@ def mixed_background(
         New images, without gradient: shape, type and device of `images`. The object is bit-identical.
 
     Raises:
-        ConfigurationError: An argument has the wrong shape, type or range, or an image has no partner.
+        ConfigurationError: An argument has the wrong shape, type or range.
     """
     check_regions(images, masks)
-    if partners.shape != (len(images),) or partners.dtype != torch.int64:
+    if others.shape != images.shape:
         raise ConfigurationError(
-            f"Expected `partners` to be int64 ({len(images)},), but got {partners.dtype} {tuple(partners.shape)}. "
-            "Draw them with the function `partners`."
-        )
-    if bool(((partners < 0) | (partners >= len(images))).any()):
-        raise ConfigurationError(
-            f"Expected `partners` to be from 0 to {len(images) - 1}, but got {partners.tolist()}. -1 stands for no "
-            "partner: leave such images out, and set those that have one among themselves."
+            f"Expected `others` to be {tuple(images.shape)} as `images`, but got {tuple(others.shape)}. Take one for "
+            "each image, such as `images[partners(labels)]`."
         )
     with torch.inference_mode(mode=False), torch.no_grad():
-        backgrounds = remove(images, masks, fill, names=names, seed=seed, mean=mean)[partners.to(images.device)]
+        backgrounds = remove(others, other_masks, fill, names=names, seed=seed, mean=mean)
         return torch.where(masks.to(images.device)[:, None], images.detach(), backgrounds)
 
 

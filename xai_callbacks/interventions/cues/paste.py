@@ -1,0 +1,102 @@
+"""`PasteCue`: a masked region of some probes, pasted into the others and taken out of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.interventions.cues.base import Cue, Twins
+from xai_callbacks.interventions.cues.checks import require_region
+from xai_callbacks.interventions.fills import FILLS, apply_fill, dilate, named_generator
+from xai_callbacks.interventions.shown import Shown
+from xai_callbacks.probes import ProbeSet
+
+__all__ = ["PasteCue"]
+
+# These ask for more than an image and a region.
+_UNSUITED = ("swap", "mean")
+
+# Share of the object that a pasted region may hide.
+_HIDES = 0.2
+
+
+class PasteCue(Cue):
+    """A real cue, cut out of the probes that have it.
+
+    A probe without the region gets that of another one, in the place where it lies there: `added`. A probe with the
+    region loses it: the region is filled. No painter of the cue is needed, but masks of it on some probes. What would
+    hide more than a fifth of the region `core` is not pasted; a probe for which nothing is left has no pair. The region
+    must be that of one cue: where each class has its own, take a region each.
+
+    Args:
+        points_to: The class that the cue points to, as an index or a name.
+        region: Name of the region.
+        fill: What takes its place, one of `FILLS` but `swap` and `mean`.
+        grow: Pixels by which the region grows before it is cut or filled, so that no rim stays behind.
+        name: See `Cue`.
+
+    Raises:
+        ConfigurationError: An argument is no such thing, or there is more than one class; in `check`, if no probe has
+            the region.
+    """
+
+    def __init__(
+        self,
+        points_to: int | str,
+        *,
+        region: str = "spurious",
+        fill: str = "local_mean",
+        grow: int = 2,
+        name: str = "paste",
+    ) -> None:
+        super().__init__(name, points_to)
+        if len(self.points_to) != 1:
+            raise ConfigurationError(
+                f"Expected `points_to` of the cue {name!r} to be one class, that of the region, but got {points_to!r}. "
+                "Make one cue a class."
+            )
+        require_integer("grow", grow, least=0, hint="It is a number of pixels.")
+        if fill not in FILLS or fill in _UNSUITED:
+            allowed = ", ".join(known for known in FILLS if known not in _UNSUITED)
+            raise ConfigurationError(f"Expected `fill` of the cue {name!r} to be one of {allowed}, but got {fill!r}.")
+        self.region, self.fill, self.grow = region, fill, grow
+
+    def check(self, probes: ProbeSet) -> None:
+        """See `Cue.check`; some probes must have the region."""
+        super().check(probes)
+        require_region(self.region, probes, "region", self.name)
+
+    def twins(self, shown: Shown) -> Twins:
+        """Probes with the region, their own or another's, and without."""
+        masks = shown.probes.masks[self.region]
+        donors = masks.flatten(1).any(dim=1)
+        has = donors[shown.rows]
+        own = dilate(masks[shown.rows], self.grow)
+        emptied = apply_fill(shown.images, own, self.fill, names=shown.names, seed=shown.seed)
+        sources = [-1 if donors[row] else self._source(shown, donors, row) for row in shown.rows.tolist()]
+        lenders = torch.tensor(sources).clamp(min=0)
+        found = torch.tensor(sources) >= 0
+        lent = dilate(masks[lenders], self.grow) & found[:, None, None]
+        pieces = shown.scale.displayed(shown.probes.images[lenders])
+        pasted = torch.where(lent[:, None], pieces, shown.images)
+        take = has[:, None, None, None]
+        points_to = torch.full_like(lenders, self.classes(shown.probes)[0]).where(has | found, -1)
+        present, absent = torch.where(take, shown.images, pasted), torch.where(take, emptied, shown.images)
+        return Twins(present, absent, absent, points_to, torch.where(has[:, None, None], own, lent), ~has)
+
+    def _source(self, shown: Shown, donors: Tensor, row: int) -> int:
+        """A probe whose region, pasted here, leaves the object visible, each equally likely; -1 if there is none."""
+        generator = named_generator(f"source of {self.name}", shown.seed, shown.probes.names[row])
+        candidates = donors.nonzero()[:, 0]
+        shuffled = candidates[torch.randperm(len(candidates), generator=generator)].tolist()
+        core = shown.probes.masks.get("core")
+        if core is None or not core[row].any():
+            return int(shuffled[0])
+        most = _HIDES * int(core[row].sum())
+        for source in shuffled:
+            # Most often the first will do, and regions are not grown before they must be.
+            region = dilate(shown.probes.masks[self.region][source : source + 1], self.grow)[0]
+            if int((region & core[row]).sum()) <= most:
+                return int(source)
+        return -1

@@ -1,0 +1,41 @@
+"""`Shown`: some probes of a set as they are displayed, with what is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from xai_callbacks.interventions.pixels import PixelScale
+from xai_callbacks.probes import ProbeSet
+
+__all__ = ["Shown"]
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Some probes as they are displayed, or as an earlier edit left them.
+
+    Attributes:
+        images: `(n, C, H, W)` in [0, 1].
+        rows: Which probes these are, `(n,)` int64.
+        probes: The whole set.
+        scale: Shows others of the set in [0, 1].
+        seed: Seed of what is random.
+    """
+
+    images: Tensor
+    rows: Tensor
+    probes: ProbeSet
+    scale: PixelScale
+    seed: int
+
+    @property
+    def names(self) -> list[str]:
+        """Names of these probes."""
+        return [self.probes.names[row] for row in self.rows.tolist()]
+
+    def region(self, name: str) -> Tensor | None:
+        """Where a region of these probes lies, `(n, H, W)` bool; None if the set has no such region."""
+        masks = self.probes.masks.get(name)
+        return None if masks is None else masks[self.rows]

@@ -1,0 +1,107 @@
+"""What a cue does to an answer: one image with the cue against the same image without it.
+
+Outputs are logits `(N, K)` of the same model; `classes` `(N,)` int64 are the classes that the cue points to, -1 where
+there is no such pair. Results are `(N,)` float64: NaN where there is no pair, or a logit is not finite.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xai_callbacks.errors import ConfigurationError
+
+__all__ = [
+    "answers_with",
+    "consistency",
+    "cue_effect",
+    "cue_effect_logit",
+    "flip_rate",
+    "pair_accuracy",
+    "spurious_score",
+    "total_variation",
+]
+
+
+def cue_effect(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
+    """How much the cue raises the probability of the class it points to, in [-1, 1]; 0 for a model that ignores it."""
+    _check(present, absent, classes)
+    gained = present.double().softmax(dim=1) - absent.double().softmax(dim=1)
+    return _where(_of_class(gained, classes), present, absent, classes)
+
+
+def cue_effect_logit(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
+    """The same in logits, each centred on the mean over the classes; does not saturate, any real number."""
+    _check(present, absent, classes)
+    gained = present.double() - absent.double()
+    return _where(_of_class(gained - gained.mean(dim=1, keepdim=True), classes), present, absent, classes)
+
+
+def flip_rate(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
+    """1 where the answer is the class of the cue with it and another one without, else 0."""
+    _check(present, absent, classes)
+    flipped = (present.argmax(dim=1) == classes) & (absent.argmax(dim=1) != classes)
+    return _where(flipped.double(), present, absent, classes)
+
+
+def spurious_score(present: Tensor, neutral: Tensor, classes: Tensor) -> Tensor:
+    """Of images not answered so without any cue: 1 where the cue makes the model answer its class, else 0.
+
+    NaN where the answer is that class anyway. Source: Adebayo et al. 2022, who call a model spurious above .85.
+    """
+    _check(present, neutral, classes)
+    flipped = (present.argmax(dim=1) == classes).double()
+    free = neutral.argmax(dim=1) != classes
+    return _where(torch.where(free, flipped, torch.nan), present, neutral, classes)
+
+
+def total_variation(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
+    """Total variation distance of the two answers, in [0, 1]: how much the cue changes, whatever it points to."""
+    _check(present, absent, classes)
+    gained = present.double().softmax(dim=1) - absent.double().softmax(dim=1)
+    return _where(gained.abs().sum(dim=1) / 2, present, absent, classes)
+
+
+def consistency(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
+    """1 where the answer is the same with the cue and without, else 0."""
+    _check(present, absent, classes)
+    return _where((present.argmax(dim=1) == absent.argmax(dim=1)).double(), present, absent, classes)
+
+
+def pair_accuracy(present: Tensor, absent: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
+    """1 where both answers are right, `labels` `(N,)`, else 0; stricter than accuracy."""
+    _check(present, absent, classes)
+    right = (present.argmax(dim=1) == labels) & (absent.argmax(dim=1) == labels)
+    return _where(right.double(), present, absent, classes)
+
+
+def answers_with(outputs: Tensor, classes: Tensor) -> Tensor:
+    """1 where the answer is the given class, else 0; NaN for class -1 and for logits that are not finite."""
+    _check(outputs, outputs, classes)
+    return _where((outputs.argmax(dim=1) == classes).double(), outputs, outputs, classes)
+
+
+def _of_class(values: Tensor, classes: Tensor) -> Tensor:
+    return values.gather(1, classes.clamp(min=0)[:, None])[:, 0]
+
+
+def _where(values: Tensor, one: Tensor, other: Tensor, classes: Tensor) -> Tensor:
+    valid = (classes >= 0) & one.isfinite().all(dim=1) & other.isfinite().all(dim=1)
+    return torch.where(valid, values, torch.nan)
+
+
+def _check(one: Tensor, other: Tensor, classes: Tensor) -> None:
+    if one.ndim != 2 or one.shape != other.shape:
+        raise ConfigurationError(
+            f"Expected logits (N, K) of the same images with the cue and without, but got {tuple(one.shape)} and "
+            f"{tuple(other.shape)}."
+        )
+    if classes.shape != one.shape[:1] or classes.dtype != torch.int64:
+        raise ConfigurationError(
+            f"Expected `classes` to be int64 ({len(one)},), but got {classes.dtype} {tuple(classes.shape)}."
+        )
+    if len(classes) and not -1 <= int(classes.min()) <= int(classes.max()) < one.shape[1]:
+        raise ConfigurationError(
+            f"Expected `classes` to be -1 or below {one.shape[1]}, the number of classes of the model, but got "
+            f"{int(classes.min())} to {int(classes.max())}."
+        )

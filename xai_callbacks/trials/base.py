@@ -1,0 +1,72 @@
+"""`Trial`: an edit of the probes, and a judgement of what the model makes of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from xai_callbacks.interventions.shown import Shown
+from xai_callbacks.metrics.summary import Estimate, PerProbe
+from xai_callbacks.probes import ProbeSet
+
+__all__ = ["Answers", "Judged", "Trial", "Views"]
+
+Judged = Mapping[str, PerProbe | Estimate]
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Some probes, edited in several ways.
+
+    Attributes:
+        images: By name of the view, `(n, C, H, W)` in [0, 1]. A tensor that is given twice, or the one that was shown,
+            is not run twice.
+        facts: What the judgement must know of these probes beside the answers, `(n, ...)` by name.
+    """
+
+    images: Mapping[str, Tensor]
+    facts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the model said of all probes.
+
+    Attributes:
+        given: Logits of the probes as they are, `(N, K)`, or values `(N, 1)` for regression.
+        views: Those of each view, by name.
+        facts: The facts of `Views`, `(N, ...)` by name.
+    """
+
+    given: Tensor
+    views: Mapping[str, Tensor]
+    facts: Mapping[str, Tensor]
+
+
+class Trial(ABC):
+    """An edit of the probes, and a judgement of what the model makes of it.
+
+    Attributes:
+        name: What the keys of the trial begin with, such as `cue/patch`; differs from that of every other trial.
+    """
+
+    name: str
+
+    @abstractmethod
+    def check(self, probes: ProbeSet) -> None:
+        """Say whether the trial suits a probe set, before anything is run.
+
+        Raises:
+            ConfigurationError: It does not.
+        """
+
+    @abstractmethod
+    def views(self, shown: Shown) -> Views:
+        """Edit some probes."""
+
+    @abstractmethod
+    def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
+        """Judge the answers, by full key."""
