@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 TO_THE_LEFT_OF_AUDIT = {
     "errors", "randomness", "probes", "questions", "access", "render", "record", "interventions", "explainers",
-    "novelty", "metrics",
+    "novelty", "metrics", "trials",
 }  # fmt: skip
-UP_TO_CALLBACKS = TO_THE_LEFT_OF_AUDIT | {"audit", "history", "expectations", "sinks", "_lightning"}
+UP_TO_CALLBACKS = TO_THE_LEFT_OF_AUDIT | {"audit", "alarms", "history", "expectations", "sinks", "_lightning"}
 
 # Every room may import these two; they import nothing of ours.
 FOUNDATIONS = {"errors", "randomness"}
@@ -33,9 +33,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explainers": {"questions", "access"} | FOUNDATIONS,
     "novelty": {"questions", "access", "probes"} | FOUNDATIONS,
     "metrics": {"interventions", "probes"} | FOUNDATIONS,
+    "trials": {"interventions", "metrics", "probes"} | FOUNDATIONS,
     "audit": TO_THE_LEFT_OF_AUDIT,
+    "alarms": {"metrics", "record"} | FOUNDATIONS,
     "history": {"record", "probes"} | FOUNDATIONS,
-    "expectations": {"record", "probes"} | FOUNDATIONS,
+    "expectations": {"record", "probes", "metrics"} | FOUNDATIONS,
     "sinks": {"render", "history", "record", "probes"} | FOUNDATIONS,
     "compare": {"history", "metrics", "probes", "record"} | FOUNDATIONS,
     "report": {"compare", "history", "render"} | FOUNDATIONS,

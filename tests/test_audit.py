@@ -60,7 +60,7 @@ def test_record_holds_every_probe_and_every_question():
     assert [len(titles) for titles in record.titles] == [6, 6, 6]
     assert record.fingerprint == tiny_probes(6).fingerprint
     assert record.notes == ()
-    assert set(record.seconds) == {"explain", "judge"}
+    assert set(record.seconds) == {"explain", "try", "judge"}
 
 
 def test_predictions_and_confidences_are_those_of_the_model_in_eval_mode():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from xai_callbacks.metrics.cluster_judge import Clustered
 from xai_callbacks.metrics.summary import Estimate
 
 __all__ = ["AuditRecord", "Estimate", "NoveltyRecord"]
@@ -25,8 +26,8 @@ class NoveltyRecord:
         metrics: Estimates by key such as `novelty/energy/auroc`.
         seconds: Wall time of each stage.
         notes: Sentences about what was left out or assumed.
-        useless: Sentences about novelty scores that were left out because they say nothing: which score of which layer,
-            and for which probe.
+        useless: Sentences about what was left out because it failed or says nothing: which novelty score of which layer
+            and for which probe, or which trial.
     """
 
     step: int
@@ -64,6 +65,12 @@ class AuditRecord(NoveltyRecord):
             name of the score, empty if it was not asked for.
         layer_shares: Share of each layer in the squared gradient norm, see `novelty.layer_shares`; `(N,)` float64 by
             name, empty if it was not asked for.
+        per_probe: What each metric that is a mean over probes says of each, `(N,)` float64 under its key; NaN where a
+            probe has no value.
+        cue_regions: Region in which the probes themselves carry a cue that was tried, by name of the cue.
+        clusters: Kinds of heatmaps in each class; None if they were not asked for.
+        chances: Chance level of each probe, `(N,)` float64 by key, of the metrics that have one; NaN where the metric
+            does not apply to a probe.
     """
 
     layer: str
@@ -80,3 +87,7 @@ class AuditRecord(NoveltyRecord):
     heatmaps: Tensor
     novelty_maps: Mapping[str, Tensor]
     layer_shares: Mapping[str, Tensor]
+    per_probe: Mapping[str, Tensor]
+    chances: Mapping[str, Tensor]
+    clusters: Clustered | None
+    cue_regions: Mapping[str, str]

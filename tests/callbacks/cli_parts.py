@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import lightning.pytorch
 import pytorch_lightning
+import torch
+from torch.utils.data import DataLoader
 
 from tests.callbacks.runs import loader, module_class
 
@@ -28,6 +30,27 @@ class _Loaders:
 
     def val_dataloader(self):
         return loader(2, seed=6)
+
+
+class _Digits:
+    def train_dataloader(self):
+        return DataLoader(digits(16, 5), batch_size=4)
+
+    def val_dataloader(self):
+        return DataLoader(digits(8, 6), batch_size=4)
+
+
+def digits(count, seed):
+    """Images of 28 x 28 pixels in [0, 1]."""
+    return torch.rand(count, 1, 28, 28, generator=torch.Generator().manual_seed(seed))
+
+
+class OldDigits(_Digits, pytorch_lightning.LightningDataModule):
+    """For `pytorch_lightning`."""
+
+
+class NewDigits(_Digits, lightning.pytorch.LightningDataModule):
+    """For `lightning`."""
 
 
 class OldData(_Loaders, pytorch_lightning.LightningDataModule):

@@ -1,4 +1,4 @@
-"""`configs/audit.yaml` with LightningCLI."""
+"""`configs/audit.yaml` and `configs/novelty.yaml` with LightningCLI."""
 
 from __future__ import annotations
 
@@ -13,11 +13,23 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.callbacks.cli_parts import digits
 from tests.tiny import image_steps, read_events, scalar_steps, tiny_probes
-from xai_callbacks import AuditCallback, ConfoundingLabels, GradCAM, GradNorm, Why, WhyNotCertain, WhyRatherThan
+from xai_callbacks import (
+    AuditCallback,
+    ConfoundingLabels,
+    GradCAM,
+    GradNorm,
+    NoveltyCallback,
+    ProbeSet,
+    Why,
+    WhyNotCertain,
+    WhyRatherThan,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "configs" / "audit.yaml"
+NOVELTY = REPOSITORY / "configs" / "novelty.yaml"
 PARTS = {"pytorch_lightning": "Old", "lightning.pytorch": "New"}
 QUIET = [
     "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1",
@@ -37,6 +49,14 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def digit_project(project):
+    """The same with digits for an autoencoder."""
+    for name, count in (("probes", 6), ("inliers", 20), ("novel", 5)):
+        ProbeSet.from_tensors(digits(count, count)).save(project / f"{name}.safetensors")
+    return project
+
+
 def cli(name, *, config=CONFIG, run=True):
     given = [*(["fit"] if run else []), "--config", str(config), *QUIET]
     parts = [
@@ -44,6 +64,14 @@ def cli(name, *, config=CONFIG, run=True):
         f"--data=tests.callbacks.cli_parts.{PARTS[name]}Data",
     ]
     return importlib.import_module(f"{name}.cli").LightningCLI(args=[*given, *parts], run=run)
+
+
+def command(config, name="pytorch_lightning"):
+    """The words of the command in the first line of a config, with a module and data that exist."""
+    first = config.read_text().splitlines()[0]
+    assert first.startswith("# python -c ")
+    words = first.removeprefix("# ").replace(f"configs/{config.name}", str(config))
+    return shlex.split(words.replace("my_project.My", f"tests.callbacks.cli_parts.{PARTS[name]}"))
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -69,12 +97,29 @@ def test_config_says_what_the_defaults_are(project):
     assert audit.auditor.probes.fingerprint == tiny_probes().fingerprint
 
 
-def test_every_argument_of_the_callback_is_in_the_config():
-    (audit, *_others) = yaml.safe_load(CONFIG.read_text())["trainer"]["callbacks"]
-    signature = inspect.signature(AuditCallback).parameters
+@pytest.mark.parametrize("name", PARTS)
+def test_novelty_config_trains_and_scores(digit_project, name):
+    words = command(NOVELTY, name)
+    made = importlib.import_module(f"{name}.cli").LightningCLI(args=[*words[words.index("fit") :], *QUIET])
+    events = read_events(digit_project / "lightning_logs" / "version_0")
+    steps = [0, *scalar_steps(events, "val_loss")]
+    assert steps == [0, 3, 7]
+    for score in ("reconstruction", "fisher", "gradcon"):
+        for key in ("", "/auroc", "/blur_1/auroc", "/noise_5/auroc"):
+            assert scalar_steps(events, f"audit/novelty/{score}{key}") == steps
+        assert image_steps(events, f"audit_novelty/{score}/most_novel") == steps
+    assert list(digit_project.rglob("*.ckpt"))
+    (callback,) = (each for each in made.trainer.callbacks if isinstance(each, NoveltyCallback))
+    assert callback.last_record.useless == ()
+
+
+@pytest.mark.parametrize(("config", "kind"), [(CONFIG, AuditCallback), (NOVELTY, NoveltyCallback)])
+def test_every_argument_of_the_callback_is_in_the_config(config, kind):
+    (audit, *_others) = yaml.safe_load(config.read_text())["trainer"]["callbacks"]
+    signature = inspect.signature(kind).parameters
     assert list(audit["init_args"]) == list(signature)
     for name, value in audit["init_args"].items():
-        if not isinstance(value, (list, dict)) and name != "probes":
+        if not isinstance(value, (list, dict)) and not str(value).endswith(".safetensors"):
             assert value == signature[name].default, name
 
 
@@ -87,15 +132,7 @@ def test_misspelt_argument_is_reported(project, capsys):
 
 
 def test_command_in_the_first_line_runs(project):
-    first = CONFIG.read_text().splitlines()[0]
-    assert first.startswith("# python ")
-    command = (
-        first.removeprefix("# ")
-        .replace("configs/audit.yaml", str(CONFIG))
-        .replace("my_project.MyModule", "tests.callbacks.cli_parts.OldModule")
-        .replace("my_project.MyData", "tests.callbacks.cli_parts.OldData")
-    )
-    words = [sys.executable, *shlex.split(command)[1:], *QUIET, "--trainer.max_epochs=1"]
+    words = [sys.executable, *command(CONFIG)[1:], *QUIET, "--trainer.max_epochs=1"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240, check=False)
 

@@ -11,10 +11,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from tests.callbacks.runs import TinyModule, loader, rows, trainer
 from tests.tiny import image_steps, pictures, read_events, scalar_steps, tiny_net, tiny_probes
 from xai_callbacks import (
+    ODIN,
     AuditCallback,
     ConfigurationError,
     Energy,
+    Entropy,
     FisherNovelty,
+    GradConScore,
     GradientNorm,
     GradNorm,
     Mahalanobis,
@@ -22,7 +25,9 @@ from xai_callbacks import (
     NoveltyCallback,
     NoveltyError,
     ReconstructionError,
+    ViM,
 )
+from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.interventions import condition_probes
 from xai_callbacks.metrics import novelty_auroc
 from xai_callbacks.novelty import MaxSoftmax
@@ -152,7 +157,43 @@ def test_mistakes_come_to_light_before_training(tmp_path):
         fit(tmp_path, NoveltyCallback(tiny_probes(), [ReconstructionError()]))
     headless = TinyModule(net=torch.nn.Sequential(*tiny_net(), torch.nn.Tanh()))
     with pytest.raises(ConfigurationError, match="ends in one linear layer for the scores energy"):
-        fit(tmp_path, NoveltyCallback(tiny_probes(), [Energy()]), module=headless)
+        fit(tmp_path, NoveltyCallback(tiny_probes(), [Energy(), ODIN()]), module=headless)
+    with pytest.raises(ConfigurationError, match=r"`conditions` to be a list of str .* 'blur'\. Pass names such as"):
+        NoveltyCallback(tiny_probes(), [Energy()], conditions="blur")
+    misspelt = FisherNovelty(parameters=["decodr.*.weight"])
+    with pytest.raises(ConfigurationError, match=r"'decodr\.\*\.weight' matches none"):
+        fit(tmp_path, NoveltyCallback(digits(6, 1), [misspelt], inliers=digits(9, 2)), module=Module())
+    with pytest.raises(ConfigurationError, match=r"images of `novel` to have the shape of the probes, \(3, 8, 8\)"):
+        NoveltyCallback(tiny_probes(), [Energy()], novel=digits(5, 3))
+
+
+def test_scores_of_classifiers_are_refused_for_an_autoencoder_with_those_that_suit(tmp_path):
+    callback = NoveltyCallback(digits(6, 1), [ReconstructionError(), Energy(), Entropy()])
+    wanted = r"a classifier for the scores energy, entropy, but the outputs are no logits. .*ReconstructionError\(\)"
+    with pytest.raises(ConfigurationError, match=wanted):
+        fit(tmp_path, callback, module=Module())
+
+
+def test_gradcon_follows_a_training_from_its_first_step(tmp_path):
+    """Before it there is no reference, and the score is the error."""
+    records = []
+
+    class Watch(NoveltyCallback):
+        def _audit(self, trainer, model, step):
+            super()._audit(trainer, model, step)
+            records.append(self.last_record)
+
+    scores = [ReconstructionError(), GradConScore("constraint", beta=0.5)]
+    module = Module(loss="mse", constraint=0.03)
+    fit(tmp_path, Watch(digits(6, 1), scores, on_error="raise"), module=module)
+
+    assert [record.step for record in records] == [0, 3, 7]
+    assert torch.equal(records[0].scores["gradcon"], records[0].scores["reconstruction"])
+    after = GradConScore(module.constraint.references, prefix="autoencoder.decoder.", beta=0.5)
+    with undisturbed(module):
+        expected = after.score(Subject(module), digits(6, 1).images)
+    torch.testing.assert_close(records[2].scores["gradcon"], expected)
+    assert (records[2].scores["gradcon"] - records[2].scores["reconstruction"]).abs().min() > 1e-3
 
 
 class Broken(Energy):
@@ -175,6 +216,38 @@ def test_a_useless_score_is_an_error_that_names_probe_and_layer_or_a_warning(tmp
     assert len([each for each in caught if "novelty score" in str(each.message)]) == 1
     assert list(callback.last_record.scores) == ["gradnorm"]
     assert callback.last_record.step == 7
+
+
+@pytest.mark.parametrize("make", [AuditCallback, NoveltyCallback])
+def test_a_score_that_fails_costs_neither_the_others_nor_what_else_an_audit_says(tmp_path, make):
+    module = TinyModule()
+    with torch.no_grad():
+        module.net[6].bias.sub_(100)
+    scores = {"novelty" if make is AuditCallback else "scores": [ViM(dimensions=2), GradNorm()]}
+    given = {**scores, "inliers": tiny_probes(12, seed=3)}
+    sentence = "`vim` of layer `net.6` was left out because it failed: Expected the largest logit to be positive"
+    with pytest.raises(NoveltyError, match=sentence):
+        fit(tmp_path / "raise", make(tiny_probes(), **given, on_error="raise"), module=copy.deepcopy(module))
+    callback = make(tiny_probes(), **given)
+    with pytest.warns(UserWarning, match=f"audits go on without it.*{sentence}"):
+        one = fit(tmp_path / "warn", callback, module=module, logger="tensorboard")
+
+    assert list(callback.last_record.scores) == ["gradnorm"]
+    assert "audit/novelty/gradnorm" in one.callback_metrics
+    if make is AuditCallback:
+        assert "audit/why/relevance_mass/core" in one.callback_metrics
+        assert image_steps(read_events(tmp_path / "warn" / "tb"), "audit_panel/000_probe_000") == [0, 3, 7]
+
+
+def test_an_audit_in_which_every_score_fails_says_why(tmp_path):
+    module = TinyModule()
+    with torch.no_grad():
+        module.net[6].bias.sub_(100)
+    callback = NoveltyCallback(tiny_probes(), [ViM(dimensions=2)], inliers=tiny_probes(12, seed=3))
+    with pytest.warns(UserWarning, match="`vim` of layer `net.6` was left out because it failed") as caught:
+        fit(tmp_path, callback, module=module, logger="tensorboard")
+    assert len([each for each in caught if "novelty score" in str(each.message)]) == 1
+    assert callback.last_record.scores == {}
 
 
 # ---- the whole validation set

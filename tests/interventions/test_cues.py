@@ -511,10 +511,18 @@ def test_no_source_ever_hides_the_object_and_without_one_there_is_no_pair(grow):
     grown = dilate(torch.stack(places[:3]), grow)
     assert {next(k for k in range(3) if torch.equal(region, grown[k])) for region in regions} == allowed
 
-    only = pasted_probes([False, True, False], cues=places[:3][::-1] if grow else [places[0], OBJECT, places[0]])
+    only = pasted_probes([True, False, False], cues=[places[1] if grow else OBJECT] * 3)
     twins = PasteCue(0, grow=grow).twins(shown(only))
-    assert twins.points_to.tolist() == [-1, 0, -1]
-    assert torch.equal(twins.present[[0, 2]], only.images[[0, 2]])
+    assert twins.points_to.tolist() == [0, -1, -1]
+    assert torch.equal(twins.present[1:], only.images[1:])
+    assert not twins.region[1:].any()
+
+
+@pytest.mark.parametrize(("rows", "points_to"), [(2, 0), (3, -1)])
+def test_a_source_may_hide_a_fifth_of_the_object_and_no_more(rows, points_to):
+    probes = pasted_probes([True, False], core=box(4, 4, 5, 2), cues=[box(4, 5, rows, 2)] * 2)
+    assert int(probes.masks["core"][0].sum()) == 10
+    assert PasteCue(0, grow=0).twins(shown(probes)).points_to.tolist() == [0, points_to]
 
 
 def test_without_a_mask_of_the_object_any_source_will_do():

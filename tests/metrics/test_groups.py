@@ -6,6 +6,7 @@ directional bias amplification and the bias correction of the mutual information
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom, binomtest
 from sklearn.metrics import accuracy_score, log_loss, mutual_info_score
 from torch.testing import assert_close
 from torchmetrics.classification import MulticlassCalibrationError
@@ -26,6 +28,7 @@ from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.metrics.group_modules import GroupMetrics
 from xai_callbacks.metrics.group_sums import group_counts, group_sums
 from xai_callbacks.metrics.groups import (
+    average_worst_gap,
     bias_amplification,
     conditional_mi_null,
     conditional_mutual_information,
@@ -34,9 +37,11 @@ from xai_callbacks.metrics.groups import (
     equalised_odds_gap,
     group_accuracy,
     group_ece,
+    reweighted_accuracy,
     wilson_interval,
     worst_group_accuracy,
 )
+from xai_callbacks.metrics.minimum import minimum_interval
 
 K, C = 3, 2
 
@@ -205,9 +210,9 @@ def test_worst_group_leaves_small_groups_out_and_counts_them():
     # By accuracy: .9, 0 of 19, .6 of 20, and none.
     worst = worst_group_accuracy(table([[90, 10], [0, 19]], [[8, 12], [0, 0]]))
 
-    low, high = wilson_interval(torch.tensor(12), torch.tensor(20))
     assert (worst.label, worst.cue, worst.excluded, worst.empty) == (1, 0, 1, 1)
-    assert worst.estimate == (0.6, float(low), float(high), None, 20, 0)
+    ends = minimum_interval(torch.tensor([90, 12]), torch.tensor([100, 20]))
+    assert worst.estimate == (0.6, *ends, None, 20, 0)
 
 
 def test_worst_group_of_small_groups_alone_is_nan():
@@ -215,6 +220,106 @@ def test_worst_group_of_small_groups_alone_is_nan():
 
     assert math.isnan(worst.estimate.value)
     assert (worst.estimate.low, worst.label, worst.cue, worst.excluded, worst.empty) == (None, None, None, 3, 1)
+
+
+def exact_ends(correct: list[int], total: list[int], error: float) -> list[tuple[float, float]]:
+    """Clopper and Pearson's ends, by scipy, each with an error on its side."""
+    tests = [binomtest(*pair).proportion_ci(1 - 2 * error, method="exact") for pair in zip(correct, total, strict=True)]
+    return [(float(ci.low), float(ci.high)) for ci in tests]
+
+
+@pytest.mark.parametrize(
+    ("correct", "total"),
+    [
+        ([5, 30, 0, 10], [9, 50, 7, 10]),
+        ([12, 90], [20, 100]),
+        ([10], [10]),
+        ([0, 0], [40, 3]),
+        ([30, 30], [30, 30]),
+        ([7_100, 9_990, 15], [10_000, 10_000, 20]),
+        ([99_000, 49_700], [100_000, 50_000]),
+        ([3, 2], [100_000, 90_000]),
+    ],
+)
+@pytest.mark.parametrize("confidence", [0.95, 0.6])
+def test_interval_of_the_minimum_has_the_smallest_of_the_exact_ends(correct, total, confidence):
+    error = (1 - confidence) / 2
+    low, high = minimum_interval(torch.tensor(correct), torch.tensor(total), confidence)
+
+    assert low == pytest.approx(min(pair[0] for pair in exact_ends(correct, total, error)), abs=1e-9)
+    together = 1 - (1 - error) ** (1 / len(correct))
+    assert high == pytest.approx(min(pair[1] for pair in exact_ends(correct, total, together)), abs=1e-9)
+
+
+@pytest.fixture(scope="module")
+def ends_of_outcomes():
+    """The interval of each outcome of three groups of eight; their order makes no difference."""
+    outcomes = itertools.combinations_with_replacement(range(9), 3)
+    return {each: minimum_interval(torch.tensor(each), torch.tensor([8, 8, 8])) for each in outcomes}
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.8, 0.8), (0.95, 0.95, 0.95), (0.5, 0.7, 0.9), (1.0, 1.0, 0.99)])
+def test_interval_of_the_minimum_holds_the_true_one_as_often_as_it_says(ends_of_outcomes, shares):
+    """By all outcomes of three groups of eight; neither side is wrong more often than its half allows."""
+    chances = [binom.pmf(range(9), 8, share) for share in shares]
+    above = below = total = 0.0
+    for outcome in itertools.product(range(9), repeat=3):
+        chance = math.prod(chances[group][correct] for group, correct in enumerate(outcome))
+        low, high = ends_of_outcomes[tuple(sorted(outcome))]
+        total += chance
+        above += chance * (low > min(shares))
+        below += chance * (high < min(shares))
+
+    assert total == pytest.approx(1)
+    assert max(above, below) <= 0.025
+
+
+def test_interval_of_the_worst_of_many_equal_groups_reaches_the_truth_where_that_of_one_group_does_not():
+    """Twenty groups with an accuracy of .7; the worst happens to have 27 of 50."""
+    correct, total = torch.tensor([27] + [35] * 19), torch.full((20,), 50)
+    low, high = minimum_interval(correct, total)
+
+    assert float(wilson_interval(correct[0], total[0])[1]) < 0.7 < high
+    assert low < 27 / 50
+
+
+def test_interval_of_the_minimum_of_nothing_is_none_and_needs_a_level():
+    assert minimum_interval(torch.zeros(0), torch.zeros(0)) == (None, None)
+    with pytest.raises(ConfigurationError, match="`confidence` to be between 0 and 1"):
+        minimum_interval(torch.tensor([1]), torch.tensor([2]), 0.0)
+
+
+def test_reweighted_accuracy_is_that_of_images_in_the_proportions_of_training():
+    # Accuracies .9 and .5 for label 0, .4 and .8 for label 1.
+    counts = table([[9, 1], [10, 10]], [[12, 8], [2, 8]])
+    train = torch.tensor([[95, 5], [0, 100]])
+
+    assert reweighted_accuracy(counts, train) == pytest.approx((95 * 0.9 + 5 * 0.5 + 100 * 0.8) / 200)
+    assert average_worst_gap(counts, train, least=20) == pytest.approx(reweighted_accuracy(counts, train) - 0.4)
+    assert average_worst_gap(counts, least=10) == pytest.approx((9 + 10 + 8 + 8) / 60 - 0.4)
+
+
+def test_reweighted_accuracy_does_not_depend_on_how_many_images_a_group_has():
+    counts, train = table([[9, 1], [10, 10]], [[12, 8], [2, 8]]), torch.tensor([[95, 5], [20, 100]])
+    more = counts.clone()
+    more[0, 1] *= 7
+
+    assert reweighted_accuracy(more, train) == pytest.approx(reweighted_accuracy(counts, train), rel=1e-12)
+    # In proportions equal to its own, it is the plain average.
+    plain = accuracy_score(
+        [0] * 30 + [1] * 30, [0] * 9 + [1] + [0] * 10 + [1] * 10 + [0] * 12 + [1] * 8 + [0] * 2 + [1] * 8
+    )
+    assert reweighted_accuracy(counts, counts.sum(dim=2)) == pytest.approx(plain)
+
+
+def test_averages_and_gaps_without_the_images_they_need_are_nan():
+    counts = table([[9, 1], [0, 0]], [[12, 8], [2, 8]])
+
+    assert math.isnan(reweighted_accuracy(counts, torch.tensor([[95, 5], [1, 100]])))
+    assert math.isnan(reweighted_accuracy(counts, torch.zeros(2, 2, dtype=torch.long)))
+    assert math.isnan(average_worst_gap(counts, least=50))
+    with pytest.raises(ConfigurationError, match=r"`train_counts` to be integers \(K, C\) \(2, 2\)"):
+        reweighted_accuracy(counts, torch.ones(2, 3, dtype=torch.long))
 
 
 # ---- equalised odds and mutual information
@@ -429,6 +534,9 @@ def test_metric_gives_the_values_of_the_functions_as_floats():
     assert computed["group/cond_mi"] == conditional_mutual_information(sums.counts)
     assert computed["group/equalised_odds_gap"] == equalised_odds_gap(sums.counts)
     assert computed["group/bias_amplification"] == bias_amplification(sums.counts, TRAIN)
+    assert computed["group/average_worst_gap"] == average_worst_gap(sums.counts)
+    assert computed["group/accuracy_reweighted"] == reweighted_accuracy(sums.counts, TRAIN)
+    assert computed["group/average_worst_gap_reweighted"] == average_worst_gap(sums.counts, TRAIN)
     assert (computed["group/ece_gap"], computed["group/ece/2_1"]) == (ece.gap, float(ece.values[5]))
     assert computed["group/accuracy/2_1"] == float(group_accuracy(sums.counts)[2, 1])
     assert computed["group/count/2_1"] == int(((data[1] == 2) & (data[2] == 1)).sum())
@@ -439,9 +547,10 @@ def test_metric_gives_the_values_of_the_functions_as_floats():
 
 
 def test_metric_says_nothing_of_what_it_was_not_given():
-    keys = GroupMetrics(K, C, per_group=False)._values().keys()
+    keys = {key.removeprefix("group/") for key in GroupMetrics(K, C, per_group=False)._values()}
 
-    assert not [key for key in keys if "aligned" in key or "conflict" in key or "bias" in key or "/" in key]
+    withheld = ("aligned", "conflict", "bias", "reweighted", "/")
+    assert not [key for key in keys if any(word in key for word in withheld)]
     assert {"wga", "cond_mi", "ece_gap", "not_finite"} <= keys
 
 

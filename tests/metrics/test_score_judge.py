@@ -69,6 +69,25 @@ def test_a_useless_score_is_left_out_and_says_which_probe_and_layer(where):
     assert not any("energy" in key for key in judged.estimates)
 
 
+def test_a_score_that_failed_is_not_looked_at_and_says_why():
+    judge = ScoreJudge(tiny_probes(), tiny_probes(4, seed=3))
+    novel = {"energy": scores(5, 4), "odin": scores(6, 4)}
+    judge.judge({"energy": scores(0), "odin": scores(1)}, novel, ORIGINS)
+    # What a chunk that failed has left is arbitrary.
+    half = scores(2).index_fill(0, torch.tensor([4, 5]), torch.nan)
+    judged = judge.judge({"energy": scores(2), "odin": half}, novel, ORIGINS, {"odin": "Expected luck. Try again."})
+
+    assert judged.useless == (
+        "The novelty score `odin` of the whole model was left out because it failed: Expected luck. Try again.",
+    )
+    assert list(judged.known) == list(judged.novel) == ["energy"]
+    assert not any("odin" in key for key in judged.estimates)
+    third = judge.judge({"energy": scores(3), "odin": scores(4)}, novel, ORIGINS)
+    assert "novelty/energy/rank_correlation" in third.estimates
+    # There is no last audit to compare with.
+    assert "novelty/odin/rank_correlation" not in third.estimates
+
+
 def test_a_state_goes_on_with_the_same_probes_only():
     judge = ScoreJudge(tiny_probes())
     judge.judge({"energy": scores(0)}, {}, ORIGINS)

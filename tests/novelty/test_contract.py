@@ -120,7 +120,7 @@ def inliers(make):
 def ask(score, make, batch, *, model=None, chunk_size=64, fit=True):
     """The scores of a batch, as an audit asks for them; the score learns before unless told otherwise."""
     model = model_for(make) if model is None else model
-    scorer, head = Scorer([score], inliers(make)), "head" if make in CLASSIFIERS else None
+    scorer, head = Scorer([score], inliers(make), strict=True), "head" if make in CLASSIFIERS else None
     with undisturbed(model):
         subject = Subject(model)
         if fit:

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from xai_callbacks.access import Subject
+from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty import ConvAutoencoder, GradConScore, GradientConstraint, ReconstructionError
+from xai_callbacks.reference import AutoencoderModule
 
 
 def images(count=4, seed=1):
@@ -84,7 +85,7 @@ def test_a_broken_image_scores_nan_alone(broken):
 
 def test_references_that_do_not_belong_to_the_model_are_refused():
     model, references = trained()
-    with pytest.raises(ConfigurationError, match="`references` to hold mean gradients"):
+    with pytest.raises(ConfigurationError, match=r"name of a GradientConstraint, or to hold mean gradients, .* \{\}"):
         GradConScore({})
     with pytest.raises(ConfigurationError, match=r"to have `0.weight` .* no such parameter. Set `prefix`"):
         GradConScore(references).score(Subject(model), images())
@@ -93,6 +94,78 @@ def test_references_that_do_not_belong_to_the_model_are_refused():
     zeros = {name: torch.zeros_like(mean) for name, mean in references.items()}
     with pytest.raises(ConfigurationError, match="Train with the `GradientConstraint` first"):
         GradConScore(zeros, prefix="decoder.").score(Subject(model), images())
+
+
+def step(module, seed=100):
+    """One training step of a module with a constraint, without a trainer."""
+    module.train()
+    batch, optimizer = images(8, seed=seed), torch.optim.SGD(module.parameters(), lr=0.1)
+    loss = F.mse_loss(module(batch).sigmoid(), batch)
+    (loss + module.constraint(loss)).backward()
+    module.constraint.update()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def constrained():
+    torch.manual_seed(0)
+    return AutoencoderModule(loss="mse", constraint=0.03)
+
+
+@pytest.mark.parametrize("select", [None, "autoencoder"])
+def test_a_constraint_that_is_named_is_followed_as_the_training_goes_on(select):
+    module, score = constrained(), GradConScore("constraint")
+    for seed in (100, 101):
+        step(module, seed)
+        prefix = "decoder." if select else "autoencoder.decoder."
+        now = {name: mean.clone() for name, mean in module.constraint.references.items()}
+        with undisturbed(module):
+            subject = Subject(module, select=select)
+            found = score.terms(subject, images())
+            expected = GradConScore(now, prefix=prefix).terms(subject, images())
+        assert found.alignment.abs().min() > 1e-3
+        for got, wanted in zip(found, expected, strict=True):
+            assert torch.equal(got, wanted)
+
+
+def test_a_model_that_is_moved_takes_a_constraint_that_is_named_along():
+    module, named = constrained(), GradConScore("constraint")
+    step(module)
+    frozen = GradConScore(module.constraint.references, prefix="autoencoder.decoder.")
+    before = named.score(Subject(module.eval()), images())
+    module._apply(torch.clone)  # as a move to another device does
+    assert torch.equal(named.score(Subject(module), images()), before)
+    step(module, seed=7)
+
+    module.eval()
+    now = GradConScore(module.constraint.references, prefix="autoencoder.decoder.").score(Subject(module), images())
+    assert torch.equal(named.score(Subject(module), images()), now)
+    assert not torch.equal(frozen.score(Subject(module), images()), now)
+
+
+def test_before_the_first_update_of_a_named_constraint_the_score_is_the_error():
+    subject = Subject(constrained().eval())
+    error, alignment = GradConScore("constraint").terms(subject, images())
+
+    assert torch.equal(alignment, torch.zeros(4, dtype=torch.float64))
+    assert torch.equal(GradConScore("constraint").score(subject, images()), error)
+    torch.testing.assert_close(error, ReconstructionError().score(subject, images()))
+
+
+def test_names_that_lead_to_no_constraint_of_the_model_are_refused():
+    module = constrained()
+    subject = Subject(module)
+    with pytest.raises(ConfigurationError, match=r"`references` to name a submodule .* Did you mean 'constraint'"):
+        GradConScore("constrain").score(subject, images())
+    with pytest.raises(ConfigurationError, match="'autoencoder' is a ConvAutoencoder"):
+        GradConScore("autoencoder").score(subject, images())
+    with pytest.raises(ConfigurationError, match="no `prefix` beside the name"):
+        GradConScore("constraint", prefix="decoder.")
+    with pytest.raises(ConfigurationError, match="name of a GradientConstraint"):
+        GradConScore("")
+    module.constraint = GradientConstraint(nn.Linear(2, 2))
+    with pytest.raises(ConfigurationError, match="weights of `constraint` to be parameters of the model, but `weight`"):
+        GradConScore("constraint").score(subject, images())
 
 
 def test_arguments_and_models_that_make_no_sense_are_refused():

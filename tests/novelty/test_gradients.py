@@ -457,6 +457,27 @@ def test_nothing_of_the_graph_is_kept():
     assert not reading.outputs.requires_grad
 
 
+class Shifted(nn.Module):
+    """Holds a parameter itself, as a vision transformer holds its class token."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.shift, self.linear = nn.Parameter(torch.ones(1, 4)), nn.Linear(4, 3)
+
+    def forward(self, rows):
+        return self.linear((rows + self.shift).tanh())
+
+
+def test_what_is_run_again_leaves_no_graph_behind():
+    reading = check(Shifted(), torch.rand(5, 4))
+    assert set(reading.slow) == {""}
+    whole = PerSampleGradients(Shifted())(torch.rand(5, 4), to_uniform, reduce=lambda _name, gradients: gradients)
+    for found in (reading.squared_norms, reading.inner_products, whole.reduced):
+        assert found.keys() == {"shift", "linear.weight", "linear.bias"}
+        assert not any(values.requires_grad for values in found.values())
+
+
 def test_cosines_with_a_reference_are_those_of_the_gradients():
     torch.manual_seed(0)
     model, images = nn.Linear(4, 3), torch.randn(5, 4)

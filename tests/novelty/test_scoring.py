@@ -7,12 +7,27 @@ import torch
 from torch import Tensor, nn
 
 from tests.tiny import pictures, tiny_net, tiny_probes
-from xai_callbacks import Auditor, ProbeSet
-from xai_callbacks.access import Subject, undisturbed
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks import Auditor, NoveltyAuditor, ProbeSet
+from xai_callbacks.access import Subject, tap, undisturbed
+from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.metrics import separate
 from xai_callbacks.metrics.score_judge import why_useless
-from xai_callbacks.novelty import ODIN, Energy, GradNorm, KNearest, Mahalanobis, ModelScore, ViM
+from xai_callbacks.novelty import (
+    ODIN,
+    ConvAutoencoder,
+    Energy,
+    FisherNovelty,
+    GradientNorm,
+    GradNorm,
+    Inliers,
+    KNearest,
+    LastLayerScore,
+    Mahalanobis,
+    ModelScore,
+    PurviewDistance,
+    ReconstructionError,
+    ViM,
+)
 from xai_callbacks.novelty.scoring import Scorer
 
 
@@ -140,6 +155,307 @@ def test_scores_of_one_name_are_refused():
 def test_a_learner_without_inliers_is_refused():
     with pytest.raises(ConfigurationError, match=r"Expected `inliers`.*from which mahalanobis, vim can learn"):
         Auditor(tiny_probes(), novelty=[Mahalanobis(), ViM()])
+
+
+# ---- scores that fail
+
+
+class Fails(ModelScore):
+    """Fails from the n-th time on that it is asked, or while it learns."""
+
+    name = "fails"
+    learns = True
+
+    def __init__(self, at, error=None):
+        self.at, self.asked = at, 0
+        self.error = RuntimeError("out of luck.\nAt great length.") if error is None else error
+
+    def fit(self, subject: Subject, images: Tensor, *, chunk_size: int = 64) -> None:
+        if self.at == "fit":
+            raise self.error
+
+    def score(self, subject: Subject, images: Tensor) -> Tensor:
+        self.asked += 1
+        if self.at != "fit" and self.asked >= self.at:
+            raise self.error
+        return images.double().flatten(1).mean(dim=1)
+
+
+class FailsAtTheEnd(LastLayerScore):
+    """The same of the last layer."""
+
+    name = "fails"
+    learns = True
+
+    def __init__(self, at, error=None):
+        self.at, self.asked = at, 0
+        self.error = RuntimeError("out of luck.\nAt great length.") if error is None else error
+
+    def fit(self, inliers):
+        Fails.fit(self, None, None)
+
+    def score(self, features: Tensor, logits: Tensor) -> Tensor:
+        return Fails.score(self, None, features)
+
+
+def auditors(scores, **given):
+    given = {"inliers": inliers(), "novel": bright_probes(), "chunk_size": 4, **given}
+    return [Auditor(tiny_probes(), novelty=scores, **given), NoveltyAuditor(tiny_probes(), scores, **given)]
+
+
+@pytest.mark.parametrize("kind", [Fails, FailsAtTheEnd])
+@pytest.mark.parametrize("at", ["fit", 1, 2, 3])
+def test_a_score_that_fails_is_left_out_alone(kind, at):
+    """At 2 it fails in the second chunk of the probes, at 3 in the first of the novel images."""
+    for index, kept in enumerate(auditors([GradNorm(), Brightness(), Mahalanobis()])):
+        failing = kind(at)
+        record = auditors([failing, GradNorm(), Brightness(), Mahalanobis()])[index].audit(tiny_net())
+
+        where = "the whole model" if kind is Fails else "layer `6`"
+        assert record.useless == (
+            f"The novelty score `fails` of {where} was left out because it failed: RuntimeError: out of luck.",
+        )
+        expected = kept.audit(tiny_net())
+        assert record.metrics == expected.metrics
+        for found, wanted in ((record.scores, expected.scores), (record.novel_scores, expected.novel_scores)):
+            assert list(found) == list(wanted)
+            assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        assert failing.asked == (0 if at == "fit" else at)
+
+
+def test_a_score_that_failed_has_another_chance_at_the_next_audit():
+    for index in range(2):
+        failing = Fails(1, AuditError("Expected luck, but got none. Try again."))
+        auditor = auditors([failing, Energy()])[index]
+        assert auditor.audit(tiny_net()).useless == (
+            "The novelty score `fails` of the whole model was left out because it failed: Expected luck, but got none. "
+            "Try again.",
+        )
+        failing.at = 9
+        record = auditor.audit(tiny_net())
+        assert record.useless == ()
+        assert set(record.scores) == {"fails", "energy"}
+
+
+def test_a_mistake_in_a_score_is_no_failure_of_one_audit():
+    with pytest.raises(ZeroDivisionError):
+        auditors([Fails(1, ZeroDivisionError("division by zero")), Energy()])[1].audit(tiny_net())
+
+
+def test_a_net_without_a_positive_logit_costs_vim_alone():
+    net = tiny_net()
+    with torch.no_grad():
+        net[6].bias.sub_(100)
+    for auditor in auditors([ViM(dimensions=2), Energy()]):
+        record = auditor.audit(net)
+        assert list(record.scores) == ["energy"]
+        (sentence,) = record.useless
+        assert "`vim` of layer `6` was left out because it failed: Expected the largest logit" in sentence
+
+
+def test_an_autoencoder_with_a_dead_layer_costs_fisher_alone():
+    def digits(count, seed):
+        return ProbeSet.from_tensors(torch.rand(count, 1, 28, 28, generator=torch.Generator().manual_seed(seed)))
+
+    model = ConvAutoencoder()
+    with torch.no_grad():
+        model.decoder[0].bias.fill_(-100)  # no gradient gets past it
+    scores = [FisherNovelty(parameters=["encoder.0.weight"]), ReconstructionError()]
+    auditor = NoveltyAuditor(digits(6, 1), scores, inliers=digits(9, 2))
+    auditor.prepare(model)
+    record = auditor.audit(model)
+
+    assert list(record.scores) == ["reconstruction"]
+    assert "The layer is dead" in record.useless[0]
+
+
+def test_a_model_that_is_frozen_in_training_costs_the_scores_of_gradients_alone():
+    net = tiny_net()
+    for auditor in auditors([GradientNorm(), FisherNovelty("uniform"), Energy(), ODIN()]):
+        auditor.prepare(net)
+        record = auditor.audit(net.requires_grad_(False))
+        assert set(record.scores) == {"energy", "odin"}
+        assert [sentence.split("`")[1] for sentence in record.useless] == ["fisher", "gradient_norm_uniform"]
+        net.requires_grad_(True)
+
+
+def test_inliers_that_the_model_cannot_take_cost_what_learns_of_the_last_layer():
+    scorer = Scorer([Mahalanobis(), KNearest(k=3), Energy()], torch.rand(9, 1, 8, 8))
+    with undisturbed(net := tiny_net()):
+        scorer.fit(Subject(net), "6", chunk_size=4)
+        found = scorer.score(Subject(net), "6", pictures(), chunk_size=4)
+    assert list(found) == ["energy"]
+    assert set(scorer.failures) == {"mahalanobis", "k_nearest"}
+
+
+def test_where_novelty_lies_is_not_asked_of_a_score_that_failed():
+    scorer = Scorer([FailsAtTheEnd("fit"), Energy()], pictures())
+    assert scorer.first_of_last_layer.name == "fails"
+    with undisturbed(net := tiny_net()):
+        scorer.fit(Subject(net), "6", chunk_size=4)
+    assert scorer.first_of_last_layer.name == "energy"
+
+
+def test_outside_of_an_audit_what_fails_is_raised():
+    scorer, net = Scorer([FailsAtTheEnd(1), Energy()], pictures()), tiny_net().eval()
+    with tap(Subject(net), "6") as calls:
+        net(pictures())
+    with pytest.raises(RuntimeError, match="out of luck"):
+        scorer.of_last_layer(calls[0], ["fails"])
+    assert list(scorer.of_last_layer(calls[0])) == ["energy"]
+    with pytest.raises(RuntimeError, match="out of luck"):
+        scorer.of_last_layer(calls[0], ["fails", "energy"])
+
+
+# ---- before training
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (KNearest(k=9), r"more than k = 9 familiar images for `KNearest`, but got 9"),
+        (ViM(dimensions=4), "below the 4 features, but got 4"),
+        (ViM(dimensions=12), "below the 4 features, but got 12"),
+        (FisherNovelty("uniform", parameters=["headd.*"]), "'headd.*' matches none"),
+        (FisherNovelty("bce"), "one shape"),
+        (Fails(1), None),
+    ],
+)
+def test_what_could_not_learn_is_refused_before_training(score, message):
+    for auditor in auditors([Energy(), score], inliers=tiny_probes(9, seed=11)):
+        if message is None:  # only an audit can show it
+            auditor.prepare(tiny_net())
+        else:
+            with pytest.raises(ConfigurationError, match=message):
+                auditor.prepare(tiny_net())
+
+
+@pytest.mark.parametrize("make", [GradientNorm, PurviewDistance, lambda: FisherNovelty("uniform")])
+def test_a_frozen_model_is_refused_before_training_where_gradients_are_asked_for(make):
+    for auditor in auditors([make()]):
+        with pytest.raises(ConfigurationError, match=r"Unfreeze|requires_grad_\(True\)|that require grad"):
+            auditor.prepare(tiny_net().requires_grad_(False))
+
+
+@pytest.mark.parametrize("make", [PurviewDistance, lambda: FisherNovelty("uniform")])
+def test_one_familiar_image_is_refused_before_training(make):
+    for auditor in auditors([make()], inliers=tiny_probes(1, seed=11)):
+        with pytest.raises(ConfigurationError, match="two or more familiar images, but got 1"):
+            auditor.prepare(tiny_net())
+
+
+@pytest.mark.parametrize("argument", ["inliers", "novel"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 8)])
+def test_images_of_another_shape_are_refused(argument, shape):
+    others = ProbeSet.from_tensors(torch.rand(20, *shape, generator=torch.Generator().manual_seed(0)))
+    message = rf"images of `{argument}` to have the shape of the probes, \(3, 8, 8\)"
+    with pytest.raises(ConfigurationError, match=message):
+        Auditor(tiny_probes(), **{argument: others})
+    with pytest.raises(ConfigurationError, match=message):
+        NoveltyAuditor(tiny_probes(), [Energy()], **{argument: others})
+
+
+def test_preparing_does_not_learn():
+    for auditor in auditors([Fails("fit"), Mahalanobis()]):
+        auditor.prepare(tiny_net())
+
+
+# ---- regression
+
+
+def regression_probes(count=6):
+    return ProbeSet.from_tensors(pictures(count), targets=torch.linspace(0, 1, count))
+
+
+def test_a_regression_net_has_scores_of_features_and_a_note_on_the_others():
+    scores = [GradNorm(), KNearest(k=3), Energy(), Mahalanobis(), ViM()]
+    given = {"inliers": inliers(), "novel": bright_probes(), "chunk_size": 4}
+    for auditor in (
+        Auditor(regression_probes(), novelty=scores, **given),
+        NoveltyAuditor(regression_probes(), scores, **given),
+    ):
+        record = auditor.audit(tiny_net(classes=1))
+        assert list(record.scores) == list(record.novel_scores) == ["k_nearest", "mahalanobis"]
+        assert record.useless == ()
+        assert [note for note in record.notes if "regression" in note] == [
+            "Novelty by `gradnorm`, `energy`, `vim` was left out: a regression net has no logits of classes. Choose "
+            "scores of features, such as KNearest() or Mahalanobis()."
+        ]
+
+
+def test_all_familiar_images_of_a_regression_net_are_one_class():
+    """With the sign of the value taken for a class, the distance would be to the nearer of two means."""
+    net, known = tiny_net(classes=1).eval(), inliers()
+    with torch.no_grad():
+        net[6].bias.copy_(-net(known.images).median())
+        features = nn.Sequential(*list(net)[:6])(known.images)
+    # The labels that these happen to have are no classes of this net.
+    record = NoveltyAuditor(regression_probes(), [Mahalanobis()], inliers=known).audit(net)
+
+    score = Mahalanobis()
+    labels = torch.zeros(len(features), dtype=torch.int64)
+    score.fit(Inliers(features, net[6](features).detach(), labels, net[6].weight, net[6].bias))
+    with torch.no_grad():
+        asked = nn.Sequential(*list(net)[:6])(pictures())
+    torch.testing.assert_close(record.scores["mahalanobis"], score.score(asked, net[6](asked)), rtol=1e-4, atol=0)
+
+
+def test_regression_probes_without_a_score_that_suits_are_refused_or_have_none():
+    with pytest.raises(ConfigurationError, match=r"suits probes with targets, but got none. Novelty by `energy`"):
+        NoveltyAuditor(regression_probes(), [Energy()])
+    record = Auditor(regression_probes()).audit(tiny_net(classes=1))
+    assert record.scores == {}
+    assert any("Novelty by `gradnorm` was left out" in note for note in record.notes)
+
+
+# ---- what is done once
+
+
+def test_a_model_is_traced_once_and_gradients_of_all_chunks_are_measured_alike():
+    """Forward passes: two probes are traced, and two and three images show the axis of the images, once an audit."""
+    net, sizes = tiny_net(), []
+    net[6].register_forward_hook(lambda _module, given, _output: sizes.append(len(given[0])))
+    auditor = NoveltyAuditor(
+        tiny_probes(10), [GradientNorm(), PurviewDistance(), Energy()], inliers=inliers(15), chunk_size=5
+    )
+    audits = []
+    for _ in range(2):
+        sizes.clear()
+        auditor.audit(net)
+        audits.append(sorted(sizes))
+
+    # Three chunks of inliers, and two of probes for each of three scores.
+    assert audits[1] == [2, 3] + [5] * (3 + 2 * 3)
+    assert audits[0] == sorted([2, *audits[1]])
+
+
+def test_a_model_of_another_structure_is_looked_at_anew():
+    auditor = NoveltyAuditor(tiny_probes(), [Energy()])
+    for net in (tiny_net(), nn.Sequential(*tiny_net(), nn.Softmax(dim=1)), nn.Sequential(nn.Identity(), *tiny_net())):
+        found = auditor.audit(net).scores["energy"]
+        assert torch.equal(found, NoveltyAuditor(tiny_probes(), [Energy()]).audit(net).scores["energy"])
+
+
+def test_parameters_that_are_frozen_between_two_scores_are_not_measured():
+    net = tiny_net().eval()
+    subject, score = Subject(net), GradientNorm()
+    score.score(subject, pictures())
+    net[0].requires_grad_(False)
+    assert torch.equal(score.score(subject, pictures()), score.score(Subject(net), pictures()))
+
+
+def test_a_head_whose_weight_is_computed_can_be_learnt_from():
+    plain, normed = tiny_net(), tiny_net()
+    for net in (plain, normed):
+        nn.init.constant_(net[6].bias, 2.0)  # `ViM` wants positive logits
+    nn.utils.parametrizations.weight_norm(normed[6])
+    auditor = NoveltyAuditor(tiny_probes(), [ViM(dimensions=2), KNearest(k=3)], inliers=inliers())
+    auditor.prepare(normed)
+    found, expected = auditor.audit(normed).scores, auditor.audit(plain).scores
+
+    assert list(expected) == ["vim", "k_nearest"]
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("argument", ["inliers", "novel"])

@@ -29,6 +29,7 @@ from tests.trials.exact import (
 )
 from xai_callbacks import ConfigurationError, ProbeSet
 from xai_callbacks.interventions.cues import Cue, FunctionCue, PasteCue, PatchCue, TextureCue, TintCue, Twins
+from xai_callbacks.interventions.fills import dilate
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.trials import CueTrial
@@ -313,6 +314,19 @@ def test_objects_that_are_not_marked_have_no_accuracy_without_them():
     found = of_patch(Reads(CUE), scenes(masks={"core": core, "spurious": CUE.expand(12, -1, -1)}))
     assert (found["only_acc"].valid, found["only_acc"].degenerate) == (7, 0)
     assert found["effect"].valid == 12
+
+
+def test_the_object_is_blotted_out_with_its_rim_and_the_cue_is_not():
+    """An object that is marked a pixel too small, beside a cue of the probe's own."""
+    rim = dilate(OBJECT[None], 1)[0]
+    mark = box(4, 0, 2, 4)  # its last column is rim of the object
+    images = scene([0, 1, 2] * 4, [0] * 12, core=rim, cue=mark)
+    probes = scenes(images=images, masks={"core": OBJECT.expand(12, -1, -1), "spurious": mark.expand(12, -1, -1)})
+    only = CueTrial(PasteCue("red", grow=0)).views(shown_of(probes)).images["only"]
+    filled = rim & ~mark
+    assert torch.equal(only[:, :, ~filled], images[:, :, ~filled])
+    means = images[:, :, ~filled].double().mean(dim=2)[:, :, None]
+    torch.testing.assert_close(only[:, :, filled].double(), means.expand(-1, -1, int(filled.sum())), rtol=0, atol=1e-6)
 
 
 def test_unlabelled_probes_have_all_but_what_needs_labels():

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from xai_callbacks.access import (
@@ -20,19 +19,22 @@ from xai_callbacks.access import (
     trace_model,
     undisturbed,
 )
-from xai_callbacks.audit.checks import require_instances, require_probe_set
+from xai_callbacks.audit.checks import require_instances, require_probe_set, require_same_shape
 from xai_callbacks.audit.clock import Clock
+from xai_callbacks.audit.evidence import Evidence
 from xai_callbacks.audit.gathered import Gathered, Observed
+from xai_callbacks.audit.records import of_answers, of_questions
+from xai_callbacks.audit.structure import structure_of
 from xai_callbacks.errors import AuditError, ConfigurationError, require_integer
 from xai_callbacks.explainers import Explainer, GradCAM
-from xai_callbacks.metrics.judge import Judge
-from xai_callbacks.metrics.score_judge import Judged, ScoreJudge
+from xai_callbacks.metrics.score_judge import ScoreJudge
 from xai_callbacks.novelty import GradNorm, NoveltyScore
 from xai_callbacks.novelty.address import layer_shares, novelty_map
 from xai_callbacks.novelty.scoring import Scorer
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.questions import Answerable, Asked, Question, check_questions, default_questions
+from xai_callbacks.questions import Answerable, Question, check_questions, default_questions
 from xai_callbacks.record import AuditRecord, Estimate
+from xai_callbacks.trials import CueTrial, Trial
 
 __all__ = ["Auditor"]
 
@@ -71,6 +73,12 @@ class Auditor:
         locate_novelty: Whether to find out where in the image and in which layer the novelty of each probe lies, at the
             price of two forward and backward passes: see `novelty.novelty_map`, of the first score of the last layer,
             and `novelty.layer_shares`.
+        trials: Edits of the probes by which to find out what the model uses, such as `CueTrial(PatchCue(...))`. Each
+            says what it costs; none by default.
+        nulls: Whether heatmaps are also judged by what knows nothing: shifted maps, the regions of other probes, an
+            edge filter, and copies of the model with random weights, see `NullJudge` and `References`.
+        clusters: Whether heatmaps of each class are clustered (SpRAy), for cues that nobody named: see `ClusterJudge`.
+            Of `Why("label")` if it is among the questions, else of the first. Sixty probes a class or more are wanted.
         model: Which part of the audited module classifies images, if its `forward` does not: a dotted name or a
             callable, see `Subject`.
         output: Which part of what the model returns holds the logits: a key, an index or a callable; None chooses, see
@@ -97,6 +105,9 @@ class Auditor:
         inliers: ProbeSet | None = None,
         novel: ProbeSet | None = None,
         locate_novelty: bool = False,
+        trials: Sequence[Trial] = (),
+        nulls: bool = False,
+        clusters: bool = False,
         model: ModelSelector | None = None,
         output: OutputSelector | None = None,
         chunk_size: int = 16,
@@ -105,6 +116,7 @@ class Auditor:
         for argument, given in (("inliers", inliers), ("novel", novel)):
             if given is not None:
                 require_probe_set(argument, given)
+                require_same_shape(argument, given, probes)
         require_integer("chunk_size", chunk_size, least=1)
         if explainer is not None and not isinstance(explainer, Explainer):
             raise ConfigurationError(
@@ -117,17 +129,20 @@ class Auditor:
         self.questions = default_questions(probes.task) if questions is None else tuple(questions)
         self.explainer = GradCAM() if explainer is None else explainer
         self.locate_novelty = locate_novelty
+        self.nulls = nulls
+        self.clusters = clusters
         self._scorer = Scorer(
             (GradNorm(),) if novelty is None else novelty,
             None if inliers is None else inliers.images,
             None if inliers is None else inliers.labels,
+            task=probes.task,
         )
         self.model = model
         self.output = output
         self.chunk_size = chunk_size
         self._truth = probes.labels if probes.task == "classification" else probes.targets
-        self._judge = Judge(probes, tuple(question.key for question in self.questions))
         self._score_judge = ScoreJudge(probes, novel)
+        self._evidence = Evidence(probes, self.questions, trials, nulls=nulls, clusters=clusters)
         self._prepared: _Prepared | None = None
         check_questions(self.questions, Answerable(probes.task, labelled=self._truth is not None))
 
@@ -146,6 +161,17 @@ class Auditor:
         """The images known to be novel."""
         return self._score_judge.novel
 
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """The trials."""
+        return self._evidence.trials.trials
+
+    @property
+    def cue_regions(self) -> dict[str, str]:
+        """Region in which the probes themselves carry a cue that is tried, by name of the cue."""
+        cues = [trial.cue for trial in self.trials if isinstance(trial, CueTrial)]
+        return {cue.name: cue.carried_in for cue in cues if cue.carried_in is not None}
+
     def prepare(self, model: nn.Module) -> TargetLayer:
         """Look at a model once: choose the layer and check that every question can be answered.
 
@@ -159,8 +185,12 @@ class Auditor:
             ConfigurationError: The model does not run on the probes, has no suitable layer, or too few classes.
         """
         with undisturbed(model):
-            self._prepared = self._look(self._subject(model))
-        return self._prepared.layer
+            prepared = self._prepared = self._look(self._subject(model))
+            subject, first = self._subject(model, prepared), self.probes.images[:_TRACED]
+            self._scorer.check(subject, prepared.head, first)
+            if self.locate_novelty:
+                layer_shares(subject, first)
+        return prepared.layer
 
     def describe(self) -> str:
         """What is done to a model that has been prepared, in words."""
@@ -188,6 +218,13 @@ class Auditor:
         """Scores of the images of one call of the last layer, `(N,)` by name, of those that are `watchable`."""
         return self._scorer.of_last_layer(tapped, self.watchable)
 
+    def classifier(self, model: nn.Module) -> tuple[Subject, str | None]:
+        """The model as it is asked, and the name of its last linear layer; None where it does not end in one."""
+        if self._prepared is None:
+            self.prepare(model)
+        head = None if self._prepared is None else self._prepared.head
+        return self._subject(model, self._prepared), head
+
     def audit(
         self, model: nn.Module, *, step: int = 0, epoch: int = 0, on_progress: Callable[[int], None] | None = None
     ) -> AuditRecord:
@@ -204,31 +241,59 @@ class Auditor:
             ConfigurationError: See `prepare`.
         """
         clock = Clock()
-        with undisturbed(model), clock.stage("explain"):
-            prepared = self._ready(model)
-            subject = self._subject(model, prepared)
-            self._scorer.fit(subject, prepared.head, chunk_size=self.chunk_size)
-            observed = self._observe(subject, prepared, on_progress or _silent)
-            novel = {}
-            if self.novel is not None:
-                novel = self._scorer.score(subject, prepared.head, self.novel.images, chunk_size=self.chunk_size)
+        with undisturbed(model):
+            with clock.stage("explain"):
+                prepared = self._ready(model)
+                subject = self._subject(model, prepared)
+                self._scorer.fit(subject, prepared.head, chunk_size=self.chunk_size)
+                observed = self._observe(subject, prepared, on_progress or _silent)
+                novel = {}
+                if self.novel is not None:
+                    novel = self._scorer.score(subject, prepared.head, self.novel.images, chunk_size=self.chunk_size)
+                references = self._take_references(subject, prepared)
+            with clock.stage("try"):
+                tried = self._evidence.trials.run(subject, observed.outputs, chunk_size=self.chunk_size)
+        answers = of_questions(self.probes, self.questions, observed)
         with clock.stage("judge"):
-            judged = self._score_judge.judge(observed.scores, novel, self._scorer.origins(prepared.head))
-            metrics = self._judge.judge(observed.outputs, self._truth, observed.heatmaps, self.chunk_size)
-        return self._record(prepared, observed, judged, metrics, step=step, epoch=epoch, seconds=dict(clock.seconds))
+            origins = self._scorer.origins(prepared.head)
+            judged = self._score_judge.judge(observed.scores, novel, origins, self._scorer.failures)
+            found = self._evidence.judge(
+                observed, self._truth, answers["facts"], {**references, **tried.judged}, self.chunk_size
+            )
+        return AuditRecord(
+            step=step,
+            epoch=epoch,
+            fingerprint=self.probes.fingerprint,
+            layer=prepared.layer.name,
+            layer_reason=prepared.layer.reason,
+            **of_answers(self.probes, observed, self._truth),
+            **answers,
+            novelty_maps=observed.novelty_maps,
+            layer_shares=observed.layer_shares,
+            scores=judged.known,
+            novel_scores=judged.novel,
+            metrics=found.findings.estimates | judged.estimates,
+            per_probe=found.findings.per_probe,
+            chances=found.findings.chances,
+            clusters=found.clusters,
+            cue_regions=self.cue_regions,
+            seconds=dict(clock.seconds),
+            notes=prepared.notes + (() if found.clusters is None else found.clusters.notes),
+            useless=judged.useless + tried.failed,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What the next audit compares itself with, as tensors and plain values."""
-        return {"judge": self._judge.state_dict(), "scores": self._score_judge.state_dict()}
+        return {"evidence": self._evidence.state_dict(), "scores": self._score_judge.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` left off; a state of other probes or questions is ignored."""
-        self._judge.load_state_dict(state["judge"])
+        self._evidence.load_state_dict(state["evidence"])
         self._score_judge.load_state_dict(state["scores"])
 
     def forget(self) -> None:
         """Begin anew, as if nothing had been audited: the next audit has no drift."""
-        self._judge.forget()
+        self._evidence.forget()
         self._score_judge.forget()
 
     def _subject(self, model: nn.Module, prepared: _Prepared | None = None) -> Subject:
@@ -238,13 +303,13 @@ class Auditor:
 
     def _ready(self, model: nn.Module) -> _Prepared:
         subject = self._subject(model)
-        if self._prepared is None or self._prepared.structure != _structure(subject.module):
+        if self._prepared is None or self._prepared.structure != structure_of(subject.module):
             self._prepared = self._look(subject)
         return self._prepared
 
     def _look(self, subject: Subject) -> _Prepared:
         trace = trace_model(subject, self.probes.images[:_TRACED])
-        notes = []
+        notes = list(self._scorer.notes)
         if subject.learn_output_kind(trace.outputs, ends_in_probabilities=trace.ends_in_probabilities()):
             notes.append(
                 "The model returns probabilities; their logarithms are explained. Logits give clearer heatmaps."
@@ -259,9 +324,27 @@ class Auditor:
         del trace
         # What only shows when questions are answered, such as a model that cannot be differentiated, shows now.
         truth = None if self._truth is None else self._truth[:_TRACED]
-        self.explainer.explain(subject, layer, self.probes.images[:_TRACED], self.questions, truth)
+        first = self.explainer.explain(subject, layer, self.probes.images[:_TRACED], self.questions, truth)
+        self._evidence.trials.look(subject, first.outputs.detach())
         return _Prepared(
-            _structure(subject.module), layer, head.name if head else None, subject.probabilities, tuple(notes)
+            structure_of(subject.module), layer, head.name if head else None, subject.probabilities, tuple(notes)
+        )
+
+    def _take_references(self, subject: Subject, prepared: _Prepared) -> dict[str, Estimate]:
+        if self._evidence.references is None:
+            return {}
+
+        def again(copied: nn.Module) -> Subject:
+            return self._subject(copied, prepared)
+
+        return self._evidence.references.take(
+            subject,
+            prepared.layer,
+            self.explainer,
+            self._truth,
+            again=again,
+            select=self.model,
+            chunk_size=self.chunk_size,
         )
 
     def _check_labels(self, classes: int | None) -> None:
@@ -316,67 +399,6 @@ class Auditor:
                 "the learning rate."
             )
 
-    def _record(
-        self,
-        prepared: _Prepared,
-        observed: Observed,
-        judged: Judged,
-        metrics: dict[str, Estimate],
-        **place: Any,
-    ) -> AuditRecord:
-        outputs, regression = observed.outputs, self.probes.task == "regression"
-        predictions = outputs[:, 0] if regression else outputs.argmax(dim=1)
-        confidences = torch.full_like(predictions, torch.nan) if regression else outputs.softmax(dim=1).amax(dim=1)
-        return AuditRecord(
-            **place,
-            fingerprint=self.probes.fingerprint,
-            layer=prepared.layer.name,
-            layer_reason=prepared.layer.reason,
-            questions=tuple(question.key for question in self.questions),
-            headings=tuple(question.title("P", "Q") for question in self.questions),
-            titles=tuple(
-                self._titles(question, asked, predictions)
-                for question, asked in zip(self.questions, observed.asked, strict=True)
-            ),
-            outputs=outputs,
-            predictions=predictions,
-            confidences=confidences,
-            truth=self._truth,
-            facts=torch.stack([_or_none(asked.fact, len(outputs)) for asked in observed.asked]),
-            foils=torch.stack([_or_none(asked.foil, len(outputs)) for asked in observed.asked]),
-            heatmaps=observed.heatmaps,
-            novelty_maps=observed.novelty_maps,
-            layer_shares=observed.layer_shares,
-            scores=judged.known,
-            novel_scores=judged.novel,
-            metrics=metrics | judged.estimates,
-            notes=prepared.notes,
-            useless=judged.useless,
-        )
-
-    def _titles(self, question: Question, asked: Asked, predictions: Tensor) -> tuple[str, ...]:
-        if asked.fact is None:
-            facts = [f"{value:.3g}" for value in predictions.tolist()]
-            foils = [""] * len(facts) if asked.value is None else [f"{value:.3g}" for value in asked.value.tolist()]
-        else:
-            facts = [self.probes.class_name(index) for index in asked.fact.tolist()]
-            foils = (
-                [""] * len(facts)
-                if asked.foil is None
-                else [self.probes.class_name(index) for index in asked.foil.tolist()]
-            )
-        return tuple(question.title(fact, foil) for fact, foil in zip(facts, foils, strict=True))
-
 
 def _silent(_done: int) -> None:
     pass
-
-
-def _structure(module: nn.Module) -> int:
-    """A number that two models share if modules and parameters have the same names, types and shapes."""
-    modules = tuple((name, type(part).__qualname__) for name, part in module.named_modules())
-    return hash((modules, tuple((name, parameter.shape) for name, parameter in module.named_parameters())))
-
-
-def _or_none(classes: Tensor | None, count: int) -> Tensor:
-    return torch.full((count,), -1, dtype=torch.int64) if classes is None else classes

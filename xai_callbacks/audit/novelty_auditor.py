@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xai_callbacks.access import ModelSelector, OutputSelector, Subject, trace_model, undisturbed
-from xai_callbacks.audit.checks import require_instances, require_probe_set
+from xai_callbacks.audit.checks import require_instances, require_probe_set, require_same_shape
 from xai_callbacks.audit.clock import Clock
-from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.audit.structure import structure_of
+from xai_callbacks.errors import ConfigurationError, OutputError, require_integer
 from xai_callbacks.interventions import LEVELS, condition_probes
 from xai_callbacks.metrics import Estimate, separate
 from xai_callbacks.metrics.score_judge import ScoreJudge
-from xai_callbacks.novelty import NoveltyScore
+from xai_callbacks.novelty import LastLayerScore, NoveltyScore
 from xai_callbacks.novelty.scoring import Scorer
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import NoveltyRecord
@@ -26,12 +27,27 @@ __all__ = ["NoveltyAuditor"]
 # Images of the first look; a score of two must be able to tell them apart.
 _LOOKED_AT = 2
 
+_SUITED = (
+    "Choose scores of the whole model: ReconstructionError(), FisherNovelty() or GradConScore('constraint') for an "
+    "autoencoder, ODIN() or FisherNovelty('uniform') for a classifier."
+)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What was learnt about a model; plain data, valid for every model of the same structure."""
+
+    structure: int
+    head: str | None
+    probabilities: bool
+
 
 class NoveltyAuditor:
     """Scores how novel probes are to a model and returns a `NoveltyRecord`: of any model that scores suit.
 
     Unlike `Auditor`, it draws no heatmaps and needs no classifier: an autoencoder will do, with scores such as
-    `FisherNovelty` and `ReconstructionError`. The model is left exactly as it was, see `access.undisturbed`.
+    `FisherNovelty` and `ReconstructionError`. The model is left exactly as it was, see `access.undisturbed`. A score
+    that fails in an audit is left out of it, `NoveltyRecord.useless` says why, and the others go on.
 
     Args:
         probes: The probe set: familiar images, such as of the validation set.
@@ -47,7 +63,8 @@ class NoveltyAuditor:
         chunk_size: Number of images in one pass.
 
     Raises:
-        ConfigurationError: An argument is no such thing, or a score must learn and there is nothing to learn from.
+        ConfigurationError: An argument is no such thing, images differ in shape, a score must learn and there is
+            nothing to learn from, or no score suits a regression net.
 
     Example:
         >>> auditor = NoveltyAuditor(probes, [ReconstructionError(), FisherNovelty()], inliers=some)  # doctest: +SKIP
@@ -71,12 +88,14 @@ class NoveltyAuditor:
         for name, given in (("inliers", inliers), ("novel", novel)):
             if given is not None:
                 require_probe_set(name, given)
+                require_same_shape(name, given, probes)
         require_instances("scores", scores, NoveltyScore, "Pass scores such as [ReconstructionError()].")
         if not scores:
             raise ConfigurationError(
                 "Expected `scores` to hold one novelty score or more, but got none. Pass scores such as "
                 "[ReconstructionError()]."
             )
+        require_instances("conditions", conditions, str, "Pass names such as ['blur', 'noise'].")
         for condition in conditions:
             # Shows whether there is such a condition, and whether it is known which values are black and white.
             condition_probes(probes.select([0]), condition, LEVELS[0])
@@ -87,9 +106,17 @@ class NoveltyAuditor:
         self.output = output
         self.chunk_size = chunk_size
         self._scorer = Scorer(
-            scores, None if inliers is None else inliers.images, None if inliers is None else inliers.labels
+            scores,
+            None if inliers is None else inliers.images,
+            None if inliers is None else inliers.labels,
+            task=probes.task,
         )
+        if not self._scorer.scores:
+            raise ConfigurationError(
+                f"Expected a score that suits probes with targets, but got none. {self._scorer.notes[0]}"
+            )
         self._judge = ScoreJudge(probes, novel)
+        self._prepared: _Prepared | None = None
 
     @property
     def key(self) -> str:
@@ -107,36 +134,19 @@ class NoveltyAuditor:
         return self._judge.novel
 
     def prepare(self, model: nn.Module) -> None:
-        """Score two images with what need not learn, so that mistakes come to light before training.
+        """Score two images with what need not learn, and ask the rest if it could: mistakes show before training.
 
         Raises:
-            ConfigurationError: A score does not suit the model.
+            ConfigurationError: A score does not suit the model, or the images to learn from.
         """
         with undisturbed(model):
-            subject = self._subject(model)
-            head = self.head(model)
-            ready = Scorer([score for score in self._scorer.scores if not score.learns])
-            ready.score(subject, head, self.probes.images[:_LOOKED_AT], chunk_size=_LOOKED_AT)
+            prepared = self._prepared = self._look(self._subject(model))
+            subject = self._subject(model, prepared)
+            self._scorer.check(subject, prepared.head, self.probes.images[:_LOOKED_AT])
 
     def describe(self) -> str:
         """What is done to a model, in words."""
         return f"scores {self.key.replace(',', ', ')}"
-
-    def head(self, model: nn.Module) -> str | None:
-        """Name of the last linear layer, if a score needs it; call inside `undisturbed`.
-
-        Raises:
-            ConfigurationError: A score needs it and the model has none.
-        """
-        if not self._scorer.of_head:
-            return None
-        head = trace_model(self._subject(model), self.probes.images[:_LOOKED_AT]).head()
-        if head is None:
-            raise ConfigurationError(
-                f"Expected a model that ends in one linear layer for the scores {self.key.replace(',', ', ')}, but got "
-                "one that does not. Choose scores of the whole model, such as FisherNovelty(...)."
-            )
-        return head.name
 
     def audit(
         self, model: nn.Module, *, step: int = 0, epoch: int = 0, on_progress: Callable[[int], None] | None = None
@@ -150,12 +160,12 @@ class NoveltyAuditor:
             on_progress: Called with the number of probes done after each chunk.
 
         Raises:
-            AuditError: What is learnt from is not finite.
-            ConfigurationError: See `prepare`.
+            ConfigurationError: The model has no last layer that a score needs.
         """
         clock = Clock()
         with undisturbed(model), clock.stage("score"):
-            subject, head = self._subject(model), self.head(model)
+            prepared = self._ready(model)
+            subject, head = self._subject(model, prepared), prepared.head
             self._scorer.fit(subject, head, chunk_size=self.chunk_size)
             known = self._scores(subject, head, on_progress)
             novel = {}
@@ -163,7 +173,7 @@ class NoveltyAuditor:
                 novel = self._scorer.score(subject, head, self.novel.images, chunk_size=self.chunk_size)
             degraded = self._under_conditions(subject, head)
         with clock.stage("judge"):
-            judged = self._judge.judge(known, novel, self._scorer.origins(head))
+            judged = self._judge.judge(known, novel, self._scorer.origins(head), self._scorer.failures)
         return NoveltyRecord(
             step=step,
             epoch=epoch,
@@ -172,7 +182,7 @@ class NoveltyAuditor:
             novel_scores=judged.novel,
             metrics=judged.estimates | dict(_noticed(judged.known, degraded)),
             seconds=dict(clock.seconds),
-            notes=(),
+            notes=self._scorer.notes,
             useless=judged.useless,
         )
 
@@ -188,13 +198,43 @@ class NoveltyAuditor:
         """Begin anew, as if nothing had been audited."""
         self._judge.forget()
 
-    def _subject(self, model: nn.Module) -> Subject:
+    def _subject(self, model: nn.Module, prepared: _Prepared | None = None) -> Subject:
         subject = Subject(model, select=self.model, output=self.output, task=self.probes.task)
-        # A classifier may return probabilities; what is none, such as an autoencoder, has no kind of output to learn.
-        with suppress(ConfigurationError):
-            trace = trace_model(subject, self.probes.images[:_LOOKED_AT])
-            subject.learn_output_kind(trace.outputs, ends_in_probabilities=trace.ends_in_probabilities())
+        subject.probabilities = prepared is not None and prepared.probabilities
         return subject
+
+    def _ready(self, model: nn.Module) -> _Prepared:
+        subject = self._subject(model)
+        if self._prepared is None or self._prepared.structure != structure_of(subject.module):
+            self._prepared = self._look(subject)
+        return self._prepared
+
+    def _look(self, subject: Subject) -> _Prepared:
+        """Run two images, to learn where the last layer is and whether outputs are probabilities."""
+        structure = structure_of(subject.module)
+        try:
+            trace = trace_model(subject, self.probes.images[:_LOOKED_AT])
+        except ConfigurationError as error:
+            if isinstance(error, OutputError) and self._scorer.of_head:
+                raise ConfigurationError(
+                    f"Expected a classifier for the scores {self._of_head()}, but the outputs are no logits. {_SUITED} "
+                    f"If this is a classifier: {error}"
+                ) from error
+            if self._scorer.of_head:
+                raise
+            # What is no classifier, such as an autoencoder, has neither.
+            return _Prepared(structure, None, probabilities=False)
+        head = trace.head()
+        if self._scorer.of_head and head is None:
+            raise ConfigurationError(
+                f"Expected a model that ends in one linear layer for the scores {self._of_head()}, but got one that "
+                f"does not. {_SUITED}"
+            )
+        subject.learn_output_kind(trace.outputs, ends_in_probabilities=trace.ends_in_probabilities())
+        return _Prepared(structure, None if head is None else head.name, subject.probabilities)
+
+    def _of_head(self) -> str:
+        return ", ".join(score.name for score in self._scorer.scores if isinstance(score, LastLayerScore))
 
     def _under_conditions(self, subject: Subject, head: str | None) -> dict[str, dict[str, Tensor]]:
         """Scores of the probes by condition with its level, and name."""
@@ -215,7 +255,8 @@ class NoveltyAuditor:
             parts.append(self._scorer.score(subject, head, chunk, chunk_size=self.chunk_size))
             if on_progress is not None:
                 on_progress(start + len(chunk))
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        # A score that fails in a chunk is missing from there on.
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[-1]}
 
 
 def _noticed(

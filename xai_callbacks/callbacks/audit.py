@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from xai_callbacks.access import ModelSelector, OutputSelector
+from xai_callbacks.alarms import AlarmRule
 from xai_callbacks.audit import Auditor
 from xai_callbacks.callbacks.base import OnError, ScheduledCallback, loaded
+from xai_callbacks.callbacks.batches import BatchReader
+from xai_callbacks.callbacks.followers import AlarmFollower, ExpectationFollower, Follower
+from xai_callbacks.callbacks.group_watch import GroupWatch
+from xai_callbacks.callbacks.groups import Group
 from xai_callbacks.callbacks.schedule import Schedule
 from xai_callbacks.callbacks.validation import ValidationWatch
+from xai_callbacks.callbacks.vocabulary import alarm_book, vocabulary_of
+from xai_callbacks.callbacks.watch import Watch
+from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.expectations import parse_expectations
 from xai_callbacks.explainers import Explainer
 from xai_callbacks.novelty import NoveltyScore
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.questions import Question
 from xai_callbacks.record import AuditRecord
+from xai_callbacks.trials import Trial
 
 __all__ = ["AuditCallback"]
 
@@ -26,7 +38,9 @@ class AuditCallback(ScheduledCallback):
     **Logged pictures**, to every logger with `add_image` (TensorBoard): a panel a probe, `audit_panel/<number>_<name>`,
     a filmstrip a probe, `audit_filmstrip/<number>_<name>`, which shows up to eight audits side by side, and the most
     novel probes by each score, `audit_novelty/<score>/most_novel`. Where the logger has `add_histogram`, also how the
-    scores are distributed, `audit_novelty/<score>/probes`, `/novel` and `/validation`.
+    scores are distributed, `audit_novelty/<score>/probes`, `/novel` and `/validation`. With a cue that the probes carry
+    in a region, where each of them lies between looked at and used, `audit_cue/<cue>`; with `clusters`, the kinds of
+    heatmaps of a class, `audit_clusters/<class>`. Where it has `add_text`, alarms and expectations in words.
 
     **Logged metrics**, to every logger, and in `trainer.callback_metrics` so that `ModelCheckpoint` and `EarlyStopping`
     can monitor them:
@@ -44,6 +58,12 @@ class AuditCallback(ScheduledCallback):
     | `audit/<question>/relevance_mass/<region>` | share of positive relevance in a region, such as `why` and `core` |
     | `audit/<question>/relevance_lift/<region>` | the same over the area of the region: 1 is chance |
     | `audit/<question>/relevance_rank/<region>`, `audit/<question>/soft_iou/<region>` | two further views of the same |
+    | `audit/cue/<cue>/effect` | rise of the probability of the class that a cue points to; more in `CueTrial` |
+    | `audit/region/<region>/drop_minus_placebo`, `audit/bg/gap`, ... | what other `trials` say, see there |
+    | `audit/<question>/shift_p/<region>`, `permuted_mass`, `signed_share`, `audit/edges/...` | with `nulls` |
+    | `audit/cluster/worst_acc`, `count`, `error_association` | with `clusters`, see `ClusterJudge` |
+    | `audit/alarm/cue/<cue>`, `audit/alarm/attribution/<region>` | 0 no evidence, 1 watch, 2 alarm: see `alarms` |
+    | `audit/expectation/passed`, `failed`, `undecided` | how many expectations |
     | `audit/<question>/drift` | change of the heatmaps since the last audit, 0 none, 1 unrelated, 2 reversed |
     | `audit/validation/novelty/<score>` | mean over the validation set, with `watch_validation` |
     | `audit_detail/<key>/chance`, `/low`, `/high` | chance level and 95 % interval over probes of each key above |
@@ -65,6 +85,18 @@ class AuditCallback(ScheduledCallback):
         watch_validation: Whether to score all images of the validation set as well, by what the last layer sees while
             Lightning validates: no forward pass of its own. Only scores of the last layer that do not learn; not with a
             compiled model, whose layers cannot be watched.
+        group: Where a validation batch says which cue each of its images has, to judge the model by group (label, cue)
+            over the whole validation set: a key, an index or path, a function of the batch, or a `Group`, which says
+            more. The logits are those of the validation step: no forward pass of its own.
+        trials: Edits of the probes by which to find out what the model uses, such as `CueTrial(PatchCue(...))`.
+        nulls: Whether heatmaps are also judged by what knows nothing: shifted maps, regions of other probes, an edge
+            filter, and copies of the model with random weights (at the first audit).
+        clusters: Whether heatmaps of each class are clustered, for cues that nobody named; best with `Why("label")`
+            among the questions and sixty probes a class.
+        alarm: When evidence is enough for an alarm, and what it does; None for `AlarmRule()`. There are alarms wherever
+            a cue is tried.
+        expectations: Sentences that are held against each audit, such as `cue_effect[patch] < 0.05`, or
+            `{"name": ..., "expect": sentence}`; see `expectations`. A summary is shown at the end.
         every_n_epochs: Audit at validations of every n-th epoch; None for never.
         every_n_train_steps: Audit also after every n-th optimizer step; None for never.
         at_start: Audit also before training starts, as step 0; a resumed run does not repeat it.
@@ -98,6 +130,12 @@ class AuditCallback(ScheduledCallback):
         novel: ProbeSet | str | None = None,
         locate_novelty: bool = False,
         watch_validation: bool = False,
+        group: Group | BatchReader | None = None,
+        trials: list[Trial] | None = None,
+        nulls: bool = False,
+        clusters: bool = False,
+        alarm: AlarmRule | None = None,
+        expectations: list[str | dict[str, str]] | None = None,
         every_n_epochs: int | None = 1,
         every_n_train_steps: int | None = None,
         at_start: bool = True,
@@ -116,20 +154,60 @@ class AuditCallback(ScheduledCallback):
             inliers=None if inliers is None else loaded(inliers),
             novel=None if novel is None else loaded(novel),
             locate_novelty=locate_novelty,
+            trials=() if trials is None else trials,
+            nulls=nulls,
+            clusters=clusters,
             model=model,
             output=output,
             chunk_size=chunk_size,
         )
+        watches: list[Watch] = [ValidationWatch(self.auditor)] if watch_validation else []
+        if group is not None:
+            watches.append(
+                GroupWatch(self.auditor, _grouping(group, self.auditor.probes), self.auditor.probes.class_names)
+            )
         super().__init__(
             self.auditor,
             Schedule(every_n_epochs, every_n_train_steps, at_start),
             max_panels=max_panels,
             on_error=on_error,
             name=name,
-            watch=ValidationWatch(self.auditor) if watch_validation else None,
+            watches=watches,
+            followers=self._followers_of(group, alarm, expectations),
         )
+
+    def _followers_of(
+        self,
+        group: Group | BatchReader | None,
+        alarm: AlarmRule | None,
+        expectations: Sequence[str | Mapping[str, str]] | None,
+    ) -> list[Follower]:
+        """Alarms where there is something to raise them, then expectations, which may be about alarms."""
+        self.alarms = AlarmFollower(alarm_book(self.auditor, alarm))
+        if alarm is not None and not self.alarms.book.cues:
+            raise ConfigurationError(
+                "Expected `trials` to hold a CueTrial for an alarm to be about, but got none. Pass "
+                "trials=[CueTrial(PatchCue(...))], or a cue of your own; heat alone raises no alarm."
+            )
+        followers: list[Follower] = [self.alarms] if self.alarms.book.watches else []
+        if expectations:
+            grouping = None if group is None else _grouping(group, self.auditor.probes)
+            self.expectations = ExpectationFollower(
+                parse_expectations(expectations, vocabulary_of(self.auditor, grouping, alarms=bool(followers)))
+            )
+            followers.append(self.expectations)
+        return followers
 
     @property
     def last_record(self) -> AuditRecord | None:
         """The latest audit of this run."""
         return self._record if isinstance(self._record, AuditRecord) else None
+
+
+def _grouping(group: Group | BatchReader, probes: ProbeSet) -> Group:
+    if probes.task == "regression":
+        raise ConfigurationError(
+            "Expected probes with labels for `group`, which judges a classifier, but got probes with targets. Leave "
+            "`group` out."
+        )
+    return group if isinstance(group, Group) else Group(group)

@@ -2,66 +2,35 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from xai_callbacks._lightning import Callback, LightningModule, Trainer
+from xai_callbacks.callbacks.audits import Audits
+from xai_callbacks.callbacks.followers import Follower
 from xai_callbacks.callbacks.neighbours import averages_weights, check_neighbours, check_strategy, has_lazy_parameters
+from xai_callbacks.callbacks.notices import Notices, OnError
 from xai_callbacks.callbacks.outlets import Outlets
+from xai_callbacks.callbacks.quiet import progress, without_logging
 from xai_callbacks.callbacks.schedule import Schedule, step_of
-from xai_callbacks.callbacks.validation import Seen, ValidationWatch
+from xai_callbacks.callbacks.watch import Seen, Watch
 from xai_callbacks.errors import ConfigurationError, NoveltyError, require_integer
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import NoveltyRecord
+from xai_callbacks.record import AuditRecord, Estimate, NoveltyRecord
 from xai_callbacks.sinks import main_scalars
 
-__all__ = ["Audits", "OnError", "ScheduledCallback", "loaded"]
+__all__ = ["OnError", "ScheduledCallback", "loaded"]
 
-OnError = Literal["warn", "raise"]
-
-_STATE_VERSION = 2
-# An audit shorter than this, in seconds, shows no progress bar.
-_SHOW_PROGRESS_AFTER = 1.0
-
-
-class Audits(Protocol):
-    """What a `ScheduledCallback` needs of an auditor."""
-
-    probes: ProbeSet
-
-    @property
-    def key(self) -> str:
-        """What is asked, in one word."""
-
-    def prepare(self, model: nn.Module) -> object:
-        """Look at a model once, so that mistakes come to light before training."""
-
-    def describe(self) -> str:
-        """What is done to a prepared model, in words."""
-
-    def audit(
-        self, model: nn.Module, *, step: int, epoch: int, on_progress: Callable[[int], None] | None
-    ) -> NoveltyRecord:
-        """Audit one model state."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the next audit compares itself with."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` left off."""
-
-    def forget(self) -> None:
-        """Begin anew."""
+_STATE_VERSION = 3
+_NOT_WATCHED = "The validation set could not be watched and training goes on."
 
 
 class ScheduledCallback(Callback):
@@ -73,7 +42,8 @@ class ScheduledCallback(Callback):
         max_panels: Most probes drawn.
         on_error: What happens when an audit fails while training.
         name: What all tags and keys begin with.
-        watch: Scores the validation data as they pass; None for none.
+        watches: What looks on while Lightning validates.
+        followers: What is concluded from the audits, in this order; each sees what those before it added.
     """
 
     def __init__(
@@ -84,7 +54,8 @@ class ScheduledCallback(Callback):
         max_panels: int,
         on_error: OnError,
         name: str,
-        watch: ValidationWatch | None = None,
+        watches: Sequence[Watch] = (),
+        followers: Sequence[Follower] = (),
     ) -> None:
         super().__init__()
         if not re.fullmatch(r"[\w.-]+", name):
@@ -98,11 +69,15 @@ class ScheduledCallback(Callback):
         self.max_panels = max_panels
         self._auditor = auditor
         self._outlets = Outlets(auditor.probes, max_panels, name)
-        self._watch = watch
+        self._watches = tuple(watches)
+        self._followers = tuple(followers)
         self._record: NoveltyRecord | None = None
         self._audited_at: tuple[int, int] | None = None
         self._metrics: dict[str, float] = {}
-        self._told: set[str] = set()
+        # What the validation showed at whose end an audit takes place, for its record to hold as well.
+        self._seen: dict[str, Estimate] = {}
+        self._validated: dict[str, float] = {}
+        self._notices = Notices()
 
     @property
     def state_key(self) -> str:
@@ -122,15 +97,15 @@ class ScheduledCallback(Callback):
         if has_lazy_parameters(pl_module):
             # The first forward pass would initialise them, which is for training to do.
             return
-        with _without_logging(pl_module):
+        with without_logging(pl_module):
             self._auditor.prepare(pl_module)
-        self._tell(trainer, f"{type(self).__name__} {self._auditor.describe()}.")
+        self._notices.tell(trainer, f"{type(self).__name__} {self._auditor.describe()}.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit the untrained model; a resumed run goes on with what it knew."""
         if trainer.global_step > 0:
             # Monitors may ask for a metric before the next audit is due.
-            trainer.callback_metrics.update(_as_tensors(self._metrics))
+            trainer.callback_metrics.update(_as_tensors(self._metrics | self._validated))
             self._audited_at = (trainer.global_step, -1)
             return
         self._begin_anew()
@@ -145,10 +120,17 @@ class ScheduledCallback(Callback):
             self._audit(trainer, pl_module, step_of(trainer))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to the last layer, if the validation data are to be scored."""
-        if self._watch is not None and not trainer.sanity_checking and _is_fitting(trainer):
-            with self._forgiving(self.on_error):
-                self._watch.begin(pl_module)
+        """Begin to look on."""
+        for watch in self._watches if _is_fitting(trainer) else ():
+            with self._notices.forgiving(self.on_error), without_logging(pl_module):
+                watch.begin(pl_module)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Look at the batch."""
+        for watch in self._watches if _is_fitting(trainer) else ():
+            watch.before(batch, dataloader_idx)
 
     def on_validation_batch_end(
         self,
@@ -159,18 +141,22 @@ class ScheduledCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Score what the batch brought."""
-        if self._watch is not None:
-            with self._forgiving(self.on_error):
-                self._watch.collect()
+        """Take what the batch brought."""
+        for watch in self._watches if _is_fitting(trainer) else ():
+            watch.after(outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit what validation has just measured."""
-        if self._watch is not None and not trainer.sanity_checking and _is_fitting(trainer):
-            with self._forgiving(self.on_error):
-                self._report(trainer, self._watch.end(trainer))
-        if not trainer.sanity_checking and _is_fitting(trainer) and self.schedule.epoch_is_due(trainer.current_epoch):
+        if not _is_fitting(trainer):
+            return
+        if trainer.sanity_checking:
+            for watch in self._watches:
+                watch.check()
+            return
+        self._seen = self._look_back(trainer)
+        if self.schedule.epoch_is_due(trainer.current_epoch):
             self._audit(trainer, pl_module, step_of(trainer))
+        self._seen = {}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit here where there is no validation."""
@@ -179,14 +165,16 @@ class ScheduledCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait until every picture is written."""
-        with self._forgiving(self.on_error):
+        for follower in self._followers:
+            self._notices.tell(trainer, follower.finish())
+        with self._notices.forgiving(self.on_error):
             self._outlets.drain()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what was seen so far; nothing here may hide the exception."""
-        if self._watch is not None:
-            self._watch.stop()
-        with self._forgiving("warn", "Some pictures of audits are missing."):
+        for watch in self._watches:
+            watch.stop()
+        with self._notices.forgiving("warn", "Some pictures of audits are missing."):
             self._outlets.drain()
 
     def state_dict(self) -> dict[str, Any]:
@@ -196,6 +184,8 @@ class ScheduledCallback(Callback):
             "auditor": self._auditor.state_dict(),
             "pictures": self._outlets.state_dict(),
             "metrics": dict(self._metrics),
+            "validated": dict(self._validated),
+            "followers": [follower.state_dict() for follower in self._followers],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -210,6 +200,9 @@ class ScheduledCallback(Callback):
         self._auditor.load_state_dict(state_dict["auditor"])
         self._outlets.load_state_dict(state_dict["pictures"])
         self._metrics = dict(state_dict["metrics"])
+        self._validated = dict(state_dict["validated"])
+        for follower, state in zip(self._followers, state_dict["followers"], strict=False):
+            follower.load_state_dict(state)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what Lightning hangs on callbacks, which would drag the whole model along."""
@@ -220,8 +213,14 @@ class ScheduledCallback(Callback):
         self._auditor.forget()
         self._outlets.forget()
         self._record = self._audited_at = None
+        self._seen = {}
         self._metrics = {}
-        self._told.clear()
+        self._validated = {}
+        for watch in self._watches:
+            watch.forget()
+        for follower in self._followers:
+            follower.forget()
+        self._notices.forget()
 
     def _audit(self, trainer: Trainer, model: nn.Module, step: int) -> None:
         here = (trainer.global_step, trainer.fit_loop.total_batch_idx)
@@ -230,96 +229,69 @@ class ScheduledCallback(Callback):
             return
         self._audited_at = here
         useless: tuple[str, ...] = ()
-        with self._forgiving(self.on_error):
+        with self._notices.forgiving(self.on_error):
             # Should this audit fail, no monitor must go on reading the numbers of an earlier one.
             self._publish(trainer, dict.fromkeys(self._metrics, math.nan))
-            with _without_logging(model), _progress(trainer, len(self._auditor.probes)) as on_progress:
+            with without_logging(model), progress(trainer, len(self._auditor.probes)) as on_progress:
                 record = self._auditor.audit(model, step=step, epoch=trainer.current_epoch, on_progress=on_progress)
             for note in record.notes:
-                self._tell(trainer, f"{type(self).__name__}: {note}")
-            self._record = record
-            self._publish(trainer, main_scalars(record, self.name))
-            self._outlets.write(trainer, record)
+                self._notices.tell(trainer, f"{type(self).__name__}: {note}")
             useless = record.useless
+            record, texts = self._conclude(trainer, replace(record, metrics={**record.metrics, **self._seen}))
+            self._record = record
+            # What the validation showed is published and written already.
+            own = {key: estimate for key, estimate in record.metrics.items() if key not in self._seen}
+            audited = replace(record, metrics=own)
+            self._publish(trainer, main_scalars(audited, self.name))
+            self._outlets.write(trainer, audited, beside=self._seen, texts=texts)
         if useless:
-            with self._forgiving(self.on_error, "A novelty score says nothing, and audits go on without it."):
+            with self._notices.forgiving(self.on_error, "A part of the audit says nothing, and audits go on without."):
                 raise NoveltyError(" ".join(useless))
 
-    @contextmanager
-    def _forgiving(self, on_error: OnError, happened: str = "An audit failed and training goes on.") -> Iterator[None]:
-        """Report what fails inside, once for each kind of error, instead of ending the run."""
-        try:
-            yield
-        except Exception as error:
-            if on_error == "raise":
-                raise
-            kind = type(error).__name__
-            if kind not in self._told:
-                self._told.add(kind)
-                warnings.warn(
-                    f"{happened} {kind}: {error} (on_error='raise' would stop at the first failing audit.)",
-                    stacklevel=2,
-                )
+    def _conclude(self, trainer: Trainer, record: NoveltyRecord) -> tuple[NoveltyRecord, dict[str, str]]:
+        """The record with what is concluded from it, and that in words, by tag."""
+        texts: dict[str, str] = {}
+        for follower in self._followers:
+            assert isinstance(record, AuditRecord)  # noqa: S101  # only such audits are followed; narrows the type
+            followed = follower.follow(trainer, record)
+            record = replace(record, metrics={**record.metrics, **followed.metrics})
+            texts.update(followed.texts)
+            for sentence in followed.news:
+                self._notices.tell(trainer, f"{self.name}: {sentence}", loud=True)
+        return record, texts
+
+    def _look_back(self, trainer: Trainer) -> dict[str, Estimate]:
+        """End the watches, log what they saw, and return it."""
+        found = []
+        for watch in self._watches:
+            with self._notices.forgiving(self.on_error, _NOT_WATCHED):
+                found.append(watch.end(trainer))
+        metrics = {key: estimate for seen in found for key, estimate in seen.metrics.items()}
+        scalars = {f"{self.name}/{key}": estimate.value for key, estimate in metrics.items()}
+        # What is not known this time must not be read as of last time.
+        self._validated = dict.fromkeys(self._validated, math.nan) | scalars
+        trainer.callback_metrics.update(_as_tensors(self._validated))
+        for seen in found:
+            self._report(trainer, seen)
+        return metrics
 
     def _report(self, trainer: Trainer, seen: Seen) -> None:
-        """Log the scores of the validation set."""
-        with self._forgiving(self.on_error):
-            if not seen.means:
-                self._tell(
-                    trainer,
-                    f"{type(self).__name__} could not score the validation set: its steps call no last linear layer "
-                    "that a hook can see. A compiled model hides it; or no score suits, see `watch_validation`.",
-                )
-            if seen.left_out:
-                self._tell(
-                    trainer,
-                    f"{type(self).__name__}: {seen.left_out} novelty score(s) of validation images are NaN or inf.",
-                )
-            scalars = {f"{self.name}/validation/novelty/{score}": mean for score, mean in seen.means.items()}
-            trainer.callback_metrics.update(_as_tensors(scalars))
-            self._outlets.write_validation(trainer, scalars, seen.scores, step_of(trainer))
+        for note in seen.notes:
+            self._notices.tell(trainer, f"{type(self).__name__} {note}")
+        with self._notices.forgiving(self.on_error):
+            self._outlets.write_validation(trainer, seen.metrics, seen.scores, step_of(trainer))
+        if seen.error is not None:
+            with self._notices.forgiving(self.on_error, _NOT_WATCHED):
+                raise seen.error
 
     def _publish(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         self._metrics = metrics
         trainer.callback_metrics.update(_as_tensors(metrics))
 
-    def _tell(self, trainer: Trainer, message: str) -> None:
-        """Say something once, where Lightning says its own."""
-        if message not in self._told and trainer.is_global_zero:
-            self._told.add(message)
-            # A user's own Trainer class lives elsewhere; Lightning's is among its ancestors.
-            homes = [cls.__module__ for cls in type(trainer).__mro__ if "lightning" in cls.__module__]
-            logging.getLogger(next(iter(homes), __name__)).info(message)
-
 
 def loaded(probes: ProbeSet | str) -> ProbeSet:
     """A probe set, read from its file if need be."""
     return ProbeSet.load(probes) if isinstance(probes, (str, Path)) else probes
-
-
-@contextmanager
-def _without_logging(module: nn.Module) -> Iterator[None]:
-    """A `forward` that calls `self.log` must neither log probes as data nor fail where Lightning forbids it."""
-    names = [name for name in ("log", "log_dict") if hasattr(module, name)]
-    own = {name: module.__dict__[name] for name in names if name in module.__dict__}
-    for name in names:
-        module.__dict__[name] = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        for name in names:
-            del module.__dict__[name]
-        module.__dict__.update(own)
-
-
-@contextmanager
-def _progress(trainer: Trainer, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar that appears when an audit takes long."""
-    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-    with tqdm(
-        total=total, desc="Audit", unit=" probes", delay=_SHOW_PROGRESS_AFTER, leave=False, disable=not shown
-    ) as bar:
-        yield lambda done: bar.update(done - bar.n)
 
 
 def _as_tensors(scalars: dict[str, float]) -> dict[str, torch.Tensor]:

@@ -84,11 +84,12 @@ class NoveltyCallback(ScheduledCallback):
         on_error: OnError = "warn",
         name: str = "audit",
     ) -> None:
+        familiar, unfamiliar = (None if given is None else loaded(given) for given in (inliers, novel))
         self.auditor = NoveltyAuditor(
             loaded(probes),
             scores,
-            inliers=None if inliers is None else loaded(inliers),
-            novel=None if novel is None else loaded(novel),
+            inliers=familiar,
+            novel=unfamiliar,
             conditions=() if conditions is None else conditions,
             model=model,
             output=output,

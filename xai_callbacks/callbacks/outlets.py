@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from xai_callbacks._lightning import Trainer
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import NoveltyRecord
+from xai_callbacks.record import Estimate, NoveltyRecord
 from xai_callbacks.sinks import TensorBoardSink, detail_scalars, finite, main_scalars, write_histograms
 
 __all__ = ["Outlets"]
@@ -33,8 +35,21 @@ class Outlets:
         self._sinks: dict[int, TensorBoardSink] = {}
         self._pictures: dict[str, Any] = {}
 
-    def write(self, trainer: Trainer, record: NoveltyRecord) -> None:
+    def write(
+        self,
+        trainer: Trainer,
+        record: NoveltyRecord,
+        *,
+        beside: Mapping[str, Estimate] = MappingProxyType({}),
+        texts: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Write one record everywhere; a logger that fails does not keep the others from it.
+
+        Args:
+            trainer: The trainer.
+            record: The record.
+            beside: Estimates that are written already, and belong on the same page of charts.
+            texts: Markdown by tag, for loggers that take text.
 
         Raises:
             Exception: The first error of a logger, after all were served.
@@ -46,7 +61,8 @@ class Outlets:
                     finite({**main_scalars(record, self._name), **detail_scalars(record, self._name)}), step=record.step
                 )
                 logger.save()
-                self._draw(trainer, logger, record)
+                self._draw(trainer, logger, replace(record, metrics={**record.metrics, **beside}))
+                self._tell(trainer, logger, texts, record.step)
             except Exception as error:  # raised again below
                 errors.append(error)
         errors += [error for sink in self._sinks.values() for error in sink.errors()]
@@ -54,18 +70,19 @@ class Outlets:
             raise errors[0]
 
     def write_validation(
-        self, trainer: Trainer, scalars: Mapping[str, float], scores: Mapping[str, Tensor], step: int
+        self, trainer: Trainer, metrics: Mapping[str, Estimate], scores: Mapping[str, Tensor], step: int
     ) -> None:
-        """Write what the validation set says: scalars, and scores as histograms where a logger takes them.
+        """Write what the validation set says: estimates, and scores as histograms where a logger takes them.
 
         Raises:
             Exception: The first error of a logger, after all were served.
         """
+        scalars = finite(_scalars(metrics, self._name))
         errors: list[Exception] = []
         for logger in trainer.loggers:
             try:
-                logger.log_metrics(finite(scalars), step=step)
-                writer = getattr(logger, "experiment", None) if trainer.is_global_zero else None
+                logger.log_metrics(scalars, step=step)
+                writer = getattr(logger, "experiment", None) if trainer.is_global_zero and scores else None
                 if hasattr(writer, "add_histogram"):
                     write_histograms(writer, self._name, {"validation": scores}, step)
             except Exception as error:  # raised again below
@@ -101,6 +118,12 @@ class Outlets:
         """Without writers and threads."""
         return {**self.__dict__, "_sinks": {}, "_pictures": self.state_dict()}
 
+    def _tell(self, trainer: Trainer, logger: Any, texts: Mapping[str, str], step: int) -> None:
+        writer: Any = getattr(logger, "experiment", None) if trainer.is_global_zero and texts else None
+        if writer is not None and hasattr(writer, "add_text"):
+            for tag, text in texts.items():
+                writer.add_text(f"{self._name}/{tag}", text, step)
+
     def _draw(self, trainer: Trainer, logger: Any, record: NoveltyRecord) -> None:
         # Not every logger has an `experiment`, and few experiments take pictures.
         writer = getattr(logger, "experiment", None) if trainer.is_global_zero and self._max_panels else None
@@ -117,3 +140,12 @@ class Outlets:
                 sink.load_state_dict(self._pictures)
             self._sinks[id(logger)] = sink
         self._sinks[id(logger)].write(record)
+
+
+def _scalars(metrics: Mapping[str, Estimate], name: str) -> dict[str, float]:
+    """Values by key, and what they must be read beside, as of a record."""
+    scalars = {f"{name}/{key}": estimate.value for key, estimate in metrics.items()}
+    for key, estimate in metrics.items():
+        parts = {"chance": estimate.chance, "low": estimate.low, "high": estimate.high}
+        scalars |= {f"{name}_detail/{key}/{part}": value for part, value in parts.items() if value is not None}
+    return scalars

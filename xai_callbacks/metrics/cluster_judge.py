@@ -30,12 +30,14 @@ class Clustered(NamedTuple):
         classes: The clusters of each class with enough probes; clusters by number, which they keep from audit to audit.
         worst: The cluster with the lowest accuracy; None for unlabelled probes.
         notes: What was left out or cannot be asked, in sentences.
+        question: Place of the question whose heatmaps these are.
     """
 
     metrics: dict[str, Estimate]
     classes: tuple[ClassClusters, ...]
     worst: WorstCluster | None
     notes: tuple[str, ...]
+    question: int
 
 
 class ClusterJudge:
@@ -105,7 +107,7 @@ class ClusterJudge:
         if worst is not None and not testable:
             worst = worst._replace(estimate=worst.estimate._replace(chance=None), p=math.nan)
         notes = tuple(self._notes(found, groups, truth is not None and not testable))
-        return Clustered(_metrics(found, worst), found, worst, notes)
+        return Clustered(_metrics(found, worst), found, worst, notes, self.question_index)
 
     def forget(self) -> None:
         """Begin anew, as if nothing had been judged."""

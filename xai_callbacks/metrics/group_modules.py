@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from xai_callbacks.errors import ConfigurationError, require_integer
-from xai_callbacks.metrics import groups
-from xai_callbacks.metrics.group_sums import CALIBRATION_BINS, group_sums
-from xai_callbacks.metrics.summary import Estimate
+from xai_callbacks.metrics.group_judge import GroupJudge
+from xai_callbacks.metrics.group_sums import GroupSums, group_sums
 
 __all__ = ["GroupMetrics"]
+
+# Judgements whose interval has keys of its own.
+_WITH_ENDS = ("group/wga", "group/conflict_gap")
 
 
 class GroupMetrics(Metric):
@@ -34,10 +35,12 @@ class GroupMetrics(Metric):
     | `group/accuracy_all`, `group/accuracy_balanced` | over images; mean over groups that have some |
     | `group/wga`, `group/wga_low`, `group/wga_high` | worst group with at least `least` images, and its interval |
     | `group/wga_label`, `group/wga_cue` | which one it is |
+    | `group/average_worst_gap` | `accuracy_all` less `wga` |
     | `group/n_min`, `group/excluded`, `group/empty` | images of the smallest group; groups below `least`; without any |
     | `group/equalised_odds_gap`, `group/cond_mi`, `group/ece_gap` | how far the cue moves answers and confidence |
     | `group/conflict_gap`, `_low`, `_high`, `group/accuracy_aligned`, `_conflicting`, `group/loss_aligned`, \
 `_conflicting` | with `aligned` |
+    | `group/accuracy_reweighted`, `group/average_worst_gap_reweighted` | with `train_counts`: in its proportions |
     | `group/bias_amplification` | with `train_counts` |
     | `group/not_finite`, `group/unknown_cue` | images left out |
 
@@ -87,18 +90,9 @@ class GroupMetrics(Metric):
         require_integer("num_classes", num_classes, least=2)
         require_integer("num_cues", num_cues, least=1)
         self.num_classes, self.num_cues = num_classes, num_cues
-        self.aligned = None if aligned is None else tuple(aligned)
-        self.train_counts = train_counts
-        self.least, self.least_ece, self.confidence, self.per_group = least, least_ece, confidence, per_group
-        shape = (num_classes, num_cues)
-        states = {
-            "counts": torch.zeros(*shape, num_classes, dtype=torch.long),
-            "bins": torch.zeros(num_classes * num_cues, CALIBRATION_BINS, 3, dtype=torch.float64),
-            "losses": torch.zeros(shape, dtype=torch.float64),
-            "not_finite": torch.zeros((), dtype=torch.long),
-            "unknown": torch.zeros((), dtype=torch.long),
-        }
-        for name, zeros in states.items():
+        self.per_group = per_group
+        self._judge = GroupJudge(aligned, train_counts, least=least, least_ece=least_ece, confidence=confidence)
+        for name, zeros in GroupSums.zeros(num_classes, num_cues)._asdict().items():
             self.add_state(name, zeros, dist_reduce_fx="sum")
         self._values()  # says what is wrong with the arguments now, and not after the first epoch
 
@@ -127,59 +121,16 @@ class GroupMetrics(Metric):
 
     def compute(self) -> dict[str, float]:
         """The judgements, see the table above."""
-        return {f"group/{name}": float(value) for name, value in self._values().items()}
+        return self._values()
 
     def _values(self) -> dict[str, float]:
-        counts = self.counts.cpu()
-        ece = groups.group_ece(self.bins, self.least_ece)
-        values = {
-            **self._accuracies(counts),
-            "equalised_odds_gap": groups.equalised_odds_gap(counts, self.least),
-            "cond_mi": groups.conditional_mutual_information(counts),
-            "ece_gap": ece.gap,
-            "not_finite": float(self.not_finite),
-            "unknown_cue": float(self.unknown),
-        }
-        if self.aligned is not None:
-            values |= self._conflict(counts, self.aligned)
-        if self.train_counts is not None:
-            values["bias_amplification"] = groups.bias_amplification(counts, self.train_counts)
+        sums = GroupSums(*(getattr(self, name).cpu() for name in GroupSums._fields))
+        values = {}
+        for key, estimate in self._judge.judge(sums).items():
+            values[key] = estimate.value
+            if key in _WITH_ENDS:
+                low, high = (math.nan if end is None else end for end in (estimate.low, estimate.high))
+                values |= {f"{key}_low": low, f"{key}_high": high}
         if self.per_group:
-            tables = {"accuracy": groups.group_accuracy(counts), "count": counts.sum(dim=2), "ece": ece.values}
-            for name, table in tables.items():
-                for group, value in enumerate(table.flatten().tolist()):
-                    label, cue = divmod(group, self.num_cues)
-                    values[f"{name}/{label}_{cue}"] = value
+            values |= {key: estimate.value for key, estimate in self._judge.judge_each(sums).items()}
         return values
-
-    def _accuracies(self, counts: Tensor) -> dict[str, float]:
-        worst = groups.worst_group_accuracy(counts, self.least, confidence=self.confidence)
-        sizes = counts.sum(dim=2)
-        right = counts.diagonal(dim1=0, dim2=2).sum()
-        return {
-            "accuracy_all": float(right / sizes.sum()),
-            "accuracy_balanced": float(groups.group_accuracy(counts).nanmean()),
-            **_with_ends("wga", worst.estimate),
-            "wga_label": math.nan if worst.label is None else worst.label,
-            "wga_cue": math.nan if worst.cue is None else worst.cue,
-            "n_min": float(sizes[sizes > 0].min()) if sizes.any() else math.nan,
-            "excluded": worst.excluded,
-            "empty": worst.empty,
-        }
-
-    def _conflict(self, counts: Tensor, aligned: Sequence[int]) -> dict[str, float]:
-        gap = groups.conflict_gap(counts, aligned, confidence=self.confidence)
-        losses = groups.conflict_losses(self.losses, counts, aligned)
-        return {
-            **_with_ends("conflict_gap", gap.estimate),
-            "accuracy_aligned": gap.aligned,
-            "accuracy_conflicting": gap.conflicting,
-            "loss_aligned": losses[0],
-            "loss_conflicting": losses[1],
-        }
-
-
-def _with_ends(name: str, estimate: Estimate) -> dict[str, float]:
-    """An estimate and its interval as three numbers; NaN for an interval that there is not."""
-    low, high = (math.nan if end is None else end for end in (estimate.low, estimate.high))
-    return {name: estimate.value, f"{name}_low": low, f"{name}_high": high}

@@ -7,13 +7,15 @@ up over batches and processes. Judgements are float64 on the CPU; NaN where no i
 | judgement | range | a model that never uses the cue | question |
 |---|---|---|---|
 | `worst_group_accuracy` | [0, 1] | near the average | how good is the model where it is worst? |
+| `average_worst_gap` | [0, 1] | near 0 | how much of that does the average hide? |
 | `conflict_gap` | [-1, 1] | 0 | what does the model lose where the cue points to another class? |
 | `equalised_odds_gap` | [0, 1] | 0 | how far does the cue move an answer, the label being equal? |
 | `conditional_mutual_information` | [0, 1] | 0 | how much of the cue can be read off the answers, given the label? |
 | `group_ece` | [0, 1] | equal in all groups | in which group is the confidence wrong? |
 | `bias_amplification` | [-1, 1] | 0 if it is right | does it answer along the training cue more than is true? |
 
-A minimum or maximum over noisy groups is biased away from the middle: compare at equal group sizes.
+A minimum or maximum over noisy groups is biased away from the middle: compare at equal group sizes, and read the worst
+group by its interval, which knows of that.
 
 Errors: `ConfigurationError` for arguments that are not of this form.
 """
@@ -29,12 +31,14 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.metrics.minimum import minimum_interval
 from xai_callbacks.metrics.summary import Estimate
 
 __all__ = [
     "ConflictGap",
     "GroupECE",
     "WorstGroup",
+    "average_worst_gap",
     "bias_amplification",
     "conditional_mi_null",
     "conditional_mutual_information",
@@ -43,6 +47,7 @@ __all__ = [
     "equalised_odds_gap",
     "group_accuracy",
     "group_ece",
+    "reweighted_accuracy",
     "wilson_interval",
     "worst_group_accuracy",
 ]
@@ -55,8 +60,8 @@ class WorstGroup(NamedTuple):
     """The group with the lowest accuracy.
 
     Attributes:
-        estimate: Its accuracy with a Wilson interval, which takes the group as given and not as picked for being worst;
-            `valid` is its number of images. Value NaN, no interval, if all groups are too small.
+        estimate: Its accuracy, with the `minimum_interval` over all groups that are large enough; `valid` is its number
+            of images. Value NaN, no interval, if all groups are too small.
         label: Its label; None if there is none.
         cue: Its cue; None likewise.
         excluded: Groups with fewer than `least` images, but some.
@@ -111,18 +116,49 @@ def wilson_interval(correct: Tensor, total: Tensor, confidence: float = 0.95) ->
 def worst_group_accuracy(counts: Tensor, least: int = 20, *, confidence: float = 0.95) -> WorstGroup:
     """Lowest accuracy of the groups with at least `least` images; of equal ones the first group.
 
-    The minimum of noisy accuracies is too low on average, the more groups the lower.
+    The minimum of noisy accuracies is too low on average, the more groups the lower. The interval allows for that, and
+    is one for the accuracy of the truly worst group, whichever it is.
     """
     require_integer("least", least, least=1)
     correct, total = _correct_and_total(counts)
-    low, high = wilson_interval(correct, total, confidence)
-    excluded, empty = int(((total > 0) & (total < least)).sum()), int((total == 0).sum())
-    accuracy = torch.where(total >= least, correct / total, math.inf)
-    label, cue = worst = divmod(int(accuracy.argmin()), total.shape[1])
-    if total[worst] < least:
+    large = total >= least
+    excluded, empty = int(((total > 0) & ~large).sum()), int((total == 0).sum())
+    low, high = minimum_interval(correct[large], total[large], confidence)
+    if low is None:
         return WorstGroup(Estimate(math.nan, None, None, None, 0, 0), None, None, excluded, empty)
-    estimate = Estimate(float(accuracy[worst]), float(low[worst]), float(high[worst]), None, int(total[worst]), 0)
+    accuracy = torch.where(large, correct / total, math.inf)
+    label, cue = divmod(int(accuracy.argmin()), total.shape[1])
+    estimate = Estimate(float(accuracy[label, cue]), low, high, None, int(total[label, cue]), 0)
     return WorstGroup(estimate, label, cue, excluded, empty)
+
+
+def reweighted_accuracy(counts: Tensor, train_counts: Tensor) -> float:
+    """Mean of the group accuracies, each weighted by the share of its group in training; in [0, 1].
+
+    What the average accuracy would be if the images were distributed as those of training: the average that published
+    figures of Waterbirds and CelebA give. Source: Sagawa et al. 2020. NaN if a group of training has no image here, or
+    training has none at all.
+
+    `train_counts` are the training images by label and cue, integers `(K, C)`.
+    """
+    correct, total = _correct_and_total(counts)
+    train = _checked_training(train_counts, total.shape)
+    used = train > 0
+    weights = train[used].double()
+    return float(weights @ (correct / total)[used] / weights.sum()) if len(weights) else math.nan
+
+
+def average_worst_gap(counts: Tensor, train_counts: Tensor | None = None, least: int = 20) -> float:
+    """Average accuracy less that of the worst group: what the average hides; 0 if all groups are alike.
+
+    The average is over the images in `counts`, or `reweighted_accuracy` with `train_counts`. Below 0 only if the groups
+    with fewer than `least` images, which cannot be the worst, are bad.
+    """
+    require_integer("least", least, least=1)
+    correct, total = _correct_and_total(counts)
+    average = float(correct.sum() / total.sum()) if train_counts is None else reweighted_accuracy(counts, train_counts)
+    accuracies = (correct / total)[total >= least]
+    return average - float(accuracies.min()) if len(accuracies) else math.nan
 
 
 def conflict_gap(counts: Tensor, aligned: Sequence[int], *, confidence: float = 0.95) -> ConflictGap:
@@ -282,10 +318,7 @@ def bias_amplification(counts: Tensor, train_counts: Tensor) -> float:
     """
     counts = _checked(counts)
     groups = counts.sum(dim=2)
-    if train_counts.shape != groups.shape or train_counts.is_floating_point():
-        got = f"{train_counts.dtype} {tuple(train_counts.shape)}"
-        raise ConfigurationError(f"Expected `train_counts` to be integers (K, C) {tuple(groups.shape)}, but got {got}.")
-    train = train_counts.to("cpu", torch.long)
+    train = _checked_training(train_counts, groups.shape)
     # In whole numbers: equal probabilities must give 0, whatever their quotients are in binary.
     signs = (train * train.sum() - train.sum(dim=1, keepdim=True) * train.sum(dim=0)).sign()
     seen = groups.sum(dim=0) > 0
@@ -307,3 +340,10 @@ def _checked(counts: Tensor) -> Tensor:
     if int(counts.min()) < 0:
         raise ConfigurationError(f"Expected `counts` to be 0 or more, but got {int(counts.min())}.")
     return counts
+
+
+def _checked_training(train_counts: Tensor, shape: torch.Size) -> Tensor:
+    if train_counts.shape != shape or train_counts.is_floating_point():
+        got = f"{train_counts.dtype} {tuple(train_counts.shape)}"
+        raise ConfigurationError(f"Expected `train_counts` to be integers (K, C) {tuple(shape)}, but got {got}.")
+    return train_counts.to("cpu", torch.long)

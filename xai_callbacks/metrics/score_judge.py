@@ -40,7 +40,7 @@ class ScoreJudge:
     | `novelty/<score>/auroc`, ... | how well it tells novel images from probes, see `separate` | [0, 1] | see there |
 
     A score that is NaN or infinite for some image, or the same for all, is left out, with a sentence that names the
-    image: it has no order to judge.
+    image: it has no order to judge. So is one that failed, with the reason.
 
     Args:
         probes: The probe set.
@@ -52,16 +52,25 @@ class ScoreJudge:
         self.novel = novel
         self._previous: dict[str, Tensor] = {}
 
-    def judge(self, known: Mapping[str, Tensor], novel: Mapping[str, Tensor], origins: Mapping[str, str]) -> Judged:
+    def judge(
+        self,
+        known: Mapping[str, Tensor],
+        novel: Mapping[str, Tensor],
+        origins: Mapping[str, str],
+        failed: Mapping[str, str] | None = None,
+    ) -> Judged:
         """Judge the scores of one audit; remembers it for the next.
 
         Args:
             known: Scores of the probes by name, each `(N,)` on the CPU.
             novel: Scores of the images known to be novel, each `(M,)`; empty without such images.
             origins: What each score was computed from, for the notes, such as "layer `fc`".
+            failed: Why scores could not be computed, in sentences by name; what there is of them is not looked at.
         """
-        reasons = {name: self._why_useless(values, novel.get(name)) for name, values in known.items()}
-        sound = {name: values for name, values in known.items() if reasons[name] is None}
+        failed = {} if failed is None else failed
+        whole = {name: values for name, values in known.items() if name not in failed}
+        reasons = {name: self._why_useless(values, novel.get(name)) for name, values in whole.items()}
+        sound = {name: values for name, values in whole.items() if reasons[name] is None}
         told = {name: values for name, values in novel.items() if name in sound}
         estimates = dict(self._estimates(sound, told))
         self._previous = sound
@@ -70,7 +79,11 @@ class ScoreJudge:
             for name, why in reasons.items()
             if why is not None
         )
-        return Judged(sound, told, estimates, useless)
+        failures = tuple(
+            f"The novelty score `{name}` of {origins[name]} was left out because it failed: {why}"
+            for name, why in failed.items()
+        )
+        return Judged(sound, told, estimates, useless + failures)
 
     def forget(self) -> None:
         """Begin anew, as if nothing had been judged."""

@@ -17,6 +17,8 @@ from xai_callbacks.access import Subject
 from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.novelty.base import ModelScore
 from xai_callbacks.novelty.gradients import PerSampleGradients
+from xai_callbacks.novelty.measuring import measurer
+from xai_callbacks.novelty.whitened import WhitenedScore
 from xai_callbacks.novelty.whitening import Whitener
 
 __all__ = ["GradientNorm", "Label", "PurviewDistance", "purview_features"]
@@ -45,7 +47,8 @@ class GradientNorm(ModelScore):
     dominate the sum; `PurviewDistance` weighs all alike. Range `(-inf, 0]` or `[0, inf)`; comparable between images and
     epochs of one model.
 
-    Cost: about one forward and backward pass, and two forward passes of two and three images.
+    Cost: about one forward and backward pass, and forward passes of two and of three images once an audit; more where
+    modules have no rule of their own, see `PerSampleGradients`.
 
     Args:
         label: What the gradient pulls toward.
@@ -70,7 +73,7 @@ class GradientNorm(ModelScore):
         return -total if self.label == "uniform" else total
 
 
-class PurviewDistance(ModelScore):
+class PurviewDistance(WhitenedScore):
     """Mahalanobis distance of `purview_features` from those of familiar images; needs no unfamiliar ones.
 
     The publication trains a classifier of these features on unfamiliar images. Here they are standardised and whitened
@@ -82,10 +85,7 @@ class PurviewDistance(ModelScore):
     """
 
     name = "purview_distance"
-    learns = True
-
-    def __init__(self) -> None:
-        self._familiar: Whitener | None = None
+    _columns = "trainable parameters"
 
     def fit(self, subject: Subject, images: Tensor, *, chunk_size: int = 64) -> None:
         """Learn from familiar images `(N, C, H, W)`, commonly of the training set; call inside `access.undisturbed`.
@@ -103,24 +103,8 @@ class PurviewDistance(ModelScore):
             )
         self._familiar = Whitener(features)
 
-    def score(self, subject: Subject, images: Tensor) -> Tensor:
-        """Score images `(N, C, H, W)`; call inside `access.undisturbed`.
-
-        Raises:
-            ConfigurationError: `fit` has not been called, or for a model with other parameters.
-        """
-        if self._familiar is None:
-            raise ConfigurationError(
-                "Expected `PurviewDistance` to have learnt what is familiar, but `fit` has not been called. Call it "
-                "with familiar images, such as some of the training set."
-            )
-        features = purview_features(subject, images, chunk_size=max(1, len(images)))
-        if features.shape[1] != self._familiar.width:
-            raise ConfigurationError(
-                f"Expected a model with {self._familiar.width} trainable parameters as when `PurviewDistance` was "
-                f"fitted, but got {features.shape[1]}. Fit it again for this model."
-            )
-        return self._familiar.distance(features)
+    def _rows(self, subject: Subject, images: Tensor) -> Tensor:
+        return purview_features(subject, images, chunk_size=max(1, len(images)))
 
 
 def purview_features(subject: Subject, images: Tensor, *, chunk_size: int = 64) -> Tensor:
@@ -171,8 +155,7 @@ def _measure(subject: Subject, what: str) -> PerSampleGradients:
             f"Expected a classifier for `{what}`, but got a model for {subject.task}. Choose a score of features, such "
             "as KNearest()."
         )
-    call = None if subject.call is subject.module else subject.call
-    return PerSampleGradients(subject.module, call)
+    return measurer(subject)
 
 
 def _squared_norms(subject: Subject, measure: PerSampleGradients, images: Tensor, label: Label) -> dict[str, Tensor]:

@@ -43,7 +43,21 @@ class NoveltyScore(ABC):
 
 
 class LastLayerScore(NoveltyScore):
-    """A score from what the last layer of a classifier saw and said: it costs no pass through the model of its own."""
+    """A score from what the last layer of a classifier saw and said: it costs no pass through the model of its own.
+
+    Attributes:
+        needs_classes: Whether the outputs are read as logits of classes, which a regression net does not have.
+    """
+
+    needs_classes: bool = False
+
+    def check(self, count: int, width: int) -> None:
+        """Raise what is wrong with the inliers before training; only scores that learn are asked.
+
+        Args:
+            count: Number of familiar images to come.
+            width: Features of the last layer, F.
+        """
 
     def fit(self, inliers: Inliers) -> None:
         """Learn what is familiar; scores with `learns = False` need not be fitted."""
@@ -63,6 +77,16 @@ class LastLayerScore(NoveltyScore):
 
 class ModelScore(NoveltyScore):
     """A score that runs the model itself, forward and often backward."""
+
+    def check(self, subject: Subject, images: Tensor) -> None:
+        """Raise before training what would keep `fit` or `score` from working, at little cost, inside `undisturbed`.
+
+        Scores that do not learn are asked for those of two images besides, and need not do so here.
+
+        Args:
+            subject: The model.
+            images: The first two familiar images `(N, C, H, W)`, or the only one, if the score learns; else two probes.
+        """
 
     def fit(self, subject: Subject, images: Tensor, *, chunk_size: int = 64) -> None:
         """Learn what is familiar from images `(N, C, H, W)`; scores with `learns = False` need not be fitted."""

@@ -100,6 +100,11 @@ class GradientConstraint(nn.Module):
         return {name: self.get_buffer(_buffer(name)) for name, _ in self._layers}
 
     @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weight of each layer as it is now, by the names of `references`."""
+        return {name: layer.weight for name, layer in self._layers}
+
+    @property
     def alignment(self) -> Tensor:
         """Mean cosine over layers at the last training step, a scalar in [-1, 1]; 0 while there is no reference."""
         return self._alignment

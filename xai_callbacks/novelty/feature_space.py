@@ -149,12 +149,20 @@ class KNearest(_Learner):
         require_integer("k", k, least=1)
         self.k = k
 
-    def _learn(self, inliers: Inliers) -> tuple[Tensor, ...]:
-        if len(inliers.features) <= self.k:
+    def check(self, count: int, width: int) -> None:
+        """Refuse fewer familiar images than neighbours are asked for.
+
+        Raises:
+            ConfigurationError: There are no more than `k`.
+        """
+        if count <= self.k:
             raise ConfigurationError(
-                f"Expected more than k = {self.k} familiar images for `KNearest`, but got {len(inliers.features)}. "
-                "Give more, or lower `k`."
+                f"Expected more than k = {self.k} familiar images for `KNearest`, but got {count}. Give more, or lower "
+                "`k`."
             )
+
+    def _learn(self, inliers: Inliers) -> tuple[Tensor, ...]:
+        self.check(*inliers.features.shape)
         return (_unit(inliers.features),)
 
     def _measure(self, features: Tensor, logits: Tensor, *learnt: Tensor) -> Tensor:
@@ -186,11 +194,20 @@ class ViM(_Learner):
     """
 
     name = "vim"
+    needs_classes = True
 
     def __init__(self, dimensions: int | None = None) -> None:
         if dimensions is not None:
             require_integer("dimensions", dimensions, least=1, hint="Leave it out for the authors' choice.")
         self.dimensions = dimensions
+
+    def check(self, count: int, width: int) -> None:
+        """Refuse dimensions that these features do not have, or too few familiar images to find them.
+
+        Raises:
+            ConfigurationError: There are no more features, or no more images, than dimensions.
+        """
+        self._principal(count, width)
 
     def _learn(self, inliers: Inliers) -> tuple[Tensor, ...]:
         """The origin u `(F,)`, the basis R `(F, F - D)`, and alpha."""

@@ -18,8 +18,9 @@ from torch import Tensor
 from xai_callbacks.access import Subject
 from xai_callbacks.errors import AuditError, ConfigurationError, require_integer
 from xai_callbacks.novelty.autoencoder import ErrorKind, reconstruction_error
-from xai_callbacks.novelty.base import ModelScore
 from xai_callbacks.novelty.gradients import PerSampleGradients
+from xai_callbacks.novelty.measuring import weights_of
+from xai_callbacks.novelty.whitened import WhitenedScore
 from xai_callbacks.novelty.whitening import Whitener
 
 __all__ = ["FisherNovelty", "GradientLoss", "gradient_features"]
@@ -35,7 +36,7 @@ _TINY = torch.finfo(torch.float32).tiny
 _FAINTEST = torch.finfo(torch.float32).eps
 
 
-class FisherNovelty(ModelScore):
+class FisherNovelty(WhitenedScore):
     """Squared Mahalanobis distance of `gradient_features` from those of familiar images; needs no unfamiliar ones.
 
     Features are standardised, and their covariance is shrunk toward the identity as much as Ledoit and Wolf ("A
@@ -43,9 +44,9 @@ class FisherNovelty(ModelScore):
     features have an answer too. Range `[0, inf)`, in float64; about P for images like those of `fit`. Images that are
     not finite, or whose loss is not, score NaN.
 
-    Cost: an image costs about one forward and backward pass, formed gradients of all weights included: memory grows
-    with the chunk times the number of weights chosen. `fit` keeps `(N, P)` features and inverts once, P^3. P is at most
-    `3 * sketch` a weight: choose `parameters` for deep nets.
+    Cost: an image costs about one forward and backward pass, formed gradients of all weights included, or more, see
+    `PerSampleGradients`: memory grows with the chunk times the number of weights chosen. `fit` keeps `(N, P)` features
+    and inverts once, P^3. P is at most `3 * sketch` a weight: choose `parameters` for deep nets.
 
     Args:
         loss: Whose gradient to take.
@@ -59,7 +60,7 @@ class FisherNovelty(ModelScore):
     """
 
     name = "fisher"
-    learns = True
+    _columns = "gradient features"
 
     def __init__(
         self,
@@ -75,7 +76,6 @@ class FisherNovelty(ModelScore):
         self.parameters = parameters
         self.sketch = sketch
         self.seed = seed
-        self._familiar: Whitener | None = None
 
     def fit(self, subject: Subject, images: Tensor, *, chunk_size: int = 64) -> None:
         """Learn from familiar images `(N, C, H, W)`: training and validation ones; call inside `access.undisturbed`.
@@ -86,31 +86,15 @@ class FisherNovelty(ModelScore):
             ConfigurationError: Fewer than two images, or one of those of `gradient_features`.
             AuditError: An image gives NaN or infinite features, or those of a whole weight are the same for all images.
         """
-        measure = measurer(subject, self.parameters)
+        measure = weights_of(subject, self.parameters)
         parts = [self._features(subject, measure, chunk) for chunk in torch.split(images, chunk_size)]
         by_name = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         _require_learnable(by_name)
         self._familiar = Whitener(torch.cat(list(by_name.values()), dim=1))
 
-    def score(self, subject: Subject, images: Tensor) -> Tensor:
-        """Score images `(N, C, H, W)`; call inside `access.undisturbed`.
-
-        Raises:
-            ConfigurationError: `fit` has not been called, or for a model with other weights.
-        """
-        if self._familiar is None:
-            raise ConfigurationError(
-                "Expected `FisherNovelty` to have learnt what is familiar, but `fit` has not been called. Call it with "
-                "familiar images, such as the training set."
-            )
-        found = self._features(subject, measurer(subject, self.parameters), images)
-        features = torch.cat(list(found.values()), dim=1)
-        if features.shape[1] != self._familiar.width:
-            raise ConfigurationError(
-                f"Expected a model with {self._familiar.width} gradient features as when `FisherNovelty` was fitted, "
-                f"but got {features.shape[1]}. Fit it again for this model."
-            )
-        return self._familiar.distance(features)
+    def _rows(self, subject: Subject, images: Tensor) -> Tensor:
+        found = self._features(subject, weights_of(subject, self.parameters), images)
+        return torch.cat(list(found.values()), dim=1)
 
     def _features(self, subject: Subject, measure: PerSampleGradients, images: Tensor) -> dict[str, Tensor]:
         return _features(subject, measure, images, self.loss, sketch=self.sketch, seed=self.seed)
@@ -148,7 +132,7 @@ def gradient_features(
     Raises:
         ConfigurationError: Outputs do not suit the loss, or gradients cannot be told apart by image.
     """
-    measure = measurer(subject, parameters)
+    measure = weights_of(subject, parameters)
     return _features(subject, measure, images, require_loss(loss), sketch=sketch, seed=seed)
 
 
@@ -166,20 +150,6 @@ def _features(
             f"Expected the loss to depend on `{reading.unused[0]}`, but it does not. Leave it out with `parameters=`."
         )
     return {name: rows.masked_fill(watched.broken[:, None], torch.nan) for name, rows in reading.reduced.items()}
-
-
-def measurer(subject: Subject, parameters: Sequence[str] | None) -> PerSampleGradients:
-    """Of some parameters of a model; None for all trainable ones of two or more dimensions."""
-    call = None if subject.call is subject.module else subject.call
-    if parameters is None:
-        everything = PerSampleGradients(subject.module, call)
-        parameters = [name for name, parameter in everything.parameters.items() if parameter.ndim > 1]
-        if not parameters:
-            raise ConfigurationError(
-                "Expected weights of two or more dimensions, but the model has none that require grad. Name some "
-                "parameters with `parameters=`."
-            )
-    return PerSampleGradients(subject.module, call, parameters=parameters)
 
 
 class Losses:

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.access import Subject
+from xai_callbacks.access.subject import find_module, plain_name
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty.autoencoder import ErrorKind
 from xai_callbacks.novelty.base import ModelScore
-from xai_callbacks.novelty.fisher import Losses, measurer
+from xai_callbacks.novelty.constraint import GradientConstraint
+from xai_callbacks.novelty.fisher import Losses
 from xai_callbacks.novelty.logits import require_positive
+from xai_callbacks.novelty.measuring import measurer
 
 __all__ = ["GradConScore", "GradConTerms", "ReconstructionError"]
 
@@ -40,23 +43,36 @@ class GradConScore(ModelScore):
     Cost: about one forward and backward pass.
 
     Args:
-        references: Mean gradients by parameter, `GradientConstraint.references`; read at every score.
-        prefix: What stands before their names in the model, such as `decoder.` for a constraint on `model.decoder`.
+        references: Where the audited module keeps its `GradientConstraint`, as a dotted name such as `constraint`: its
+            references and weights are looked up at every score, and before the first update of the constraint the
+            alignment is 0. Or, for a model that is not trained any more, mean gradients by parameter, as
+            `GradientConstraint.references` gives them: tensors of one moment, which do not follow the training.
+        prefix: What stands before the names of such tensors in the model, such as `decoder.` for a constraint on
+            `model.decoder`; a constraint that is named knows.
         beta: Weight of the alignment, above 0; the published .12 belongs to a mean over pixels.
         loss: Whose gradient is compared, commonly that of the training; the error is always the squared one.
 
     Raises:
         ConfigurationError: An argument is out of range.
+
+    Example:
+        >>> GradConScore("constraint")  # of `self.constraint = GradientConstraint(...)`  # doctest: +SKIP
     """
 
     name = "gradcon"
 
     def __init__(
-        self, references: Mapping[str, Tensor], *, prefix: str = "", beta: float = 0.12, loss: ErrorKind = "mse"
+        self, references: str | Mapping[str, Tensor], *, prefix: str = "", beta: float = 0.12, loss: ErrorKind = "mse"
     ) -> None:
         if not references:
             raise ConfigurationError(
-                "Expected `references` to hold mean gradients, but got none. Pass `GradientConstraint.references`."
+                "Expected `references` to be the name of a GradientConstraint, or to hold mean gradients, but got "
+                f"{references!r}. Pass a name such as 'constraint', or `GradientConstraint.references`."
+            )
+        if isinstance(references, str) and prefix:
+            raise ConfigurationError(
+                f"Expected no `prefix` beside the name of a GradientConstraint, but got {prefix!r}. Leave it out: the "
+                "constraint knows its weights."
             )
         self.references = references
         self.prefix = prefix
@@ -67,15 +83,15 @@ class GradConScore(ModelScore):
         """Score images `(N, C, H, W)`; call inside `access.undisturbed`.
 
         Raises:
-            ConfigurationError: A reference fits no parameter or is zero, or the model is no autoencoder.
+            ConfigurationError: A reference fits no parameter, or is zero although it was given as a tensor; there is no
+                such constraint; or the model is no autoencoder.
         """
         error, alignment = self.terms(subject, images)
         return error - self.beta * alignment
 
     def terms(self, subject: Subject, images: Tensor) -> GradConTerms:
         """The two terms of `score`, with its arguments and errors."""
-        reference = {self.prefix + name: mean for name, mean in self.references.items()}
-        self._check(reference, dict(subject.module.named_parameters()))
+        reference = self._found(subject) if isinstance(self.references, str) else self._given(subject, self.references)
         watched = Losses(subject, self.loss)
         sound = watched.sound(images)
         reading = measurer(subject, list(reference))(sound, watched, reference=reference)
@@ -87,7 +103,28 @@ class GradConScore(ModelScore):
         broken = watched.broken | errors.broken
         return GradConTerms(error.masked_fill(broken, torch.nan), alignment.masked_fill(broken, torch.nan))
 
-    def _check(self, reference: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    def _found(self, subject: Subject) -> dict[str, Tensor]:
+        """References of the constraint of that name, as it is now, by the names that its weights have in the model."""
+        name = str(self.references)
+        constraint = find_module(subject.root, name, "references")
+        if not isinstance(constraint, GradientConstraint):
+            raise ConfigurationError(
+                f"Expected `references` to name a GradientConstraint, but {name!r} is a {type(constraint).__name__}. "
+                "Make one an attribute of the module, as in `self.constraint = GradientConstraint(self.decoder)`."
+            )
+        names = {id(parameter): plain_name(each) for each, parameter in subject.module.named_parameters()}
+        missing = [each for each, weight in constraint.weights.items() if id(weight) not in names]
+        if missing:
+            raise ConfigurationError(
+                f"Expected the weights of `{name}` to be parameters of the model, but `{missing[0]}` is none. Choose "
+                "with `model=` a part that contains the constrained modules."
+            )
+        return {names[id(constraint.weights[each])]: mean for each, mean in constraint.references.items()}
+
+    def _given(self, subject: Subject, references: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The references given, by the names of the parameters."""
+        parameters = {plain_name(name): parameter for name, parameter in subject.module.named_parameters()}
+        reference = {self.prefix + name: mean for name, mean in references.items()}
         for name, mean in reference.items():
             got = parameters.get(name)
             if got is None or got.shape != mean.shape:
@@ -99,8 +136,9 @@ class GradConScore(ModelScore):
             if not bool((mean != 0).any()):
                 raise ConfigurationError(
                     f"Expected a reference gradient for `{name}`, but got zeros. Train with the `GradientConstraint` "
-                    "first, and load its state with the model."
+                    "first, and load its state with the model; while it trains, give the name of the constraint."
                 )
+        return reference
 
 
 class ReconstructionError(ModelScore):

@@ -29,13 +29,15 @@ class PerSampleGradients:
 
     Convolutions (strided, dilated, grouped, transposed; one to three dimensions), linear layers, embeddings, batch norm
     in eval mode, instance, group and layer norm, and multi-head attention are computed from what went into the layer
-    and the gradient of what came out. Anything else is run again under `torch.func`, for that module only, and
-    `GradientReading.slow` says so. Layers used several times, weights shared between layers, in-place activations and
-    frozen parameters are accounted for by walking the autograd graph: right or refused, never silently wrong.
+    and the gradient of what came out. Any other module that holds parameters is run again under `torch.func`, with all
+    that is in it, and `GradientReading.slow` says so: a vision transformer holds its class token itself, so that the
+    whole network is run again, which takes several times as long, unless `parameters` leaves that out. Layers used
+    several times, weights shared between layers, in-place activations and frozen parameters are accounted for by
+    walking the autograd graph: right or refused, never silently wrong.
 
     Call inside `access.undisturbed`, or with the model in eval mode: no `.grad` is touched and no hook is left behind.
-    Cost: about one forward and backward pass, or less; memory about the same. On a CPU, batches of more than `2**20`
-    numbers go through the model in several passes, which is faster there.
+    Cost where every module has a rule: about one forward and backward pass, or less; memory about the same. On a CPU,
+    batches of more than `2**20` numbers go through the model in several passes, which is faster there.
 
     Args:
         module: The model.

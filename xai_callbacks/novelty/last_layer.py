@@ -53,6 +53,7 @@ class GradNorm(LastLayerScore):
     """
 
     name = "gradnorm"
+    needs_classes = True
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """Closed form for the weight of the head; the bias is left out, as in the paper."""
@@ -72,6 +73,7 @@ class ConfoundingLabels(LastLayerScore):
     """
 
     name = "confounding_labels"
+    needs_classes = True
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """Closed form for the weight of the head."""
@@ -94,6 +96,7 @@ class GradTrust(LastLayerScore):
     """
 
     name = "gradtrust"
+    needs_classes = True
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """Closed form for the weight of the head; one sigmoid logit is read as two classes."""

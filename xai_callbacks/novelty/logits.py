@@ -25,6 +25,7 @@ class MaxSoftmax(LastLayerScore):
     """
 
     name = "max_softmax"
+    needs_classes = True
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """Unchanged by a constant added to all logits."""
@@ -38,6 +39,7 @@ class MaxLogit(LastLayerScore):
     """
 
     name = "max_logit"
+    needs_classes = True
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """A constant added to all logits is subtracted from the score."""
@@ -57,6 +59,7 @@ class Energy(LastLayerScore):
     """
 
     name = "energy"
+    needs_classes = True
 
     def __init__(self, temperature: float = 1.0) -> None:
         self.temperature = require_positive("temperature", temperature)
@@ -70,6 +73,7 @@ class Entropy(LastLayerScore):
     """`-sum_k p_k log p_k` in nats, in [0, log K]: how undecided the model is."""
 
     name = "entropy"
+    needs_classes = True
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """Unchanged by a constant added to all logits."""

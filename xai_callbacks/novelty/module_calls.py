@@ -72,7 +72,9 @@ class FunctionalCall(ModuleCall):
             gradients: dict[str, Tensor] = pull_back(ones)[0]
             return gradients
 
-        return _for_each_image(one, (tensors, list(self.axes)), (arrived, arrived_axes))
+        # Other parameters of the module would draw a graph of their own behind what comes out; `vjp` needs none.
+        with torch.no_grad():
+            return _for_each_image(one, (tensors, list(self.axes)), (arrived, arrived_axes))
 
 
 def _for_each_image(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xai_callbacks.access import Subject, Tapped, tap
 from xai_callbacks.access.subject import find_module
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, XAICallbacksError
 from xai_callbacks.novelty.base import Inliers, LastLayerScore, ModelScore, NoveltyScore
 
 __all__ = ["Scorer"]
@@ -20,10 +22,19 @@ __all__ = ["Scorer"]
 class Scorer:
     """Novelty scores of one audit.
 
+    A score that fails is left out of that audit, see `failures`, and the others go on.
+
     Args:
         scores: The scores; their names must differ.
         inliers: Familiar images `(N, C, H, W)`, from which scores that learn do so; None if none learns.
         labels: Classes of these, `(N,)` int64; None where unknown.
+        task: What the model does; scores that read logits of classes do not suit regression and are left out.
+        strict: Whether an error of a score is raised instead.
+
+    Attributes:
+        scores: Those that suit the task.
+        notes: Which do not, in a sentence; empty if all do.
+        failures: Why scores failed since `fit` was last called, by name; they are absent from what is returned.
 
     Raises:
         ConfigurationError: A score is no `LastLayerScore` or `ModelScore`, has no usable name, or one that another has
@@ -31,7 +42,13 @@ class Scorer:
     """
 
     def __init__(
-        self, scores: Sequence[NoveltyScore], inliers: Tensor | None = None, labels: Tensor | None = None
+        self,
+        scores: Sequence[NoveltyScore],
+        inliers: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        task: Literal["classification", "regression"] = "classification",
+        strict: bool = False,
     ) -> None:
         for score in scores:
             _check(score)
@@ -41,15 +58,19 @@ class Scorer:
                 f"Expected the novelty scores to have different names, but got {twice[0]!r} twice. Give one of them "
                 f"another, as in `score.name = {twice[0] + '_2'!r}`."
             )
-        learners = [score.name for score in scores if score.learns]
+        unsuited = {score.name for score in scores if task == "regression" and _needs_classes(score)}
+        self.scores = tuple(score for score in scores if score.name not in unsuited)
+        self.notes = _left_out([score.name for score in scores if score.name in unsuited])
+        learners = [score.name for score in self.scores if score.learns]
         if learners and inliers is None:
             raise ConfigurationError(
                 f"Expected `inliers`, familiar images from which {', '.join(learners)} can learn, but got none. Give "
                 "some hundred training images as probes, or choose scores that need none, such as Energy."
             )
-        self.scores = tuple(scores)
         self.inliers = inliers
         self.labels = labels
+        self.strict = strict
+        self.failures: dict[str, str] = {}
 
     @property
     def of_head(self) -> bool:
@@ -58,8 +79,8 @@ class Scorer:
 
     @property
     def first_of_last_layer(self) -> LastLayerScore | None:
-        """The first score that needs the last layer; None if there is none."""
-        return next((score for score in self.scores if isinstance(score, LastLayerScore)), None)
+        """The first score that needs the last layer and has not failed; None if there is none."""
+        return next((score for score in self._going(None) if isinstance(score, LastLayerScore)), None)
 
     def origins(self, head: str | None) -> dict[str, str]:
         """What each score is computed from, in words, by name of the score.
@@ -72,24 +93,52 @@ class Scorer:
             for score in self.scores
         }
 
+    def check(self, subject: Subject, head: str | None, images: Tensor) -> None:
+        """Raise what is wrong before training; call inside `undisturbed`.
+
+        Scores that need not learn are asked for those of the images; the others whether they could learn.
+
+        Args:
+            subject: The model.
+            head: Name of its last linear layer; None if it has none, which leaves out the scores that need it.
+            images: Two probes, `(2, C, H, W)`.
+
+        Raises:
+            ConfigurationError: A score does not suit the model, or the inliers.
+        """
+        inliers = images[:0] if self.inliers is None else self.inliers
+        for score in self.scores:
+            if isinstance(score, ModelScore):
+                score.check(subject, inliers[:2] if score.learns else images)
+            elif isinstance(score, LastLayerScore) and score.learns and head is not None:
+                score.check(len(inliers), _linear(subject, head).in_features)
+        ready = Scorer([score for score in self.scores if not score.learns], strict=True)
+        ready.score(subject, head, images, chunk_size=len(images))
+
     def fit(self, subject: Subject, head: str | None, *, chunk_size: int) -> None:
         """Let scores that learn look at the inliers through the model as it is now; call inside `undisturbed`.
+
+        Begins an audit: what failed in the last one gets another chance, whether or not it learns.
 
         Args:
             subject: The model.
             head: Name of its last linear layer; None if it has none, which leaves out the scores that need it.
             chunk_size: Images in one pass.
         """
+        self.failures = {}
         if self.inliers is None:
             return
         last = [score for score in self.scores if score.learns and isinstance(score, LastLayerScore)]
         if last and head is not None:
-            inliers = self._seen_by_head(subject, head, self.inliers, chunk_size)
-            for of_head in last:
-                of_head.fit(inliers)
+            with self._sparing(*last):
+                inliers = self._seen_by_head(subject, head, self.inliers, chunk_size)
+                for of_head in last:
+                    with self._sparing(of_head):
+                        of_head.fit(inliers)
         for score in self.scores:
             if score.learns and isinstance(score, ModelScore):
-                score.fit(subject, self.inliers, chunk_size=chunk_size)
+                with self._sparing(score):
+                    score.fit(subject, self.inliers, chunk_size=chunk_size)
 
     @property
     def watchable(self) -> tuple[str, ...]:
@@ -101,34 +150,56 @@ class Scorer:
 
         Args:
             tapped: The call.
-            names: Which scores; None for all.
+            names: Which scores, outside of an audit, where what fails is raised; None for those of the audit that have
+                not failed.
         """
-        return {
-            score.name: _checked(score, score.score(tapped.given, tapped.output), len(tapped.given))
-            for score in self.scores
-            if isinstance(score, LastLayerScore) and (names is None or score.name in names)
-        }
+        found = {}
+        for score in self._going(names):
+            if isinstance(score, LastLayerScore):
+                with self._sparing(score, strict=names is not None):
+                    values = score.score(tapped.given, tapped.output)
+                    found[score.name] = _checked(score, values, len(tapped.given))
+        return found
 
     def of_model(self, subject: Subject, images: Tensor) -> dict[str, Tensor]:
         """Scores by name, each `(N,)` float64, that run the model themselves; call inside `undisturbed`."""
-        return {
-            score.name: _checked(score, score.score(subject, images), len(images))
-            for score in self.scores
-            if isinstance(score, ModelScore)
-        }
+        found = {}
+        for score in self._going(None):
+            if isinstance(score, ModelScore):
+                with self._sparing(score):
+                    found[score.name] = _checked(score, score.score(subject, images), len(images))
+        return found
 
     def score(self, subject: Subject, head: str | None, images: Tensor, *, chunk_size: int) -> dict[str, Tensor]:
         """All scores of images `(N, C, H, W)`, each `(N,)` float64 on the CPU; call inside `undisturbed`."""
         parts: dict[str, list[Tensor]] = {}
         for chunk in torch.split(images, chunk_size):
             values = self.of_model(subject, chunk)
-            if head is not None and self.of_head:
-                with torch.no_grad(), tap(subject, head) as calls:
+            last = [score for score in self._going(None) if isinstance(score, LastLayerScore)]
+            if head is not None and last:
+                with self._sparing(*last), torch.no_grad(), tap(subject, head) as calls:
                     subject(subject.images(chunk))
-                values |= self.of_last_layer(calls[0])
+                    values |= self.of_last_layer(calls[0])
             for name, part in values.items():
                 parts.setdefault(name, []).append(part.cpu())
-        return {name: torch.cat(chunks) for name, chunks in parts.items()}
+        return {name: torch.cat(chunks) for name, chunks in parts.items() if name not in self.failures}
+
+    def _going(self, names: Sequence[str] | None) -> Iterator[NoveltyScore]:
+        """Scores of some names; None for those that have not failed."""
+        for score in self.scores:
+            if score.name not in self.failures if names is None else score.name in names:
+                yield score
+
+    @contextmanager
+    def _sparing(self, *scores: NoveltyScore, strict: bool = False) -> Iterator[None]:
+        """Note what fails inside, which costs these scores, and not the whole audit."""
+        try:
+            yield
+        except (XAICallbacksError, RuntimeError) as error:
+            if strict or self.strict:
+                raise
+            for score in scores:
+                self.failures.setdefault(score.name, _in_words(error))
 
     def _seen_by_head(self, subject: Subject, head: str, images: Tensor, chunk_size: int) -> Inliers:
         features, logits = [], []
@@ -138,12 +209,24 @@ class Scorer:
                     subject(subject.images(chunk))
                 features.append(calls[0].given)
                 logits.append(calls[0].output)
-        # A head is a linear layer by definition, see `Trace.head`.
-        layer = find_module(subject.module, head, "head")
-        weight = layer.get_parameter("weight").detach()
-        bias = dict(layer.named_parameters()).get("bias", weight.new_zeros(weight.shape[0])).detach()
+        layer = _linear(subject, head)
+        weight = layer.weight.detach()
+        bias: Tensor | None = layer.bias
+        bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
         labels = None if self.labels is None else self.labels.to(weight.device)
+        if subject.task == "regression":
+            # One class: its outputs say nothing of any.
+            labels = torch.zeros(len(images), dtype=torch.int64, device=weight.device)
         return Inliers(torch.cat(features), torch.cat(logits), labels, weight, bias)
+
+
+def _linear(subject: Subject, head: str) -> nn.Linear:
+    layer = find_module(subject.module, head, "head")
+    if not isinstance(layer, nn.Linear):
+        raise ConfigurationError(
+            f"Expected `head` to name a linear layer, but {head!r} is a {type(layer).__name__}. See `Trace.head`."
+        )
+    return layer
 
 
 def _check(score: object) -> None:
@@ -158,6 +241,27 @@ def _check(score: object) -> None:
             f"Expected `name` of {type(score).__name__} to be letters, digits, '_', '-' and '.', but got {name!r}. It "
             "is the key under which the score is logged."
         )
+
+
+def _needs_classes(score: NoveltyScore) -> bool:
+    return isinstance(score, LastLayerScore) and score.needs_classes
+
+
+def _left_out(names: Sequence[str]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    return (
+        f"Novelty by {', '.join(f'`{name}`' for name in names)} was left out: a regression net has no logits of "
+        "classes. Choose scores of features, such as KNearest() or Mahalanobis().",
+    )
+
+
+def _in_words(error: Exception) -> str:
+    """One sentence or more. Errors of ours are such; others may go on for many lines."""
+    if isinstance(error, XAICallbacksError):
+        return str(error)
+    first = next(iter(str(error).splitlines()), "").rstrip(".")
+    return f"{type(error).__name__}: {first}." if first else f"{type(error).__name__}."
 
 
 def _checked(score: NoveltyScore, values: object, count: int) -> Tensor:

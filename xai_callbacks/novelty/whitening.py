@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = ["Whitener", "shrunk_covariance"]
+__all__ = ["Whitener", "require_several", "shrunk_covariance"]
 
 # Share of the identity in a covariance, whatever the estimate: two features may be one number.
 _LEAST_SHRINKAGE = 1e-6
@@ -31,8 +31,7 @@ class Whitener:
     """
 
     def __init__(self, rows: Tensor) -> None:
-        if len(rows) < 2:
-            raise ConfigurationError(f"Expected two or more familiar images, but got {len(rows)}. Give some hundreds.")
+        require_several(len(rows))
         self.mean, spread = rows.mean(dim=0), rows.std(dim=0, correction=0)
         self.scale = torch.where(spread > _ROUNDING * self.mean.abs(), spread, 1.0)
         self._factor = torch.linalg.cholesky(shrunk_covariance((rows - self.mean) / self.scale))
@@ -49,6 +48,16 @@ class Whitener:
         standard = ((rows - mean) / scale).masked_fill(broken[:, None], 0)
         white: Tensor = torch.linalg.solve_triangular(factor, standard.T, upper=False)
         return white.square().sum(dim=0).masked_fill(broken, torch.nan)
+
+
+def require_several(count: int) -> None:
+    """Raise unless there are as many familiar images as a spread takes.
+
+    Raises:
+        ConfigurationError: Fewer than two.
+    """
+    if count < 2:
+        raise ConfigurationError(f"Expected two or more familiar images, but got {count}. Give some hundreds.")
 
 
 def shrunk_covariance(centred: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, Estimate, NoveltyRecord
 from xai_callbacks.render import ColorScale
 from xai_callbacks.sinks.background import BackgroundWriter
+from xai_callbacks.sinks.evidence import cluster_pictures, quadrant_pictures
 from xai_callbacks.sinks.film import Film, FilmFrame
 from xai_callbacks.sinks.pictures import PictureBook
 from xai_callbacks.sinks.rankings import most_novel, write_histograms
@@ -42,7 +43,9 @@ class TensorBoardSink:
     `audit_filmstrip/<number>_<name>`, which holds the first audit, the latest and those between in one picture:
     TensorBoard's page keeps no more than ten images of a tag. For each novelty score the most novel probes under
     `audit_novelty/<score>/most_novel`, with where they stood in earlier audits, and histograms of the scores of probes
-    and of images known to be novel under `audit_novelty/<score>/probes` and `/novel`. Scalars go under `audit/` and,
+    and of images known to be novel under `audit_novelty/<score>/probes` and `/novel`. For each cue that the probes
+    carry in a region, where each of them lies between looked at and used under `audit_cue/<cue>`; kinds of heatmaps
+    under `audit_clusters/<class>`. Scalars go under `audit/` and,
     for chance levels and intervals, `audit_detail/`. Pictures are drawn and encoded on a background thread.
 
     Args:
@@ -53,6 +56,7 @@ class TensorBoardSink:
         scalars: Whether to write the scalars as well.
         tag_prefix: What the run's logger puts before every scalar tag, so that the custom scalars page finds them.
         name: What all tags begin with; sinks of several audits in one writer need different ones.
+        threshold: Effect above which a cue is drawn as used.
 
     Example:
         >>> with TensorBoardSink(SummaryWriter("runs/1"), probes) as sink:  # doctest: +SKIP
@@ -69,6 +73,7 @@ class TensorBoardSink:
         scalars: bool = True,
         tag_prefix: str = "",
         name: str = "audit",
+        threshold: float = 0.05,
     ) -> None:
         self.film = Film()
         self.trend = Trend()
@@ -77,6 +82,7 @@ class TensorBoardSink:
         self._scalars = scalars
         self._tag_prefix = tag_prefix
         self._name = name
+        self._threshold = threshold
         self._background = BackgroundWriter()
         # Also when nobody closes the sink, as when a loop raises: run at the latest when the interpreter exits.
         weakref.finalize(self, _finish, self._background, writer)
@@ -149,9 +155,18 @@ class TensorBoardSink:
     def _draw(self, record: NoveltyRecord, frames: tuple[FilmFrame, ...], trend: Trend) -> None:
         if isinstance(record, AuditRecord):
             self._draw_panels(record, frames)
+            self._draw_evidence(record)
         for score in record.scores if self._book.drawn else ():
             picture = most_novel(self._book.probes, record, score, trend)
             self._writer.add_image(f"{self._name}_novelty/{score}/most_novel", picture, record.step, dataformats="HWC")
+
+    def _draw_evidence(self, record: AuditRecord) -> None:
+        if not self._book.drawn:
+            return
+        for cue, picture in quadrant_pictures(self._book.probes, record, self._threshold):
+            self._writer.add_image(f"{self._name}_cue/{cue}", picture, record.step, dataformats="HWC")
+        for kind, picture in cluster_pictures(self._book.probes, record, self._book.scale):
+            self._writer.add_image(f"{self._name}_clusters/{kind}", picture, record.step, dataformats="HWC")
 
     def _draw_panels(self, record: AuditRecord, frames: tuple[FilmFrame, ...]) -> None:
         for position, index in enumerate(self._book.drawn):

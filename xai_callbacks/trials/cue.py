@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError, require_integer
 from xai_callbacks.interventions.cues import Cue, Twins
-from xai_callbacks.interventions.fills import apply_fill
+from xai_callbacks.interventions.fills import apply_fill, dilate
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.metrics import cues
 from xai_callbacks.metrics.summary import PerProbe
@@ -75,7 +75,8 @@ class CueTrial(Trial):
         facts = {}
         if core is not None:
             points_to = torch.where(_hidden(core, twins.region) > _HIDES, -1, points_to)
-            blotted = apply_fill(shown.images, core, "local_mean", names=shown.names, seed=self.seed)
+            blot = _with_rim(core, twins.region)
+            blotted = apply_fill(shown.images, blot, "local_mean", names=shown.names, seed=self.seed)
             images["only"] = self._twins(replace(shown, images=blotted)).present
             facts["has_core"] = core.flatten(1).any(dim=1)
         if twins.added is not None:
@@ -148,6 +149,12 @@ class CueTrial(Trial):
             pairs = cues.pair_accuracy(answers.views["present"], answers.views["absent"], classes, probes.labels)
             found["pair_acc"] = PerProbe(pairs)
         return found
+
+
+def _with_rim(core: Tensor, region: Tensor | None) -> Tensor:
+    """The object and a rim of one pixel, but for what of the rim is cue."""
+    rim = dilate(core, 1)
+    return rim if region is None else core | (rim & ~region)
 
 
 def _hidden(core: Tensor, region: Tensor | None) -> Tensor:

@@ -79,6 +79,11 @@ class Cue(ABC):
             )
         self.classes(probes)
 
+    @property
+    def carried_in(self) -> str | None:
+        """Name of the region in which the probes themselves carry the cue; None if they do not."""
+        return None
+
     def classes(self, probes: ProbeSet) -> tuple[int, ...]:
         """Index of the class that each variant points to.
 

@@ -115,6 +115,11 @@ class PatchCue(PaintedCue):
         require_share("opacity", opacity, name)
         self.size, self.at, self.opacity = size, at, opacity
 
+    @property
+    def carried_in(self) -> str | None:
+        """See `Cue.carried_in`."""
+        return None if self.at == "corner" else self.at
+
     def check(self, probes: ProbeSet) -> None:
         """See `Cue.check`; colours must have one value, or one a channel, and the region must exist."""
         super().check(probes)

@@ -62,6 +62,11 @@ class PasteCue(Cue):
             raise ConfigurationError(f"Expected `fill` of the cue {name!r} to be one of {allowed}, but got {fill!r}.")
         self.region, self.fill, self.grow = region, fill, grow
 
+    @property
+    def carried_in(self) -> str:
+        """See `Cue.carried_in`."""
+        return self.region
+
     def check(self, probes: ProbeSet) -> None:
         """See `Cue.check`; some probes must have the region."""
         super().check(probes)

@@ -1,0 +1,189 @@
+"""`TrialRunner`: shows a model the edited probes of several trials."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_callbacks.access import Subject
+from xai_callbacks.audit.checks import require_instances
+from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.interventions.pixels import PixelScale
+from xai_callbacks.interventions.shown import Shown
+from xai_callbacks.metrics.summary import Estimate, PerProbe
+from xai_callbacks.probes import ProbeSet
+from xai_callbacks.trials import Trial
+from xai_callbacks.trials.base import Answers, Views
+
+__all__ = ["TrialRunner", "Tried"]
+
+# Arithmetic in float32 leaves [0, 1] by rounding.
+_ROUNDING = 1e-4
+
+
+class Tried(NamedTuple):
+    """What trials found.
+
+    Attributes:
+        judged: Metrics by key.
+        failed: Which trials failed and why, in sentences.
+    """
+
+    judged: dict[str, PerProbe | Estimate]
+    failed: tuple[str, ...]
+
+
+class TrialRunner:
+    """Runs trials on one probe set.
+
+    Args:
+        probes: The probe set.
+        trials: The trials, each with a name of its own.
+
+    Raises:
+        ConfigurationError: A trial does not suit the probes, two have one name, or it is unknown which values of the
+            images are black and white.
+    """
+
+    def __init__(self, probes: ProbeSet, trials: Sequence[Trial]) -> None:
+        require_instances("trials", trials, Trial, "Pass trials such as [CueTrial(PatchCue(...))].")
+        twice = [name for name, count in Counter(trial.name for trial in trials).items() if count > 1]
+        if twice:
+            raise ConfigurationError(
+                f"Expected trials with different names, but got {twice[0]!r} twice. Give a cue another `name=`; of "
+                "other trials, keep one, as both would have the same keys."
+            )
+        for trial in trials:
+            trial.check(probes)
+        self.probes = probes
+        self.trials = tuple(trials)
+        self._scale = PixelScale.of(probes) if trials else None
+
+    def look(self, subject: Subject, given: Tensor) -> None:
+        """Run all trials on the first probes, so that mistakes come to light before training.
+
+        Args:
+            subject: The model.
+            given: What it says of the first probes, `(n, K)`.
+
+        Raises:
+            ConfigurationError: A trial does not suit the model, edits probes in another way at each call, or judges by
+                the key of another trial.
+        """
+        first = self.probes.select(range(len(given)))
+        judged: dict[str, str] = {}
+        for trial in self.trials:
+            shown, views = next(self._views(trial, len(given)))
+            _, alone = next(self._views(trial, 1))
+            _check_repeatable(trial.name, views, alone)
+            answers = _answer(subject, self._scale_of(), shown, views, given.cpu())
+            for key in _judge(trial, first, Answers(given.cpu(), answers, views.facts)):
+                if judged.setdefault(key, trial.name) != trial.name:
+                    raise ConfigurationError(
+                        f"Expected each trial to judge by keys of its own, but got {key!r} from {judged[key]!r} and "
+                        f"{trial.name!r}. Begin keys with the name of the trial."
+                    )
+
+    def run(self, subject: Subject, given: Tensor, *, chunk_size: int) -> Tried:
+        """Run all trials; call inside `undisturbed`.
+
+        Args:
+            subject: The model.
+            given: What it says of the probes as they are, `(N, K)` on the CPU.
+            chunk_size: Images in one forward pass.
+        """
+        judged: dict[str, PerProbe | Estimate] = {}
+        failed = []
+        for trial in self.trials:
+            try:
+                judged.update(_judge(trial, self.probes, self._answers(subject, trial, given, chunk_size)))
+            except Exception as error:  # told; the rest of the audit must not be lost for it
+                failed.append(f"The trial {trial.name!r} failed and was left out. {type(error).__name__}: {error}")
+        return Tried(judged, tuple(failed))
+
+    def _answers(self, subject: Subject, trial: Trial, given: Tensor, chunk_size: int) -> Answers:
+        outputs: dict[str, list[Tensor]] = {}
+        facts: dict[str, list[Tensor]] = {}
+        for shown, views in self._views(trial, chunk_size):
+            for name, values in _answer(subject, self._scale_of(), shown, views, given[shown.rows]).items():
+                outputs.setdefault(name, []).append(values)
+            for name, values in views.facts.items():
+                facts.setdefault(name, []).append(values)
+        return Answers(given, _joined(outputs), _joined(facts))
+
+    def _views(self, trial: Trial, chunk_size: int) -> Iterator[tuple[Shown, Views]]:
+        scale = self._scale_of()
+        for rows in torch.split(torch.arange(len(self.probes)), chunk_size):
+            # Seeds are those of the trials.
+            shown = Shown(scale.displayed(self.probes.images[rows]), rows, self.probes, scale, seed=0)
+            views = trial.views(shown)
+            _check_views(trial.name, shown, views)
+            yield shown, views
+
+    def _scale_of(self) -> PixelScale:
+        assert self._scale is not None  # noqa: S101  # as there are trials; narrows the type
+        return self._scale
+
+
+def _check_views(name: str, shown: Shown, views: Views) -> None:
+    """Refuse what a trial of the user's own may do by mistake, and what nobody would see in the figures."""
+    if not torch.equal(shown.images, shown.scale.displayed(shown.probes.images[shown.rows])):
+        raise ConfigurationError(
+            f"Expected the trial {name!r} to leave the images that it is shown as they are, but got them changed in "
+            "place. Edit a clone."
+        )
+    for view, images in views.images.items():
+        if images.shape != shown.images.shape or not images.is_floating_point():
+            found = f"{images.dtype} {tuple(images.shape)}"
+        else:
+            low, high = (float(end) for end in images.aminmax())
+            if low >= -_ROUNDING and high <= 1 + _ROUNDING:  # false for NaN, too
+                continue
+            found = f"values from {low:.3g} to {high:.3g}"
+        raise ConfigurationError(
+            f"Expected the view {view!r} of the trial {name!r} to be float images {tuple(shown.images.shape)} in "
+            f"[0, 1], but got {found}. Trials edit images as they are displayed, before normalisation."
+        )
+
+
+def _check_repeatable(name: str, views: Views, alone: Views) -> None:
+    """Refuse edits of which epochs would not be paired: the first probe of `views` must look as it does `alone`."""
+    pairs = ((images[:1], alone.images.get(view)) for view, images in views.images.items())
+    if not all(other is not None and torch.allclose(one, other, rtol=0, atol=_ROUNDING) for one, other in pairs):
+        raise ConfigurationError(
+            f"Expected the trial {name!r} to edit a probe in the same way at every call, whichever probes are shown "
+            "with it, but got two ways. Draw what is random from a generator with a seed of the probe's own."
+        )
+
+
+def _judge(trial: Trial, probes: ProbeSet, answers: Answers) -> dict[str, PerProbe | Estimate]:
+    judged = dict(trial.judge(probes, answers))
+    for key, values in judged.items():
+        vectors = [part for part in values if isinstance(part, Tensor)] if isinstance(values, PerProbe) else []
+        if isinstance(values, Estimate) or (vectors and all(part.shape == (len(probes),) for part in vectors)):
+            continue
+        found = [tuple(part.shape) for part in vectors] or type(values).__name__
+        raise ConfigurationError(
+            f"Expected the trial {trial.name!r} to judge {key!r} by an Estimate, or a PerProbe of ({len(probes)},), "
+            f"but got {found}."
+        )
+    return judged
+
+
+def _joined(parts: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat(chunks) for name, chunks in parts.items()}
+
+
+def _answer(subject: Subject, scale: PixelScale, shown: Shown, views: Views, given: Tensor) -> dict[str, Tensor]:
+    """Logits of each view, on the CPU; a tensor that occurs twice is run once, the probes as they are not at all."""
+    known = {id(shown.images): given}
+    original = shown.probes.images[shown.rows]
+    with torch.no_grad():
+        for images in views.images.values():
+            if id(images) not in known:
+                known[id(images)] = subject(subject.images(scale.expected(images, original))).cpu()
+    return {name: known[id(images)] for name, images in views.images.items()}

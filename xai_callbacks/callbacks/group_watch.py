@@ -1,0 +1,243 @@
+"""`GroupWatch`: accuracies by group over a whole validation set, from the logits that its steps compute anyway."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from xai_callbacks._lightning import Trainer
+from xai_callbacks.access import Subject
+from xai_callbacks.access.outputs import binary_logits
+from xai_callbacks.callbacks.answer_store import AnswerStore, Judgeable
+from xai_callbacks.callbacks.batches import read_integers, read_labels
+from xai_callbacks.callbacks.groups import Group
+from xai_callbacks.callbacks.logit_tap import LogitTap
+from xai_callbacks.callbacks.neighbours import has_lazy_parameters
+from xai_callbacks.callbacks.watch import Seen, reduced
+from xai_callbacks.errors import AuditError, ConfigurationError
+from xai_callbacks.metrics.group_judge import GroupJudge
+from xai_callbacks.metrics.group_sums import GroupSums, check_groups, sum_answers
+from xai_callbacks.record import Estimate
+
+__all__ = ["Classifies", "GroupWatch"]
+
+# A cue of which more values are seen than this is probably no cue but, say, a number of each image.
+_MOST_LEARNT = 256
+
+_REPEATED = "judges groups by the first call of the classifier in each validation step; some steps call it repeatedly."
+
+
+class Classifies(Protocol):
+    """What a watch needs of an auditor."""
+
+    def classifier(self, model: nn.Module) -> tuple[Subject, str | None]:
+        """The model as it is asked, and the name of its last linear layer; None where it does not end in one."""
+
+
+@dataclass
+class _Pass:
+    """What one pass over the validation set brought so far in this process."""
+
+    current: tuple[Tensor, Tensor] | None = None
+    classes: int = 0
+    repeated: bool = False
+    error: Exception | None = None
+
+
+class GroupWatch:
+    """Compares the logits of each validation step with the labels and cues of its batch.
+
+    Every image of the validation set counts once, except those that a distributed sampler shows twice to give each
+    process as many. Should a batch not say what it must, all judgements of that pass are NaN, since what is left would
+    speak for another set of images.
+
+    Args:
+        auditor: Knows the classifier.
+        group: Where the groups are.
+        class_names: Names of the classes, for keys.
+    """
+
+    def __init__(self, auditor: Classifies, group: Group, class_names: Sequence[str] | None = None) -> None:
+        self._auditor = auditor
+        self._group = group
+        self._class_names = class_names
+        self._judge = GroupJudge(group.aligned, group.training, least=group.least)
+        self._judge.judge(GroupSums.zeros(*group.smallest))  # says now what is wrong with the arguments
+        self._tap: LogitTap | None = None
+        self._store = AnswerStore()
+        self._pass = _Pass()
+        self._learnt = group.smallest[1]
+
+    def begin(self, model: nn.Module) -> None:
+        """Listen from now on."""
+        self._begin_anew()
+        if has_lazy_parameters(model):
+            return  # the first forward pass would initialise them, which is for training to do
+        try:
+            self._tap = LogitTap(*self._auditor.classifier(model))
+        except Exception as error:  # reported at the end
+            self._pass.error = error
+
+    def before(self, batch: object, dataloader: int) -> None:
+        """Read labels and cues, before the step can change the batch."""
+        self._pass.current = None
+        if self._group.dataloader not in (None, dataloader) or self._pass.error is not None:
+            return
+        try:
+            labels = read_labels(batch, self._group.label)
+            cues = read_integers(batch, self._group.cue, "cue")
+            if len(labels) != len(cues):
+                raise ConfigurationError(
+                    f"Expected as many cues as labels, but got {len(cues)} and {len(labels)}. Let `cue=` and `label=` "
+                    "lead to one integer an image each."
+                )
+        except Exception as error:  # reported at the end
+            self._pass.error = error
+            return
+        if len(labels):
+            self._pass.current = labels, cues
+            if self._tap is not None:
+                self._tap.expect(len(labels))
+
+    def after(self, outputs: object) -> None:
+        """Keep what the logits say of each image."""
+        if self._pass.current is None or self._tap is None:
+            return
+        labels, cues = self._pass.current
+        self._pass.current = None
+        try:
+            logits = self._logits(outputs, len(labels))
+            self._store.add(logits, labels, cues)
+            self._pass.classes = logits.shape[1]
+        except Exception as error:  # reported at the end
+            self._pass.error = error
+
+    def stop(self) -> None:
+        """Stop listening."""
+        if self._tap is not None:
+            self._tap.close()
+        self._tap = None
+
+    def check(self) -> None:
+        """Stop listening, and raise what is wrong with the configuration.
+
+        Raises:
+            ConfigurationError: The batches do not have what the group needs, or values are out of range.
+        """
+        self.stop()
+        images = self._gathered()
+        if isinstance(self._pass.error, ConfigurationError):
+            raise self._pass.error
+        if images is not None:
+            self._judged(sum_answers(*images, self._pass.classes, self._group.cues or self._count_cues(images)))
+        self.forget()
+
+    def end(self, trainer: Trainer) -> Seen:
+        """Stop listening and judge; two collective operations where there are several processes."""
+        self.stop()
+        images = self._gathered()
+        mine = [self._pass.classes, self._count_cues(images), self._pass.error is not None]
+        classes, self._learnt, failed = reduced(trainer, torch.tensor(mine, dtype=torch.float64), "max").long().tolist()
+        done = self._pass
+        self._begin_anew()
+        if failed or not classes:
+            return Seen(self._nothing(), error=_elsewhere(failed) if done.error is None else done.error)
+        cues = self._group.cues or self._learnt
+        sums = GroupSums.zeros(classes, cues) if images is None else sum_answers(*images, classes, cues)
+        sums = _summed(trainer, sums)
+        try:
+            metrics = self._judged(sums)
+        except ConfigurationError as wrong:
+            return Seen(self._nothing(), error=wrong)
+        return Seen(metrics, notes=(_REPEATED,) if done.repeated else ())
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._begin_anew()
+        self._store = AnswerStore()
+        self._learnt = self._group.smallest[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what listens."""
+        return {**self.__dict__, "_tap": None, "_store": AnswerStore(), "_pass": _Pass()}
+
+    def _begin_anew(self) -> None:
+        self.stop()
+        self._store.clear()
+        self._pass = _Pass()
+
+    def _logits(self, outputs: object, images: int) -> Tensor:
+        """The logits of the step just done, `(images, K)`."""
+        assert self._tap is not None  # noqa: S101  # as there is a current batch; narrows the type
+        logits, calls = self._tap.take()
+        self._pass.repeated |= calls > 1
+        if logits is None:
+            logits = _returned(outputs, images)
+        if logits is None:
+            raise AuditError(
+                f"Expected each validation step to call the classifier, but {self._tap.why_nothing()}. Say with "
+                "`model=` which part classifies images, or return {'logits': logits} from `validation_step`."
+            )
+        before, now = self._pass.classes, logits.shape[1]
+        if before not in (0, now):
+            raise AuditError(
+                f"Expected as many logits for all validation images, but got {before} and {now}. Choose one "
+                "validation dataloader with `dataloader=`."
+            )
+        return logits
+
+    def _gathered(self) -> Judgeable | None:
+        """All images of this process, on the CPU; None if there are none, or something is wrong with them."""
+        images = None if self._pass.error is not None else self._store.all()
+        if images is None:
+            return None
+        try:
+            check_groups(images.labels, images.cues, self._pass.classes, self._group.cues or _MOST_LEARNT)
+        except ConfigurationError as error:
+            self._pass.error = ConfigurationError(f"{error} Let `label=` and `cue=` lead to such, or say `num_cues=`.")
+            return None
+        return images
+
+    def _count_cues(self, images: Judgeable | None) -> int:
+        return max(self._learnt, 0 if images is None else int(images.cues.max()) + 1)
+
+    def _judged(self, sums: GroupSums) -> dict[str, Estimate]:
+        metrics = self._judge.judge(sums)
+        classes, cues = sums.losses.shape
+        if self._group.lists_each(classes * cues):
+            metrics |= self._judge.judge_each(sums, self._group.names(classes, cues, self._class_names))
+        return metrics
+
+    def _nothing(self) -> dict[str, Estimate]:
+        """What cannot be answered is NaN, and no count of 0."""
+        blank = self._judge.judge(GroupSums.zeros(*self._group.smallest))
+        return dict.fromkeys(blank, Estimate(math.nan, None, None, None, 0, 0))
+
+
+def _returned(outputs: object, images: int) -> Tensor | None:
+    """Logits `(images, K)` that a step returned as such: the way out where they cannot be overheard."""
+    given = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    if not isinstance(given, Tensor) or given.shape[:1] != (images,) or given.ndim > 2:
+        return None
+    given = given.detach().view(images, -1)
+    return binary_logits(given) if given.shape[1] == 1 else given
+
+
+def _summed(trainer: Trainer, sums: GroupSums) -> GroupSums:
+    """Over all processes; counts are exact up to 2**53."""
+    whole = reduced(trainer, torch.cat([part.double().flatten() for part in sums]), "sum")
+    parts = torch.split(whole, [part.numel() for part in sums])
+    return GroupSums(*(new.view_as(old).to(old.dtype) for new, old in zip(parts, sums, strict=True)))
+
+
+def _elsewhere(failed: int) -> AuditError:
+    if failed:
+        return AuditError("Expected all processes to read their validation batches, but another one could not.")
+    return AuditError(
+        "Expected validation images with labels and cues, but got none. Look at `dataloader=` of the group."
+    )
