@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 from _demo_report import Row, table, verdict, write_json
-from decoy_digits import CLASS_NAMES, GROUP_NAMES, PROBE_FIELDS, DecoyDataModule, SmallCNN
+from decoy_digits import CLASS_NAMES, CUE_COLOURS, GROUP_NAMES, PROBE_FIELDS, DecoyDataModule, SmallCNN
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from xai_callbacks import AuditCallback, ProbeSet
+from xai_callbacks import AuditCallback, CueTrial, PatchCue, ProbeSet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,6 +127,8 @@ def _demonstrate(args: argparse.Namespace) -> int:
     console.print(table(rows, audit.last_record))
     sentence = verdict(rows[-1])
     console.print(f"\n[bold]Verdict[/]  {sentence}\n")
+    for finding in audit.alarms.findings:
+        console.print(f"{finding.sentence}\n")
     seconds = time.perf_counter() - begin
     console.print(f"Training with {len(rows)} audits took {seconds:.0f} s.", style="dim")
     if args.json is not None:
@@ -153,7 +155,8 @@ def _train(args: argparse.Namespace, console: Console) -> tuple[DecoyDataModule,
             class_names=CLASS_NAMES,
             group_names=GROUP_NAMES,
         )
-        audit = AuditCallback(probes)
+        colours = [[value / 255 for value in colour] for colour in CUE_COLOURS]
+        audit = AuditCallback(probes, trials=[CueTrial(PatchCue(colours, CLASS_NAMES, at="spurious"))])
         recorder = Recorder(audit)
         board = TensorBoardLogger(args.out, name=f"strength-{args.strength:g}", default_hp_metric=False)
         trainer = pl.Trainer(
@@ -190,10 +193,11 @@ def _copy_pictures(
         "panel": panel,
         "filmstrip": panel.replace("audit_panel/", "audit_filmstrip/"),
         "most_novel": "audit_novelty/gradnorm/most_novel",
+        "looked_used": "audit_cue/patch",
     }
     for kind, tag in copied.items():
         (args.pictures / f"{kind}.png").write_bytes(events.Images(tag)[-1].encoded_image_string)
-    console.print(f"Panel and filmstrip of {name}, and the most novel probes, are in {args.pictures}.", soft_wrap=True)
+    console.print(f"Pictures of {name} and of all probes are in {args.pictures}.", soft_wrap=True)
     return True
 
 

@@ -43,7 +43,7 @@ def test_an_alarm_needs_two_audits_in_a_row():
 @pytest.mark.parametrize(
     "metrics",
     [
-        effect(0.06, 0.05, 0.07),  # the lower end is not above the threshold
+        effect(0.04, 0.03, 0.05),  # the lower end is not above the threshold
         effect(0.5, 0.4, 0.6, valid=29),  # too few probes
         effect(0.5, None, None),  # no interval
         effect(math.nan, None, None, valid=0),
@@ -73,9 +73,9 @@ def test_the_onset_is_dated_with_the_last_clean_audit_and_its_checkpoint(tmp_pat
         path.write_text("weights")
     audits = [
         effect(0.0, -0.01, 0.01),
-        effect(0.02, 0.0, 0.04),
-        effect(0.04, 0.01, 0.07),  # the interval reaches above .05: earliest
-        effect(0.06, 0.03, 0.09),  # the estimate is above: the date
+        effect(0.01, 0.0, 0.02),
+        effect(0.02, 0.0, 0.04),  # the interval reaches above .03: earliest
+        effect(0.05, 0.02, 0.08),  # the estimate is above: the date
         effect(0.2, 0.1, 0.3),  # the interval is above: latest
         effect(0.3, 0.2, 0.4),
     ]
@@ -99,7 +99,7 @@ def test_a_checkpoint_that_was_deleted_is_not_recommended(tmp_path):
         finding = book.see(metrics, step=epoch, epoch=epoch, checkpoint=str(tmp_path / "gone.ckpt"))[0]
 
     assert finding.onset.checkpoint is None
-    assert str(finding.onset) == "from epoch 1; last clean audit: epoch 0"
+    assert str(finding.onset) == "from epoch 1; last clean audit: before training"
 
 
 def test_a_cue_in_use_from_the_first_audit_has_no_clean_one():

@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_lightning": FOUNDATIONS,
     # Modules to train, ready made: beside the callbacks the only room that knows Lightning.
     "reference": {"novelty", "_lightning"} | FOUNDATIONS,
+    "canary": UP_TO_CALLBACKS - {"_lightning"},
     "callbacks": UP_TO_CALLBACKS,
     "cli": UP_TO_CALLBACKS | {"callbacks", "compare", "report"},
     "__init__": UP_TO_CALLBACKS - {"_lightning"} | {"callbacks", "compare", "report"},

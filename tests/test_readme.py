@@ -71,7 +71,7 @@ def namespace(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_the_python_blocks_run_in_order(namespace, capsys):
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     for block in BLOCKS:
         exec(compile(block, str(README), "exec"), namespace)
     assert namespace["record"].metrics["accuracy"].valid == 40

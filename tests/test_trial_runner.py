@@ -114,6 +114,18 @@ def test_chunks_change_neither_what_a_model_is_shown_nor_what_is_found(index):
                 torch.testing.assert_close(pair[0].values, pair[1].values, rtol=0, atol=0, equal_nan=True)
 
 
+def test_no_graph_is_kept():
+    graphs = []
+
+    class Asks(Watched):
+        def forward(self, images):
+            graphs.append(torch.is_grad_enabled())
+            return super().forward(images)
+
+    tried(Asks(), scenes(), RegionTrial("core"))
+    assert graphs[1:] == [False] * 18  # after that of the probes as they are: six views in three chunks
+
+
 # ---- cost
 
 

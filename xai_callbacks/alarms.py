@@ -45,7 +45,7 @@ class AlarmRule:
         ConfigurationError: A value is out of range.
     """
 
-    threshold: float = 0.05
+    threshold: float = 0.03
     audits: int = 2
     least: int = 30
     stop: bool = False
@@ -67,6 +67,7 @@ class Onset:
         earliest: First epoch since which the interval reached above the threshold.
         latest: First epoch since which the interval lay above it.
         last_clean: Epoch of the last audit before, if there was one.
+        untrained: Whether that one looked at the model before training.
         checkpoint: Path of a checkpoint of that audit's weights; None if none is known.
     """
 
@@ -74,6 +75,7 @@ class Onset:
     earliest: int
     latest: int
     last_clean: int | None
+    untrained: bool
     checkpoint: str | None
 
     def __str__(self) -> str:
@@ -81,7 +83,8 @@ class Onset:
         if self.last_clean is None:
             return f"from epoch {self.epoch}{span}, the first audit"
         where = f", checkpoint {self.checkpoint}" if self.checkpoint else ""
-        return f"from epoch {self.epoch}{span}; last clean audit: epoch {self.last_clean}{where}"
+        clean = "before training" if self.untrained else f"epoch {self.last_clean}"
+        return f"from epoch {self.epoch}{span}; last clean audit: {clean}{where}"
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Finding:
 class _Look:
     """One audit of one cue or region."""
 
+    step: int
     epoch: int
     estimate: Estimate
     checkpoint: str | None
@@ -152,7 +156,7 @@ class AlarmBook:
         for looks in self._looks.values():
             if looks and checkpoint is not None:
                 looks[-1] = replace(looks[-1], checkpoint=checkpoint)
-        findings = [self._cue(cue, metrics, epoch) for cue in self.cues]
+        findings = [self._cue(cue, metrics, step, epoch) for cue in self.cues]
         return tuple(findings + [self._region(key, metrics, step, epoch) for key in self.regions])
 
     def forget(self) -> None:
@@ -163,7 +167,7 @@ class AlarmBook:
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
         looks = {
-            key: [(look.epoch, tuple(look.estimate), look.checkpoint) for look in seen]
+            key: [(look.step, look.epoch, tuple(look.estimate), look.checkpoint) for look in seen]
             for key, seen in self._looks.items()
         }
         return {"looks": looks, "references": dict(self._references)}
@@ -171,15 +175,15 @@ class AlarmBook:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` left off."""
         self._looks = {
-            key: [_Look(epoch, Estimate(*estimate), checkpoint) for epoch, estimate, checkpoint in seen]
+            key: [_Look(step, epoch, Estimate(*estimate), checkpoint) for step, epoch, estimate, checkpoint in seen]
             for key, seen in state["looks"].items()
         }
         self._references = dict(state["references"])
 
-    def _cue(self, cue: str, metrics: Mapping[str, Estimate], epoch: int) -> Finding:
+    def _cue(self, cue: str, metrics: Mapping[str, Estimate], step: int, epoch: int) -> Finding:
         key = f"cue/{cue}"
         estimate = metrics.get(f"{key}/effect")
-        looks = self._remember(key, epoch, estimate)
+        looks = self._remember(key, step, epoch, estimate)
         run = _last_run([self._exceeds(look.estimate, self.rule.threshold) for look in looks])
         state: State = "no evidence"
         if estimate is not None and run:
@@ -191,7 +195,7 @@ class AlarmBook:
         region = key.rpartition("/")[2]
         estimate = metrics.get(key)
         limit = self._references[key] = self._limit(key, metrics, step)
-        looks = self._remember(f"attribution/{region}", epoch, estimate)
+        looks = self._remember(f"attribution/{region}", step, epoch, estimate)
         run = _last_run([self._exceeds(look.estimate, limit) for look in looks])
         if estimate is None or run < self.rule.audits:
             sentence = f"No more heat on the region {region!r} than without training."
@@ -212,10 +216,10 @@ class AlarmBook:
         highs = [reference.high for reference in references if reference is not None and reference.high is not None]
         return max([1.0, self._references.get(key, 0.0), *highs])
 
-    def _remember(self, key: str, epoch: int, estimate: Estimate | None) -> list[_Look]:
+    def _remember(self, key: str, step: int, epoch: int, estimate: Estimate | None) -> list[_Look]:
         looks = self._looks.setdefault(key, [])
         if estimate is not None:
-            looks.append(_Look(epoch, estimate, None))
+            looks.append(_Look(step, epoch, estimate, None))
         return looks
 
     def _exceeds(self, estimate: Estimate, limit: float) -> bool:
@@ -263,6 +267,7 @@ def _onset(looks: Sequence[_Look], run: int, threshold: float) -> Onset:
         looks[min(earliest, first)].epoch,
         looks[latest].epoch,
         None if before is None else before.epoch,
+        before is not None and before.step == 0,
         None if before is None else _existing(before.checkpoint),
     )
 

@@ -122,7 +122,7 @@ def test_demo_runs_and_reports_every_audit(run: dict[str, Any]) -> None:
 
 
 def test_demo_saves_readable_pictures(run: dict[str, Any]) -> None:
-    for name in ("panel", "filmstrip", "most_novel"):
+    for name in ("panel", "filmstrip", "most_novel", "looked_used"):
         with Image.open(run["folder"] / f"c/pictures/{name}.png") as picture:
             assert min(picture.size) > 100
 

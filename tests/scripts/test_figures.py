@@ -14,6 +14,8 @@ def test_the_tables_of_the_readme_are_those_of_the_kept_results():
     assert "| resnet50 |" in readme
     assert "| **AuditCallback** | identical | identical | identical | identical |" in readme
     assert update_readme.filled(readme) == readme
+    shortcuts = (update_readme.ROOT / "docs" / "shortcuts.md").read_text(encoding="utf-8")
+    assert update_readme.filled(shortcuts) == shortcuts
     novelty = (update_readme.ROOT / "docs" / "novelty.md").read_text(encoding="utf-8")
     for score in ("gradient/fisher", "purview_distance", "confounding_labels"):
         assert f"| `{score}` |" in novelty

@@ -163,6 +163,27 @@ def test_the_answer_as_shown_counts_as_the_answer_without_a_cue():
     assert (found["spurious_score"].valid, found["spurious_score"].degenerate) == (8, 0)
 
 
+def test_what_is_said_without_any_cue_is_said_of_the_probe_with_its_own_cue_filled():
+    """A net by the cue, and by the object where there is none: it knows every object, and every cue overrules it."""
+
+    class Overruled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cue, self.thing = Reads(CUE), Reads(OBJECT)
+
+        def forward(self, images):
+            return 3 * self.cue(images) + self.thing(images)
+
+    probes = scenes(images=scene([0, 1, 2] * 4, [1, 2, 0] * 4, grey=0.0))
+    found = of_patch(Overruled(), probes)
+    points_to = PatchCue(COLOURS, CLASSES, at="spurious").twins(shown_of(probes)).points_to
+    others = int((points_to != probes.labels).sum())
+    assert 0 < others < 12
+    assert (found["object_only_acc"].value, found["pair_acc"].value, found["consistency"].value) == (1, 0, 0)
+    assert (found["spurious_score"].value, found["spurious_score"].valid) == (1, others)
+    assert found["spurious_score"].degenerate == 0
+
+
 # ---- other heads, classes and images
 
 

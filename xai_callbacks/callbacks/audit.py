@@ -63,6 +63,7 @@ class AuditCallback(ScheduledCallback):
     | `audit/<question>/shift_p/<region>`, `permuted_mass`, `signed_share`, `audit/edges/...` | with `nulls` |
     | `audit/cluster/worst_acc`, `count`, `error_association` | with `clusters`, see `ClusterJudge` |
     | `audit/alarm/cue/<cue>`, `audit/alarm/attribution/<region>` | 0 no evidence, 1 watch, 2 alarm: see `alarms` |
+    | `audit/alarm/threshold` | effect above which a cue is used |
     | `audit/expectation/passed`, `failed`, `undecided` | how many expectations |
     | `audit/<question>/drift` | change of the heatmaps since the last audit, 0 none, 1 unrelated, 2 reversed |
     | `audit/validation/novelty/<score>` | mean over the validation set, with `watch_validation` |

@@ -60,15 +60,16 @@ class AlarmFollower:
         self.book = book
         self.findings: tuple[Finding, ...] = ()
         self._announced: dict[str, float] = {}
-        self._checkpoint = ""
+        self._audited: int | None = None
+        self._ahead: str | None = None
 
     def follow(self, trainer: Trainer, record: AuditRecord) -> Followed:
         """See `Follower.follow`."""
-        checkpoint = _newest_checkpoint(trainer)
-        # What was saved since the audit before holds the weights that it looked at.
-        fresh = checkpoint if checkpoint != self._checkpoint else None
-        self._checkpoint = checkpoint
-        self.findings = self.book.see(record.metrics, step=record.step, epoch=record.epoch, checkpoint=fresh)
+        # The weights of the audit before may have been saved after it, or, at a certain step, just ahead of it.
+        checkpoint = _checkpoint_of(trainer, self._audited) or self._ahead
+        self._audited = trainer.global_step
+        self._ahead = _checkpoint_of(trainer, self._audited)
+        self.findings = self.book.see(record.metrics, step=record.step, epoch=record.epoch, checkpoint=checkpoint)
         news = [finding for finding in self.findings if finding.value > self._announced.get(finding.key, 0.0)]
         for finding in news:
             self._announced[finding.key] = finding.value
@@ -76,8 +77,9 @@ class AlarmFollower:
                 trainer.should_stop = trainer.should_stop or self.book.rule.stop
                 if self.book.rule.hook is not None:
                     self.book.rule.hook(finding)
+        states = {f"alarm/{finding.key}": _count(finding.value) for finding in self.findings}
         return Followed(
-            {f"alarm/{finding.key}": _count(finding.value) for finding in self.findings},
+            {**states, "alarm/threshold": _count(self.book.rule.threshold)},
             {"alarm": _table(self.findings)},
             tuple(finding.sentence for finding in news),
         )
@@ -91,21 +93,19 @@ class AlarmFollower:
         return {
             "book": self.book.state_dict(),
             "announced": dict(self._announced),
-            "checkpoint": self._checkpoint,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Follower.load_state_dict`."""
         self.book.load_state_dict(state["book"])
         self._announced = dict(state["announced"])
-        self._checkpoint = state["checkpoint"]
 
     def forget(self) -> None:
         """See `Follower.forget`."""
         self.book.forget()
         self.findings = ()
         self._announced = {}
-        self._checkpoint = ""
+        self._audited = self._ahead = None
 
 
 class ExpectationFollower:
@@ -151,11 +151,15 @@ def _table(findings: Sequence[Finding]) -> str:
     return "\n".join(["| cue or region | state | what is known |", "|---|---|---|", *rows])
 
 
-def _newest_checkpoint(trainer: Trainer) -> str:
-    """Path of the checkpoint that was saved last; empty without one."""
-    paths = [
-        # Private, but the only name under which the path is kept whatever the callback monitors.
-        getattr(callback, "_last_checkpoint_saved", "") or getattr(callback, "best_model_path", "")
-        for callback in trainer.checkpoint_callbacks
-    ]
-    return next((path for path in paths if path), "")
+def _checkpoint_of(trainer: Trainer, step: int | None) -> str | None:
+    """Path of a checkpoint that was saved after that many optimizer steps; None if none is known."""
+    for callback in trainer.checkpoint_callbacks:
+        # Private, but the only names under which step and path are kept whatever the callback monitors.
+        path = getattr(callback, "_last_checkpoint_saved", "")
+        if path and path == getattr(callback, "last_model_path", ""):
+            # Each save overwrites `last.ckpt`; a file of its own, if there is one, was saved just before.
+            kept = getattr(callback, "best_k_models", None) or {getattr(callback, "best_model_path", ""): None}
+            path = next(reversed(kept))
+        if path and getattr(callback, "_last_global_step_saved", None) == step:
+            return str(path)
+    return None

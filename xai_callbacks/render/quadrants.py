@@ -141,25 +141,35 @@ class _Chart:
         return (1 - _root(max(value, LOWEST))) / span * (CHART[1] - 1)
 
     def _field(self) -> Image.Image:
-        width, height = CHART[0] * FINE, CHART[1] * FINE
-        large = Image.new("RGB", (width, height), PAPER)
+        """Lines and words first: a dot is never hidden."""
+        page = self._ground()
+        large = page.resize((CHART[0] * FINE, CHART[1] * FINE), Image.Resampling.NEAREST)
         pen = ImageDraw.Draw(large)
-        limit, level = self._row(self.threshold) * FINE, _root(self.chance) * width
-        pen.rectangle((0, 0, width, limit), fill=TINT)
-        pen.line((0, self._row(0) * FINE, width, self._row(0) * FINE), fill=HAIRLINE, width=FINE)
-        pen.line((0, limit, width, limit), fill=MUTED, width=FINE)
-        pen.line((level, 0, level, height), fill=MUTED, width=FINE)
         radius = 5 * FINE
         for probe in self.placed:
-            x, y = _root(probe.looked) * (width - 1), self._row(probe.used) * FINE
+            x, y = _root(probe.looked) * (large.width - 1), self._row(probe.used) * FINE
             color = DOT[probe.used > self.threshold]
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=PAPER, width=FINE)
-        pen.rectangle((0, 0, width - 1, height - 1), outline=HAIRLINE, width=FINE)
-        field = large.resize(CHART, Image.Resampling.BOX)
-        small = ImageDraw.Draw(field)
-        draw_text(small, (8, round(limit / FINE) - 6), f"used above {self.threshold:g}", SMALL_SIZE, MUTED)
-        draw_text(small, (round(level / FINE) + 6, CHART[1] - 8), f"chance {self.chance:.2g}", SMALL_SIZE, MUTED)
-        return field
+        return large.resize(CHART, Image.Resampling.BOX)
+
+    def _ground(self) -> Image.Image:
+        width, height = CHART
+        page = Image.new("RGB", CHART, PAPER)
+        pen = ImageDraw.Draw(page)
+        zero, limit, level = round(self._row(0)), round(self._row(self.threshold)), round(_root(self.chance) * width)
+        pen.rectangle((0, 0, width, limit), fill=TINT)
+        pen.line((0, zero, width, zero), fill=HAIRLINE)
+        pen.line((0, limit, width, limit), fill=MUTED)
+        pen.line((level, 0, level, height), fill=MUTED)
+        pen.rectangle((0, 0, width - 1, height - 1), outline=HAIRLINE)
+        # To the right, where few probes have so much heat.
+        used, chance = f"used above {self.threshold:g}", f"chance {self.chance:.2g}"
+        above = limit - 6 if limit > line_height(SMALL_SIZE) else limit + SMALL_SIZE + 2
+        draw_text(pen, (width - 8 - text_width(used, SMALL_SIZE), above), used, SMALL_SIZE, MUTED)
+        room = level + 6 + text_width(chance, SMALL_SIZE) < width
+        beside = level + 6 if room else level - 6 - text_width(chance, SMALL_SIZE)
+        draw_text(pen, (beside, height - 8), chance, SMALL_SIZE, MUTED)
+        return page
 
 
 def _upright(words: str, length: int) -> Image.Image:

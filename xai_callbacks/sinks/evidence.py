@@ -20,19 +20,21 @@ __all__ = ["cluster_pictures", "quadrant_pictures"]
 
 # Classes drawn: those with more than one kind of heatmap first.
 _CLASSES = 6
+# Effect above which a cue is drawn as used where no rule says so.
+_USED = 0.03
 
 
-def quadrant_pictures(probes: ProbeSet, record: AuditRecord, threshold: float) -> Iterator[tuple[str, np.ndarray]]:
+def quadrant_pictures(probes: ProbeSet, record: AuditRecord) -> Iterator[tuple[str, np.ndarray]]:
     """For each cue that the probes carry in a region: where each probe lies between looked at and used.
 
     Args:
         probes: The probe set.
         record: The audit.
-        threshold: Effect above which a cue is used.
 
     Yields:
         The cue and its picture `(H, W, 3)` uint8.
     """
+    rule = record.metrics.get("alarm/threshold")
     for cue, region in record.cue_regions.items():
         key = f"{record.questions[0]}/relevance_mass/{region}"
         used, looked = record.per_probe.get(f"cue/{cue}/effect"), record.per_probe.get(key)
@@ -41,9 +43,9 @@ def quadrant_pictures(probes: ProbeSet, record: AuditRecord, threshold: float) -
         known = (used.isfinite() & looked.isfinite()).nonzero()[:, 0].tolist()
         if known:
             picture = render_quadrants(
-                [Placed(probes.pixels[row].numpy(), float(looked[row]), float(used[row])) for row in known],
+                [Placed(probes.pixels[row].numpy(), min(float(looked[row]), 1.0), float(used[row])) for row in known],
                 chance=float(record.chances[key][known].mean()),
-                threshold=threshold,
+                threshold=_USED if rule is None else rule.value,
                 title=f"Cue {cue!r}: looked at, and used | step {record.step}",
                 subtitle=f"{len(known)} of {len(probes)} probes | only what is used raises an alarm",
             )

@@ -56,7 +56,6 @@ class TensorBoardSink:
         scalars: Whether to write the scalars as well.
         tag_prefix: What the run's logger puts before every scalar tag, so that the custom scalars page finds them.
         name: What all tags begin with; sinks of several audits in one writer need different ones.
-        threshold: Effect above which a cue is drawn as used.
 
     Example:
         >>> with TensorBoardSink(SummaryWriter("runs/1"), probes) as sink:  # doctest: +SKIP
@@ -73,7 +72,6 @@ class TensorBoardSink:
         scalars: bool = True,
         tag_prefix: str = "",
         name: str = "audit",
-        threshold: float = 0.05,
     ) -> None:
         self.film = Film()
         self.trend = Trend()
@@ -82,7 +80,6 @@ class TensorBoardSink:
         self._scalars = scalars
         self._tag_prefix = tag_prefix
         self._name = name
-        self._threshold = threshold
         self._background = BackgroundWriter()
         # Also when nobody closes the sink, as when a loop raises: run at the latest when the interpreter exits.
         weakref.finalize(self, _finish, self._background, writer)
@@ -163,7 +160,7 @@ class TensorBoardSink:
     def _draw_evidence(self, record: AuditRecord) -> None:
         if not self._book.drawn:
             return
-        for cue, picture in quadrant_pictures(self._book.probes, record, self._threshold):
+        for cue, picture in quadrant_pictures(self._book.probes, record):
             self._writer.add_image(f"{self._name}_cue/{cue}", picture, record.step, dataformats="HWC")
         for kind, picture in cluster_pictures(self._book.probes, record, self._book.scale):
             self._writer.add_image(f"{self._name}_clusters/{kind}", picture, record.step, dataformats="HWC")
