@@ -379,10 +379,11 @@ def _salience(trained: Sequence[Net], clean: Mapping[str, Sequence[Net]]) -> dic
     found: dict[str, Any] = {}
     for name in nets[0]["looks"][nets[0]["spec"]["family"]][-1]["metrics"]:
         values = torch.tensor([_curve(net, net["spec"]["family"], name)[-1] for net in nets]).double()
-        columns = torch.stack([_standard(informative), _standard(vivid)], dim=1)
-        slopes = torch.linalg.lstsq(columns, _standard(values)[:, None]).solution[:, 0].tolist()
+        slopes = _slopes(values, informative, vivid)
+        if slopes is None:
+            continue
         means = {
-            f"{what} {how}": float(values[(informative == on) & (vivid == bright)].mean())
+            f"{what} {how}": float(values[(informative == on) & (vivid == bright)].nanmean())
             for what, on in (("informative", 1), ("placebo", 0))
             for how, bright in (("vivid", 1), ("faint", 0))
         }
@@ -393,6 +394,16 @@ def _salience(trained: Sequence[Net], clean: Mapping[str, Sequence[Net]]) -> dic
             "means": means,
         }
     return found
+
+
+def _slopes(values: Tensor, *causes: Tensor) -> list[float] | None:
+    """Standardised slopes on each cause; None for a metric that is the same for all nets, or known for few."""
+    known = values.isfinite()
+    columns = torch.stack([_standard(cause[known]) for cause in causes], dim=1)
+    aim = _standard(values[known])
+    if len(aim) <= len(causes) or not bool(torch.cat([columns.flatten(), aim]).isfinite().all()):
+        return None
+    return [float(slope) for slope in torch.linalg.lstsq(columns, aim[:, None]).solution[:, 0]]
 
 
 def _standard(values: Tensor) -> Tensor:

@@ -70,7 +70,14 @@ def leaning_class(name):
 
 def effect_after(epoch, since=LEANS_FROM, pace=0.1):
     """Effect of the patch at the end of an epoch: that of logits (g, 0) rather than (0, g)."""
-    return math.tanh((START + pace * BATCHES * max(0, epoch + 1 - since)) / 2)
+    gain = START + pace * BATCHES * max(0, epoch + 1 - since)
+    # What the object adds to the logit of its class; the grey of the rest adds as much to either.
+    rest = int(CORE.sum()) / int((~SPURIOUS).sum())
+    return _sigmoid(rest + gain) - _sigmoid(rest - gain)
+
+
+def _sigmoid(value):
+    return 1 / (1 + math.exp(-value))
 
 
 def objects(count, seed=0):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from tests.callbacks.leaning import effect_after, leaning_module, leaning_probes, object_loader, patch
+from tests.callbacks.leaning import START, leaning_module, leaning_probes, object_loader, patch
 from tests.callbacks.runs import BATCHES, trainer
 from tests.expectations.records import VOCABULARY, estimate, made_record
 from xai_callbacks import AlarmRule, ShortcutMonitor
@@ -98,7 +98,7 @@ def test_a_resumed_run_knows_earlier_audits_and_what_was_announced(running):
     state = json.loads(json.dumps(first.state_dict()))  # plain values
 
     second.load_state_dict(state)
-    (seen,) = [second.follow(running, made_record({EFFECT: ABOVE}, epoch=2, step=2))]
+    seen = second.follow(running, made_record({EFFECT: ABOVE}, epoch=2, step=2))
     assert seen.news[0].endswith("from epoch 1; last clean audit: epoch 0.")
     assert len(found) == 1
     third = alarms(hook=found.append)
@@ -122,12 +122,12 @@ def test_expectations_are_counted_by_what_became_of_them(running):
     counts = {key: one.value for key, one in seen.metrics.items()}
     assert counts == {"expectation/passed": 1, "expectation/failed": 1, "expectation/undecided": 1}
     assert seen.news == ()
-    assert "cue_effect[tint] < 0.45" in seen.texts["expectations"]
+    assert "cue\\_effect" in seen.texts["expectations"]
     assert "1 fail" in follower.finish()
 
 
 def test_expectations_may_be_about_alarms_of_the_same_audit(running):
-    watch, expected = alarms(audits=1), expecting("alarm[cue/tint] < 2")
+    watch, expected = alarms(audits=1), expecting("alarm[tint] < 2")
     record = made_record({EFFECT: ABOVE})
     told = watch.follow(running, record)
     record = made_record({**record.metrics, **told.metrics})
@@ -142,7 +142,7 @@ def test_expectations_go_on_after_a_resume(running):
     assert second.finish() == first.finish()
     assert ".F" in second.finish()
     second.forget()
-    assert second.finish() == "Expectations: nothing was audited." or "F " not in second.finish().splitlines()[-1]
+    assert second.finish().startswith("Expectations: nothing was audited.")
 
 
 # ---- checkpoints: what the onset names holds the weights of the last clean audit
@@ -174,7 +174,7 @@ def test_the_checkpoint_of_the_onset_holds_the_weights_of_the_last_clean_audit(t
     assert (onset.epoch, onset.last_clean) == (2, 1)
     weights = torch.load(onset.checkpoint, weights_only=True)["state_dict"]
     assert float(weights["net.clock"]) == 2 * BATCHES
-    assert effect_after(1) == pytest.approx(float(torch.tanh(weights["net.gain"] / 2)))
+    assert float(weights["net.gain"]) == pytest.approx(START)
 
 
 NONE_OF_THEM = {

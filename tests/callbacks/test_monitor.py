@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import io
 import logging
-import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from tests.callbacks.leaning import (
     COLOURS,
@@ -36,9 +36,10 @@ from xai_callbacks import (
     ShortcutMonitor,
     TintCue,
 )
+from xai_callbacks.errors import XAICallbacksError
 
 EFFECT, ALARM = "audit/cue/patch/effect", "audit/alarm/cue/patch"
-EXPECTED = ["cue_effect[patch] < 0.1", "accuracy > 0.9", "cue_effect[patch] < 0.5 from epoch 9"]
+EXPECTED = ["cue_effect[patch] < 0.1", "accuracy > 0.8", "cue_effect[patch] < 0.5 from epoch 9"]
 STEPS = [0, *(BATCHES * (epoch + 1) - 1 for epoch in range(4))]
 
 # What Lightning says of these small runs, and rightly so.
@@ -179,7 +180,8 @@ def test_alarms_and_expectations_are_texts_in_tensorboard(run):
     assert len(alarms) == len(expectations) == 5
     assert "| cue/patch | no evidence | No evidence for the cue 'patch', of the cues tested" in alarms[0]
     assert "| cue/patch | alarm | Alarm: the model answers by the cue 'patch'" in alarms[-1]
-    assert all(sentence in expectations[-1].replace("\\", "") for sentence in EXPECTED)
+    shown = html.unescape(expectations[-1]).replace("\\", "")
+    assert all(sentence in shown for sentence in EXPECTED)
 
 
 def test_pictures_of_the_cue_and_of_kinds_of_heatmaps_are_in_tensorboard(run):
@@ -242,9 +244,8 @@ def test_a_resumed_run_dates_the_onset_by_audits_before_it(tmp_path, console):
     assert said.startswith("audit: Alarm")
     onset = resumed.alarms.findings[0].onset
     assert (onset.epoch, onset.last_clean) == (2, 1)
-    assert [checked.epoch for checked in resumed.expectations.tally.history(resumed.expectations.tally.expectations[0])] == [
-        0, 0, 1, 2, 3,
-    ]  # fmt: skip
+    tally = resumed.expectations.tally
+    assert [checked.epoch for checked in tally.history(tally.expectations[0])] == [0, 0, 1, 2, 3]
 
 
 def test_a_resumed_run_does_not_announce_again(tmp_path, console):
@@ -275,36 +276,35 @@ def test_a_second_run_with_the_same_callback_begins_anew(tmp_path, console):
 # ---- a trial that fails
 
 
-def breaking(audit):
-    """A cue of the user's own that is painted twice an audit, and fails from a certain audit on."""
-    calls = []
+class Breaks(Callback):
+    """Makes a cue of the user's own fail from the third audit on, that after epoch 1."""
 
-    def paint(images, variants):
-        if len(images) != len(calls_of := variants):
-            raise AssertionError(calls_of)
-        if sum(calls) >= audit * per_audit():
+    def __init__(self):
+        self.broken = False
+        self.cue = FunctionCue(self.paint, NAMES, name="mark")
+
+    def paint(self, images, variants):
+        if self.broken:
             raise ValueError("no such file: mark.png")
-        calls.append(len(images))
-        images[:, :, SPURIOUS] = torch.tensor(COLOURS)[variants][:, :, None]
-        return images
+        return painted(images, variants)
 
-    return FunctionCue(paint, NAMES, name="mark"), calls
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.broken = trainer.current_epoch >= 1
 
 
-def per_audit():
-    """Images painted an audit: with one variant, with the other, and with the object blotted out, twice."""
-    return 4 * 32
+def painted(images, variants):
+    images[:, :, SPURIOUS] = torch.tensor(COLOURS)[variants][:, :, None]
+    return images
 
 
 def test_a_trial_that_raises_leaves_the_rest_and_warns_once(tmp_path):
-    cue, calls = breaking(audit=2)
-    callback = monitor(cue, on_error="warn", alarm=AlarmRule(audits=1))
+    breaks = Breaks()
+    callback = monitor(breaks.cue, on_error="warn", alarm=AlarmRule(audits=1))
     with caught() as found:
-        one = fit(tmp_path, callback, logger="tensorboard")
+        one = fit(tmp_path, callback, breaks, logger="tensorboard")
 
     (told,) = audit_warnings(found)
     assert "no such file: mark.png" in told
-    assert sum(calls) == 2 * per_audit()
     events = read_events(tmp_path / "tb")
     assert scalar_steps(events, "audit/cue/mark/effect") == STEPS[:2]
     assert scalar_steps(events, "audit/why/relevance_mass/spurious") == STEPS
@@ -315,9 +315,9 @@ def test_a_trial_that_raises_leaves_the_rest_and_warns_once(tmp_path):
 
 
 def test_a_trial_that_raises_ends_a_run_that_asks_for_it(tmp_path):
-    cue, _calls = breaking(audit=2)
-    with pytest.raises(ValueError, match=re.escape("no such file: mark.png")):
-        fit(tmp_path, monitor(cue))
+    breaks = Breaks()
+    with pytest.raises(XAICallbacksError, match=r"'cue/mark' failed .* ValueError: no such file: mark\.png"):
+        fit(tmp_path, monitor(breaks.cue), breaks)
 
 
 # ---- probes of all kinds
@@ -335,20 +335,14 @@ def test_probes_without_labels_are_tested_all_the_same(tmp_path):
     assert not [tag for tag in tags if tag.startswith("audit_clusters")]
 
 
-def test_probes_without_masks_are_tested_with_a_cue_in_a_corner_and_without_its_picture(tmp_path):
-    # Of the four corners, the model reads one.
-    cue = FunctionCue(lambda images, variants: painted(images, variants), NAMES, name="patch")
+def test_probes_without_masks_are_tested_without_a_picture_of_the_cue(tmp_path):
+    cue = FunctionCue(painted, NAMES, name="patch")
     one = fit(tmp_path, monitor(cue, leaning_probes(masks=None)), logger="tensorboard")
 
     assert float(one.callback_metrics[ALARM]) == 2
     events = read_events(tmp_path / "tb")
     assert not [tag for tag in events.Tags()["images"] if tag.startswith("audit_cue")]
     assert not [tag for tag in events.Tags()["scalars"] if "attribution" in tag or "region" in tag]
-
-
-def painted(images, variants):
-    images[:, :, SPURIOUS] = torch.tensor(COLOURS)[variants][:, :, None]
-    return images
 
 
 def test_few_probes_are_not_enough_evidence(tmp_path, console):
@@ -364,7 +358,7 @@ def test_few_probes_are_not_enough_evidence(tmp_path, console):
 
 
 def test_of_two_cues_only_the_used_one_raises_an_alarm(tmp_path, console):
-    # Twice as bright alike in both channels that the model reads, and a third that it does not.
+    # The variants differ in the channel that the model does not read.
     other = TintCue([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]], NAMES)
     one = fit(tmp_path, monitor([patch(), other]))
 
@@ -386,7 +380,7 @@ def test_what_is_no_cue_is_refused_with_a_way_out(wrong):
 
 
 def test_no_cue_at_all_is_refused():
-    with pytest.raises(ConfigurationError, match="cue"):
+    with pytest.raises(ConfigurationError, match="Expected `cue` to be a cue .* but got none"):
         ShortcutMonitor(leaning_probes(), [])
 
 
