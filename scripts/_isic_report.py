@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from xai_callbacks.alarms import AlarmBook
+from xai_callbacks.alarms import AlarmBook, AlarmRule
 from xai_callbacks.metrics.summary import Estimate, summarize
 from xai_callbacks.render import ColorScale
 from xai_callbacks.render.overlay import overlay, soften
@@ -20,6 +20,17 @@ __all__ = ["CUES", "Pair", "curves", "examples", "over_seeds", "tables"]
 
 CUES = ("patch", "grey", "skin")
 EDITS = ("added", "removed")
+# The default threshold, and one that was chosen after these runs: it tells what the default costs.
+THRESHOLDS = (AlarmRule().threshold, 0.1)
+
+HEADS = {
+    "effects": ("pasted: patch", "in grey", "skin", "taken out: patch", "colour only", "as much beside it"),
+    "accuracies": (
+        *("melanomas found", "with a patch pasted in", "benign right, with a patch", "without one"),
+        *("AUC, all images", "AUC, no patches"),
+    ),
+    "seeds": ("pasted patch", "heat on patches / their area"),
+}
 
 Figures = dict[str, Any]
 
@@ -41,7 +52,10 @@ def over_seeds(runs: Sequence[Figures]) -> Figures:
     """
     return {
         "epochs": [_epoch(at) for at in zip(*(run["epochs"] for run in runs), strict=True)],
-        "alarms": {cue: [_alarm(cue, run) for run in runs] for cue in CUES},
+        "alarms": {
+            f"{threshold:g}": {cue: [_alarm(cue, run, threshold) for run in runs] for cue in CUES}
+            for threshold in THRESHOLDS
+        },
     }
 
 
@@ -91,40 +105,55 @@ def _found(seed: Figures, *, with_patch: bool) -> float:
     return float(called.double().mean())
 
 
-def _alarm(cue: str, run: Figures) -> str:
-    """What the default rule says after the last audit."""
-    book = AlarmBook([cue])
+def _alarm(cue: str, run: Figures, threshold: float) -> Figures:
+    """When the rule first raises an alarm, if ever, and from when it dates the cue's use."""
+    book = AlarmBook([cue], rule=AlarmRule(threshold))
     for epoch, figures in enumerate(run["epochs"]):
         metrics = {key: Estimate(*values) for key, values in figures["estimates"].items()}
         finding = book.see(metrics, step=epoch, epoch=epoch)[0]
-    return finding.state if finding.onset is None else f"{finding.state} {finding.onset}"
+        if finding.onset is not None:
+            return {"raised_at": epoch, "dated": str(finding.onset)}
+    return {"raised_at": None, "dated": None}
 
 
 def tables(result: Mapping[str, Any]) -> dict[str, str]:
     """Tables for the page, by name."""
-    last = {name: figures["epochs"][-1] for name, figures in result["conditions"].items()}
-    lines = [
-        "| patches in training | pasted: patch | in grey | skin | taken out: patch | colour only | as much beside it |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, at in last.items():
-        cells = [_interval(at[edit][cue]) for edit in EDITS for cue in CUES]
-        lines.append(f"| {_condition(name, result)} | " + " | ".join(cells) + " |")
-    effects = "\n".join(lines)
-    lines = [
-        "| patches in training | melanomas found | with a patch pasted in | benign right, with a patch | without "
-        "| AUC, all | AUC, no patches | heat on patches / their area | alarm, by seed |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, at in last.items():
-        shares = ("melanomas_found", "melanomas_found_with_patch", "right_benign_with_patches")
-        cells = [f"{at[key]['mean']:.0%}" for key in (*shares, "right_benign_without_patches")]
-        cells += [f"{at[key]['mean']:.3f}" for key in ("auc_all", "auc_without_patches")]
-        cells += [_interval(at["relevance_lift"]), "; ".join(result["conditions"][name]["alarms"]["patch"])]
-        lines.append(f"| {_condition(name, result)} | " + " | ".join(cells) + " |")
     made = result["provenance"]
     source = f"*`scripts/isic_patches.py`, {made['date']}, {made['machine']}, torch {made['versions']['torch']}.*"
-    return {"effects": f"{effects}\n\n{source}", "context": "\n".join(lines) + f"\n\n{source}"}
+    rows = {table: [list(heads)] for table, heads in HEADS.items()}
+    rows["seeds"][0] += [f"alarm at epoch, above {threshold}" for threshold in _first(result)["alarms"]]
+    for figures in result["conditions"].values():
+        last = figures["epochs"][-1]
+        rows["effects"].append([_interval(last[edit][cue]) for edit in EDITS for cue in CUES])
+        rows["accuracies"].append(_accuracies(last))
+        alarms = [[alarm["raised_at"] for alarm in of_rule["patch"]] for of_rule in figures["alarms"].values()]
+        rows["seeds"].append(
+            [_listed(last["added"]["patch"]["per_seed"]), _listed(last["relevance_lift"]["per_seed"])]
+            + [", ".join("none" if epoch is None else str(epoch) for epoch in epochs) for epochs in alarms]
+        )
+    names = ["patches in training", *(_condition(name, result) for name in result["conditions"])]
+    return {table: f"{_markdown(names, cells)}\n\n{source}" for table, cells in rows.items()}
+
+
+def _first(result: Mapping[str, Any]) -> Figures:
+    first: Figures = next(iter(result["conditions"].values()))
+    return first
+
+
+def _accuracies(figures: Figures) -> list[str]:
+    shares = ("melanomas_found", "melanomas_found_with_patch", "right_benign_with_patches")
+    cells = [f"{figures[key]['mean']:.0%}" for key in (*shares, "right_benign_without_patches")]
+    return cells + [f"{figures[key]['mean']:.3f}" for key in ("auc_all", "auc_without_patches")]
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:z.2f}" for value in values)
+
+
+def _markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [" | ".join([name, *cells]) for name, cells in zip(names, rows, strict=True)]
+    lines.insert(1, "|".join(["---"] * (1 + len(rows[0]))))
+    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
 
 
 def _interval(figures: Figures) -> str:

@@ -139,11 +139,11 @@ def train(
     look(0)
     for epoch in range(1, epochs + 1):
         model.train()
-        for batch in torch.randperm(len(labels), generator=generator).split(BATCH):
+        for batch in torch.split(torch.randperm(len(labels), generator=generator), BATCH):
             if len(batch) < 2:
                 continue  # batch norm needs two
             optimizer.zero_grad()
-            cross_entropy(model(images[batch]), labels[batch]).backward()
+            cross_entropy(model(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         model.eval()

@@ -227,7 +227,7 @@ class Bench:
 
 def _right(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([model(chunk).argmax(dim=1) for chunk in images.split(250)]).eq(labels).double()
+        return torch.cat([model(chunk).argmax(dim=1) for chunk in torch.split(images, 250)]).eq(labels).double()
 
 
 def _accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:

@@ -25,7 +25,7 @@ def lift(low, high, reference=None):
 
 
 def states(book, audits):
-    """The state of the first finding after each audit, which is an epoch each."""
+    """The state of the first finding after each audit; the first of them is before training."""
     return [book.see(metrics, step=epoch, epoch=epoch)[0].state for epoch, metrics in enumerate(audits)]
 
 
@@ -57,14 +57,14 @@ def test_what_is_not_evidence_raises_no_alarm_however_often(metrics):
 
 def test_an_audit_that_did_not_measure_the_cue_ends_no_run():
     # It is left out: a failing trial must neither raise an alarm nor hide one.
-    assert states(AlarmBook(["patch"]), [ABOVE, {}, ABOVE]) == ["watch", "no evidence", "alarm"]
+    assert states(AlarmBook(["patch"]), [CLEAN, ABOVE, {}, ABOVE])[1:] == ["watch", "no evidence", "alarm"]
 
 
 @pytest.mark.parametrize(("audits", "expected"), [(1, 1), (2, 2), (3, 3)])
 def test_the_rule_says_how_many_audits(audits, expected):
-    found = states(AlarmBook(["patch"], rule=AlarmRule(audits=audits)), [ABOVE] * 5)
+    found = states(AlarmBook(["patch"], rule=AlarmRule(audits=audits)), [CLEAN, *[ABOVE] * 5])
 
-    assert found.index("alarm") == expected - 1
+    assert found.index("alarm") == expected
 
 
 def test_the_onset_is_dated_with_the_last_clean_audit_and_its_checkpoint(tmp_path):
@@ -108,7 +108,15 @@ def test_a_cue_in_use_from_the_first_audit_has_no_clean_one():
     onset = book.see(ABOVE, step=6, epoch=4)[0].onset
 
     assert onset.last_clean is None
-    assert str(onset) == "from epoch 3, the first audit"
+    assert str(onset) == "from epoch 3; no audit before was clean"
+
+
+def test_the_audit_before_training_is_no_evidence():
+    book = AlarmBook(["patch"])
+
+    assert states(book, [ABOVE, ABOVE, ABOVE]) == ["no evidence", "watch", "alarm"]
+    onset = book.see(ABOVE, step=3, epoch=3)[0].onset
+    assert (onset.epoch, onset.last_clean) == (1, None)
 
 
 def test_heat_alone_is_never_more_than_watch():
@@ -146,11 +154,11 @@ def test_too_few_probes_are_said_to_be_too_few():
 def test_a_book_goes_on_from_its_state():
     book = AlarmBook(["patch"], [LIFT])
     book.see({**ABOVE, **lift(0.5, 2.0)}, step=0, epoch=0)
+    book.see({**ABOVE, **lift(0.5, 2.0)}, step=1, epoch=1)
     resumed = AlarmBook(["patch"], [LIFT])
     resumed.load_state_dict(book.state_dict())
 
     audit = {**ABOVE, **lift(1.5, 3.0)}
-    assert resumed.see(audit, step=1, epoch=1) == book.see(audit, step=1, epoch=1)
     assert resumed.see(audit, step=2, epoch=2)[0].state == "alarm"
     # 1.5 is above chance, and below what the untrained model did.
     assert resumed.see(audit, step=3, epoch=3)[1].state == "no evidence"
@@ -158,10 +166,10 @@ def test_a_book_goes_on_from_its_state():
 
 def test_a_book_that_forgets_begins_anew():
     book = AlarmBook(["patch"])
-    book.see(ABOVE, step=0, epoch=0)
+    book.see(ABOVE, step=1, epoch=1)
     book.forget()
 
-    assert book.see(ABOVE, step=0, epoch=0)[0].state == "watch"
+    assert book.see(ABOVE, step=2, epoch=2)[0].state == "watch"
 
 
 @pytest.mark.parametrize(

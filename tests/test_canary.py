@@ -70,7 +70,7 @@ def test_an_image_has_the_cue_of_its_class_as_often_as_the_strength_says_and_els
     labels = torch.arange(3000) % 3
     shift = (drawn(labels, strength) - labels) % 3
     shares = torch.bincount(shift, minlength=3) / 3000
-    torch.testing.assert_close(shares, torch.tensor([strength, *[(1 - strength) / 2] * 2]), rtol=0, atol=0.03)
+    torch.testing.assert_close(shares, torch.tensor([strength, *[(1 - strength) / 2] * 2]), rtol=0, atol=0.001)
 
 
 def test_what_has_the_cue_of_its_class_keeps_it_at_greater_strength():
@@ -82,7 +82,7 @@ def test_what_has_the_cue_of_its_class_keeps_it_at_greater_strength():
 
 def test_images_of_a_class_without_a_variant_may_have_any():
     variants = drawn(torch.full((600,), 2), 1.0, PatchCue(COLOURS[:2], [0, 1]))
-    assert variants.bincount().tolist() == pytest.approx([300, 300], abs=50)
+    assert variants.bincount().tolist() == [300, 300]
 
 
 def test_the_cue_is_painted_in_pixels_whatever_the_normalisation():
@@ -160,10 +160,10 @@ def test_the_table_has_a_line_a_shortcut():
 @pytest.fixture(scope="module")
 def powers():
     """Powers with 32 and with 256 probes of the same copies."""
-    probes, unseen = shapes(256, 3), shapes(400, 5)
-    settings = {"strengths": (1.0, 0.25, 0.5, 0.7), "unseen": unseen, "epochs": 6, "learning_rate": 3e-3}
+    probes, model = shapes(256, 3), net(0)
+    settings = {"strengths": (1.0, 0.25, 0.45, 0.7), "unseen": shapes(200, 5), "epochs": 6, "learning_rate": 3e-3}
     return {
-        count: canary(net(0), shapes(400, 1), probes.select(range(count)), **settings, chunk_size=64)
+        count: canary(model, shapes(256, 1), probes.select(range(count)), **settings, batch_size=16, chunk_size=64)
         for count in (32, 256)
     }
 
@@ -171,12 +171,12 @@ def powers():
 @pytest.mark.slow
 def test_a_stronger_cue_costs_more_and_is_seen(powers):
     rows = powers[256].rows
-    assert [planted.strength for planted in rows] == [0.25, 0.5, 0.7, 1.0]
+    assert [planted.strength for planted in rows] == [0.25, 0.45, 0.7, 1.0]
     gaps, effects = ([getattr(planted, key).value for planted in rows] for key in ("gap", "effect"))
     assert gaps == sorted(gaps)
     assert effects == sorted(effects)
     assert rows[-1].state == "alarm"
-    assert rows[-1].gap.low > 0.3
+    assert rows[-1].gap.low > 0.2
 
 
 @pytest.mark.slow
@@ -257,17 +257,28 @@ def test_grey_images_have_grey_cues():
     assert canary(model, probes, probes, **QUICK, learning_rate=0.1).rows[0].effect.valid > 16
 
 
-def test_the_rule_says_when_there_is_an_alarm():
-    probes = shapes(40, 1)
-    settings = {"strengths": [1.0], "epochs": 12, "learning_rate": 5e-3, "batch_size": 16}
-    calls = []
-    plain, strict = (
-        canary(net(0), probes, probes, **settings, rule=AlarmRule(threshold, hook=calls.append)).rows[0]
-        for threshold in (0.05, 0.99)
+def test_a_model_that_can_see_nothing_but_the_cue_takes_it_up_whole_and_the_rule_says_what_of_it_is_an_alarm():
+    probes = ProbeSet.from_tensors(0.3 * torch.rand(60, 3, 12, 12), torch.arange(60) % 3)
+    model = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    called = []
+    usual, strict = (
+        canary(
+            model,
+            probes,
+            probes,
+            strengths=[1 / 3, 1.0],
+            learning_rate=0.3,
+            rule=AlarmRule(threshold, hook=called.append),
+        )
+        for threshold in (0.05, 0.9999)
     )
-    assert plain.effect == strict.effect
-    assert (plain.state, strict.state) == ("alarm", "no evidence")
-    assert calls == []
+    assert [planted.state for planted in usual.rows] == ["no evidence", "alarm"]
+    assert usual.rows[1].gap[:3] == (1.0, 1.0, 1.0)
+    assert usual.rows[1].effect.low > 0.9
+    assert [planted.effect for planted in usual.rows] == [planted.effect for planted in strict.rows]
+    assert strict.rows[1].state == "no evidence"
+    assert strict.weakest is None
+    assert called == []
 
 
 # ---- messages
@@ -287,6 +298,7 @@ def blind():
 
 
 REGRESSION = ProbeSet.from_tensors(torch.rand(30, 3, 8, 8), targets=torch.rand(30))
+NUMBERED = tiny_probes(30, labels=torch.arange(30) % 6, class_names=None)
 UNLABELLED = tiny_probes(30, labels=None)
 
 
@@ -300,10 +312,7 @@ UNLABELLED = tiny_probes(30, labels=None)
         ({"probes": UNLABELLED}, "`unseen` to have labels, but got none. Pass some, or label the probes"),
         ({"training": torch.rand(30, 3, 8, 8)}, "`training` to be a ProbeSet, but got Tensor"),
         ({"training": tiny_probes(6, labels=[0] * 6)}, "`cue` to point to two classes or more"),
-        (
-            {"training": tiny_probes(6, labels=[0, 1, 2, 3, 4, 5], class_names=None)},
-            "labels of `training` to be below 3",
-        ),
+        ({"training": NUMBERED, "probes": NUMBERED}, "labels of `training` to be below 3"),
         ({"cue": PatchCue(COLOURS[0], 0)}, r"variants for classes \[0\]"),
         ({"cue": PatchCue(COLOURS, [3, 4, 5])}, "class index from 0 below 3"),
         ({"cue": PasteCue("cat", region="core")}, "`cue` to be one that is painted"),
@@ -328,5 +337,5 @@ def test_a_copy_that_diverges_is_told_and_the_model_kept():
     model, probes = tiny_net(), tiny_probes(30)
     weights = deepcopy(model.state_dict())
     with pytest.raises(AuditError, match="Fine-tune with a smaller `learning_rate`"):
-        canary(model, probes, probes, **QUICK, learning_rate=1e38)
+        canary(model, probes, probes, **QUICK, learning_rate=1e30)
     torch.testing.assert_close(model.state_dict(), weights, rtol=0, atol=0)

@@ -7,7 +7,8 @@
 consecutive audits more heat lies there than chance, the untrained model and models with random weights put there |
 | no evidence | 0 | neither; which says nothing about cues that were not tested |
 
-The intervals cover the choice of probes, not the randomness of training. How often the rule is wrong is measured by
+The audit before training (step 0) is no evidence: a head that has not learnt anything may react to a cue as well. The
+intervals cover the choice of probes, not the randomness of training. How often the rule is wrong is measured by
 `scripts/evaluate_detection.py`.
 """
 
@@ -81,7 +82,7 @@ class Onset:
     def __str__(self) -> str:
         span = "" if self.earliest == self.latest else f" ({self.earliest}–{self.latest})"
         if self.last_clean is None:
-            return f"from epoch {self.epoch}{span}, the first audit"
+            return f"from epoch {self.epoch}{span}; no audit before was clean"
         where = f", checkpoint {self.checkpoint}" if self.checkpoint else ""
         clean = "before training" if self.untrained else f"epoch {self.last_clean}"
         return f"from epoch {self.epoch}{span}; last clean audit: {clean}{where}"
@@ -184,7 +185,7 @@ class AlarmBook:
         key = f"cue/{cue}"
         estimate = metrics.get(f"{key}/effect")
         looks = self._remember(key, step, epoch, estimate)
-        run = _last_run([self._exceeds(look.estimate, self.rule.threshold) for look in looks])
+        run = _last_run([self._exceeds(look, self.rule.threshold) for look in looks])
         state: State = "no evidence"
         if estimate is not None and run:
             state = "alarm" if run >= self.rule.audits else "watch"
@@ -196,7 +197,7 @@ class AlarmBook:
         estimate = metrics.get(key)
         limit = self._references[key] = self._limit(key, metrics, step)
         looks = self._remember(f"attribution/{region}", step, epoch, estimate)
-        run = _last_run([self._exceeds(look.estimate, limit) for look in looks])
+        run = _last_run([self._exceeds(look, limit) for look in looks])
         if estimate is None or run < self.rule.audits:
             sentence = f"No more heat on the region {region!r} than without training."
             return Finding(f"attribution/{region}", "no evidence", estimate, None, sentence)
@@ -222,8 +223,10 @@ class AlarmBook:
             looks.append(_Look(step, epoch, estimate, None))
         return looks
 
-    def _exceeds(self, estimate: Estimate, limit: float) -> bool:
-        return estimate.valid >= self.rule.least and estimate.low is not None and estimate.low > limit
+    def _exceeds(self, look: _Look, limit: float) -> bool:
+        # What the model does before training was not learnt: it is what to compare with, and no evidence.
+        low = look.estimate.low
+        return look.step > 0 and look.estimate.valid >= self.rule.least and low is not None and low > limit
 
     def _words(self, what: str, state: State, estimate: Estimate | None, onset: Onset | None) -> str:
         if estimate is None:
@@ -259,9 +262,12 @@ def _onset(looks: Sequence[_Look], run: int, threshold: float) -> Onset:
     def since(reaches: Sequence[bool]) -> int:
         return latest - _last_run(reaches[:latest])
 
-    first = since([look.estimate.value > threshold for look in looks])
-    earliest = since([look.estimate.high is not None and look.estimate.high > threshold for look in looks])
-    before = looks[first - 1] if first > 0 else None
+    trained = [look.step > 0 for look in looks]
+    values, highs = [look.estimate.value for look in looks], [look.estimate.high or 0.0 for look in looks]
+    first = since([learnt and value > threshold for learnt, value in zip(trained, values, strict=True)])
+    earliest = since([learnt and high > threshold for learnt, high in zip(trained, highs, strict=True)])
+    # An untrained model may react to the cue as well, and is not clean then.
+    before = looks[first - 1] if first > 0 and values[first - 1] <= threshold else None
     return Onset(
         looks[first].epoch,
         looks[min(earliest, first)].epoch,

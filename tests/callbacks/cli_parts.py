@@ -7,6 +7,7 @@ import pytorch_lightning
 import torch
 from torch.utils.data import DataLoader
 
+from tests.callbacks.leaning import leaning_class, object_loader
 from tests.callbacks.runs import loader, module_class
 
 
@@ -58,4 +59,28 @@ class OldData(_Loaders, pytorch_lightning.LightningDataModule):
 
 
 class NewData(_Loaders, lightning.pytorch.LightningDataModule):
+    """For `lightning`."""
+
+
+class _Objects:
+    def train_dataloader(self):
+        return object_loader()
+
+    def val_dataloader(self):
+        return object_loader(2)
+
+
+class OldLeaningModule(leaning_class("pytorch_lightning")):
+    """For `pytorch_lightning`."""
+
+
+class NewLeaningModule(leaning_class("lightning.pytorch")):
+    """For `lightning`."""
+
+
+class OldLeaningData(_Objects, pytorch_lightning.LightningDataModule):
+    """For `pytorch_lightning`."""
+
+
+class NewLeaningData(_Objects, lightning.pytorch.LightningDataModule):
     """For `lightning`."""

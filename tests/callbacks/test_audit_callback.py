@@ -605,7 +605,7 @@ def test_checkpoint_holds_plain_data_only(tmp_path):
 
     assert set(kinds(state)) <= {dict, list, str, int, float, torch.Tensor}
     assert [frame["step"] for frame in state["pictures"]["film"]["frames"]] == [0, 3, 7]
-    assert len(state["auditor"]["judge"]["heatmaps"]) == 3
+    assert len(state["auditor"]["evidence"]["judge"]["heatmaps"]) == 3
 
 
 def test_monitors_of_a_resumed_run_know_the_metrics_before_the_next_audit(tmp_path):
@@ -684,8 +684,8 @@ def test_two_audits_of_different_probes_keep_apart_states(tmp_path):
     callbacks = torch.load(checkpoint.last_model_path, weights_only=True)["callbacks"]
     for callback in (first, second):
         state = callbacks[callback.state_key]["auditor"]
-        assert state["judge"]["fingerprint"] == callback.auditor.probes.fingerprint
-        assert torch.equal(state["judge"]["heatmaps"], callback.last_record.heatmaps)
+        assert state["evidence"]["judge"]["fingerprint"] == callback.auditor.probes.fingerprint
+        assert torch.equal(state["evidence"]["judge"]["heatmaps"], callback.last_record.heatmaps)
 
 
 def test_two_audits_need_two_names(tmp_path):

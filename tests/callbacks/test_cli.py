@@ -1,4 +1,4 @@
-"""`configs/audit.yaml` and `configs/novelty.yaml` with LightningCLI."""
+"""`configs/audit.yaml`, `configs/novelty.yaml` and `configs/monitor.yaml` with LightningCLI."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.callbacks.cli_parts import digits
+from tests.callbacks.leaning import leaning_probes
+from tests.callbacks.runs import BATCHES
 from tests.tiny import image_steps, read_events, scalar_steps, tiny_probes
 from xai_callbacks import (
+    AlarmRule,
     AuditCallback,
+    ConfigurationError,
     ConfoundingLabels,
     GradCAM,
     GradNorm,
     NoveltyCallback,
+    PatchCue,
     ProbeSet,
+    ShortcutMonitor,
     Why,
     WhyNotCertain,
     WhyRatherThan,
@@ -30,6 +37,7 @@ from xai_callbacks import (
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "configs" / "audit.yaml"
 NOVELTY = REPOSITORY / "configs" / "novelty.yaml"
+MONITOR = REPOSITORY / "configs" / "monitor.yaml"
 PARTS = {"pytorch_lightning": "Old", "lightning.pytorch": "New"}
 QUIET = [
     "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1",
@@ -57,6 +65,13 @@ def digit_project(project):
     return project
 
 
+@pytest.fixture
+def leaning_project(project):
+    """The same with probes for a model that comes to lean on a cue."""
+    leaning_probes().save(project / "probes.safetensors")
+    return project
+
+
 def cli(name, *, config=CONFIG, run=True):
     given = [*(["fit"] if run else []), "--config", str(config), *QUIET]
     parts = [
@@ -66,12 +81,12 @@ def cli(name, *, config=CONFIG, run=True):
     return importlib.import_module(f"{name}.cli").LightningCLI(args=[*given, *parts], run=run)
 
 
-def command(config, name="pytorch_lightning"):
+def command(config, name="pytorch_lightning", module=""):
     """The words of the command in the first line of a config, with a module and data that exist."""
     first = config.read_text().splitlines()[0]
     assert first.startswith("# python -c ")
     words = first.removeprefix("# ").replace(f"configs/{config.name}", str(config))
-    return shlex.split(words.replace("my_project.My", f"tests.callbacks.cli_parts.{PARTS[name]}"))
+    return shlex.split(words.replace("my_project.My", f"tests.callbacks.cli_parts.{PARTS[name]}{module}"))
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -113,7 +128,44 @@ def test_novelty_config_trains_and_scores(digit_project, name):
     assert callback.last_record.useless == ()
 
 
-@pytest.mark.parametrize(("config", "kind"), [(CONFIG, AuditCallback), (NOVELTY, NoveltyCallback)])
+@pytest.mark.parametrize("name", PARTS)
+def test_monitor_config_trains_and_raises_an_alarm(leaning_project, name):
+    words = command(MONITOR, name, module="Leaning")
+    given = [*words[words.index("fit") :], *QUIET, "--trainer.max_epochs=4"]
+    made = importlib.import_module(f"{name}.cli").LightningCLI(args=given)
+
+    (monitor,) = (each for each in made.trainer.callbacks if isinstance(each, ShortcutMonitor))
+    (trial,) = [each for each in monitor.auditor.trials if each.name == "cue/patch"]
+    assert isinstance(trial.cue, PatchCue)
+    assert [str(each) for each in monitor.expectations.tally.expectations] == [
+        "cue_effect[patch] < 0.05", "accuracy > 0.5 from epoch 5",
+    ]  # fmt: skip
+    events = read_events(leaning_project / "lightning_logs" / "version_0")
+    assert [event.value for event in events.Scalars("audit/alarm/cue/patch")] == [0, 0, 0, 1, 2]
+    weights = torch.load(monitor.alarms.findings[0].onset.checkpoint, weights_only=True)["state_dict"]
+    assert float(weights["net.clock"]) == 2 * BATCHES
+
+
+def test_monitor_config_says_what_the_rule_is(leaning_project):
+    words = command(MONITOR, module="Leaning")
+    given = [*words[words.index("fit") + 1 :], *QUIET]
+    made = importlib.import_module("pytorch_lightning.cli").LightningCLI(args=given, run=False)
+    (monitor,) = (each for each in made.trainer.callbacks if isinstance(each, ShortcutMonitor))
+    assert monitor.alarms.book.rule == AlarmRule()
+
+
+def test_typo_in_an_expectation_is_reported_before_training(leaning_project, capsys):
+    config = leaning_project / "monitor.yaml"
+    config.write_text(MONITOR.read_text().replace("cue_effect[patch]", "cue_effect[path]"))
+    words = command(MONITOR, module="Leaning")
+    words[words.index("--config") + 1] = str(config)
+    with pytest.raises(ConfigurationError, match="Did you mean 'patch'"):
+        importlib.import_module("pytorch_lightning.cli").LightningCLI(args=[*words[words.index("fit") :], *QUIET])
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"), [(CONFIG, AuditCallback), (NOVELTY, NoveltyCallback), (MONITOR, ShortcutMonitor)]
+)
 def test_every_argument_of_the_callback_is_in_the_config(config, kind):
     (audit, *_others) = yaml.safe_load(config.read_text())["trainer"]["callbacks"]
     signature = inspect.signature(kind).parameters

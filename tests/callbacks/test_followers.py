@@ -35,7 +35,7 @@ def expecting(*sentences):
 
 def followed(follower, running, effects):
     """What is concluded from audits with these effects, an epoch each."""
-    records = [made_record({EFFECT: one}, epoch=epoch, step=epoch) for epoch, one in enumerate(effects)]
+    records = [made_record({EFFECT: one}, epoch=epoch, step=epoch + 1) for epoch, one in enumerate(effects)]
     return [follower.follow(running, record) for record in records]
 
 
@@ -98,12 +98,12 @@ def test_a_resumed_run_knows_earlier_audits_and_what_was_announced(running):
     state = json.loads(json.dumps(first.state_dict()))  # plain values
 
     second.load_state_dict(state)
-    seen = second.follow(running, made_record({EFFECT: ABOVE}, epoch=2, step=2))
+    seen = second.follow(running, made_record({EFFECT: ABOVE}, epoch=2, step=3))
     assert seen.news[0].endswith("from epoch 1; last clean audit: epoch 0.")
     assert len(found) == 1
     third = alarms(hook=found.append)
     third.load_state_dict(json.loads(json.dumps(second.state_dict())))
-    assert third.follow(running, made_record({EFFECT: ABOVE}, epoch=3, step=3)).news == ()
+    assert third.follow(running, made_record({EFFECT: ABOVE}, epoch=3, step=4)).news == ()
     assert len(found) == 1
 
 
@@ -130,8 +130,8 @@ def test_expectations_may_be_about_alarms_of_the_same_audit(running):
     watch, expected = alarms(audits=1), expecting("alarm[tint] < 2")
     record = made_record({EFFECT: ABOVE})
     told = watch.follow(running, record)
-    record = made_record({**record.metrics, **told.metrics})
-    assert expected.follow(running, record).metrics["expectation/failed"].value == 1
+    seen = expected.follow(running, made_record({**record.metrics, **told.metrics}))
+    assert seen.metrics["expectation/failed"].value == 1
 
 
 def test_expectations_go_on_after_a_resume(running):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.render.page import HAIRLINE, MARGIN, MUTED, PAPER, PART_GAP
+from xai_callbacks.render.page import HAIRLINE, MARGIN, MUTED, PAPER
 from xai_callbacks.render.quadrants import AXIS, CHART, DOT, TINT, Placed, render_quadrants
 
 USED, UNUSED = DOT[True], DOT[False]
@@ -26,10 +26,10 @@ def drawn(*places, chance=0.09, threshold=0.04, **words):
 
 
 def chart(picture):
-    """The field of the chart: the only place where its frame is that long, found by the frame."""
-    frame = (picture[:, MARGIN + AXIS] == np.array(HAIRLINE)).all(axis=1)
-    top = int(np.argmax(frame))
+    """The field of the chart, found by its frame."""
     left = MARGIN + AXIS
+    frame = (picture[:, [left, left + CHART[0] - 1]] == np.array(HAIRLINE)).all(axis=2).any(axis=1)
+    top = int(np.argmax(frame))
     return picture[top : top + CHART[1], left : left + CHART[0]]
 
 
@@ -60,13 +60,14 @@ def test_a_dot_lies_where_its_values_say(looked, used):
 def test_effects_below_the_scale_stand_at_its_lower_edge():
     bottom = chart(drawn((0.5, -0.9)))
     assert np.array_equal(bottom, chart(drawn((0.5, LOWEST))))
-    assert (bottom[-4, place(0.5, 0)[1]] == UNUSED).all()
+    assert (bottom[-6, place(0.5, 0)[1]] == UNUSED).all()
 
 
-@pytest.mark.parametrize(("looked", "used", "row"), [(0, 1, 0), (1, 1, 0), (0, -1, -1), (1, -1, -1)])
-def test_extremes_are_within_the_field(looked, used, row):
-    field = chart(drawn((looked, used)))
-    assert (field[(3, -4)[row], (3, -4)[looked]] == DOT[used > 0]).all()
+@pytest.mark.parametrize(("looked", "used"), [(0, 1), (1, 1), (0, -1), (1, -1), (0, 0), (0.5, 1)])
+def test_dots_at_the_ends_of_the_scales_are_whole(looked, used):
+    middle, count = centre(chart(drawn((looked, used))), DOT[used > 0])
+    assert middle == pytest.approx(place(looked, used), abs=6)
+    assert count == centre(chart(drawn((0.5, 0.5 if used > 0 else -0.1))), DOT[used > 0])[1]
 
 
 def test_what_is_above_the_threshold_is_tinted_and_coloured():

@@ -168,8 +168,9 @@ def test_figures_are_means_over_seeds_and_probes():
     assert last["melanomas_found"]["mean"] == 1  # they are grey
     assert last["melanomas_found_with_patch"]["mean"] == 0  # and the patch is not
     assert last["auc_with_patches"]["mean"] == 1
-    assert figures["alarms"]["patch"][0].startswith("alarm from epoch 0")
-    assert figures["alarms"]["skin"] == ["no evidence", "no evidence"]
+    for alarms in figures["alarms"].values():
+        assert [alarm["raised_at"] for alarm in alarms["patch"]] == [1, 1]
+        assert alarms["skin"] == [{"raised_at": None, "dated": None}] * 2
 
 
 def test_tables_and_pictures_are_made_of_figures():
@@ -177,12 +178,17 @@ def test_tables_and_pictures_are_made_of_figures():
     figures = {"patched_share_of_benign": 0.5, **_isic_report.over_seeds([run])}
     made = {"date": "2026-01-01", "machine": "a machine", "versions": {"torch": "2"}}
     result = {"provenance": made, "conditions": {"half": figures}}
-    page = "# Page\n<!-- effects table -->\nold\n<!-- end of effects table -->\ntext\n"
-    filled = isic_patches.filled(page + "<!-- context table --><!-- end of context table -->\n", result)
+    page = "# Page\n" + "".join(
+        f"<!-- {name} table -->\nold\n<!-- end of {name} table -->\ntext\n"
+        for name in ("effects", "accuracies", "seeds")
+    )
+    filled = isic_patches.filled(page, result)
 
     assert "old" not in filled
+    assert filled.count("text") == 3
     assert "| half (50% of benign) |" in filled
-    assert "| 100% | 0% |" in filled
+    assert "| 100% | 0% | 100% | 0% |" in filled
+    assert "\n|---|---|---|---|---|---|---|\n" in filled
     assert isic_patches.filled(filled, result) == filled
     picture = _isic_report.curves(result)
     assert picture.width > picture.height / 2 > 100

@@ -19,13 +19,19 @@ from xai_callbacks.access import (
     trace_model,
     undisturbed,
 )
-from xai_callbacks.audit.checks import require_instances, require_probe_set, require_same_shape
+from xai_callbacks.audit.checks import (
+    require_finite,
+    require_instances,
+    require_labels_below,
+    require_probe_set,
+    require_same_shape,
+)
 from xai_callbacks.audit.clock import Clock
 from xai_callbacks.audit.evidence import Evidence
 from xai_callbacks.audit.gathered import Gathered, Observed
 from xai_callbacks.audit.records import of_answers, of_questions
 from xai_callbacks.audit.structure import structure_of
-from xai_callbacks.errors import AuditError, ConfigurationError, require_integer
+from xai_callbacks.errors import ConfigurationError, require_integer
 from xai_callbacks.explainers import Explainer, GradCAM
 from xai_callbacks.metrics.score_judge import ScoreJudge
 from xai_callbacks.novelty import GradNorm, NoveltyScore
@@ -316,7 +322,7 @@ class Auditor:
             )
         classes = subject.interpret(trace.outputs).shape[1] if self.probes.task == "classification" else None
         check_questions(self.questions, Answerable(self.probes.task, self._truth is not None, classes))
-        self._check_labels(classes)
+        require_labels_below(self.probes, classes)
         head = trace.head()
         if head is None and self._scorer.of_head:
             notes.append("Novelty was left out: the model does not end in one linear layer, from which it is computed.")
@@ -347,16 +353,6 @@ class Auditor:
             chunk_size=self.chunk_size,
         )
 
-    def _check_labels(self, classes: int | None) -> None:
-        labels = self.probes.labels
-        if classes is not None and labels is not None and int(labels.max()) >= classes:
-            index = int(labels.argmax())
-            raise ConfigurationError(
-                f"Expected the labels of the probes to be below {classes}, the number of classes of the model, but "
-                f"probe {self.probes.names[index]!r} has label {int(labels[index])}. Build the probes from the data "
-                "that the model is trained on."
-            )
-
     def _observe(self, subject: Subject, prepared: _Prepared, on_progress: Callable[[int], None]) -> Observed:
         gathered = Gathered(len(self.probes))
         for start in range(0, len(self.probes), self.chunk_size):
@@ -373,7 +369,7 @@ class Auditor:
                 gathered.put(("score", name), values, chunk)
             gathered.put_explanation(explanation, chunk)
             on_progress(min(start + self.chunk_size, len(self.probes)))
-        self._check_finite(gathered.observed().outputs)
+        require_finite(gathered.observed().outputs, self.probes)
         for start in range(0, len(self.probes), self.chunk_size):
             chunk = slice(start, start + self.chunk_size)
             for name, values in self._scorer.of_model(subject, self.probes.images[chunk]).items():
@@ -389,15 +385,6 @@ class Auditor:
             gathered.put(("map", score.name), novelty_map(subject, prepared.layer, prepared.head, images, score), chunk)
         for layer, values in layer_shares(subject, images).items():
             gathered.put(("layer", layer), values, chunk)
-
-    def _check_finite(self, outputs: Tensor) -> None:
-        broken = (~outputs.isfinite()).any(dim=1).nonzero()[:, 0].tolist()
-        if broken:
-            raise AuditError(
-                f"Expected finite model outputs, but got NaN or inf for {len(broken)} of {len(self.probes)} probes, "
-                f"first for {self.probes.names[broken[0]]!r}. The training has probably diverged; look at the loss and "
-                "the learning rate."
-            )
 
 
 def _silent(_done: int) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xai_callbacks.errors import ConfigurationError
+from torch import Tensor
+
+from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["require_instances", "require_probe_set", "require_same_shape"]
+__all__ = ["require_finite", "require_instances", "require_labels_below", "require_probe_set", "require_same_shape"]
 
 
 def require_probe_set(name: str, value: object) -> None:
@@ -51,4 +53,35 @@ def require_instances(name: str, values: object, kind: type, hint: str) -> None:
     if not fits or not all(isinstance(value, kind) for value in values):  # type: ignore[attr-defined]  # `fits` says so
         raise ConfigurationError(
             f"Expected `{name}` to be a list of {kind.__name__} instances, but got {values!r}. {hint}"
+        )
+
+
+def require_labels_below(probes: ProbeSet, classes: int | None) -> None:
+    """Raise unless a model has a class for each label.
+
+    Raises:
+        ConfigurationError: A label is too large.
+    """
+    labels = probes.labels
+    if classes is not None and labels is not None and int(labels.max()) >= classes:
+        index = int(labels.argmax())
+        raise ConfigurationError(
+            f"Expected the labels of the probes to be below {classes}, the number of classes of the model, but "
+            f"probe {probes.names[index]!r} has label {int(labels[index])}. Build the probes from the data "
+            "that the model is trained on."
+        )
+
+
+def require_finite(outputs: Tensor, probes: ProbeSet) -> None:
+    """Raise unless a model returned finite numbers for all probes.
+
+    Raises:
+        AuditError: It returned NaN or inf for some.
+    """
+    broken = (~outputs.isfinite()).any(dim=1).nonzero()[:, 0].tolist()
+    if broken:
+        raise AuditError(
+            f"Expected finite model outputs, but got NaN or inf for {len(broken)} of {len(probes)} probes, "
+            f"first for {probes.names[broken[0]]!r}. The training has probably diverged; look at the loss and "
+            "the learning rate."
         )

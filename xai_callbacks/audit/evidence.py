@@ -86,7 +86,7 @@ class Evidence:
         if self._clusters is not None:
             clusters = self._clusters.judge(observed.outputs, truth, observed.heatmaps, facts)
             metrics |= clusters.metrics
-        return Judged(summarized({**metrics, **others}), clusters)
+        return Judged(summarized({**others, **metrics}), clusters)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next audit compares itself with, as tensors and plain values."""

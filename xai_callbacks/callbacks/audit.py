@@ -67,12 +67,17 @@ class AuditCallback(ScheduledCallback):
     | `audit/expectation/passed`, `failed`, `undecided` | how many expectations |
     | `audit/<question>/drift` | change of the heatmaps since the last audit, 0 none, 1 unrelated, 2 reversed |
     | `audit/validation/novelty/<score>` | mean over the validation set, with `watch_validation` |
+    | `audit/group/wga`, `wga_label`, `wga_cue`, `average_worst_gap` | worst group (label, cue), with `group` |
+    | `audit/group/conflict_gap`, `cond_mi`, `ece_gap`, ... | how answers go by the cue: see `metrics.GroupMetrics` |
+    | `audit/group/accuracy/<label>_<cue>`, `count/...`, `ece/...` | of one group, where there are up to 16 |
+    | `audit/group/not_finite`, `unknown_cue` | validation images left out |
     | `audit_detail/<key>/chance`, `/low`, `/high` | chance level and 95 % interval over probes of each key above |
     | `audit_detail/<key>/degenerate` | probes left out because their map is empty or not finite; absent when none |
     | `audit_detail/seconds` | time the audit took |
 
     A metric without a single valid probe is NaN in `callback_metrics` and left out of the loggers. Under several
-    processes each audits the same probes, without collectives, and rank zero writes.
+    processes each audits the same probes, without collectives, and rank zero writes; what is seen of the validation set
+    is added up over them.
 
     Args:
         probes: The probe set, or the path of a saved one.
@@ -87,8 +92,9 @@ class AuditCallback(ScheduledCallback):
             Lightning validates: no forward pass of its own. Only scores of the last layer that do not learn; not with a
             compiled model, whose layers cannot be watched.
         group: Where a validation batch says which cue each of its images has, to judge the model by group (label, cue)
-            over the whole validation set: a key, an index or path, a function of the batch, or a `Group`, which says
-            more. The logits are those of the validation step: no forward pass of its own.
+            over the whole validation set, at each validation: a key, an index or path, a function of the batch, or a
+            `Group`, which says more. The logits are those of the validation step: no forward pass of its own. Where
+            they cannot be overheard, as of a model compiled as a whole, return `{"logits": logits}` from the step.
         trials: Edits of the probes by which to find out what the model uses, such as `CueTrial(PatchCue(...))`.
         nulls: Whether heatmaps are also judged by what knows nothing: shifted maps, regions of other probes, an edge
             filter, and copies of the model with random weights (at the first audit).

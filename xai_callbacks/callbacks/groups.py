@@ -66,6 +66,7 @@ class Group:
         for name, least in (("num_cues", 1), ("dataloader", 0)):
             if getattr(self, name) is not None:
                 require_integer(name, getattr(self, name), least=least, hint="Leave it out for none in particular.")
+        self._check_training()
         self._check_sizes()
 
     @property
@@ -77,12 +78,7 @@ class Group:
     @property
     def training(self) -> Tensor | None:
         """`train_counts` as int64 `(K, C)`."""
-        try:
-            return None if self.train_counts is None else torch.as_tensor(self.train_counts)
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(
-                f"Expected `train_counts` to be integers (K, C), a row a label, but got {self.train_counts!r}."
-            ) from error
+        return None if self.train_counts is None else torch.as_tensor(self.train_counts)
 
     @property
     def smallest(self) -> tuple[int, int]:
@@ -110,21 +106,28 @@ class Group:
         return groups <= _MOST_LISTED if self.each is None else self.each
 
     def _told_cues(self) -> dict[str, int]:
-        told = {"num_cues": self.num_cues, "cue_names": None if self.cue_names is None else len(self.cue_names)}
-        if self.train_counts is not None and len(self.train_counts):
-            told["train_counts"] = len(self.train_counts[0])
+        told = {
+            "num_cues": self.num_cues,
+            "cue_names": None if self.cue_names is None else len(self.cue_names),
+            "train_counts": None if self.train_counts is None else len(self.train_counts[0]),
+        }
         return {name: count for name, count in told.items() if count is not None}
+
+    def _check_training(self) -> None:
+        try:
+            training = self.training
+        except (TypeError, ValueError):
+            training = torch.empty(0)
+        if training is not None and (training.ndim != 2 or training.is_floating_point() or len(training) < 2):
+            raise ConfigurationError(
+                f"Expected `train_counts` to be integers (K, C), a row a label, but got {self.train_counts!r}."
+            )
 
     def _check_sizes(self) -> None:
         told = self._told_cues()
         if len(set(told.values())) > 1:
             sizes = ", ".join(f"`{name}` {count}" for name, count in told.items())
             raise ConfigurationError(f"Expected one number of values of the cue, but got {sizes}. Make them agree.")
-        training = self.training
-        if training is not None and (training.ndim != 2 or training.is_floating_point() or len(training) < 2):
-            raise ConfigurationError(
-                f"Expected `train_counts` to be integers (K, C), a row a label, but got {self.train_counts!r}."
-            )
         if self.aligned is None:
             return
         limit = self.cues
@@ -133,6 +136,7 @@ class Group:
             raise ConfigurationError(
                 f"Expected `aligned` to be one cue {below} for each label, but got {self.aligned}."
             )
-        if len(self.aligned) < 2 or (training is not None and len(training) != len(self.aligned)):
-            wanted = "two labels or more" if training is None else f"{len(training)} labels, as in `train_counts`"
+        labels = len(self.aligned) if self.train_counts is None else len(self.train_counts)
+        if len(self.aligned) < 2 or len(self.aligned) != labels:
+            wanted = "two labels or more" if labels < 2 else f"{labels} labels, as in `train_counts`"
             raise ConfigurationError(f"Expected `aligned` to be for {wanted}, but got {self.aligned}.")

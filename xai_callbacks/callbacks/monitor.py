@@ -10,6 +10,7 @@ from xai_callbacks.callbacks.audit import AuditCallback
 from xai_callbacks.callbacks.base import OnError, loaded
 from xai_callbacks.callbacks.batches import BatchReader
 from xai_callbacks.callbacks.groups import Group
+from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.interventions.cues import Cue
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.questions import Why
@@ -98,6 +99,10 @@ class ShortcutMonitor(AuditCallback):
 
 
 def _trials(probes: ProbeSet, cues: Sequence[Cue]) -> list[Trial]:
+    if not cues:
+        raise ConfigurationError(
+            "Expected `cue` to be a cue such as PatchCue(...), or several, but got none. AuditCallback does without."
+        )
     trials: list[Trial] = [CueTrial(cue) for cue in cues]
     if "spurious" in probes.masks and probes.labels is not None and len(probes) > 1:
         trials.append(RegionTrial("spurious"))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
@@ -65,10 +63,11 @@ class _Tails:
         self._most, self._total = most, total
         # Terms further below `most` than 24 standard deviations add nothing to a small tail.
         self._window = np.minimum(most, (12 * np.sqrt(total)).astype(np.int64) + 20) + 1
-        trials = np.repeat(total, self._window).astype(np.float64)
+        trials = np.repeat(total, self._window)
         successes = np.repeat(most, self._window) - (np.arange(len(trials)) - np.repeat(self._starts(), self._window))
-        ways = _log_factorial(trials) - _log_factorial(successes) - _log_factorial(trials - successes)
-        self._terms = ways, successes.astype(np.float64), trials - successes
+        failures = trials - successes
+        logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, total.max() + 1)))])  # of factorials
+        self._terms = logs[trials] - logs[successes] - logs[failures], successes.astype(float), failures.astype(float)
 
     def at(self, shares: Floats) -> Floats:
         """The probabilities at proportions `(S,)` in (0, 1), `(S, G)`."""
@@ -109,8 +108,3 @@ def _crossing(
             # A group for which it does not hold there is not the first.
             tails.keep(held[before])
     return low, high
-
-
-def _log_factorial(numbers: npt.NDArray[Any]) -> Floats:
-    logs: Floats = torch.lgamma(torch.from_numpy(numbers + 1.0)).numpy()
-    return logs

@@ -83,13 +83,16 @@ def render_quadrants(
         A new RGB picture `(H, W, 3)` uint8, C-contiguous. Equal arguments give equal bytes.
 
     Raises:
-        ConfigurationError: An argument is of another kind.
+        ConfigurationError: An argument is of another kind or out of range.
     """
     if not placed or not all(isinstance(probe, Placed) for probe in placed):
         raise ConfigurationError(
             f"Expected `placed` to be a sequence of at least one Placed, but got {describe(placed)}. Leave the picture "
             "out where no probe has both values."
         )
+    for name, value in (("chance", chance), ("threshold", threshold)):
+        if not 0 <= value <= 1:
+            raise ConfigurationError(f"Expected `{name}` to be in [0, 1], but got {value}.")
     require_text("title", title)
     require_text("subtitle", subtitle)
     boxes = [
@@ -147,7 +150,9 @@ class _Chart:
         pen = ImageDraw.Draw(large)
         radius = 5 * FINE
         for probe in self.placed:
-            x, y = _root(probe.looked) * (large.width - 1), self._row(probe.used) * FINE
+            # Whole within the field: effects of 1 are common.
+            x = _within(_root(probe.looked) * (large.width - 1), radius, large.width)
+            y = _within(self._row(probe.used) * FINE, radius, large.height)
             color = DOT[probe.used > self.threshold]
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=PAPER, width=FINE)
         return large.resize(CHART, Image.Resampling.BOX)
@@ -170,6 +175,10 @@ class _Chart:
         beside = level + 6 if room else level - 6 - text_width(chance, SMALL_SIZE)
         draw_text(pen, (beside, height - 8), chance, SMALL_SIZE, MUTED)
         return page
+
+
+def _within(place: float, radius: int, length: int) -> float:
+    return min(max(place, radius), length - 1 - radius)
 
 
 def _upright(words: str, length: int) -> Image.Image:

@@ -5,10 +5,23 @@ sets objects on other backgrounds; `NoiseTrial` and `HalfTrial` tell how robust 
 shortcut by itself.
 """
 
+from xai_callbacks.interventions.shown import Shown
+from xai_callbacks.metrics.summary import PerProbe
 from xai_callbacks.trials.backgrounds import BackgroundTrial
 from xai_callbacks.trials.base import Answers, Trial, Views
 from xai_callbacks.trials.cue import CueTrial
 from xai_callbacks.trials.regions import RegionTrial
 from xai_callbacks.trials.robustness import HalfTrial, NoiseTrial
 
-__all__ = ["Answers", "BackgroundTrial", "CueTrial", "HalfTrial", "NoiseTrial", "RegionTrial", "Trial", "Views"]
+__all__ = [
+    "Answers",
+    "BackgroundTrial",
+    "CueTrial",
+    "HalfTrial",
+    "NoiseTrial",
+    "PerProbe",
+    "RegionTrial",
+    "Shown",
+    "Trial",
+    "Views",
+]

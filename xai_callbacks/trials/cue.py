@@ -81,8 +81,6 @@ class CueTrial(Trial):
             facts["has_core"] = core.flatten(1).any(dim=1)
         if twins.added is not None:
             facts["added"] = twins.added
-        if twins.region is not None:
-            facts["area"] = twins.region.flatten(1).double().mean(dim=1)
         return Views(images, {**facts, "points_to": points_to})
 
     def judge(self, probes: ProbeSet, answers: Answers) -> Judged:

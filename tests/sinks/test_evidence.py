@@ -1,0 +1,135 @@
+"""Pictures of evidence: which there are, and what is in them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tests.callbacks.leaning import LeaningNet, leaning_probes, patch
+from xai_callbacks import Auditor, Why
+from xai_callbacks.metrics.summary import Estimate
+from xai_callbacks.render import ColorScale
+from xai_callbacks.render.quadrants import Placed, render_quadrants
+from xai_callbacks.sinks.evidence import cluster_pictures, quadrant_pictures
+from xai_callbacks.trials import CueTrial
+
+SCALE = ColorScale()
+EFFECT, MASS = "cue/patch/effect", "why/relevance_mass/spurious"
+
+
+def leaning(gain=1.0):
+    net = LeaningNet()
+    with torch.no_grad():
+        net.gain.fill_(gain)
+    return net
+
+
+@pytest.fixture(scope="module")
+def probes():
+    return leaning_probes()
+
+
+@pytest.fixture(scope="module")
+def record(probes):
+    trials = [CueTrial(patch()), CueTrial(patch("corner", name="corner"))]
+    return Auditor(probes, [Why(), Why("label")], novelty=[], trials=trials, clusters=True).audit(leaning(), step=7)
+
+
+def with_values(record, **values):
+    """The record with other values of each probe, under `used` and `looked`."""
+    keys = {"used": EFFECT, "looked": MASS}
+    return dataclasses.replace(
+        record, per_probe={**record.per_probe, **{keys[name]: value for name, value in values.items()}}
+    )
+
+
+def quadrants(probes, record):
+    return dict(quadrant_pictures(probes, record))
+
+
+def test_only_a_cue_that_the_probes_carry_in_a_region_has_a_picture(probes, record):
+    assert {"cue/patch/effect", "cue/corner/effect"} <= record.per_probe.keys()
+    assert list(quadrants(probes, record)) == ["patch"]
+
+
+def test_each_probe_stands_at_its_heat_and_its_effect(probes, record):
+    expected = render_quadrants(
+        [
+            Placed(pixels.numpy(), float(looked), float(used))
+            for pixels, looked, used in zip(
+                probes.pixels, record.per_probe[MASS], record.per_probe[EFFECT], strict=True
+            )
+        ],
+        chance=9 / 64,  # the area of the region
+        threshold=0.03,
+        title="Cue 'patch': looked at, and used | step 7",
+        subtitle="32 of 32 probes | only what is used raises an alarm",
+    )
+    assert np.array_equal(quadrants(probes, record)["patch"], expected)
+
+
+def test_the_threshold_is_that_of_the_rule(probes, record):
+    told = {**record.metrics, "alarm/threshold": Estimate(0.5, None, None, None, 1, 0)}
+    one, other = quadrants(probes, record), quadrants(probes, dataclasses.replace(record, metrics=told))
+    assert not np.array_equal(one["patch"], other["patch"])
+
+
+def test_probes_without_a_value_are_left_out_and_counted(probes, record):
+    used = record.per_probe[EFFECT].clone()
+    used[:30] = torch.nan
+    half = quadrants(probes, with_values(record, used=used))["patch"]
+    subset = with_values(record, used=used, looked=record.per_probe[MASS].index_fill(0, torch.arange(30), torch.nan))
+
+    assert not np.array_equal(half, quadrants(probes, record)["patch"])
+    assert np.array_equal(half, quadrants(probes, subset)["patch"])
+    assert quadrants(probes, with_values(record, used=torch.full_like(used, torch.nan))) == {}
+
+
+def test_a_trial_that_failed_has_no_picture(probes, record):
+    left = {key: value for key, value in record.per_probe.items() if not key.startswith("cue/patch")}
+    assert quadrants(probes, dataclasses.replace(record, per_probe=left)) == {}
+
+
+def test_all_the_heat_on_the_cue_is_not_more_than_all(probes, record):
+    """Sums in another order may round to more than 1."""
+    looked = torch.full_like(record.per_probe[MASS], 1 + 2**-52)
+    assert list(quadrants(probes, with_values(record, looked=looked))) == ["patch"]
+
+
+def test_probes_without_masks_or_without_a_cue_have_no_picture(probes):
+    for given, trials in ((leaning_probes(masks=None), [CueTrial(patch("corner"))]), (probes, [])):
+        assert quadrants(given, Auditor(given, novelty=[], trials=trials).audit(leaning())) == {}
+
+
+def test_each_class_has_a_picture_of_its_kinds_of_heatmaps(probes, record):
+    found = dict(cluster_pictures(probes, record, SCALE))
+    assert set(found) == {"red", "green"}
+    assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for picture in found.values())
+
+
+def test_pictures_are_the_same_each_time(probes, record):
+    for pictures in (lambda: quadrants(probes, record), lambda: dict(cluster_pictures(probes, record, SCALE))):
+        one, other = pictures(), pictures()
+        assert {name: picture.tobytes() for name, picture in one.items()} == {
+            name: picture.tobytes() for name, picture in other.items()
+        }
+
+
+def test_there_are_no_kinds_without_clustering(probes):
+    record = Auditor(probes, novelty=[]).audit(leaning())
+    assert dict(cluster_pictures(probes, record, SCALE)) == {}
+
+
+def test_at_most_six_classes_are_drawn_those_with_most_kinds_first():
+    count, classes = 64, 8
+    labels = torch.arange(count) % classes
+    probes = leaning_probes(count, labels=labels, class_names=tuple("abcdefgh"))
+    record = Auditor(probes, [Why(1)], novelty=[], clusters=True).audit(leaning())
+    found = [name for name, _picture in cluster_pictures(probes, record, SCALE)]
+
+    kinds = {probes.class_name(kind.label): len(kind.clusters) for kind in record.clusters.classes}
+    assert len(kinds) == 8
+    assert found == sorted(kinds, key=lambda name: (-kinds[name], name))[:6]
