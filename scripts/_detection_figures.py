@@ -197,7 +197,7 @@ def _within(name: str, family: str, learnt: Sequence[Net]) -> float | None:
     parts = []
     for ranked in (values.argsort().argsort().double(), gaps.argsort().argsort().double()):
         centred = ranked.clone()
-        for strength in torch.unique(strengths):  # type: ignore[no-untyped-call]
+        for strength in torch.unique(strengths):
             centred[strengths == strength] -= ranked[strengths == strength].mean()
         parts.append(centred)
     norm = parts[0].norm() * parts[1].norm()

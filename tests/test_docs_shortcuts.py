@@ -55,11 +55,13 @@ def test_the_python_blocks_run_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(pl, "Trainer", Quiet)
     names = {
         "probes": ProbeSet.from_tensors(images, labels, masks={"core": core}),
+        "training_probes": ProbeSet.from_tensors(images, labels),
         "model": Net(),
         "datamodule": (loader, loader),
     }
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     for block in BLOCKS:
         exec(compile(block, str(PAGE), "exec"), names)
     assert -1 <= names["monitor"].auditor.probes.images.min() <= 1
     assert "cue/patch/effect" in names["record"].metrics
+    assert len(names["power"].rows) == 5

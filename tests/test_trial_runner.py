@@ -54,7 +54,7 @@ def test_a_record_holds_what_each_probe_adds_and_its_chance_level():
     assert record.per_probe["cue/patch/effect"].shape == (12,)
     assert record.per_probe["cue/patch/effect"].mean().item() == pytest.approx(effect.value)
     assert record.chances["cue/patch/effect"].eq(0).all()
-    assert record.useless == ()
+    assert record.failed == ()
     assert "cue/patch/tv" not in record.chances
 
 
@@ -66,7 +66,7 @@ def test_an_own_trial_is_run_and_judged():
 def test_every_ready_made_trial_passes_in_one_audit_and_says_the_same_at_the_next():
     auditor, net = Auditor(scenes(), trials=every_trial()), tiny_net()
     first, second = auditor.audit(net), auditor.audit(net)
-    assert first.useless == second.useless == ()
+    assert first.failed == second.failed == ()
     keys = {key for key in first.per_probe if key.split("/")[0] in ("cue", "region", "bg", "fg", "fill")}
     assert len(keys) > 70
     for key in keys:
@@ -174,7 +174,7 @@ def test_a_model_and_the_random_streams_are_as_they_were_after_every_trial():
     weights, flags = copy.deepcopy(net.state_dict()), [module.training for module in net.modules()]
     streams = random_streams()
     record = auditor.audit(net)
-    assert record.useless == ()
+    assert record.failed == ()
     assert random_streams() == streams
     assert [module.training for module in net.modules()] == flags
     assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
@@ -242,7 +242,7 @@ def test_a_trial_that_raises_is_told_and_loses_nothing_else():
     auditor.prepare(net)
     record = auditor.audit(net)
 
-    assert record.useless == ("The trial 'cue/own' failed and was left out. RuntimeError: no such file: cue.png",)
+    assert record.failed == ("The trial 'cue/own' failed and was left out. RuntimeError: no such file: cue.png",)
     assert not any(key.startswith("cue/own") for key in record.metrics)
     whole = Auditor(probes, trials=others, chunk_size=4).audit(net)
     assert record.metrics.keys() == whole.metrics.keys()
@@ -259,7 +259,7 @@ def test_what_fails_is_told_at_each_audit_and_may_recover():
 
     auditor, net = Auditor(ProbeSet.from_tensors(scenes().images), trials=[CueTrial(FunctionCue(edit, 0))]), tiny_net()
     auditor.prepare(net)  # two calls
-    told = [len(auditor.audit(net).useless) for _ in range(7)]
+    told = [len(auditor.audit(net).failed) for _ in range(7)]
     assert told == [0, 0, 1, 1, 1, 1, 0]
 
 

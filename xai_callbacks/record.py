@@ -26,8 +26,8 @@ class NoveltyRecord:
         metrics: Estimates by key such as `novelty/energy/auroc`.
         seconds: Wall time of each stage.
         notes: Sentences about what was left out or assumed.
-        useless: Sentences about what was left out because it failed or says nothing: which novelty score of which layer
-            and for which probe, or which trial.
+        useless: Sentences about novelty scores that were left out because they failed or say nothing: which score of
+            which layer, and for which probe.
     """
 
     step: int
@@ -68,6 +68,7 @@ class AuditRecord(NoveltyRecord):
         per_probe: What each metric that is a mean over probes says of each, `(N,)` float64 under its key; NaN where a
             probe has no value.
         cue_regions: Region in which the probes themselves carry a cue that was tried, by name of the cue.
+        failed: Sentences about trials that failed and were left out.
         clusters: Kinds of heatmaps in each class; None if they were not asked for.
         chances: Chance level of each probe, `(N,)` float64 by key, of the metrics that have one; NaN where the metric
             does not apply to a probe.
@@ -91,3 +92,4 @@ class AuditRecord(NoveltyRecord):
     chances: Mapping[str, Tensor]
     clusters: Clustered | None
     cue_regions: Mapping[str, str]
+    failed: tuple[str, ...]

@@ -71,8 +71,8 @@ def leaning_class(name):
 def effect_after(epoch, since=LEANS_FROM, pace=0.1):
     """Effect of the patch at the end of an epoch: that of logits (g, 0) rather than (0, g)."""
     gain = START + pace * BATCHES * max(0, epoch + 1 - since)
-    # What the object adds to the logit of its class: nine pixels of 48, by the mean of which the other seven of the rest,
-    # a rim around the region, are filled. Grey adds as much to either.
+    # What the object adds to the logit of its class: nine pixels of 48, by the mean of which the rim around the region
+    # is filled. Grey adds as much to either.
     rest = 9 / 48
     return _sigmoid(rest + gain) - _sigmoid(rest - gain)
 

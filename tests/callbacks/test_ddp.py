@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import image_steps, read_events, scalar_steps
+from tests.callbacks.ddp_run import Grouped, grouped_images
+from tests.tiny import CLASSES, image_steps, read_events, scalar_steps
+from xai_callbacks.metrics import GroupMetrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT = 240  # seconds; a rank that waits for the other for ever is what this guards against
@@ -82,3 +86,39 @@ def test_only_rank_zero_writes(outcomes):
 
 def test_early_stopping_on_an_audit_stops_both_ranks(outcomes):
     assert [rank["epochs"] for rank in ranks(outcomes, "stopped")] == [1, 1]
+
+
+def by_group(state, rows=slice(None)):
+    """What a single process makes of the images, by the metric; as the callback shows it."""
+    module = Grouped()
+    module.load_state_dict(state)
+    images, labels, cues = (tensor[rows] for tensor in grouped_images().tensors)
+    metric = GroupMetrics(3, 1 + int(cues.max()), least=1)
+    with torch.no_grad():
+        metric.update(module.eval()(images), labels, cues)
+    # Names of classes and cues where the metric has numbers.
+    named = {f"/{index}_": f"/{name}_" for index, name in enumerate(CLASSES)}
+    values = {key: value for key, value in metric.compute().items() if not key.endswith(("_low", "_high"))}
+    return {f"audit/{re.sub(r'/[0-2]_', lambda found: named[found[0]], key)}": value for key, value in values.items()}
+
+
+def groups_of(rank):
+    return {key: float(value) for key, value in rank["metrics"].items() if key.startswith("audit/group/")}
+
+
+@pytest.mark.parametrize(("run", "rows"), [("grouped", slice(None)), ("one_sided", slice(None, None, 2))])
+def test_groups_are_those_of_the_images_of_both_ranks(outcomes, run, rows):
+    """Also where one rank has none, or is the only one to see a cue."""
+    for rank in ranks(outcomes, run):
+        assert rank["epochs"] == 3
+        assert groups_of(rank) == pytest.approx(by_group(rank["state"], rows), rel=1e-6, abs=1e-6, nan_ok=True)
+
+
+def test_rank_that_cannot_read_its_batches_keeps_nobody_waiting_and_nothing_is_counted(outcomes):
+    first, second = ranks(outcomes, "spoilt")
+    assert [first["epochs"], second["epochs"]] == [3, 3]
+    for rank, reason in ((first, "another one could not"), (second, "no such file on this machine")):
+        assert {"audit/group/wga", "audit/group/n_min"} <= groups_of(rank).keys()
+        assert all(math.isnan(value) for value in groups_of(rank).values())
+        (message,) = (message for message in rank["warnings"] if "could not be watched" in message)
+        assert reason in message

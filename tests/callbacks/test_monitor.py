@@ -380,7 +380,7 @@ def test_what_is_no_cue_is_refused_with_a_way_out(wrong):
 
 
 def test_no_cue_at_all_is_refused():
-    with pytest.raises(ConfigurationError, match="Expected `cue` to be a cue .* but got none"):
+    with pytest.raises(ConfigurationError, match=r"Expected `cue` to be a cue .* but got none"):
         ShortcutMonitor(leaning_probes(), [])
 
 

@@ -24,6 +24,7 @@ from xai_callbacks import (
     NoveltyCallback,
     PurviewDistance,
 )
+from xai_callbacks.callbacks import Group
 
 
 class Augmented(Dataset):
@@ -140,6 +141,8 @@ NOVELTY = {
     "watch_validation": True,
 }
 
+GROUPS = {"group": Group(lambda batch: batch[1] % 2, aligned=[0, 1, 0]), "watch_validation": True}
+
 SCENARIOS = {
     "validation each epoch": {},
     "accumulation, validation in its middle": {"accumulate_grad_batches": 4, "val_check_interval": 3},
@@ -156,8 +159,13 @@ SCENARIOS = {
     "ignore:You defined a `validation_step` but have no `val_dataloader`",
     "ignore:Found 1 module.* in eval mode at the start of training",
     "ignore:A novelty score says nothing",
+    "ignore:The validation set could not be watched",  # compiled as a whole
 )
-@pytest.mark.parametrize("audit", [{}, {"every_n_train_steps": 1}, NOVELTY], ids=["defaults", "each step", "novelty"])
+@pytest.mark.parametrize(
+    "audit",
+    [{}, {"every_n_train_steps": 1}, NOVELTY, GROUPS],
+    ids=["defaults", "each step", "novelty", "groups"],
+)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_training_is_bit_identical_with_and_without_the_callback(tmp_path, scenario, audit):
     options = {"max_epochs": 2, **SCENARIOS[scenario]}

@@ -172,7 +172,7 @@ class TestOfTheWholeValidationSet:
         assert (verdict.outcome, verdict.reason) == (UNKNOWN, "no value on 0 images; expected > 0.7")
 
     def test_alarm_is_what_it_is(self):
-        metrics = {"alarm/tint": estimate(0.0, valid=0)}
+        metrics = {"alarm/cue/tint": estimate(0.0, valid=0)}
         verdict = judged("alarm[tint] < 1", metrics)
         assert (verdict.outcome, verdict.reason) == (PASS, "0 (no interval); expected < 1")
 

@@ -46,7 +46,7 @@ from xai_callbacks.metrics.group_sums import group_sums
         ("object_only_accuracy[tint] > 0.5", Target("cue/tint/object_only_acc", share=True)),
         ("pair_accuracy[tint] > 0.5", Target("cue/tint/pair_acc", share=True)),
         ("spurious_score[tint] < 0.1", Target("cue/tint/spurious_score", share=True)),
-        ("alarm[tint] < 1", Target("alarm/tint", unit="nothing")),
+        ("alarm[tint] < 1", Target("alarm/cue/tint", unit="nothing")),
         ("region_drop[core] > 0.1", Target("region/core/drop_minus_placebo")),
         ("rfs[core] > 0", Target("rfs/core")),
         ("background_gap < 0.1", Target("bg/gap")),
@@ -92,7 +92,7 @@ def test_names_and_keys_are_unique():
 
 def test_every_possible_key_can_be_named_in_quotes():
     for key in keys_of(VOCABULARY):
-        assert parsed(f"`{key}` > 0.25" if key != "alarm/tint" else "`alarm/tint` < 1")[0].target.key == key
+        assert parsed(f"`{key}` > 0.25" if key != "alarm/cue/tint" else "`alarm/cue/tint` < 1")[0].target.key == key
 
 
 def test_every_judgement_of_groups_can_be_named():

@@ -53,7 +53,7 @@ def test_a_dot_lies_where_its_values_say(looked, used):
     color = USED if used > 0.04 else UNUSED
     middle, count = centre(chart(drawn((looked, used))), color)
 
-    assert middle == pytest.approx(place(looked, used), abs=1)
+    assert middle == pytest.approx(place(looked, used), abs=0.75)
     assert 40 < count < 100  # a disc of radius 5 but for its soft edge
 
 
@@ -67,7 +67,7 @@ def test_effects_below_the_scale_stand_at_its_lower_edge():
 def test_dots_at_the_ends_of_the_scales_are_whole(looked, used):
     middle, count = centre(chart(drawn((looked, used))), DOT[used > 0])
     assert middle == pytest.approx(place(looked, used), abs=6)
-    assert count == centre(chart(drawn((0.5, 0.5 if used > 0 else -0.1))), DOT[used > 0])[1]
+    assert 40 < count < 60  # as many as elsewhere
 
 
 def test_what_is_above_the_threshold_is_tinted_and_coloured():
@@ -82,7 +82,7 @@ def test_what_is_above_the_threshold_is_tinted_and_coloured():
 
 def test_a_line_stands_at_chance():
     field = chart(drawn((0.5, 0.5), chance=0.16))
-    column = round(math.sqrt(0.16) * CHART[0])
+    column = round(math.sqrt(0.16) * (CHART[0] - 1))
     assert (field[5:-30, column] == MUTED).all(axis=1).all()
 
 
@@ -96,7 +96,7 @@ def test_words_never_hide_a_dot():
         for used in (0.07, -0.2):
             field = chart(drawn((looked, used)))
             row, column = place(looked, used)
-            assert (field[row - 2 : row + 3, column - 2 : column + 3] == DOT[used > 0.04]).all()
+            assert (field[row - 1 : row + 2, column - 1 : column + 2] == DOT[used > 0.04]).all()
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.02, 0.5, 0.9, 1.0])
@@ -105,7 +105,7 @@ def test_words_stand_whole_within_the_field(chance, threshold):
     field = chart(drawn((0.5, -0.25), chance=chance, threshold=threshold))
     letters = (field < 140).all(axis=2)
     # But for the two lines, nothing dark touches the frame.
-    letters[:, round(math.sqrt(chance) * CHART[0]) : round(math.sqrt(chance) * CHART[0]) + 1] = False
+    letters[:, round(math.sqrt(chance) * (CHART[0] - 1))] = False
     letters[place(0, threshold)[0]] = False
     assert not letters[:, -4:].any()
     assert not letters[:3].any()

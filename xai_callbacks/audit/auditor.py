@@ -285,7 +285,8 @@ class Auditor:
             cue_regions=self.cue_regions,
             seconds=dict(clock.seconds),
             notes=prepared.notes + (() if found.clusters is None else found.clusters.notes),
-            useless=judged.useless + tried.failed,
+            useless=judged.useless,
+            failed=tried.failed,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from xai_callbacks.callbacks.outlets import Outlets
 from xai_callbacks.callbacks.quiet import progress, without_logging
 from xai_callbacks.callbacks.schedule import Schedule, step_of
 from xai_callbacks.callbacks.watch import Seen, Watch
-from xai_callbacks.errors import ConfigurationError, NoveltyError, require_integer
+from xai_callbacks.errors import AuditError, ConfigurationError, NoveltyError, require_integer
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, Estimate, NoveltyRecord
 from xai_callbacks.sinks import main_scalars
@@ -229,6 +229,7 @@ class ScheduledCallback(Callback):
             return
         self._audited_at = here
         useless: tuple[str, ...] = ()
+        failed: tuple[str, ...] = ()
         with self._notices.forgiving(self.on_error):
             # Should this audit fail, no monitor must go on reading the numbers of an earlier one.
             self._publish(trainer, dict.fromkeys(self._metrics, math.nan))
@@ -236,7 +237,7 @@ class ScheduledCallback(Callback):
                 record = self._auditor.audit(model, step=step, epoch=trainer.current_epoch, on_progress=on_progress)
             for note in record.notes:
                 self._notices.tell(trainer, f"{type(self).__name__}: {note}")
-            useless = record.useless
+            useless, failed = record.useless, record.failed if isinstance(record, AuditRecord) else ()
             record, texts = self._conclude(trainer, replace(record, metrics={**record.metrics, **self._seen}))
             self._record = record
             # What the validation showed is published and written already.
@@ -244,8 +245,11 @@ class ScheduledCallback(Callback):
             audited = replace(record, metrics=own)
             self._publish(trainer, main_scalars(audited, self.name))
             self._outlets.write(trainer, audited, beside=self._seen, texts=texts)
+        if failed:
+            with self._notices.forgiving(self.on_error, "A trial failed, and audits go on without it."):
+                raise AuditError(" ".join(failed))
         if useless:
-            with self._notices.forgiving(self.on_error, "A part of the audit says nothing, and audits go on without."):
+            with self._notices.forgiving(self.on_error, "A novelty score says nothing, and audits go on without it."):
                 raise NoveltyError(" ".join(useless))
 
     def _conclude(self, trainer: Trainer, record: NoveltyRecord) -> tuple[NoveltyRecord, dict[str, str]]:

@@ -12,7 +12,7 @@ from xai_callbacks.errors import ConfigurationError
 
 __all__ = ["BatchReader", "read_integers", "read_labels"]
 
-BatchReader = str | int | Callable[[Any], object]
+BatchReader = int | str | Callable[[Any], object]
 """Where in a batch something is: a key, an index, a dotted path of keys, indexes and attributes, or a function."""
 
 # Names under which batches commonly hold labels, most specific first.

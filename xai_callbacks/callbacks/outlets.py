@@ -81,7 +81,8 @@ class Outlets:
         errors: list[Exception] = []
         for logger in trainer.loggers:
             try:
-                logger.log_metrics(scalars, step=step)
+                if scalars:  # an empty row would stand among the user's own
+                    logger.log_metrics(scalars, step=step)
                 writer = getattr(logger, "experiment", None) if trainer.is_global_zero and scores else None
                 if hasattr(writer, "add_histogram"):
                     write_histograms(writer, self._name, {"validation": scores}, step)

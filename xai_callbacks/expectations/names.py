@@ -114,7 +114,7 @@ def _cues() -> Iterator[Named]:
     yield Named("cue_effect_logit", "cue/{cue}/effect_logit", -_INFINITE, _INFINITE)
     for name in ("effect", "effect_added", "effect_removed"):
         yield Named(f"cue_{name}", f"cue/{{cue}}/{name}", -1.0)
-    yield Named("alarm", "alarm/{cue}", high=2.0, per_probe=False, unit="nothing", needs=("alarms",))
+    yield Named("alarm", "alarm/cue/{cue}", high=2.0, per_probe=False, unit="nothing", needs=("alarms",))
 
 
 def _regions() -> Iterator[Named]:

@@ -150,9 +150,9 @@ class _Chart:
         pen = ImageDraw.Draw(large)
         radius = 5 * FINE
         for probe in self.placed:
-            # Whole within the field: effects of 1 are common.
-            x = _within(_root(probe.looked) * (large.width - 1), radius, large.width)
-            y = _within(self._row(probe.used) * FINE, radius, large.height)
+            # Whole within the field: effects of 1 are common. The middle of a pixel is `FINE // 2` into it.
+            x = _within(_root(probe.looked) * (CHART[0] - 1) * FINE + FINE // 2, radius, large.width)
+            y = _within(self._row(probe.used) * FINE + FINE // 2, radius, large.height)
             color = DOT[probe.used > self.threshold]
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=PAPER, width=FINE)
         return large.resize(CHART, Image.Resampling.BOX)
@@ -161,7 +161,11 @@ class _Chart:
         width, height = CHART
         page = Image.new("RGB", CHART, PAPER)
         pen = ImageDraw.Draw(page)
-        zero, limit, level = round(self._row(0)), round(self._row(self.threshold)), round(_root(self.chance) * width)
+        zero, limit, level = (
+            round(self._row(0)),
+            round(self._row(self.threshold)),
+            round(_root(self.chance) * (width - 1)),
+        )
         pen.rectangle((0, 0, width, limit), fill=TINT)
         pen.line((0, zero, width, zero), fill=HAIRLINE)
         pen.line((0, limit, width, limit), fill=MUTED)

@@ -5,8 +5,6 @@ sets objects on other backgrounds; `NoiseTrial` and `HalfTrial` tell how robust 
 shortcut by itself.
 """
 
-from xai_callbacks.interventions.shown import Shown
-from xai_callbacks.metrics.summary import PerProbe
 from xai_callbacks.trials.backgrounds import BackgroundTrial
 from xai_callbacks.trials.base import Answers, Trial, Views
 from xai_callbacks.trials.cue import CueTrial
@@ -19,9 +17,7 @@ __all__ = [
     "CueTrial",
     "HalfTrial",
     "NoiseTrial",
-    "PerProbe",
     "RegionTrial",
-    "Shown",
     "Trial",
     "Views",
 ]
