@@ -35,7 +35,7 @@ def accuracy_table(result: Mapping[str, Any]) -> str:
     ]
     for row in result["settings"].values():
         cells = [_accuracy_cell(row, "random" if name == "independent" else name, name) for name in names]
-        lines.append(f"| {row['title']} | {len(row['kept_epoch'])} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row['title']} | {len(row['onset'])} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _source(result)])
 
 
@@ -53,61 +53,54 @@ def _accuracy_cell(row: Mapping[str, Any], *names: str) -> str:
 def audit_table(result: Mapping[str, Any]) -> str:
     """One row a setting: what the audits say of the net that is kept, and since when."""
     lines = [
-        "| setting | `effect`, by seed | used from epoch | own cue, by seed | from epoch | answers changed "
+        "| setting | `cue/.../effect`, by seed | used from epoch, by seed | answers changed | spurious score "
         "| worst group | conflict gap | conditional MI |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["settings"].values():
-        cells = []
-        for trial in ("cue", "own"):
-            cells.append("; ".join(interval(effect) for effect in row[trial]["effect"]))
-            cells.append(", ".join("never" if epoch is None else str(epoch) for epoch in row["onset"][trial]))
-        cells.append(f"{1 - statistics.fmean(seed['value'] for seed in row['cue']['consistency']):.2f}")
-        cells += [f"{row['group'][name]['mean']:.2f}" for name in ("wga", "conflict_gap", "cond_mi")]
+        effects = "; ".join(interval(effect) for effect in row["cue"]["effect"])
+        since = ", ".join("never" if epoch is None else str(epoch) for epoch in row["onset"])
+        changed, score = (_mean(row["cue"][name]) for name in ("consistency", "spurious_score"))
+        groups = [f"{row['group'][name]['mean']:.2f}" for name in ("wga", "conflict_gap", "cond_mi")]
+        cells = [effects, since, f"{1 - changed:.2f}", f"{score:.2f}", *groups]
         lines.append(f"| {row['title']} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _source(result)])
 
 
-def interval(estimate: Mapping[str, Any], digits: int = 2) -> str:
+def _mean(estimates: Sequence[Mapping[str, float]]) -> float:
+    return statistics.fmean(estimate["value"] for estimate in estimates)
+
+
+def interval(estimate: Mapping[str, Any]) -> str:
     """An estimate and its interval in words."""
-    value, low, high = (f"{estimate[name]:.{digits}f}" for name in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
+    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
 
 
 def ross_table(result: Mapping[str, Any]) -> str:
     """Some epochs of seed 0 of Ross's net."""
-    columns = {
-        "epoch": "epoch",
-        "accuracy/random": "random shade",
-        "cue/effect": "`cue/decoy/effect`",
-        "own/effect": "own cue",
-        "cue/tv": "`cue/decoy/tv`",
-        "group/conflict_gap": "conflict gap",
-    }
-    return _curve_table(result, "decoy_ross", columns)
+    lines = [
+        "| epoch | train | random shade | `cue/decoy/effect` | `cue/decoy/tv` | conflict gap | worst group |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = result["settings"]["decoy_ross"]["epochs_of_seed_0"]
+    for row in rows:
+        if row["epoch"] in (0, 1, 2, 4, 8, 16, 32, rows[-1]["epoch"]):
+            right = [f"{100 * row['accuracy'][name]:.1f}" for name in ("train", "random")]
+            cells = [*right, interval(row["effect"]), interval(row["tv"]), f"{row['conflict_gap']:.2f}"]
+            lines.append(f"| {row['epoch']} | " + " | ".join(cells) + f" | {row['wga']:.2f} |")
+    return "\n".join([*lines, "", _source(result)])
 
 
 def cdep_table(result: Mapping[str, Any]) -> str:
-    """Every epoch of seed 0 of CDEP's net, with what it looks at."""
-    columns = {
-        "epoch": "epoch",
-        "accuracy/random": "random shade",
-        "accuracy/reversed": "reversed",
-        "cue/effect": "`cue/decoy/effect`",
-        "own/effect": "own cue",
-        "why/relevance_mass": "`why/relevance_mass/spurious`",
-        "group/conflict_gap": "conflict gap",
-    }
-    return _curve_table(result, "decoy_cdep", columns)
-
-
-def _curve_table(result: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> str:
-    """One row an epoch that is a power of two, with the first ones and the last."""
-    curve = result["settings"][name]["curve"]
-    lines = ["| " + " | ".join(columns.values()) + " |", "|---" * len(columns) + "|"]
-    for row, epoch in enumerate(curve["epoch"]):
-        if epoch < 6 or epoch & (epoch - 1) == 0 or epoch == curve["epoch"][-1]:
-            lines.append("| " + " | ".join(str(curve[column][row]) for column in columns) + " |")
+    """Every epoch of CDEP's net, with what it looks at."""
+    lines = [
+        "| epoch | random shade | reversed | `cue/decoy/effect` | `why/relevance_mass/spurious` | conflict gap |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["settings"]["decoy_cdep"]["epochs_of_seed_0"]:
+        right = [f"{100 * row['accuracy'][name]:.1f}" for name in ("random", "reversed")]
+        cells = [*right, interval(row["effect"]), interval(row["relevance_mass"]), f"{row['conflict_gap']:.2f}"]
+        lines.append(f"| {row['epoch']} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _source(result)])
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from typing import Any
 
 import torch
 from _mnist_page import filled, interval, picture
-from _mnist_settings import SETTINGS, Digits, OwnCueTrial, Recipe, Setting, Task
+from _mnist_settings import SETTINGS, Digits, Recipe, Setting, Task
 from _mnist_shortcuts import Cued, digits
 from _provenance import provenance
 from torch import Tensor, nn
@@ -36,7 +35,6 @@ from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.audit.records import summarized
 from xai_callbacks.audit.trial_runner import TrialRunner
 from xai_callbacks.metrics import Estimate, GroupMetrics
-from xai_callbacks.trials import CueTrial
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "mnist_shortcuts.md"
@@ -50,7 +48,6 @@ TRIAL_KEYS = (
     *("effect", "effect_logit", "tv", "flip_rate", "spurious_score", "consistency"),
     *("only_acc", "object_only_acc"),
 )
-CURVES = {"cue": ("effect", "tv"), "own": ("effect",), "why": ("relevance_mass",)}
 WHY_KEYS = ("relevance_mass", "relevance_lift")
 GROUP_KEYS = (
     *("wga", "wga_low", "wga_high", "wga_label", "wga_cue", "conflict_gap", "conflict_gap_low", "conflict_gap_high"),
@@ -70,13 +67,13 @@ class Watch:
     def __init__(self, task: Task, net: nn.Module, *, explained: bool) -> None:
         self.task, self.net, self.subject = task, net, Subject(net)
         # An Auditor refuses a net without a feature map, for want of a place for heatmaps. Trials need none.
-        self._runner = TrialRunner(task.probes, [CueTrial(task.cue), OwnCueTrial(task.cue)])
+        self._runner = TrialRunner(task.probes, [task.trial])
         decoys = task.decoys if explained else None
         self._auditor = None if decoys is None else Auditor(decoys, [Why()], novelty=[])
 
     def look(self, epoch: int) -> dict[str, Any]:
         """One audit, as JSON values."""
-        tests, name = self.task.tests, self.task.cue.name
+        tests, prefix = self.task.tests, f"{self.task.trial.name}/"
         with undisturbed(self.net), torch.no_grad():
             seen = self._accuracy(self.task.train.rows(slice(TRAIN_IMAGES)))
             row: dict[str, Any] = {"epoch": epoch, "accuracy": {"train": seen}}
@@ -85,8 +82,7 @@ class Watch:
             if self.task.held_out is not None:
                 row["held_out_loss"] = self._loss(self.task.held_out)
             found = self._try()
-        row["cue"] = {key: _plain(found[f"cue/{name}/{key}"]) for key in TRIAL_KEYS}
-        row["own"] = {"effect": _plain(found[f"own/{name}/effect"])}
+        row["cue"] = {key: _plain(found[prefix + key]) for key in TRIAL_KEYS if prefix + key in found}
         if self._auditor is not None:
             explained = self._auditor.audit(self.net, epoch=epoch).metrics
             row["why"] = {key: _plain(explained[f"why/{key}/spurious"]) for key in WHY_KEYS}
@@ -153,9 +149,9 @@ def _step(subject: Subject, optimizer: torch.optim.Optimizer, images: Tensor, la
     optimizer.step()
 
 
-def onset(rows: Sequence[Mapping[str, Any]], trial: str = "cue") -> int | None:
+def onset(rows: Sequence[Mapping[str, Any]]) -> int | None:
     """The first of two consecutive audits whose effect has an interval above the threshold; None if there are none."""
-    above = [row[trial]["effect"]["low"] > THRESHOLD for row in rows]
+    above = [row["cue"]["effect"]["low"] > THRESHOLD for row in rows]
     both = [first and second for first, second in pairwise(above)]
     return int(rows[both.index(True)]["epoch"]) if True in both else None
 
@@ -175,37 +171,37 @@ def summary(setting: Setting, runs: Sequence[Mapping[str, Any]]) -> dict[str, An
         "epochs": len(runs[0]["rows"]) - 1,
         "cpu_seconds": round(sum(run["cpu_seconds"] for run in runs), 1),
         "kept_epoch": [end["epoch"] for end in ends],
-        "onset": {trial: [onset(run["rows"], trial) for run in runs] for trial in ("cue", "own")},
+        "onset": [onset(run["rows"]) for run in runs],
         "accuracy": {name: _over_seeds([end["accuracy"][name] for end in ends]) for name in ends[0]["accuracy"]},
         "group": {name: _over_seeds([end["group"][name] for end in ends]) for name in GROUP_KEYS},
+        "cue": {name: [_rounded(end["cue"][name]) for end in ends] for name in ends[0]["cue"]},
+        "before_training": [_rounded(run["rows"][0]["cue"]["effect"]) for run in runs],
+        "epochs_of_seed_0": [_brief(row) for row in runs[0]["rows"]],
     }
-    for trial in ("cue", "own", "why"):
-        if trial in ends[0]:
-            found[trial] = {name: [_rounded(end[trial][name]) for end in ends] for name in ends[0][trial]}
-    return found | {"curve": _curve(runs[0]["rows"])}
+    if "why" in ends[0]:
+        found["why"] = {name: [_rounded(end["why"][name]) for end in ends] for name in ends[0]["why"]}
+    return found
 
 
 def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """None for NaN, which JSON does not have: too few images, when the script is only tried."""
-    mean, *seeds = (None if math.isnan(value) else round(value, 4) for value in (statistics.fmean(values), *values))
-    return {"mean": mean, "per_seed": seeds}
+    return {"mean": round(statistics.fmean(values), 4), "per_seed": [round(value, 4) for value in values]}
 
 
 def _rounded(estimate: Mapping[str, Any]) -> dict[str, Any]:
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in estimate.items()}
 
 
-def _curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The first run, epoch by epoch: lists by name, intervals as `[value, low, high]` in words."""
-    curve: dict[str, list[Any]] = {"epoch": [row["epoch"] for row in rows]}
-    for name in rows[0]["accuracy"]:
-        curve[f"accuracy/{name}"] = [round(row["accuracy"][name], 4) for row in rows]
-    for name in ("wga", "conflict_gap", "cond_mi"):
-        curve[f"group/{name}"] = [round(row["group"][name], 4) for row in rows]
-    for trial, names in CURVES.items():
-        for name in names if trial in rows[0] else ():
-            curve[f"{trial}/{name}"] = [interval(row[trial][name], digits=3) for row in rows]
-    return curve
+def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One epoch of a run, as a curve needs it."""
+    brief: dict[str, Any] = {
+        "epoch": row["epoch"],
+        "accuracy": {name: round(value, 4) for name, value in row["accuracy"].items()},
+        **{name: _rounded(row["cue"][name]) for name in ("effect", "tv", "consistency")},
+        **{name: round(row["group"][name], 4) for name in ("wga", "conflict_gap", "cond_mi")},
+    }
+    if "why" in row:
+        brief["relevance_mass"] = _rounded(row["why"]["relevance_mass"])
+    return brief
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
