@@ -7,6 +7,7 @@ python scripts/reproduce_novelty.py --json docs/results/novelty.json
 python scripts/novelty_classifiers.py --json docs/results/novelty_classifiers.json
 python scripts/novelty_conditions.py --json docs/results/novelty_conditions.json
 python scripts/evaluate_detection.py --json docs/results/detection.json
+python scripts/bench_groups.py --json docs/results/groups_bench.json
 python scripts/update_readme.py
 """
 
@@ -190,6 +191,18 @@ def rule_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"*{source('evaluate_detection.py', result['provenance'])}*"])
 
 
+def groups_table(result: dict[str, Any]) -> str:
+    """One row a model: what group metrics add to a validation epoch."""
+    lines = ["| validation | wall time | CPU time |", "|---|---|---|"]
+    for name, row in result["models"].items():
+        cells = []
+        for clock in ("wall", "cpu"):
+            low, high = (100 * (end - 1) for end in row[f"{clock}_ratio_ci"])
+            cells.append(f"{100 * (row[f'{clock}_ratio'] - 1):+.1f} % ({low:+.1f} to {high:+.1f})")
+        lines.append(f"| {name}, {row['validation_images']} images | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"*{source('bench_groups.py', result)}*"])
+
+
 LEADS = ("over_flips", "over_labelled_100", "over_biased_validation")
 
 
@@ -230,6 +243,7 @@ TABLES = {
     "rule": (rule_table, "detection.json"),
     "thresholds": (thresholds_table, "detection.json"),
     "detection": (detection_table, "detection.json"),
+    "groups": (groups_table, "groups_bench.json"),
     "interference": (interference_table, "interference.json"),
     "cost": (cost_table, "cam.json"),
     "one class": (one_class_table, "novelty.json"),
