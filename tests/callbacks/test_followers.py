@@ -53,14 +53,13 @@ def test_the_threshold_is_kept_beside_the_states(running):
     assert seen.metrics["alarm/threshold"].value == 0.2
 
 
-def test_the_text_is_a_table_with_a_row_for_each_cue(running):
+def test_the_text_is_a_list_with_a_line_for_each_cue(running):
     follower = AlarmFollower(AlarmBook(["tint", "patch"]))
     (seen,) = followed(follower, running, [ABOVE])
 
-    header, rule, tint, other = seen.texts["alarm"].splitlines()
-    assert header.count("|") == rule.count("|") == tint.count("|") == other.count("|") == 4
-    assert tint.startswith("| cue/tint | watch | Watch the cue 'tint'")
-    assert other == "| cue/patch | no evidence | The cue 'patch' was not tested at this audit. |"
+    tint, other = seen.texts["alarm"].splitlines()
+    assert tint.startswith("- **watch** (cue/tint): Watch the cue 'tint'")
+    assert other == "- **no evidence** (cue/patch): The cue 'patch' was not tested at this audit."
 
 
 @pytest.mark.parametrize("stop", [False, True])

@@ -178,8 +178,8 @@ def test_alarms_and_expectations_are_texts_in_tensorboard(run):
     alarms, expectations = texts(run.events, "audit/alarm"), texts(run.events, "audit/expectations")
 
     assert len(alarms) == len(expectations) == 5
-    assert "| cue/patch | no evidence | No evidence for the cue 'patch', of the cues tested" in alarms[0]
-    assert "| cue/patch | alarm | Alarm: the model answers by the cue 'patch'" in alarms[-1]
+    assert "- **no evidence** (cue/patch): No evidence for the cue 'patch', of the cues tested" in alarms[0]
+    assert "- **alarm** (cue/patch): Alarm: the model answers by the cue 'patch'" in alarms[-1]
     shown = html.unescape(expectations[-1]).replace("\\", "")
     assert all(sentence in shown for sentence in EXPECTED)
 

@@ -80,7 +80,7 @@ class AlarmFollower:
         states = {f"alarm/{finding.key}": _count(finding.value) for finding in self.findings}
         return Followed(
             {**states, "alarm/threshold": _count(self.book.rule.threshold)},
-            {"alarm": _table(self.findings)},
+            {"alarm": _listed(self.findings)},
             tuple(finding.sentence for finding in news),
         )
 
@@ -146,9 +146,9 @@ def _count(value: float) -> Estimate:
     return Estimate(float(value), None, None, None, 1, 0)
 
 
-def _table(findings: Sequence[Finding]) -> str:
-    rows = [f"| {finding.key} | {finding.state} | {finding.sentence.replace('|', '/')} |" for finding in findings]
-    return "\n".join(["| cue or region | state | what is known |", "|---|---|---|", *rows])
+def _listed(findings: Sequence[Finding]) -> str:
+    # No table: TensorBoard breaks narrow columns within words.
+    return "\n".join(f"- **{finding.state}** ({finding.key}): {finding.sentence}" for finding in findings)
 
 
 def _checkpoint_of(trainer: Trainer, step: int | None) -> str | None:
