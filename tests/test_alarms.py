@@ -102,6 +102,17 @@ def test_a_checkpoint_that_was_deleted_is_not_recommended(tmp_path):
     assert str(finding.onset) == "from epoch 1; last clean audit: before training"
 
 
+def test_a_checkpoint_that_was_written_over_is_not_recommended(tmp_path):
+    path = tmp_path / "best.ckpt"
+    path.write_text("weights")
+    book = AlarmBook(["patch"])
+    for epoch, metrics in enumerate([CLEAN, CLEAN, ABOVE, ABOVE]):
+        # Saved after the second audit, which is the last clean one, and again after the third.
+        finding = book.see(metrics, step=epoch, epoch=epoch, checkpoint=str(path) if epoch in (2, 3) else None)[0]
+
+    assert (finding.onset.last_clean, finding.onset.checkpoint) == (1, None)
+
+
 def test_a_cue_in_use_from_the_first_audit_has_no_clean_one():
     book = AlarmBook(["patch"])
     book.see(ABOVE, step=5, epoch=3)

@@ -154,8 +154,10 @@ class AlarmBook:
             epoch: Its epoch.
             checkpoint: Path of a checkpoint that was saved since the audit before, of the weights it looked at.
         """
-        for looks in self._looks.values():
-            if looks and checkpoint is not None:
+        for looks in self._looks.values() if checkpoint is not None else ():
+            # A path that comes again was written over: what it held before is gone.
+            looks[:] = [replace(look, checkpoint=None) if look.checkpoint == checkpoint else look for look in looks]
+            if looks:
                 looks[-1] = replace(looks[-1], checkpoint=checkpoint)
         findings = [self._cue(cue, metrics, step, epoch) for cue in self.cues]
         return tuple(findings + [self._region(key, metrics, step, epoch) for key in self.regions])
