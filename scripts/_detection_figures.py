@@ -8,18 +8,15 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from _detection_statistics import SIGMAS, auroc, auroc_interval, clopper_pearson, slopes_on, spearman
 
 from xai_callbacks.alarms import AlarmBook, AlarmRule
-from xai_callbacks.metrics import novelty_auroc, rank_correlation, summarize
+from xai_callbacks.metrics import summarize
 from xai_callbacks.metrics.groups import wilson_interval
 
-__all__ = ["POSITIVE", "clopper_pearson", "kind_of", "summarized"]
+__all__ = ["POSITIVE", "kind_of", "summarized"]
 
 POSITIVE, NEGATIVE = 0.10, 0.03
-# Standard errors to either side of a 95 % interval.
-_SIGMAS = 1.96
-_RESAMPLES = 2000
 _EARLY = ("1", "2", "3")
 # A threshold lets this share of the calibration negatives pass, over all their epochs.
 _QUANTILE = 0.95
@@ -35,27 +32,9 @@ Curve = list[float]
 def kind_of(gap: Sequence[float]) -> str:
     """`positive`, `negative` or `grey`, from a gap and its standard error."""
     value, error = gap
-    if value >= POSITIVE and value - _SIGMAS * error > 0:
+    if value >= POSITIVE and value - SIGMAS * error > 0:
         return "positive"
     return "negative" if abs(value) <= NEGATIVE else "grey"
-
-
-def clopper_pearson(hits: int, trials: int) -> list[float]:
-    """Exact 95 % interval of a share; bisection on the binomial tails."""
-
-    def tail(share: float, counts: range) -> float:
-        return sum(math.comb(trials, k) * share**k * (1 - share) ** (trials - k) for k in counts)
-
-    def solve(counts: range, rising: bool) -> float:
-        low, high = 0.0, 1.0
-        for _ in range(60):
-            middle = (low + high) / 2
-            below = tail(middle, counts) < 0.025
-            low, high = (middle, high) if below == rising else (low, middle)
-        return (low + high) / 2
-
-    lower = 0.0 if hits == 0 else solve(range(hits, trials + 1), rising=True)
-    return [lower, 1.0 if hits == trials else solve(range(hits + 1), rising=False)]
 
 
 def summarized(nets: Sequence[Net]) -> dict[str, Any]:
@@ -108,13 +87,13 @@ def _metric(
     ends = [torch.tensor([curve[-1] for curve in curves(nets)], dtype=torch.float64) for nets in (negative, positive)]
     gaps = torch.tensor([net["gap"][family][0] for net in learnt], dtype=torch.float64)
     found: dict[str, Any] = {
-        "auroc_last": _auroc(*ends),
-        "auroc_last_ci": _auroc_interval(*ends),
+        "auroc_last": auroc(*ends),
+        "auroc_last_ci": auroc_interval(*ends),
         "auroc_epoch": {
-            epoch: _auroc(*(torch.tensor([c[int(epoch)] for c in curves(nets)]) for nets in (negative, positive)))
+            epoch: auroc(*(torch.tensor([c[int(epoch)] for c in curves(nets)]) for nets in (negative, positive)))
             for epoch in _EARLY
         },
-        "spearman_gap": _spearman(torch.tensor([curve[-1] for curve in curves(learnt)]).double(), gaps),
+        "spearman_gap": spearman(torch.tensor([curve[-1] for curve in curves(learnt)]).double(), gaps),
         "spearman_gap_within_strength": _within(name, family, learnt),
     }
     threshold = _threshold(curves(clean["calibration"]))
@@ -144,47 +123,6 @@ def _curve(net: Net, family: str, name: str) -> Curve:
     if name == "baseline/one_minus_validation_accuracy":
         return [1 - accuracy for accuracy in net["validation"]]
     return [look["metrics"].get(name, math.nan) for look in net["looks"][family]]
-
-
-def _auroc(negative: Tensor, positive: Tensor) -> float | None:
-    negative, positive = negative[negative.isfinite()], positive[positive.isfinite()]
-    return float(novelty_auroc(negative, positive)) if len(negative) and len(positive) else None
-
-
-def _auroc_interval(negative: Tensor, positive: Tensor) -> list[float] | None:
-    """Percentile bootstrap over nets; where every resample is perfect, Newcombe's score interval (2006, method 5)."""
-    negative, positive = negative[negative.isfinite()], positive[positive.isfinite()]
-    if not len(negative) or not len(positive):
-        return None
-    generator = torch.Generator().manual_seed(0)
-    values = torch.tensor(
-        [
-            novelty_auroc(*(side[torch.randint(len(side), (len(side),), generator=generator)] for side in pair))
-            for pair in [(negative, positive)] * _RESAMPLES
-        ]
-    ).double()
-    low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    if low == 1.0:
-        # No resample has an error, which does not mean that there is none to come.
-        low = _perfect(len(negative), len(positive))
-    return [low, high]
-
-
-def _perfect(negatives: int, positives: int) -> float:
-    """Lower end of an AUROC of 1: the smallest that lies within 1.96 of its own standard errors of 1."""
-    half = (negatives + positives) / 2 - 1
-    low, high = 0.5, 1.0
-    for _ in range(60):
-        area = (low + high) / 2
-        spread = 1 + half * (1 - area) / (2 - area) + half * area / (1 + area)
-        error = math.sqrt(area * (1 - area) * spread / (negatives * positives))
-        low, high = (low, area) if 1 - area <= _SIGMAS * error else (area, high)
-    return high
-
-
-def _spearman(one: Tensor, other: Tensor) -> float | None:
-    valid = one.isfinite() & other.isfinite()
-    return float(rank_correlation(one[valid], other[valid])) if int(valid.sum()) > 2 else None
 
 
 def _within(name: str, family: str, learnt: Sequence[Net]) -> float | None:
@@ -379,7 +317,7 @@ def _salience(trained: Sequence[Net], clean: Mapping[str, Sequence[Net]]) -> dic
     found: dict[str, Any] = {}
     for name in nets[0]["looks"][nets[0]["spec"]["family"]][-1]["metrics"]:
         values = torch.tensor([_curve(net, net["spec"]["family"], name)[-1] for net in nets]).double()
-        slopes = _slopes(values, informative, vivid)
+        slopes = slopes_on(values, informative, vivid)
         if slopes is None:
             continue
         means = {
@@ -394,20 +332,6 @@ def _salience(trained: Sequence[Net], clean: Mapping[str, Sequence[Net]]) -> dic
             "means": means,
         }
     return found
-
-
-def _slopes(values: Tensor, *causes: Tensor) -> list[float] | None:
-    """Standardised slopes on each cause; None for a metric that is the same for all nets, or known for few."""
-    known = values.isfinite()
-    columns = torch.stack([_standard(cause[known]) for cause in causes], dim=1)
-    aim = _standard(values[known])
-    if len(aim) <= len(causes) or not bool(torch.cat([columns.flatten(), aim]).isfinite().all()):
-        return None
-    return [float(slope) for slope in torch.linalg.lstsq(columns, aim[:, None]).solution[:, 0]]
-
-
-def _standard(values: Tensor) -> Tensor:
-    return (values - values.mean()) / values.std()
 
 
 def _counts(families: Sequence[str], trained: Sequence[Net], clean: Mapping[str, Sequence[Net]]) -> dict[str, Any]:

@@ -452,13 +452,14 @@ def test_compiled_part_is_judged_by_what_the_module_returns(tmp_path):
     agree(shown(one), expected(lively(), *parts()))
 
 
-def test_first_of_two_views_counts_and_that_is_told_once(tmp_path, caplog):
-    class Views(Grouped):
-        def validation_step(self, batch, batch_idx):
-            self(torch.cat([batch[0], batch[0]]))  # of another size: no view of these images
-            logits = self(batch[0]) + self(batch[0].flip(-1) * 5)
-            self.log("val_loss", nn.functional.cross_entropy(logits, batch[1]))
+class Views(Grouped):
+    def validation_step(self, batch, batch_idx):
+        self(torch.cat([batch[0], batch[0]]))  # of another size: no view of these images
+        logits = self(batch[0]) + self(batch[0].flip(-1) * 5)
+        self.log("val_loss", nn.functional.cross_entropy(logits, batch[1]))
 
+
+def test_first_of_two_views_counts_and_that_is_told_once(tmp_path, caplog):
     with caplog.at_level("INFO"):
         one, _ = fit(tmp_path, Group(2, least=1, each=False), module=Views(lively(), lr=0.0))
     agree(shown(one), expected(lively(), *parts()))
@@ -507,18 +508,32 @@ def test_logits_that_cannot_be_heard_are_told_once_and_values_are_nan(tmp_path, 
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
+@pytest.mark.parametrize("base", [Crops, Elsewhere, Views])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_step_may_return_its_logits_instead(tmp_path, compiled):
-    class Returns(Crops):
+def test_step_may_return_its_logits_where_it_is_not_clear_which_they_are(tmp_path, caplog, base, compiled):
+    class Returns(base):
         def validation_step(self, batch, batch_idx):
             super().validation_step(batch, batch_idx)
-            return {"logits": self.net(torch.cat([batch[0]] * 2))[: len(batch[0])]}
+            return {"logits": self.net(torch.cat([batch[0].flip(-1)] * 2))[: len(batch[0])]}
 
+    images, labels, cues = parts()
     module = Returns(lively(), lr=0.0)
-    one, _ = fit(
-        tmp_path, Group(2, least=1, each=False), module=torch.compile(module, backend="eager") if compiled else module
+    with caplog.at_level("INFO"):
+        one, _ = fit(
+            tmp_path, Group(2, least=1, each=False), max_epochs=1,
+            module=torch.compile(module, backend="eager") if compiled else module,
+        )  # fmt: skip
+    agree(shown(one), expected(lively(), images.flip(-1), labels, cues))
+    assert "judges groups by the first call" not in caplog.text
+
+
+@pytest.mark.gpu
+def test_logits_on_an_accelerator_are_judged_there(tmp_path):
+    one, _ = fit(tmp_path, Group(2, least=1, each=False), accelerator="gpu", precision="16-mixed", max_epochs=1)
+    assert shown(one)["group/n_min"] == 3
+    assert shown(one)["group/accuracy_all"] == pytest.approx(
+        expected(lively(), *parts())["group/accuracy_all"], abs=1 / IMAGES
     )
-    agree(shown(one), expected(lively(), *parts()))
 
 
 # ---- mistakes

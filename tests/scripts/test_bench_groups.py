@@ -47,3 +47,4 @@ def test_groups_over_the_whole_validation_set_add_under_two_per_cent(model):
     kept = json.loads(KEPT.read_text())["models"][model]
     assert kept["cpu_ratio"] < 1.02
     assert kept["wall_ratio"] < 1.02
+    assert 0 < kept["cpu_share_of_hooks"] < 0.02

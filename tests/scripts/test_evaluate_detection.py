@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import _detection_figures as figures
+import _detection_statistics as statistics
 import _shapes as shapes
 import evaluate_detection as study
 import pytest
@@ -18,7 +19,7 @@ KEPT = Path(__file__).resolve().parents[2] / "docs" / "results" / "detection.jso
 def test_exact_intervals_are_those_of_scipy(hits, trials):
     exact = binomtest(hits, trials).proportion_ci(method="exact")
 
-    assert figures.clopper_pearson(hits, trials) == pytest.approx([exact.low, exact.high], abs=1e-9)
+    assert statistics.clopper_pearson(hits, trials) == pytest.approx([exact.low, exact.high], abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -39,13 +40,13 @@ def test_an_alarm_persists_and_does_not_count_the_untrained_net(curve, epoch):
 
 
 def test_a_perfect_auroc_has_a_lower_end_within_1_96_standard_errors():
-    low = figures._perfect(70, 21)
+    low = statistics.perfect_auroc(70, 21)
 
     half = (70 + 21) / 2 - 1
     spread = 1 + half * (1 - low) / (2 - low) + half * low / (1 + low)
     assert 1 - low == pytest.approx(1.96 * math.sqrt(low * (1 - low) * spread / (70 * 21)), abs=1e-9)
     assert 0.9 < low < 0.95
-    assert figures._perfect(700, 210) > low
+    assert statistics.perfect_auroc(700, 210) > low
 
 
 def test_leads_count_signs_that_never_come_as_one_epoch_too_late():

@@ -94,7 +94,8 @@ class AuditCallback(ScheduledCallback):
         group: Where a validation batch says which cue each of its images has, to judge the model by group (label, cue)
             over the whole validation set, at each validation: a key, an index or path, a function of the batch, or a
             `Group`, which says more. The logits are those of the validation step: no forward pass of its own. Where
-            they cannot be overheard, as of a model compiled as a whole, return `{"logits": logits}` from the step.
+            they cannot be overheard, as of a model compiled as a whole, or where several views of an image make one
+            answer, return `{"logits": logits}` from the step.
         trials: Edits of the probes by which to find out what the model uses, such as `CueTrial(PatchCue(...))`.
         nulls: Whether heatmaps are also judged by what knows nothing: shifted maps, regions of other probes, an edge
             filter, and copies of the model with random weights (at the first audit).

@@ -29,7 +29,10 @@ __all__ = ["Classifies", "GroupWatch"]
 # A cue of which more values are seen than this is probably no cue but, say, a number of each image.
 _MOST_LEARNT = 256
 
-_REPEATED = "judges groups by the first call of the classifier in each validation step; some steps call it repeatedly."
+_REPEATED = (
+    "judges groups by the first call of the classifier in each validation step; some steps call it repeatedly. To have "
+    "them judged by other logits, return {'logits': logits} from `validation_step`."
+)
 
 
 class Classifies(Protocol):
@@ -175,9 +178,10 @@ class GroupWatch:
         """The logits of the step just done, `(images, K)`."""
         assert self._tap is not None  # noqa: S101  # as there is a current batch; narrows the type
         logits, calls = self._tap.take()
-        self._pass.repeated |= calls > 1
-        if logits is None:
-            logits = _returned(outputs, images)
+        # Several calls may be several views, of which only the user knows what becomes.
+        returned = None if calls == 1 else _returned(outputs, images)
+        self._pass.repeated |= calls > 1 and returned is None
+        logits = logits if returned is None else returned
         if logits is None:
             raise AuditError(
                 f"Expected each validation step to call the classifier, but {self._tap.why_nothing()}. Say with "
@@ -193,13 +197,18 @@ class GroupWatch:
 
     def _gathered(self) -> Judgeable | None:
         """All images of this process, on the CPU; None if there are none, or something is wrong with them."""
-        images = None if self._pass.error is not None else self._store.all()
-        if images is None:
+        if self._pass.error is not None:
             return None
         try:
+            images = self._store.all()
+            if images is None:
+                return None
             check_groups(images.labels, images.cues, self._pass.classes, self._group.cues or _MOST_LEARNT)
         except ConfigurationError as error:
             self._pass.error = ConfigurationError(f"{error} Let `label=` and `cue=` lead to such, or say `num_cues=`.")
+            return None
+        except RuntimeError as error:  # such as of a device; other processes must not wait
+            self._pass.error = error
             return None
         return images
 
@@ -220,7 +229,7 @@ class GroupWatch:
 
 
 def _returned(outputs: object, images: int) -> Tensor | None:
-    """Logits `(images, K)` that a step returned as such: the way out where they cannot be overheard."""
+    """Logits `(images, K)` that a step returned as such: the way out where it is not clear which ones they are."""
     given = outputs.get("logits") if isinstance(outputs, Mapping) else None
     if not isinstance(given, Tensor) or given.shape[:1] != (images,) or given.ndim > 2:
         return None
