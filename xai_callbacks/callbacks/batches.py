@@ -52,6 +52,8 @@ def read_integers(batch: object, where: BatchReader, argument: str) -> Tensor:
         ConfigurationError: There is no such thing, or it is something else.
     """
     found = _found(batch, where, argument)
+    if isinstance(found, Tensor) and found.dtype == torch.int64 and found.ndim == 1:
+        return found
     try:
         values = found.detach() if isinstance(found, Tensor) else torch.as_tensor(found)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -44,6 +44,9 @@ def minimum_interval(
     if not total.numel():
         return None, None
     right, trials = (values.detach().flatten().cpu().long().numpy() for values in (correct, total))
+    # The likeliest first, since it spares the others most of the work.
+    order = np.argsort(right / trials)
+    right, trials = right[order], trials[order]
     error = (1 - confidence) / 2
     each = 1 - (1 - error) ** (1 / len(trials))
     # As many right or more is as many wrong or fewer.
@@ -77,12 +80,6 @@ class _Tails:
         # The median is at most the mean, rounded up: here the tail is a half or more.
         return np.where(shares[:, None] * self._total <= self._most, 1.0, sums)
 
-    def keep(self, groups: npt.NDArray[np.bool_]) -> None:
-        """Go on with some of the groups, `(G,)`."""
-        ways, successes, failures = (values[np.repeat(groups, self._window)] for values in self._terms)
-        self._terms = ways, successes, failures
-        self._most, self._total, self._window = (each[groups] for each in (self._most, self._total, self._window))
-
     def _starts(self) -> Integers:
         starts: Integers = np.cumsum(self._window) - self._window
         return starts
@@ -95,16 +92,19 @@ def _crossing(
 
     0 and 1 where there is no such share inside.
     """
+    low, high = _narrowed(_Tails(most[:1], total[:1]), condition)
+    # A group for which it does not hold where it does for the first group is not the one.
+    earlier = condition(_Tails(most, total), np.array([high]))[0] if high < 1 else np.ones(len(total), dtype=bool)
+    earlier[0] = True
+    return (low, high) if earlier.sum() == 1 else _narrowed(_Tails(most[earlier], total[earlier]), condition)
+
+
+def _narrowed(tails: _Tails, condition: Callable[[_Tails, Floats], npt.NDArray[np.bool_]]) -> tuple[float, float]:
     low, high = 0.0, 1.0
     cuts = np.arange(1, _PARTS) / _PARTS
-    tails = _Tails(most, total)
     for _ in range(_ROUNDS):
         shares = low + (high - low) * cuts
-        held = condition(tails, shares)
         ends = [low, *shares.tolist(), high]
-        before = int((~held.any(axis=1)).sum())
+        before = int((~condition(tails, shares).any(axis=1)).sum())
         low, high = ends[before], ends[before + 1]
-        if before < len(shares) and not held[before].all():
-            # A group for which it does not hold there is not the first.
-            tails.keep(held[before])
     return low, high
