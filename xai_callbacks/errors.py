@@ -3,6 +3,11 @@
 Messages follow one form: "Expected `x` to be ..., but got .... <what to do>".
 """
 
+import math
+import re
+from collections.abc import Sequence
+from typing import TypeGuard
+
 __all__ = [
     "AuditError",
     "ConfigurationError",
@@ -11,8 +16,18 @@ __all__ = [
     "ProbeSetError",
     "TargetLayerError",
     "XAICallbacksError",
+    "in_words",
+    "is_number",
+    "is_out_of_memory",
+    "require_bool",
+    "require_instance",
     "require_integer",
+    "require_name",
+    "texts_of",
 ]
+
+# Characters of a wrong value that a message repeats.
+_SHOWN = 80
 
 
 class XAICallbacksError(Exception):
@@ -32,7 +47,7 @@ class TargetLayerError(ConfigurationError):
 
 
 class OutputError(ConfigurationError):
-    """The outputs of the model cannot be read as logits `(N, K)` or values `(N,)`."""
+    """The outputs of the model cannot be read as logits `(N, K)` or values `(N, V)`."""
 
 
 class AuditError(XAICallbacksError, RuntimeError):
@@ -52,3 +67,78 @@ def require_integer(name: str, value: object, *, least: int, hint: str = "") -> 
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         advice = f" {hint}" if hint else ""
         raise ConfigurationError(f"Expected `{name}` to be an integer of {least} or more, but got {value!r}.{advice}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of a library says that a device, or the machine, has no memory left."""
+    told = str(error)
+    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in told or "can't allocate memory" in told
+
+
+def in_words(error: Exception) -> str:
+    """One sentence or more. Errors of ours are such; others may go on for many lines."""
+    if isinstance(error, XAICallbacksError):
+        return str(error)
+    first = next(iter(str(error).splitlines()), "").rstrip(".")
+    return f"{type(error).__name__}: {first}." if first else f"{type(error).__name__}."
+
+
+def require_bool(name: str, value: object) -> None:
+    """Check a switch; the text "false" of a configuration file is true to Python.
+
+    Raises:
+        ConfigurationError: `value` is not a bool.
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"Expected `{name}` to be True or False, but got {value!r}.")
+
+
+def require_instance(name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
+    """Check the class of an argument.
+
+    Args:
+        name: The argument.
+        value: What was given.
+        kind: Its class, or one of several.
+        wanted: What is wanted, in words.
+
+    Raises:
+        ConfigurationError: `value` is of another class.
+    """
+    if not isinstance(value, kind):
+        shown = repr(value)
+        # A tensor or a list of images says nothing by its numbers.
+        got = f"{type(value).__name__} {shown}" if len(shown) <= _SHOWN else type(value).__name__
+        raise ConfigurationError(f"Expected `{name}` to be {wanted}, but got {got}.")
+
+
+def texts_of(name: str, value: object) -> tuple[str, ...]:
+    """Read one text, or several.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
+        raise ConfigurationError(f"Expected `{name}` to be a text or a list of texts, but got {value!r}.")
+    return tuple(value)
+
+
+def require_name(what: str, value: object) -> None:
+    """Check a name that becomes a part of keys and tags.
+
+    Args:
+        what: What is named so, such as "`name` of a cue".
+        value: What was given.
+
+    Raises:
+        ConfigurationError: `value` is no text of letters, digits, '_', '-' and '.'.
+    """
+    if not isinstance(value, str) or not re.fullmatch(r"[\w.-]+", value):
+        raise ConfigurationError(f"Expected {what} to be letters, digits, '_', '-' and '.', but got {value!r}.")
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether an argument is a finite int or float; `True` and `"1"` are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf

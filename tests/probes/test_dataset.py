@@ -277,7 +277,7 @@ def values(index):
 )
 def test_float_labels_give_a_regression_set_spread_evenly_over_the_targets(source):
     probes = ProbeSet.from_dataset(source, per_class=1)
-    assert probes.task == "regression"
+    assert probes.task.kind == "regression"
     assert torch.allclose(probes.targets, torch.tensor([0, 1.1, 2.2, 3.3, 4.4, 5.6, 6.7, 7.8, 8.9, 10.0]))
     assert [values(index) for index in indexes(probes)] == pytest.approx(probes.targets.tolist())
     assert probes.names[0] == "item_00000"
@@ -303,7 +303,7 @@ def test_a_small_regression_dataset_gives_every_item_once():
 def test_a_target_field_makes_whole_numbers_regression():
     items = Items(30, lambda i: {"x": picture(i), "age": i}, classes=["unused"])
     probes = ProbeSet.from_dataset(items, 1, fields={"image": "x", "target": "age"})
-    assert probes.task == "regression"
+    assert probes.task.kind == "regression"
     assert probes.class_names is None
 
 
@@ -499,8 +499,10 @@ def test_a_wrong_fields_mapping_is_refused(fields, said):
         (lambda i: (np.zeros((1, 2, 2)), 0), "image of item 0 .*numpy ndarray.*transform"),
         (lambda i: (torch.zeros(1, 2, 2, dtype=torch.uint8), 0), "image of item 0 .*torch.uint8.*transform"),
         (lambda i: (torch.zeros(2, 2), 0), r"image of item 0 .*\(2, 2\).*unsqueeze"),
-        (lambda i: (picture(i), torch.tensor([0, 1, 0])), "label of item 0 .*one-hot.*argmax"),
-        (lambda i: (picture(i), np.array([0.0, 1.0])), "label of item 0 .*one-hot"),
+        (lambda i: (picture(i), torch.tensor([0, 2, 0])), r"label of item 0 .*0, 1 or -1.*\[0, 2, 0\]"),
+        (lambda i: (picture(i), np.array([0.5, 1.0])), r"label of item 0 .*\[0.5, 1.0\].*fields=\{'target': 1\}"),
+        (lambda i: (picture(i), torch.zeros(2, 2)), r"label of item 0 .*a vector.*\(2, 2\)"),
+        (lambda i: (picture(i), []), "label of item 0 .*empty vector"),
         (lambda i: (picture(i), "cat"), "label of item 0 .*str 'cat'"),
         (lambda i: (picture(i), None), "label of item 0 .*NoneType"),
         (lambda i: (picture(i), -1), "'class-1_00000'.* has label -1"),

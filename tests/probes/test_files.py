@@ -21,7 +21,7 @@ GENERATOR_SEED = 3
 def sample_set(**changes):
     noise = torch.Generator().manual_seed(GENERATOR_SEED)
     arguments = {
-        "images": torch.rand(4, 3, 6, 5, generator=noise),
+        "images": torch.randn(4, 3, 6, 5, generator=noise).clamp(-0.2, 1.0),
         "labels": [0, 1, 1, 0],
         "names": ["a", "b/ä", "c d", "e"],
         "groups": [0, -1, 1, 1],
@@ -55,7 +55,9 @@ def saved(tmp_path):
         sample_set(),
         sample_set(labels=None, class_names=None),
         sample_set(labels=None, class_names=None, targets=[0.1, -2.0, 3.5, 4.0]),
-        sample_set(masks={}, groups=None, group_names=None, mean=None, std=None, names=None),
+        sample_set(labels=[[1, 0], [0, -1], [1, 1], [0, 0]]),
+        sample_set(labels=None, class_names=None, targets=[[0.1, 1.0]] * 4, target_names=["blur", "noise"]),
+        sample_set(masks={}, groups=None, group_names=None, names=None),
         ProbeSet.from_tensors(torch.zeros(1, 1, 1, 1)),
     ],
 )
@@ -67,7 +69,7 @@ def test_what_is_loaded_is_bit_for_bit_what_was_saved(tmp_path, probes):
         assert (one is None and two is None) or (one.dtype == two.dtype and torch.equal(one, two)), name
     assert list(loaded.masks) == list(probes.masks)
     assert all(torch.equal(loaded.masks[region], mask) for region, mask in probes.masks.items())
-    for name in ("names", "class_names", "group_names", "mean", "std", "fingerprint", "task"):
+    for name in ("names", "class_names", "target_names", "group_names", "mean", "std", "fingerprint", "task"):
         assert getattr(loaded, name) == getattr(probes, name), name
 
 
@@ -102,7 +104,7 @@ def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(saved, monkeypatch
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(ProbeSetError, match="no space"):
         sample_set(labels=[1, 1, 1, 1]).save(saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
@@ -144,8 +146,20 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 
 def test_a_newer_format_says_to_upgrade(saved):
-    rewritten(saved, header={"version": 2})
-    with pytest.raises(ProbeSetError, match=r"version 1, but got 2.*Upgrade"):
+    rewritten(saved, header={"version": 3})
+    with pytest.raises(ProbeSetError, match=r"version 2, but got 3.*newer xai_callbacks. Upgrade"):
+        ProbeSet.load(saved)
+
+
+def test_an_older_format_says_to_build_the_set_anew(saved):
+    rewritten(saved, header={"version": 1})
+    with pytest.raises(ProbeSetError, match=r"version 2, but got 1.*an older xai_callbacks. Build the probe set anew"):
+        ProbeSet.load(saved)
+
+
+def test_another_normalisation_in_the_header_is_noticed(saved):
+    rewritten(saved, header={"mean": [0.1, 0.3, 0.3]})
+    with pytest.raises(ProbeSetError, match="fingerprint"):
         ProbeSet.load(saved)
 
 
@@ -192,3 +206,10 @@ def test_a_changed_file_is_refused(saved, change, said):
 def test_rewriting_without_a_change_loads(saved):
     rewritten(saved)
     assert ProbeSet.load(saved).fingerprint == sample_set().fingerprint
+
+
+def test_a_path_that_cannot_be_written_is_told(tmp_path):
+    for path in (tmp_path / ("a" * 300), "/proc/none/probes.safetensors"):
+        with pytest.raises(ProbeSetError, match="Expected `path` to be where a file can be written, but"):
+            sample_set().save(path)
+    assert not list(tmp_path.iterdir())

@@ -222,7 +222,7 @@ def test_class_names_that_are_digits_are_names_first(animals):
 def test_a_target_column_gives_a_regression_set(animals):
     manifest(animals, "file,target\ncat/1.png,0.5\ncat/2.png,-1e3\n")
     probes = ProbeSet.from_folder(animals, size=8)
-    assert probes.task == "regression"
+    assert probes.task.kind == "regression"
     assert probes.targets.tolist() == [0.5, -1000.0]
 
 

@@ -13,13 +13,14 @@ from torchvision import tv_tensors
 
 from xai_callbacks.errors import ProbeSetError
 from xai_callbacks.probes import ProbeSet
+from xai_callbacks.tasks import Regression
 
 NAMES = ["ant", "bee", "cow"]
 PIXELS = torch.zeros(3, 4, 5, 3, dtype=torch.uint8)
 
 
-def images(count=3, channels=3, height=4, width=5):
-    return torch.linspace(0, 1, count * channels * height * width).view(count, channels, height, width)
+def images(count=3, channels=3, height=4, width=5, low=0):
+    return torch.linspace(low, 1, count * channels * height * width).view(count, channels, height, width)
 
 
 def full_set(**changes):
@@ -33,7 +34,7 @@ def full_set(**changes):
         "mean": [0.5, 0.5, 0.5],
         "std": [0.25, 0.25, 0.5],
     }
-    return ProbeSet.from_tensors(images(), **(arguments | changes))
+    return ProbeSet.from_tensors(images(low=-1), **(arguments | changes))
 
 
 def replaced(tensor, index, value):
@@ -45,9 +46,10 @@ def replaced(tensor, index, value):
 def test_all_parts_are_kept_in_their_documented_types():
     probes = full_set()
     assert len(probes) == 3
-    assert probes.task == "classification"
+    assert (probes.task.kind, probes.task.names) == ("single-label", ("cat", "dog"))
+    assert probes.truth is probes.labels
     assert probes.images.dtype == torch.float32
-    assert torch.equal(probes.images, images())
+    assert torch.equal(probes.images, images(low=-1))
     assert probes.pixels.shape == (3, 4, 5, 3)
     assert probes.pixels.dtype == torch.uint8
     assert torch.equal(probes.labels, torch.tensor([0, 1, 1]))
@@ -65,8 +67,9 @@ def test_all_parts_are_kept_in_their_documented_types():
 
 def test_targets_make_it_a_regression_set():
     probes = ProbeSet.from_tensors(images(), targets=[1, 2.5, -3])
-    assert probes.task == "regression"
+    assert probes.task == Regression()
     assert probes.labels is None
+    assert probes.truth is probes.targets
     assert torch.equal(probes.targets, torch.tensor([1.0, 2.5, -3.0]))
 
 
@@ -74,6 +77,7 @@ def test_images_alone_are_enough():
     probes = ProbeSet.from_tensors(images())
     assert probes.labels is None
     assert probes.targets is None
+    assert probes.truth is None
     assert probes.names == ("probe_000", "probe_001", "probe_002")
 
 
@@ -146,7 +150,7 @@ def test_class_name_falls_back_to_the_number():
 def test_repr_is_one_short_line():
     probes = full_set()
     assert repr(probes) == (
-        f"ProbeSet(3 probes; 3x4x5; classification; 2 classes; masks core, spurious; {probes.fingerprint})"
+        f"ProbeSet(3 probes; 3x4x5; single-label; 2 classes; masks core, spurious; {probes.fingerprint})"
     )
 
 
@@ -175,6 +179,9 @@ def test_fingerprint_is_16_hex_characters_and_pinned():
         {"masks": {"core": replaced(torch.ones(3, 4, 5), (2, 1, 1), 0), "spurious": [None, torch.eye(4, 5), None]}},
         {"masks": {"object": torch.ones(3, 4, 5), "spurious": [None, torch.eye(4, 5), None]}},
         {"pixels": PIXELS},
+        {"mean": [0.5, 0.5, 0.25]},
+        {"std": [0.25, 0.25, 0.25]},
+        {"labels": [[1, 0], [0, 1], [0, 1]]},
     ],
 )
 def test_fingerprint_changes_with_content(change):
@@ -197,12 +204,19 @@ def test_fingerprint_tells_labels_from_groups_and_targets():
     assert len({probes.fingerprint for probes in sets}) == 3
 
 
-def test_fingerprint_does_not_depend_on_memory_layout_or_normalisation():
+def test_fingerprint_does_not_depend_on_memory_layout():
     one = ProbeSet.from_tensors(images(), pixels=PIXELS)
-    two = ProbeSet.from_tensors(
-        images().to(memory_format=torch.channels_last), pixels=PIXELS, mean=[0.1, 0.2, 0.3], std=[1, 1, 1]
-    )
+    two = ProbeSet.from_tensors(images().to(memory_format=torch.channels_last), pixels=PIXELS)
     assert one.fingerprint == two.fingerprint
+
+
+def test_the_same_images_with_another_normalisation_are_another_set():
+    sets = [
+        ProbeSet.from_tensors(images(low=-1), pixels=PIXELS, **normalisation)
+        for normalisation in ({}, {"mean": [0.5], "std": [0.5]}, {"mean": [0.25], "std": [0.5]})
+    ]
+    assert len({probes.fingerprint for probes in sets}) == 3
+    assert full_set(mean=[0.5]).fingerprint == full_set().fingerprint  # one mean stands for three
 
 
 # --- select
@@ -231,6 +245,7 @@ def test_select_takes_negative_indexes_tensors_and_bool_masks():
     assert probes.select([-1]).names == ("cow",)
     assert probes.select(torch.tensor([1, 2])).names == ("bee", "cow")
     assert probes.select(probes.labels == 1).names == ("bee", "cow")
+    assert probes.select((probes.labels == 1).numpy()).names == ("bee", "cow")
 
 
 def test_select_keeps_regression_targets():
@@ -241,7 +256,7 @@ def test_a_selection_shares_no_memory_with_its_origin():
     probes = full_set()
     chosen = probes.select([0, 1, 2])
     chosen.images.zero_()
-    assert torch.equal(probes.images, images())
+    assert torch.equal(probes.images, images(low=-1))
 
 
 @pytest.mark.parametrize(
@@ -252,6 +267,11 @@ def test_a_selection_shares_no_memory_with_its_origin():
         ([-4], "but got -4"),
         ([1, 1], "'bee'"),
         (["x"], "whole numbers"),
+        ("01", "whole numbers"),
+        ([0.7], "whole numbers"),
+        ([True, False, True], "a bool tensor"),
+        (None, "whole numbers"),
+        (3, "whole numbers"),
         (torch.tensor([True]), r"\(3,\)"),
     ],
 )
@@ -326,11 +346,12 @@ def test_the_number_of_further_faulty_probes_is_told():
         ({"images": torch.zeros(3, 3, 4, 5, dtype=torch.uint8)}, r"expects floats.*images\.float\(\) / 255"),
         ({"images": torch.zeros(3, 3, 4, 5, dtype=torch.complex64)}, "floats"),
         ({"labels": [0, 1]}, r"`labels` to be \(3,\)"),
-        ({"labels": torch.eye(3)}, "argmax"),
         ({"labels": torch.tensor([0.0, 1.0, 1.0])}, "targets="),
         ({"labels": [0, 1, 1], "targets": [0, 1, 1]}, "got both"),
         ({"targets": [0, 1, 1], "class_names": ["a"]}, "class_names"),
-        ({"targets": torch.zeros(3, 1)}, r"\(3,\)"),
+        ({"target_names": ["age"]}, "`target_names` to come with `targets`"),
+        ({"labels": [0, 1, 1], "target_names": ["age"]}, "`target_names` to come with `targets`"),
+        ({"class_names": []}, "non-empty sequence"),
         ({"groups": [0.5, 1, 1]}, "whole numbers"),
         ({"names": ["a"]}, "each of 3 probes"),
         ({"names": "abc"}, "sequence of strings"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xai_callbacks.probes.normalisation import undone
 from xai_callbacks.probes.notices import warn_user
 
 __all__ = ["display_pixels"]
@@ -35,8 +36,7 @@ def display_pixels(
 
 def _unit_range(images: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Tensor:
     if mean is not None and std is not None:
-        shape = (1, -1, 1, 1)
-        original = images * images.new_tensor(std).view(shape) + images.new_tensor(mean).view(shape)
+        original = undone(images, mean, std)
         # Rounding and mild augmentation overshoot are clipped silently; a wrong scale would show blank pictures.
         if ((original < 0) | (original > 1)).float().mean() <= 0.5:
             return original.clamp(0.0, 1.0)

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ProbeSetError
+from xai_callbacks.tasks import UNKNOWN
 
-__all__ = ["Fields", "Item", "parse_fields", "read_item"]
+__all__ = ["Answer", "Fields", "Item", "parse_fields", "read_item"]
 
 Key = int | str
+Answer = int | float | tuple[int, ...] | tuple[float, ...]
+"""A class, a value, labels of 0, 1 and -1, or several values."""
 ALLOWED = ("image", "label", "target", "group", "name", "masks")
 EXAMPLE = 'fields={"image": 0, "label": 1, "masks": {"core": 2}}'
 TRANSFORM_ADVICE = (
@@ -44,10 +47,10 @@ class Fields:
 
 @dataclass(frozen=True)
 class Item:
-    """What one item of a dataset says. `answer` is an int for a class, a float for a value."""
+    """What one item of a dataset says."""
 
     image: Tensor
-    answer: int | float
+    answer: Answer
     group: int | None
     name: str | None
     masks: Mapping[str, Any]
@@ -92,19 +95,27 @@ def read_item(dataset: Any, index: int, fields: Fields) -> Item:
         ProbeSetError: The dataset fails on the item, or a part is missing or of a wrong kind; names the item.
     """
     try:
-        raw = dataset[index]
+        return _item(dataset[index], index, fields)
+    except ProbeSetError:
+        raise
     except Exception as error:
         raise ProbeSetError(
-            f"Expected item {index} of the dataset to be readable, but got {type(error).__name__}: {error}."
+            f"Expected item {index} of the dataset to be readable, but got {type(error).__name__}: {error}. "
+            "Mend it, or leave it out with `torch.utils.data.Subset`."
         ) from error
+
+
+def _item(raw: Any, index: int, fields: Fields) -> Item:
     group = None if fields.group is None else _scalar(_pick(raw, fields.group, "group", index), "group", index)
     if isinstance(group, float) and not group.is_integer():
         raise ProbeSetError(f"Expected the group of item {index} to be a whole number, but got {group}.")
-    what = "label" if fields.target is None else "target"
-    answer = _scalar(_pick(raw, fields.answer, what, index), what, index)
+    if fields.target is None:
+        answer = _label(_pick(raw, fields.answer, "label", index), index)
+    else:
+        answer = _target(_pick(raw, fields.answer, "target", index), index)
     return Item(
         image=_image(_pick(raw, fields.image, "image", index), index),
-        answer=answer if fields.target is None else float(answer),
+        answer=answer,
         group=None if group is None else int(group),
         name=None if fields.name is None else str(_pick(raw, fields.name, "name", index)),
         masks={region: _mask(_pick(raw, key, f"mask {region!r}", index)) for region, key in fields.masks.items()},
@@ -163,25 +174,58 @@ def _image(value: Any, index: int) -> Tensor:
     return value
 
 
+def _label(value: Any, index: int) -> Answer:
+    """Return a class, or labels where there are several numbers; of one number in a vector, that number."""
+    numbers = _numbers(value, "label", index)
+    if len(numbers) == 1:
+        return numbers[0]
+    if any(number not in (0, 1, UNKNOWN) for number in numbers):
+        raise ProbeSetError(
+            f"Expected the label of item {index} to be a class index, or 0, 1 or {UNKNOWN} (unknown) for each of "
+            f"several labels, but got {str(numbers)[:60]}. If these are values, say so: fields={{'target': 1}}."
+        )
+    return tuple(int(number) for number in numbers)
+
+
+def _target(value: Any, index: int) -> Answer:
+    numbers = _numbers(value, "target", index)
+    return float(numbers[0]) if len(numbers) == 1 else tuple(float(number) for number in numbers)
+
+
+def _numbers(value: Any, what: str, index: int) -> list[int | float]:
+    """Return the numbers of a scalar or a vector."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        if sum(side != 1 for side in value.shape) > 1:
+            raise ProbeSetError(
+                f"Expected the {what} of item {index} to be one number, or a vector, but got shape "
+                f"{tuple(value.shape)}. Say where the {what} is, e.g. {EXAMPLE}."
+            )
+        value = value.reshape(-1).tolist()
+    given = value if isinstance(value, (list, tuple)) else [value]
+    if not given:
+        raise ProbeSetError(f"Expected the {what} of item {index} to be one number or more, but got an empty vector.")
+    return [_scalar(number, what, index) for number in given]
+
+
 def _scalar(value: Any, what: str, index: int) -> int | float:
     """Return a Python number: int for whole-number types, float for floating ones."""
     if isinstance(value, (Tensor, np.ndarray)):
         size = value.numel() if isinstance(value, Tensor) else value.size
         if size != 1:
             raise ProbeSetError(
-                f"Expected the {what} of item {index} to be one number, but got shape {tuple(value.shape)}, which "
-                "looks like a one-hot vector or several labels. Give class indexes, e.g. `target_transform=lambda y: "
-                "int(y.argmax())`."
+                f"Expected the {what} of item {index} to be one number, but got shape {tuple(value.shape)}."
             )
         value = value.item()
-    if isinstance(value, (bool, np.bool_, int, np.integer)):
-        return int(value)
     if isinstance(value, (float, np.floating)):
         return float(value)
-    raise ProbeSetError(
-        f"Expected the {what} of item {index} to be a number, but got {type(value).__name__} {str(value)[:60]!r}. "
-        f"Give class indexes, or say where the {what} is, e.g. {EXAMPLE}."
-    )
+    if not isinstance(value, (bool, np.bool_, int, np.integer)):
+        raise ProbeSetError(
+            f"Expected the {what} of item {index} to be a number, but got {type(value).__name__} {str(value)[:60]!r}. "
+            f"Give class indexes, or say where the {what} is, e.g. {EXAMPLE}."
+        )
+    if not -(2**63) <= value < 2**63:
+        raise ProbeSetError(f"Expected the {what} of item {index} to fit into 64 bits, but got {value:.3e}.")
+    return int(value)
 
 
 def _mask(value: Any) -> Any:

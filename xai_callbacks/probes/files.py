@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xai_callbacks.errors import ProbeSetError
+from xai_callbacks.probes.paths import no_file, to_path
 from xai_callbacks.probes.probe_set import ProbeSet
 
 if TYPE_CHECKING:
@@ -21,42 +23,52 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT_VERSION", "load_probes", "save_probes"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER_KEY = "xai_callbacks.probes"
 MASK_PREFIX = "masks/"
 TENSORS = ("images", "pixels", "labels", "targets", "groups")
-TEXTS = ("names", "class_names", "group_names", "mean", "std")
+FACTS = ("names", "class_names", "target_names", "group_names", "mean", "std")
 
 
 def save_probes(probes: ProbeSet, path: str | os.PathLike[str]) -> None:
     """Write `probes` to `path` by way of a temporary file beside it, so that no reader ever sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = to_path(path, "path")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ProbeSetError(f"Expected `path` to be that of a file, but {str(path)!r} is a folder, a pipe or a device.")
     tensors = {name: getattr(probes, name) for name in TENSORS if getattr(probes, name) is not None}
     tensors |= {MASK_PREFIX + region: mask for region, mask in probes.masks.items()}
-    header = {name: getattr(probes, name) for name in TEXTS}
+    header = {name: getattr(probes, name) for name in FACTS}
     header |= {"version": FORMAT_VERSION, "fingerprint": probes.fingerprint, "regions": list(probes.masks)}
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         # safetensors makes files that only their owner can read; a shared run folder expects the usual mode.
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
         save_file(tensors, temporary, metadata={HEADER_KEY: json.dumps(header)})
         temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise ProbeSetError(
+            f"Expected `path` to be where a file can be written, but {str(path)!r} cannot: {error}."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def load_probes(path: str | os.PathLike[str]) -> ProbeSet:
     """Read and check the probe set at `path`.
 
     Raises:
-        ProbeSetError: The file is missing, damaged, changed since it was written, or of a newer format.
+        ProbeSetError: The file is missing, damaged, changed since it was written, or of another format.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ProbeSetError(f"Expected `path` to be a file written by `ProbeSet.save`, but {str(path)!r} is no file.")
+    path = to_path(path, "path")
+    why = no_file(path)
+    if why is not None:
+        raise ProbeSetError(
+            f"Expected `path` to be a file written by `ProbeSet.save`, but {str(path)!r} is no file: {why}."
+        )
     tensors, metadata = _read(path)
     header = _header(path, metadata)
     try:
@@ -95,10 +107,13 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     version = header.get("version") if isinstance(header, dict) else None
     if not isinstance(version, int) or version < 1:
         raise ProbeSetError(f"Expected the header of {str(path)!r} to tell its version, but got {version!r}.")
-    if version > FORMAT_VERSION:
+    if version != FORMAT_VERSION:
+        age, advice = ("a newer", "Upgrade the package to read it.")
+        if version < FORMAT_VERSION:
+            age, advice = ("an older", "Build the probe set anew, from the dataset, folder or tensors it came from.")
         raise ProbeSetError(
-            f"Expected {str(path)!r} to be of format version {FORMAT_VERSION}, but got {version}: it was written by a "
-            "newer xai_callbacks. Upgrade the package to read it."
+            f"Expected {str(path)!r} to be of format version {FORMAT_VERSION}, but got {version}: it was written by "
+            f"{age} xai_callbacks. {advice}"
         )
     return dict(header)
 
@@ -116,5 +131,5 @@ def _assembled(tensors: dict[str, Tensor], header: Mapping[str, Any]) -> ProbeSe
         pixels=tensors["pixels"],
         groups=tensors.get("groups"),
         masks={region: tensors[MASK_PREFIX + region] for region in regions},
-        **{name: header[name] for name in TEXTS},
+        **{name: header[name] for name in FACTS},
     )

@@ -12,15 +12,15 @@ from torch import Tensor
 __all__ = ["fingerprint_of"]
 
 
-def fingerprint_of(tensors: Mapping[str, Tensor | None], texts: Mapping[str, tuple[str, ...] | None]) -> str:
-    """Return 16 hex characters of the SHA-256 of all tensors and texts given.
+def fingerprint_of(tensors: Mapping[str, Tensor | None], facts: Mapping[str, tuple[str | float, ...] | None]) -> str:
+    """Return 16 hex characters of the SHA-256 of all tensors and facts given.
 
     The order of the mappings does not matter; names, shapes, dtypes and every bit of the content do. Numbers are
     hashed in little-endian order, so the result is the same on every machine.
 
     Args:
         tensors: CPU tensors by name; None entries count as absent.
-        texts: Tuples of strings by name; None entries count as absent.
+        facts: Tuples of strings or finite numbers by name; None entries count as absent.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -31,6 +31,6 @@ def fingerprint_of(tensors: Mapping[str, Tensor | None], texts: Mapping[str, tup
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         digest.update(json.dumps([name, array.dtype.str, list(array.shape)]).encode())
         digest.update(array.data)
-    known = {name: list(text) for name, text in texts.items() if text is not None}
+    known = {name: list(fact) for name, fact in facts.items() if fact is not None}
     digest.update(json.dumps(known, sort_keys=True).encode())
     return digest.hexdigest()[:16]

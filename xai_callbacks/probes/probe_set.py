@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from xai_callbacks.errors import ProbeSetError
-from xai_callbacks.probes import checks
+from xai_callbacks.probes import checks, truth
 from xai_callbacks.probes.display import display_pixels
 from xai_callbacks.probes.fingerprint import fingerprint_of
+from xai_callbacks.probes.normalisation import to_normalisation, warn_if_forgotten
+from xai_callbacks.tasks import Task, task_of
 
 __all__ = ["ProbeSet"]
 
@@ -29,17 +33,19 @@ class ProbeSet:
     Attributes:
         images: `(N, C, H, W)` float32, exactly as the model expects them; finite.
         pixels: `(N, H, W, 3)` uint8, for display.
-        labels: `(N,)` int64 class indexes; None when unknown or in regression.
-        targets: `(N,)` float32 regression targets; None in classification.
+        labels: `(N,)` int64 class indexes, or `(N, K)` int64 labels that do not exclude each other: 1 where a probe has
+            one, 0 where it has not, -1 where that is unknown. None when unknown or in regression.
+        targets: `(N,)` float32 regression targets, or `(N, V)` of several values; None in classification.
         names: N unique names.
         groups: `(N,)` int64 group indexes, -1 where unknown; None without groups.
         masks: Region name to `(N, H, W)` bool; True is inside. An all-False row is a probe without that region.
             By convention `core` is what a class should be recognised by, `spurious` is a cue that must not matter.
-        class_names: Name of each class, by index.
+        class_names: Name of each class or label, by index.
+        target_names: Name of each value of a target, by index.
         group_names: Name of each group, by index.
         mean: Mean of the normalisation that `images` went through, one value a channel, in [0, 1] pixel units.
         std: Standard deviation of that normalisation, likewise.
-        fingerprint: 16 hex characters that name the content: everything above but `mean` and `std`.
+        fingerprint: 16 hex characters that name the content: everything above.
     """
 
     images: Tensor
@@ -50,6 +56,7 @@ class ProbeSet:
     groups: Tensor | None
     masks: dict[str, Tensor]
     class_names: tuple[str, ...] | None
+    target_names: tuple[str, ...] | None
     group_names: tuple[str, ...] | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
@@ -58,40 +65,45 @@ class ProbeSet:
     def __init__(
         self,
         images: Tensor | Sequence[Tensor],
-        labels: Tensor | Sequence[int] | None = None,
+        labels: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
         *,
-        targets: Tensor | Sequence[float] | None = None,
+        targets: Tensor | Sequence[float] | Sequence[Sequence[float]] | None = None,
         pixels: Tensor | None = None,
         names: Sequence[str] | None = None,
         groups: Tensor | Sequence[int] | None = None,
         masks: Mapping[str, Tensor | Sequence[Tensor | None]] | None = None,
         class_names: Sequence[str] | None = None,
+        target_names: Sequence[str] | None = None,
         group_names: Sequence[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
         """Check everything and keep own copies; see `from_tensors`."""
-        _check_task(labels, targets, class_names)
+        truth.check_truth(labels, targets, class_names, target_names)
         # Tensors made in inference mode could never take part in a gradient, which is what probes are for.
         with torch.inference_mode(mode=False), torch.no_grad():
-            checked_names = checks.to_names(names, images)
-            checked = checks.to_images(images, checked_names)
-            channels, size = checked.shape[1], (checked.shape[2], checked.shape[3])
-            means, stds = checks.to_normalisation(mean, std, channels)
+            ids = checks.to_names(names, images)
+            checked = checks.to_images(images, ids)
+            size = (checked.shape[2], checked.shape[3])
+            means, stds = to_normalisation(mean, std, checked.shape[1])
             classes, kinds = checks.to_texts(class_names, "class_names"), checks.to_texts(group_names, "group_names")
+            known = truth.to_targets(targets, ids)
+            shown = None if pixels is None else checks.to_pixels(pixels, ids, size)
+            warn_if_forgotten(checked, shown, means, stds)
             content: dict[str, Any] = {
                 "images": checked,
-                "labels": checks.to_labels(labels, checked_names, classes),
-                "targets": checks.to_targets(targets, checked_names),
-                "groups": checks.to_groups(groups, checked_names, kinds),
-                "masks": checks.to_masks(masks, checked_names, size),
-                "pixels": (
-                    display_pixels(checked, means, stds)
-                    if pixels is None
-                    else checks.to_pixels(pixels, checked_names, size)
-                ),
+                "pixels": display_pixels(checked, means, stds) if shown is None else shown,
+                "labels": truth.to_labels(labels, ids, classes),
+                "targets": known,
+                "groups": truth.to_groups(groups, ids, kinds),
+                "masks": checks.to_masks(masks, ids, size),
+                "names": ids,
+                "class_names": classes,
+                "target_names": truth.to_target_names(target_names, known),
+                "group_names": kinds,
+                "mean": means,
+                "std": stds,
             }
-        content |= {"names": checked_names, "class_names": classes, "group_names": kinds, "mean": means, "std": stds}
         content["fingerprint"] = _fingerprint(content)
         for name, value in content.items():
             object.__setattr__(self, name, value)
@@ -100,14 +112,15 @@ class ProbeSet:
     def from_tensors(
         cls,
         images: Tensor | Sequence[Tensor],
-        labels: Tensor | Sequence[int] | None = None,
+        labels: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
         *,
-        targets: Tensor | Sequence[float] | None = None,
+        targets: Tensor | Sequence[float] | Sequence[Sequence[float]] | None = None,
         pixels: Tensor | None = None,
         names: Sequence[str] | None = None,
         groups: Tensor | Sequence[int] | None = None,
         masks: Mapping[str, Tensor | Sequence[Tensor | None]] | None = None,
         class_names: Sequence[str] | None = None,
+        target_names: Sequence[str] | None = None,
         group_names: Sequence[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -116,17 +129,21 @@ class ProbeSet:
 
         Args:
             images: `(N, C, H, W)` floats as the model expects them, or N tensors `(C, H, W)`.
-            labels: `(N,)` class indexes.
-            targets: `(N,)` regression values; not together with `labels`.
+            labels: `(N,)` class indexes; or `(N, K)` of 0, 1 and -1 (unknown), where an image may have several of K
+                labels. `(N, 1)` is one label that an image has or has not.
+            targets: `(N,)` regression values, or `(N, V)` of several; not together with `labels`.
             pixels: `(N, H, W, 3)` uint8 for display; derived from `images` when left out (`display.display_pixels`).
             names: Unique names; `probe_000`, ... when left out.
             groups: `(N,)` group indexes, -1 for unknown.
             masks: Region name to `(N, H, W)` masks (bool, or nonzero integers = inside), or N masks `(H, W)` where
                 None is a probe without the region.
-            class_names: Name of each class of the model, by index.
+            class_names: Name of each class of the model, or of each of the K labels, by index.
+            target_names: Name of each of the V values, by index.
             group_names: Name of each group, by index.
             mean: Mean of the normalisation that the images went through, one value a channel.
             std: Its standard deviation.
+
+        Warns of images within [0, 1] that are said to be normalised.
 
         Raises:
             ProbeSetError: Something is malformed; the message names the probe.
@@ -140,6 +157,7 @@ class ProbeSet:
             groups=groups,
             masks=masks,
             class_names=class_names,
+            target_names=target_names,
             group_names=group_names,
             mean=mean,
             std=std,
@@ -155,6 +173,7 @@ class ProbeSet:
         seed: int = 0,
         fields: Mapping[str, int | str | Mapping[str, int | str]] | None = None,
         class_names: Sequence[str] | None = None,
+        target_names: Sequence[str] | None = None,
         group_names: Sequence[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -168,19 +187,24 @@ class ProbeSet:
         through `Subset` and `ConcatDataset`). Otherwise items are read in a seeded order until every class is full,
         if the number of classes is known, else to the end.
 
+        A label that is a vector of 0, 1 and -1 (unknown) makes a multi-label set: of each label the first `per_class`
+        items that have it, and as many that have none, each item once.
+
         Float labels mean regression, unless class names are known: then `per_class * 10` probes are spread evenly
-        over the sorted targets (of 1000 or more randomly drawn items where targets are only found in the items).
+        over the sorted targets (of 1000 or more randomly drawn items where targets are only found in the items), of
+        several values over the first.
 
         Args:
             dataset: Items `(image, label)`, or whatever `fields` describes. Images are float tensors `(C, H, W)`,
                 that is, after the transform that the model is evaluated with.
-            per_class: Probes from each class or group. Where there are fewer, all are taken, with a warning.
+            per_class: Probes from each class, label or group. Where there are fewer, all are taken, with a warning.
             by: Draw from each `"label"` or from each `"group"` (which needs `fields["group"]`; unknown groups, -1,
                 are left out).
             seed: Which probes are drawn, 0 to 2**32 - 1.
             fields: Where things are in an item, as an index, key or attribute. Keys are `image`, `label`, `target`,
                 `group`, `name` and `masks`, e.g. `{"image": "x", "label": "y", "masks": {"core": "seg"}}`.
-            class_names: Names by class index; taken from `dataset.classes` when left out.
+            class_names: Names by class or label index; taken from `dataset.classes` when left out.
+            target_names: Names of the values of a target, by index.
             group_names: Names by group index.
             mean: Normalisation of the images; taken from a `Normalize` in `dataset.transform` when left out.
             std: Likewise.
@@ -197,6 +221,7 @@ class ProbeSet:
             seed=seed,
             fields=fields,
             class_names=class_names,
+            target_names=target_names,
             group_names=group_names,
             mean=mean,
             std=std,
@@ -225,7 +250,7 @@ class ProbeSet:
                 that fills `size`. Masks go through the same geometry.
             mean: Normalisation after scaling to [0, 1]. One value alone means a model of grey images.
             std: Likewise.
-            class_names: Names by class index; the sorted names found when left out.
+            class_names: Names by class or label index; the sorted names found when left out.
 
         Raises:
             ProbeSetError: Something is malformed; the message names the file or the row.
@@ -239,22 +264,31 @@ class ProbeSet:
         """Read a probe set written by `save`; nothing in the file is executed.
 
         Raises:
-            ProbeSetError: The file is missing, damaged, changed since it was written, or of a newer format.
+            ProbeSetError: The file is missing, damaged, changed since it was written, or of another format.
         """
         from xai_callbacks.probes.files import load_probes
 
         return load_probes(path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the set to one safetensors file, whole or not at all; folders are made as needed."""
+        """Write the set to one safetensors file, whole or not at all; folders are made as needed.
+
+        Raises:
+            ProbeSetError: No file can be written there; an older one stays as it was.
+        """
         from xai_callbacks.probes.files import save_probes
 
         save_probes(self, path)
 
     @property
-    def task(self) -> Literal["classification", "regression"]:
-        """`"regression"` if the set has targets."""
-        return "classification" if self.targets is None else "regression"
+    def task(self) -> Task:
+        """How outputs for these probes are read: a `SingleLabel`, `MultiLabel` or `Regression` task."""
+        return task_of(self.labels, self.targets, self.class_names or self.target_names)
+
+    @property
+    def truth(self) -> Tensor | None:
+        """The labels, or the targets; None when neither is known."""
+        return self.labels if self.labels is not None else self.targets
 
     def __len__(self) -> int:
         """Return the number of probes."""
@@ -280,52 +314,55 @@ class ProbeSet:
             groups=None if self.groups is None else self.groups[index],
             masks={region: mask[index] for region, mask in self.masks.items()},
             class_names=self.class_names,
+            target_names=self.target_names,
             group_names=self.group_names,
             mean=self.mean,
             std=self.std,
         )
 
     def class_name(self, k: int) -> str:
-        """Return the name of class `k`, or the number itself where no name is known."""
-        if self.class_names is not None and 0 <= k < len(self.class_names):
-            return self.class_names[k]
-        return str(k)
+        """Return the name of class or label `k`, or the number itself where no name is known."""
+        return self.task.name(k)
 
     def __repr__(self) -> str:
         """Return one line: how many probes of what, and the fingerprint."""
-        parts = [f"{len(self)} probes", "x".join(str(side) for side in self.images.shape[1:]), self.task]
-        if self.class_names is not None:
-            parts.append(f"{len(self.class_names)} classes")
+        task = self.task
+        parts = [f"{len(self)} probes", "x".join(str(side) for side in self.images.shape[1:]), task.kind]
+        columns = self.truth.shape[1] if self.truth is not None and self.truth.ndim == 2 else len(task.names or ())
+        if columns:
+            parts.append(f"{columns} {task.noun if columns == 1 else task.plural}")
         if self.masks:
             parts.append("masks " + ", ".join(self.masks))
         return f"ProbeSet({'; '.join(parts)}; {self.fingerprint})"
 
 
-def _check_task(labels: object, targets: object, class_names: object) -> None:
-    if targets is None:
-        return
-    if labels is not None:
-        raise ProbeSetError("Expected `labels` or `targets`, but got both. Targets are for regression only.")
-    if class_names is not None:
-        raise ProbeSetError("Expected `class_names` to come with `labels`, but got `targets`. Leave `class_names` out.")
-
-
 def _fingerprint(content: Mapping[str, Any]) -> str:
     tensors = {name: content[name] for name in ("images", "pixels", "labels", "targets", "groups")}
     tensors |= {f"masks/{region}": mask for region, mask in content["masks"].items()}
-    return fingerprint_of(tensors, {name: content[name] for name in ("names", "class_names", "group_names")})
+    facts = ("names", "class_names", "target_names", "group_names", "mean", "std")
+    return fingerprint_of(tensors, {name: content[name] for name in facts})
 
 
-def _rows(indices: Sequence[int] | Tensor, count: int) -> list[int]:
+def _rows(indices: Any, count: int) -> list[int]:
+    if isinstance(indices, np.ndarray):
+        indices = checks.as_tensor(indices, "indices")
     if isinstance(indices, Tensor) and indices.dtype == torch.bool:
         if tuple(indices.shape) != (count,):
             raise ProbeSetError(f"Expected a bool `indices` to be ({count},), but got {tuple(indices.shape)}.")
         indices = indices.nonzero().flatten()
     try:
-        given = [int(index) for index in indices]
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ProbeSetError(f"Expected `indices` to be whole numbers, but got {indices!r}.") from error
+        given = [_whole(index) for index in indices]
+    except (TypeError, RuntimeError) as error:
+        raise ProbeSetError(
+            f"Expected `indices` to be whole numbers, or a bool tensor ({count},), but got {indices!r}."
+        ) from error
     for index in given:
         if not -count <= index < count:
             raise ProbeSetError(f"Expected `indices` to be from {-count} to {count - 1}, but got {index}.")
     return [index % count for index in given]
+
+
+def _whole(index: Any) -> int:
+    if isinstance(index, bool):
+        raise TypeError("a list of bools says which only as a tensor")
+    return operator.index(index)

@@ -10,9 +10,12 @@ import numpy.typing as npt
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-__all__ = ["known_class_names", "known_column", "known_normalisation"]
+from xai_callbacks.errors import ProbeSetError
+
+__all__ = ["Column", "check_subsets", "known_class_names", "known_column", "known_normalisation", "length"]
 
 T = TypeVar("T")
+Column = npt.NDArray[Any]
 
 # A transform that contains itself must not hang us; real ones nest two or three levels.
 MAX_DEPTH = 8
@@ -20,8 +23,39 @@ MAX_DEPTH = 8
 NORMALISERS = ("Normalize", "ImageClassification")
 
 
-def known_column(dataset: Any, key: int | str, attributes: Sequence[str]) -> npt.NDArray[Any] | None:
-    """Return one number for each item, `(N,)`, if the dataset tells it without reading items.
+def length(dataset: Any) -> int | None:
+    """Return the number of items; None where the dataset cannot say it."""
+    try:
+        return len(dataset)
+    except Exception:  # whatever a foreign `__len__` raises
+        return None
+
+
+def check_subsets(dataset: Any) -> None:
+    """Refuse indices of `Subset`s, however deep, beyond the end of their dataset.
+
+    Raises:
+        ProbeSetError: There are such; the message names the first.
+    """
+    for part in dataset.datasets if isinstance(dataset, ConcatDataset) else ():
+        check_subsets(part)
+    if not isinstance(dataset, Subset):
+        return
+    check_subsets(dataset.dataset)
+    rows, count = _rows(dataset), length(dataset.dataset)
+    if rows is None or count is None:
+        return
+    outside = ((rows < -count) | (rows >= count)).nonzero()[0]
+    if len(outside):
+        item = int(outside[0])
+        raise ProbeSetError(
+            f"Expected the indices of a `Subset` to be below {count}, the number of items of its dataset, but item "
+            f"{item} of the subset is index {rows[item]}. Make the subset of the dataset it belongs to."
+        )
+
+
+def known_column(dataset: Any, key: int | str, attributes: Sequence[str]) -> Column | None:
+    """Return one number for each item `(N,)`, or a vector `(N, K)`, if the dataset tells it without reading items.
 
     Args:
         dataset: `TensorDataset`s, datasets with one of `attributes`, and `Subset`s and `ConcatDataset`s of such.
@@ -29,17 +63,18 @@ def known_column(dataset: Any, key: int | str, attributes: Sequence[str]) -> npt
         attributes: Names under which datasets keep the column.
     """
     if isinstance(dataset, Subset):
-        base = known_column(dataset.dataset, key, attributes)
-        return None if base is None else base[np.asarray(dataset.indices, dtype=np.int64)]
+        base, rows = known_column(dataset.dataset, key, attributes), _rows(dataset)
+        return None if base is None or rows is None else base[rows]
     if isinstance(dataset, ConcatDataset):
         parts = [known_column(part, key, attributes) for part in dataset.datasets]
         known = [part for part in parts if part is not None]
-        return np.concatenate(known) if len(known) == len(parts) else None
+        alike = len(known) == len(parts) and len({part.shape[1:] for part in known}) == 1
+        return np.concatenate(known) if alike else None
     if isinstance(dataset, TensorDataset):
         inside = isinstance(key, int) and -len(dataset.tensors) <= key < len(dataset.tensors)
         return _numbers(dataset.tensors[int(key)], len(dataset)) if inside else None
     for attribute in attributes:
-        column = _numbers(getattr(dataset, attribute, None), len(dataset))
+        column = _numbers(_attribute(dataset, attribute), length(dataset))
         if column is not None:
             return column
     return None
@@ -54,8 +89,8 @@ def known_class_names(dataset: Any) -> tuple[str, ...] | None:
         return known_class_names(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
         return _unanimous([known_class_names(part) for part in dataset.datasets])
-    classes = getattr(dataset, "classes", None)
-    if getattr(dataset, "target_transform", None) is not None or not isinstance(classes, (list, tuple)):
+    classes = _attribute(dataset, "classes")
+    if _attribute(dataset, "target_transform") is not None or not isinstance(classes, (list, tuple)):
         return None
     names = tuple(name[0] if isinstance(name, (list, tuple)) and name else name for name in classes)
     usable = all(isinstance(name, str) and name.strip() and name.isprintable() for name in names)
@@ -68,22 +103,38 @@ def known_normalisation(dataset: Any) -> tuple[tuple[float, ...], tuple[float, .
         return known_normalisation(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
         return _unanimous([known_normalisation(part) for part in dataset.datasets])
-    transforms = (getattr(dataset, "transform", None), getattr(dataset, "transforms", None))
+    transforms = (_attribute(dataset, "transform"), _attribute(dataset, "transforms"))
     found = {pair for transform in transforms for pair in _normalisations(transform, MAX_DEPTH)}
     return found.pop() if len(found) == 1 else None
+
+
+def _attribute(thing: Any, name: str) -> Any:
+    """Return an attribute; None where there is none, or a property fails: the items tell what it would have told."""
+    try:
+        return getattr(thing, name, None)
+    except Exception:  # whatever a foreign property raises
+        return None
+
+
+def _rows(subset: Any) -> npt.NDArray[np.int64] | None:
+    try:
+        rows = np.asarray(subset.indices)
+    except Exception:  # such as of lists of several lengths
+        return None
+    return rows.astype(np.int64) if rows.ndim == 1 and rows.dtype.kind in "iu" else None
 
 
 def _normalisations(transform: Any, depth: int) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
     if transform is None or depth == 0:
         return
     if type(transform).__name__ in NORMALISERS:
-        mean, std = _floats(getattr(transform, "mean", None)), _floats(getattr(transform, "std", None))
+        mean, std = _floats(_attribute(transform, "mean")), _floats(_attribute(transform, "std"))
         if mean and std:
             yield mean, std
         return
-    parts = getattr(transform, "transforms", None)
+    parts = _attribute(transform, "transforms")
     children = list(parts) if isinstance(parts, (list, tuple, nn.ModuleList)) else []
-    children.append(getattr(transform, "transform", None))
+    children.append(_attribute(transform, "transform"))
     if isinstance(transform, nn.Sequential):
         children.extend(transform)
     for child in children:
@@ -93,20 +144,21 @@ def _normalisations(transform: Any, depth: int) -> Iterator[tuple[tuple[float, .
 def _floats(values: Any) -> tuple[float, ...] | None:
     try:
         return tuple(float(value) for value in (values if np.ndim(values) else [values]))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
 
 
-def _numbers(column: Any, count: int) -> npt.NDArray[Any] | None:
+def _numbers(column: Any, count: int | None) -> Column | None:
     if not isinstance(column, (list, tuple, np.ndarray, Tensor)):
         return None
     try:
         array = column.detach().cpu().numpy() if isinstance(column, Tensor) else np.asarray(column)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
     if array.shape == (count, 1):
         array = array[:, 0]
-    return array if array.shape == (count,) and array.dtype.kind in "biuf" else None
+    usable = array.ndim in (1, 2) and len(array) == count and array.size and array.dtype.kind in "biuf"
+    return array if usable else None
 
 
 def _unanimous(answers: list[T | None]) -> T | None:

@@ -5,16 +5,19 @@ from torch.nn.functional import cross_entropy
 
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.questions import (
-    Answerable,
     WhatIfNot,
     Why,
     WhyNotCertain,
     WhyRatherThan,
     WhyValueRatherThan,
     check_questions,
-    cross_entropy_toward,
     default_questions,
 )
+from xai_callbacks.questions.classes import cross_entropy_toward
+from xai_callbacks.tasks import MultiLabel, Regression, SingleLabel
+
+CLASSES = SingleLabel(width=4)
+VALUE = Regression()
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0, 1.0], [0.1, 0.3, 0.2, -2.0], [-1.0, 4.0, 3.9, 0.0]], dtype=torch.float64)
 LABELS = torch.tensor([3, 1, 2])
@@ -35,7 +38,11 @@ EVERY_CLASSIFIER_QUESTION = [
 
 def gradient(question, logits=LOGITS, truth=LABELS):
     logits = logits.clone().requires_grad_(True)
-    return torch.autograd.grad(question.ask(logits, truth).score.sum(), logits)[0]
+    return torch.autograd.grad(score(question, logits, truth).sum(), logits)[0]
+
+
+def score(question, logits=LOGITS, truth=LABELS):
+    return question.pose(logits, truth, CLASSES).score(logits)
 
 
 def one_hot(classes):
@@ -55,11 +62,11 @@ def one_hot(classes):
     ],
 )
 def test_scores_that_are_logits_or_differences_of_logits(question, score, fact, foil):
-    asked = question.ask(LOGITS, LABELS)
-    torch.testing.assert_close(asked.score, torch.tensor(score, dtype=torch.float64))
-    assert asked.fact.tolist() == fact
-    assert (asked.foil is None) == (foil is None)
-    assert foil is None or asked.foil.tolist() == foil
+    posed = question.pose(LOGITS, LABELS, CLASSES)
+    torch.testing.assert_close(posed.score(LOGITS), torch.tensor(score, dtype=torch.float64))
+    assert posed.fact.tolist() == fact
+    assert (posed.foil is None) == (foil is None)
+    assert foil is None or posed.foil.tolist() == foil
 
 
 @pytest.mark.parametrize(
@@ -72,9 +79,9 @@ def test_scores_that_are_logits_or_differences_of_logits(question, score, fact, 
     ],
 )
 def test_contrasts_are_the_cross_entropy_toward_the_foil(question, foil):
-    asked = question.ask(LOGITS, LABELS)
-    assert asked.foil.tolist() == foil
-    torch.testing.assert_close(asked.score, cross_entropy(LOGITS, torch.tensor(foil), reduction="none"))
+    posed = question.pose(LOGITS, LABELS, CLASSES)
+    assert posed.foil.tolist() == foil
+    torch.testing.assert_close(posed.score(LOGITS), cross_entropy(LOGITS, torch.tensor(foil), reduction="none"))
     torch.testing.assert_close(gradient(question), LOGITS.softmax(dim=1) - one_hot(foil))
 
 
@@ -101,13 +108,13 @@ def test_the_cross_entropy_toward_an_impossible_class_stays_finite():
 
 def test_regression_scores_and_their_closed_form_gradients():
     values = torch.tensor([[0.58], [0.9]], requires_grad=True)
-    asked = WhyValueRatherThan(0.75).ask(values, None)
-    (found,) = torch.autograd.grad(asked.score.sum(), values)
-    torch.testing.assert_close(asked.score.detach(), torch.tensor([0.17**2, 0.15**2]))
+    posed = WhyValueRatherThan(0.75).pose(values, None, VALUE)
+    (found,) = torch.autograd.grad(posed.score(values).sum(), values)
+    torch.testing.assert_close(posed.score(values).detach(), torch.tensor([0.17**2, 0.15**2]))
     torch.testing.assert_close(found[:, 0], 2 * (values.detach()[:, 0] - 0.75))
-    toward_target = WhyValueRatherThan().ask(values, torch.tensor([0.0, 1.0]))
+    toward_target = WhyValueRatherThan().pose(values, torch.tensor([0.0, 1.0]), VALUE)
     assert toward_target.value.tolist() == [0.0, 1.0]
-    assert Why().ask(values, None).score.tolist() == values[:, 0].tolist()
+    assert Why().pose(values, None, VALUE).score(values).tolist() == values[:, 0].tolist()
 
 
 def test_titles_read_as_questions():
@@ -136,18 +143,20 @@ def test_keys_tell_questions_apart_and_equality_goes_by_arguments():
 
 @pytest.mark.parametrize("question", EVERY_CLASSIFIER_QUESTION, ids=lambda question: question.key)
 def test_each_score_belongs_to_its_image_alone(question):
-    together = question.ask(LOGITS, LABELS).score
-    alone = torch.cat([question.ask(LOGITS[i : i + 1], LABELS[i : i + 1]).score for i in range(3)])
+    together = score(question)
+    alone = torch.cat([score(question, LOGITS[i : i + 1], LABELS[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Why(of="best"), "Expected `of` to be 'predicted' or 'label' or a class index >= 0, but got 'best'"),
+        (
+            lambda: Why(of=""),
+            "Expected `of` to be 'predicted', 'label', an index >= 0, or the name of a class, label or",
+        ),
         (lambda: Why(of=-1), "Expected `of`"),
         (lambda: Why(of=True), "Expected `of`"),
-        (lambda: WhyRatherThan(foil="predicted"), "Expected `foil`"),
         (lambda: WhyRatherThan(foil=3, fact=3), "to differ, but got 3 for both. WhyNotCertain"),
         (lambda: WhyValueRatherThan(float("nan")), "Expected `value` to be a finite number or 'target', but got nan"),
         (lambda: WhyValueRatherThan("mean"), "Expected `value`"),
@@ -157,7 +166,6 @@ def test_each_score_belongs_to_its_image_alone(question):
         (lambda: Why(of=torch.tensor(1.5)), "Expected `of`"),
         (lambda: Why(of=1.0), "Expected `of`"),
         (lambda: WhatIfNot(of=None), "Expected `of`"),
-        (lambda: WhyRatherThan(fact="runner-up"), "Expected `fact`"),
         (lambda: WhyRatherThan(foil="label", fact="label"), "to differ, but got 'label' for both"),
     ],
 )
@@ -168,33 +176,43 @@ def test_bad_arguments_are_refused_at_construction(make, message):
 
 
 @pytest.mark.parametrize(
-    ("questions", "known", "message"),
+    ("questions", "task", "labelled", "message"),
     [
+        ([Why(of="label")], CLASSES, False, "Expected probes with `labels` because `of` is 'label'"),
+        ([Why(of="best")], CLASSES, True, "Expected `of` to name a class, but got 'best'. A class has no names"),
+        ([Why(of="dog")], SingleLabel(("cat", "cow")), True, "A class is one of cat, cow. Or write 'predicted' or"),
+        ([WhyRatherThan(foil="predicted")], CLASSES, True, "Expected `foil` to name a class, but got 'predicted'"),
+        ([WhyRatherThan(0, fact="runner-up")], CLASSES, True, "Expected `fact` to name a class, but got 'runner-up'"),
+        ([WhyRatherThan(foil=7)], SingleLabel(width=5), True, "Expected `foil` to be the index of a class below 5"),
+        ([WhyRatherThan(fact=7)], SingleLabel(width=5), True, "Expected `fact`"),
+        ([WhyRatherThan()], MultiLabel(width=1), True, "Expected `questions` to suit a model of one label"),
+        ([Why(of=3)], MultiLabel(width=3), True, "Expected `of` to be the index of a label below 3"),
+        ([WhyNotCertain()], VALUE, True, "to suit regression probes, but got WhyNotCertain(), which asks about"),
         (
-            [Why(of="label")],
-            Answerable("classification", False),
-            "Expected probes with `labels` because `of` is 'label'",
+            [Why(of=1)],
+            VALUE,
+            True,
+            "Expected `of` to be the index of a value below 1, the number of outputs, but got 1",
         ),
-        ([WhyRatherThan(foil=7)], Answerable("classification", True, 5), "a class index below 5"),
-        ([WhyRatherThan(fact=7)], Answerable("classification", True, 5), "Expected `fact`"),
-        ([WhyNotCertain()], Answerable("regression", True), "to suit a regression task"),
-        ([Why(of=1)], Answerable("regression", True), "Expected `of` to be 'predicted' for a regression task"),
-        ([WhyValueRatherThan()], Answerable("regression", False), "Expected probes with `targets`"),
-        ([WhyValueRatherThan(1.0)], Answerable("classification", True), "to suit a classification task"),
-        ([], Answerable("classification", True), "at least one question"),
-        ([Why(), Why()], Answerable("classification", True), "to differ, but got Why(of='predicted') twice"),
-        (["why"], Answerable("classification", True), "a list of questions such as Why(), but got 'why' of type str"),
+        ([Why()], Regression(("blur", "noise"), 2), True, "Name one, by index or name: 'blur', 'noise'"),
+        ([WhyValueRatherThan()], VALUE, False, "Expected probes with `targets`"),
+        ([WhyValueRatherThan(1.0)], CLASSES, True, "to suit single-label probes"),
+        ([], CLASSES, True, "at least one question"),
+        ([Why(), Why()], CLASSES, True, "to differ, but got Why(of='predicted'), whose key 'why' another has too"),
+        (["why"], CLASSES, True, "a list of questions such as Why(), but got 'why' of type str"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_before_it_is_asked(questions, known, message):
+def test_what_cannot_be_answered_is_refused_before_it_is_asked(questions, task, labelled, message):
     with pytest.raises(ConfigurationError) as caught:
-        check_questions(questions, known)
+        check_questions(questions, task, labelled=labelled)
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize(
+    "task", [CLASSES, VALUE, SingleLabel(), MultiLabel(width=3), MultiLabel(width=1), Regression(width=9)], ids=str
+)
 def test_default_questions_can_be_answered(task):
-    check_questions(default_questions(task), Answerable(task, labelled=task == "regression", num_classes=2))
+    check_questions(default_questions(task), task, labelled=task.kind == "regression")
 
 
 @pytest.mark.parametrize("gap", [0.0, 1.0, 17.0, 25.0, 40.0, 70.0])
@@ -219,8 +237,9 @@ def test_the_cross_entropy_equals_that_of_torch_in_double_precision():
 
 def test_where_the_label_is_what_was_predicted_the_contrast_asks_about_certainty():
     correct = LOGITS.argmax(dim=1)
-    toward_label, certain = WhyRatherThan(foil="label").ask(LOGITS, correct), WhyNotCertain().ask(LOGITS, None)
-    assert torch.equal(toward_label.score, certain.score)
+    toward_label = WhyRatherThan(foil="label").pose(LOGITS, correct, CLASSES)
+    certain = WhyNotCertain().pose(LOGITS, None, CLASSES)
+    assert torch.equal(toward_label.score(LOGITS), certain.score(LOGITS))
     assert toward_label.foil.tolist() == toward_label.fact.tolist() == certain.foil.tolist()
     assert torch.equal(gradient(WhyRatherThan(foil="label"), truth=correct), gradient(WhyNotCertain()))
 
@@ -232,22 +251,22 @@ def test_the_counterfactual_has_the_opposite_gradient():
 @pytest.mark.parametrize("question", [Why(of="label"), WhyRatherThan(foil="label"), WhatIfNot(of="label")])
 def test_a_question_about_the_label_needs_labels(question):
     with pytest.raises(ConfigurationError, match="Expected probes with `labels`"):
-        question.ask(LOGITS, None)
+        question.pose(LOGITS, None, CLASSES)
     with pytest.raises(ConfigurationError, match="Expected probes with `labels`"):
-        question.check(Answerable("classification", labelled=False))
+        question.check(CLASSES, labelled=False)
 
 
 def test_a_question_about_the_target_needs_targets():
     with pytest.raises(ConfigurationError, match="Expected probes with `targets`"):
-        WhyValueRatherThan().ask(torch.zeros(2, 1), None)
+        WhyValueRatherThan().pose(torch.zeros(2, 1), None, VALUE)
 
 
 def test_class_indexes_are_checked_where_the_number_of_classes_is_known():
     for question in (Why(of=4), WhyRatherThan(foil=4), WhyRatherThan(fact=4), WhatIfNot(of=4)):
-        question.check(Answerable("classification", labelled=False, num_classes=5))
-        question.check(Answerable("classification", labelled=False))
-        with pytest.raises(ConfigurationError, match=r"a class index below 4, the number of outputs, but got 4"):
-            question.check(Answerable("classification", labelled=False, num_classes=4))
+        question.check(SingleLabel(width=5), labelled=False)
+        question.check(SingleLabel(), labelled=False)
+        with pytest.raises(ConfigurationError, match=r"the index of a class below 4, the number of outputs, but got 4"):
+            question.check(SingleLabel(width=4), labelled=False)
 
 
 def test_values_are_the_same_from_wherever_they_come_and_near_ones_keep_apart():
@@ -255,4 +274,4 @@ def test_values_are_the_same_from_wherever_they_come_and_near_ones_keep_apart():
     assert WhyValueRatherThan(np.int64(3)).key == WhyValueRatherThan(3).key == "why_value_rather_than_3"
     near = [WhyValueRatherThan(0.1234567), WhyValueRatherThan(0.1234568)]
     assert near[0].key != near[1].key
-    check_questions(near, Answerable("regression", labelled=False))
+    check_questions(near, VALUE, labelled=False)

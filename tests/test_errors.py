@@ -1,0 +1,44 @@
+"""The checks that constructors share."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_instance, require_name
+
+
+@pytest.mark.parametrize("value", ["false", "no", 0, 1, None, [], 0.0])
+def test_what_is_no_switch_is_refused(value):
+    with pytest.raises(ConfigurationError, match="Expected `nulls` to be True or False, but got"):
+        require_bool("nulls", value)
+
+
+def test_switches_names_and_instances_pass():
+    require_bool("nulls", True)
+    require_bool("nulls", False)
+    require_name("`name`", "a_b-c.1")
+    require_instance("alarm", 1, (int, str), "a number or a text")
+
+
+@pytest.mark.parametrize("value", [None, 5, "", "a b", "a/b", ["a"], b"a", "a\n"])
+def test_what_is_no_name_is_refused(value):
+    with pytest.raises(ConfigurationError, match="Expected `name` of a cue to be letters, digits"):
+        require_name("`name` of a cue", value)
+
+
+def test_what_is_of_another_class_is_refused_with_what_it_is():
+    with pytest.raises(ConfigurationError, match="Expected `alarm` to be an AlarmRule, but got str 'x'"):
+        require_instance("alarm", "x", dict, "an AlarmRule")
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        *((value, True) for value in (0, 1.5, -3, 10**400)),
+        *((value, False) for value in (True, "1", None, math.nan, math.inf, -math.inf, [1])),
+    ],
+)
+def test_a_number_is_finite_and_no_bool(value, number):
+    assert is_number(value) is number

@@ -1,0 +1,252 @@
+"""Questions about classes and labels.
+
+Notation: `z` logits, `p` their probabilities (softmax of classes, sigmoid of labels), `P` the fact, `Q` the foil,
+`R_c` the heatmap of logit `z_c`. The cross-entropy toward the foil, `J_Q = -log p_Q`, has the gradient `p - e_Q`, so
+its heatmap is `sum_c p_c R_c - R_Q`: where the net looks when it moves *away* from Q (Prabhushankar et al.,
+"Contrastive explanations in neural networks", ICIP 2020). Labels do not exclude each other, so that moving to Q does
+not move away from P: there the cross-entropy is that toward "not P, but Q", `-log(1 - p_P) - log p_Q`, with the
+heatmap `p_P R_P - (1 - p_Q) R_Q`. Both tend to `R_P - R_Q` as the model becomes certain of P.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot, softplus
+
+from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.questions.base import Posed, Question, pick, refuse_task
+from xai_callbacks.questions.references import check_reference, resolve, to_reference
+from xai_callbacks.tasks import Task, in_key
+
+__all__ = ["WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "cross_entropy_toward"]
+
+_OF = ("predicted", "label")
+_FOIL = ("runner-up", "label")
+# Bounds the input above which softplus is linear; the default of 20 would cut off the small gradients.
+_LINEAR_ABOVE = 80.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Logit(Posed):
+    sign: int = 1
+
+    def score(self, outputs: Tensor) -> Tensor:
+        return self.sign * pick(outputs, self.fact)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Difference(Posed):
+    foil: Tensor
+
+    def score(self, outputs: Tensor) -> Tensor:
+        asked = (self.fact >= 0) & (self.foil >= 0)
+        return (pick(outputs, self.fact) - pick(outputs, self.foil)) * asked
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _TowardClass(Posed):
+    foil: Tensor
+
+    def score(self, outputs: Tensor) -> Tensor:
+        return cross_entropy_toward(outputs, self.foil)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _TowardLabel(Posed):
+    foil: Tensor
+
+    def score(self, outputs: Tensor) -> Tensor:
+        toward = softplus(-pick(outputs, self.foil), threshold=_LINEAR_ABOVE)
+        away = softplus(pick(outputs, self.fact), threshold=_LINEAR_ABOVE)
+        asked = (self.fact >= 0) & (self.foil >= 0)
+        return (toward + away * (self.fact != self.foil)) * asked
+
+
+class Why(Question):
+    """Ask "Why P?": the logit of the class or label asked about, or the predicted value of a regression net.
+
+    Args:
+        of: `predicted` (the most probable output), `label` (the true class; of several true labels the most probable),
+            an index, or the name of a class, label or value. A net of several values is asked about one of them.
+    """
+
+    def __init__(self, of: Literal["predicted", "label"] | str | int = "predicted") -> None:
+        self.of = to_reference("of", of, _OF)
+
+    @property
+    def key(self) -> str:
+        """`why`, `why_label`, `why_<index>` or `why_<name>`."""
+        return "why" if self.of == "predicted" else f"why_{in_key(self.of)}"
+
+    def check(self, task: Task, *, labelled: bool) -> None:
+        """Regression is welcome: the question is then "why this value?"."""
+        if task.classifies:
+            check_reference("of", self.of, _OF, task, labelled=labelled)
+        else:
+            check_value("of", self.of, task)
+
+    def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
+        """Score `z_P`, or the value."""
+        return _Logit(fact=resolve(self.of, outputs, truth, task))
+
+    def title(self, fact: str, foil: str) -> str:
+        """Such as "Why cat?"."""
+        return f"Why {fact}?"
+
+
+class WhyRatherThan(Question):
+    """Ask "Why P, rather than Q?": a contrast.
+
+    Without `fact`, the score is the cross-entropy toward the foil, in nats; the fact is the predicted class and enters
+    through its probability alone. With `fact`, the score is the logit difference `z_P - z_Q`, which is what the
+    cross-entropy tends to as `p_P` approaches 1.
+
+    Args:
+        foil: What is held against the fact: `runner-up` (the most probable other one), `label`, an index or a name.
+        fact: None, `predicted`, `label`, an index or a name.
+    """
+
+    def __init__(
+        self,
+        foil: Literal["runner-up", "label"] | str | int = "runner-up",
+        fact: Literal["predicted", "label"] | str | int | None = None,
+    ) -> None:
+        self.foil = to_reference("foil", foil, _FOIL)
+        self.fact = None if fact is None else to_reference("fact", fact, _OF)
+        if self.foil == self.fact:
+            raise ConfigurationError(
+                f"Expected `foil` and `fact` to differ, but got {foil!r} for both. WhyNotCertain() asks why the answer "
+                "is not certain."
+            )
+
+    @property
+    def key(self) -> str:
+        """`why_rather_than`, with the foil and fact where they are not the default."""
+        foil = "" if self.foil == "runner-up" else f"_{in_key(self.foil)}"
+        return f"why_{in_key(self.fact)}_rather_than{foil}" if self.fact is not None else f"why_rather_than{foil}"
+
+    def check(self, task: Task, *, labelled: bool) -> None:
+        """Labels and classes must exist."""
+        _require_logits(self, task)
+        check_reference("foil", self.foil, _FOIL, task, labelled=labelled)
+        if self.fact is not None:
+            check_reference("fact", self.fact, _OF, task, labelled=labelled)
+        if task.width == 1:
+            raise ConfigurationError(
+                f"Expected `questions` to suit a model of one label, but got {self!r}, which needs two. Ask Why() or "
+                "WhyNotCertain()."
+            )
+
+    def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
+        """Score `-log p_Q`, or `z_P - z_Q` where a fact was named."""
+        fact = resolve(self.fact if self.fact is not None else "predicted", outputs, truth, task)
+        foil = _runner_up(outputs, fact) if self.foil == "runner-up" else resolve(self.foil, outputs, truth, task)
+        if self.fact is not None:
+            return _Difference(fact=fact, foil=foil)
+        return _toward(task)(fact=fact, foil=foil)
+
+    def title(self, fact: str, foil: str) -> str:
+        """Such as "Why cat, rather than dog?"; where the foil is the fact itself, the question about certainty."""
+        asks_certainty = self.fact is None and fact == foil
+        return WhyNotCertain().title(fact, foil) if asks_certainty else f"Why {fact}, rather than {foil}?"
+
+
+class WhyNotCertain(Question):
+    """Ask "Why not P with 100 % confidence?": the cross-entropy toward the predicted class or label itself, in nats.
+
+    Its heatmap is `sum_c p_c R_c - R_P`: evidence for the competing classes; of a label, `-(1 - p_P) R_P`: what speaks
+    against it. It fades as the net becomes certain, which is the answer.
+    """
+
+    @property
+    def key(self) -> str:
+        """`why_not_certain`."""
+        return "why_not_certain"
+
+    def check(self, task: Task, *, labelled: bool) -> None:
+        """Values have no confidence."""
+        _require_logits(self, task)
+
+    def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
+        """Score `-log p_P`, computed so that its gradient survives `p_P` near 1."""
+        fact = task.most_probable(outputs)
+        return _toward(task)(fact=fact, foil=fact)
+
+    def title(self, fact: str, foil: str) -> str:
+        """Such as "Why not cat with 100 % confidence?"."""
+        return f"Why not {fact} with 100 % confidence?"
+
+
+class WhatIfNot(Question):
+    """Ask "What if not P?": the counterfactual question, score `-z_P`; its heatmap shows what speaks against P.
+
+    Args:
+        of: `predicted`, `label`, an index or a name, as for `Why`.
+    """
+
+    def __init__(self, of: Literal["predicted", "label"] | str | int = "predicted") -> None:
+        self.of = to_reference("of", of, _OF)
+
+    @property
+    def key(self) -> str:
+        """`what_if_not`, `what_if_not_label`, `what_if_not_<index>` or `what_if_not_<name>`."""
+        return "what_if_not" if self.of == "predicted" else f"what_if_not_{in_key(self.of)}"
+
+    def check(self, task: Task, *, labelled: bool) -> None:
+        """Labels and classes must exist."""
+        _require_logits(self, task)
+        check_reference("of", self.of, _OF, task, labelled=labelled)
+
+    def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
+        """Score `-z_P`."""
+        return _Logit(fact=resolve(self.of, outputs, truth, task), sign=-1)
+
+    def title(self, fact: str, foil: str) -> str:
+        """Such as "What if not cat?"."""
+        return f"What if not {fact}?"
+
+
+def cross_entropy_toward(logits: Tensor, classes: Tensor) -> Tensor:
+    """Cross-entropy `-log p_c` of logits `(N, K)` toward `classes` `(N,)`, shape `(N,)`, in nats.
+
+    Written as `softplus(logsumexp_{k != c} z_k - z_c)`: equal to the usual form, but its gradient keeps full relative
+    precision when `p_c` rounds to 1, where `p - e_c` computed from the softmax is exactly zero.
+    """
+    chosen = one_hot(classes, logits.shape[1]).bool()
+    others = logits.masked_fill(chosen, -torch.inf).logsumexp(dim=1)
+    return softplus(others - pick(logits, classes), threshold=_LINEAR_ABOVE)
+
+
+def check_value(argument: str, reference: str | int, task: Task) -> None:
+    """Check which value of a regression net is asked about; `predicted` is the only one.
+
+    Raises:
+        ConfigurationError: There is no such value, or there are several and none was named.
+    """
+    if reference != "predicted":
+        task.index(argument, reference)
+    elif task.width is not None and task.width > 1:
+        names = ", ".join(repr(name) for name in (task.names or [str(index) for index in range(task.width)])[:8])
+        raise ConfigurationError(
+            f"Expected `{argument}` to say which of {task.width} values is asked about, but got 'predicted'. Name one, "
+            f"by index or name: {names}."
+        )
+
+
+def _toward(task: Task) -> type[_TowardClass] | type[_TowardLabel]:
+    return _TowardClass if task.kind == "single-label" else _TowardLabel
+
+
+def _require_logits(question: Question, task: Task) -> None:
+    if not task.classifies:
+        refuse_task(question, task, "classes or labels")
+
+
+def _runner_up(outputs: Tensor, fact: Tensor) -> Tensor:
+    """The most probable output other than the fact."""
+    others = outputs.detach().scatter(1, fact.clamp_min(0)[:, None], -torch.inf)
+    return torch.where(fact < 0, outputs.detach().argmax(dim=1), others.argmax(dim=1))
