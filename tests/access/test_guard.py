@@ -181,6 +181,22 @@ def test_the_stream_of_the_accelerator_returns():
     assert all(torch.equal(a, b) for a, b in zip(before, torch.cuda.get_rng_state_all(), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
+@pytest.mark.parametrize("enabled", [False, True])
+def test_transformers_call_their_parts_without_gradients_too(enabled):
+    encoder, seen = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 2).eval(), []
+    encoder.layers[0].linear1.register_forward_hook(lambda *_: seen.append(1))
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(enabled)
+    try:
+        with undisturbed(encoder), torch.no_grad():
+            encoder(torch.randn(2, 3, 8))
+        assert torch.backends.mha.get_fastpath_enabled() == enabled
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+    assert seen == [1]
+
+
 @pytest.mark.parametrize("raises", [False, True])
 def test_what_a_forward_pass_collects_or_registers_is_forgotten(raises):
     class Caching(Net):

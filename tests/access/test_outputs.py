@@ -4,8 +4,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from xai_callbacks.access.outputs import binary_logits, looks_like_probabilities, select_output
+from xai_callbacks.access.outputs import select_output
 from xai_callbacks.errors import OutputError
+from xai_callbacks.tasks import SingleLabel
+
+ANY = SingleLabel()
 
 LOGITS, FEATURES = torch.randn(4, 3), torch.randn(4, 7)
 MAPS = torch.randn(4, 2, 5, 5)
@@ -31,18 +34,18 @@ Pair = namedtuple("Pair", ["aux", "output"])
     "raw",
     [
         LOGITS,
-        (LOGITS, FEATURES),
+        (LOGITS, MAPS),
         [MAPS, LOGITS],
         {"loss": torch.tensor(1.0), "logits": LOGITS, "features": FEATURES},
         {"maps": MAPS, "whatever": LOGITS},
         ModelOutput(features=FEATURES, logits=LOGITS),
         Answer(FEATURES, LOGITS),
-        Pair(FEATURES, LOGITS),
+        Pair(MAPS, LOGITS),
     ],
     ids=lambda raw: type(raw).__name__,
 )
 def test_the_automatic_choice_finds_the_logits(raw):
-    assert torch.equal(select_output(raw, None, 4), LOGITS)
+    assert torch.equal(select_output(raw, None, 4, ANY), LOGITS)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +60,12 @@ def test_the_automatic_choice_finds_the_logits(raw):
 )
 def test_the_user_says_where_they_are(raw, output):
     expected = MAPS.mean(dim=(2, 3)) if callable(output) else LOGITS
-    assert torch.equal(select_output(raw, output, 4), expected)
+    assert torch.equal(select_output(raw, output, 4, ANY), expected)
 
 
 def test_one_number_an_image_becomes_a_column_and_half_becomes_float():
-    assert select_output(torch.zeros(4), None, 4).shape == (4, 1)
-    assert select_output(LOGITS.half(), None, 4).dtype == torch.float32
+    assert select_output(torch.zeros(4), None, 4, ANY).shape == (4, 1)
+    assert select_output(LOGITS.half(), None, 4, ANY).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -73,7 +76,7 @@ def test_one_number_an_image_becomes_a_column_and_half_becomes_float():
             None,
             "Expected the model outputs to have shape (N, K) with N = 4, but the automatic choice gave (4, 2, 5, 5)",
         ),
-        ({"a": FEATURES, "b": LOGITS}, None, "a dict with {a: a tensor of shape (4, 7), b: a tensor of shape (4, 3)}"),
+        ({"a": MAPS}, None, "led to None in a dict with {a: a tensor of shape (4, 2, 5, 5)}"),
         (
             {"a": LOGITS},
             "logit",
@@ -90,36 +93,30 @@ def test_one_number_an_image_becomes_a_column_and_half_becomes_float():
 )
 def test_what_does_not_fit_is_described(raw, output, message):
     with pytest.raises(OutputError) as caught:
-        select_output(raw, output, 4)
+        select_output(raw, output, 4, ANY)
     assert message in str(caught.value)
     assert any(advice in str(caught.value) for advice in ("output=", "a key", "left out"))
 
 
-def test_one_sigmoid_logit_becomes_two_classes_of_the_same_probabilities():
-    logit = torch.tensor([[-3.0], [0.0], [2.5]])
-    two = binary_logits(logit)
-    torch.testing.assert_close(two.softmax(dim=1)[:, 1:], logit.sigmoid())
-    torch.testing.assert_close(two[:, 1:] - two[:, :1], logit)
+@pytest.mark.parametrize("kind", [tuple, list, dict], ids=lambda kind: kind.__name__)
+def test_what_several_tensors_could_be_is_refused_with_what_to_write(kind):
+    raw = {"a": FEATURES, "b": LOGITS} if kind is dict else kind([FEATURES, LOGITS])
+    keys = r"`output='a'` or `output='b'`" if kind is dict else r"`output=0` or `output=1`"
+    with pytest.raises(OutputError, match=rf"\(4, 7\) at .* and \(4, 3\) at .*Say which .*{keys}"):
+        select_output(raw, None, 4, ANY)
+    assert torch.equal(select_output(raw, None, 4, SingleLabel(("x", "y", "z"), 3)), LOGITS)
+    assert torch.equal(select_output(raw, None, 4, SingleLabel(labels=5)), FEATURES)
+    with pytest.raises(OutputError, match="none of them fits outputs for 9 classes, as the probes name"):
+        select_output(raw, None, 4, SingleLabel(tuple("abcdefghi"), 9))
 
 
-def test_probabilities_are_told_from_logits():
-    assert looks_like_probabilities(LOGITS.softmax(dim=1))
-    assert not looks_like_probabilities(LOGITS)
-    assert not looks_like_probabilities(LOGITS.log_softmax(dim=1))
-    assert not looks_like_probabilities(torch.ones(4, 1))
-    assert not looks_like_probabilities(torch.zeros(4, 3))  # a head that starts at zero
-    assert not looks_like_probabilities(LOGITS.softmax(dim=1) * torch.tensor([[1.0], [1.0], [1.0], [1.01]]))
-
-
-def test_rounded_probabilities_are_told_by_the_type_they_were_computed_in():
-    rounded = torch.tensor([[0.6, 0.402], [0.5, 0.5]])
-    assert not looks_like_probabilities(rounded)
-    assert looks_like_probabilities(rounded, torch.bfloat16)
+def test_arrays_are_read_like_tensors():
+    assert torch.equal(select_output(LOGITS.numpy(), None, 4, ANY), LOGITS)
 
 
 @pytest.mark.parametrize("output", [1, "logits"])
 def test_a_bare_tensor_has_no_parts_to_choose_from(output):
     """Entry 1 would be the second image, and two of its logits could pass for one value an image."""
     with pytest.raises(OutputError) as caught:
-        select_output(torch.randn(2, 2), output, 2)
+        select_output(torch.randn(2, 2), output, 2, ANY)
     assert f"to be left out, or a callable, for a model that returns a tensor, but got {output!r}" in str(caught.value)

@@ -6,6 +6,7 @@ from xai_callbacks.access import Subject, trace_model, undisturbed
 from xai_callbacks.access.subject import find_module
 from xai_callbacks.access.trace import depends_on_images
 from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.tasks import Regression
 
 
 def cnn(classes=4, *end):
@@ -57,34 +58,37 @@ def learnt(model):
     subject = Subject(model)
     with undisturbed(model):
         trace = trace_model(subject, IMAGES)
-        decided = subject.learn_output_kind(trace.outputs, ends_in_probabilities=trace.ends_in_probabilities())
-    return subject, decided
+        subject.learn_outputs(trace.outputs, trace.ending())
+    return subject
 
 
 def test_probabilities_are_read_as_their_logarithm():
-    subject, decided = learnt(cnn(4, nn.Softmax(dim=1)))
-    assert decided
+    subject = learnt(cnn(4, nn.Softmax(dim=1)))
+    assert subject.probabilities
     torch.testing.assert_close(subject(IMAGES).softmax(dim=1), cnn()(IMAGES).softmax(dim=1))
-    assert not learnt(cnn())[1]
+    assert not learnt(cnn()).probabilities
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
 def test_one_output_is_a_sigmoid_logit_of_two_classes(sigmoid):
-    subject, decided = learnt(cnn(1, nn.Sigmoid()) if sigmoid else cnn(1))
-    assert decided == sigmoid
+    subject = learnt(cnn(1, nn.Sigmoid()) if sigmoid else cnn(1))
+    assert subject.probabilities == sigmoid
+    assert subject.task.width == 2
     torch.testing.assert_close(subject(IMAGES).softmax(dim=1)[:, 1:], cnn(1)(IMAGES).sigmoid())
 
 
-def test_regression_takes_one_value_and_refuses_more():
-    assert Subject(cnn(1), task="regression")(IMAGES).shape == (5, 1)
-    with pytest.raises(ConfigurationError, match=r"one value an image, but got outputs of shape \(5, 4\)"):
-        Subject(cnn(), task="regression")(IMAGES)
+def test_a_regression_has_as_many_values_as_the_model_gives():
+    assert Subject(cnn(1), Regression())(IMAGES).shape == (5, 1)
+    assert Subject(cnn(), Regression())(IMAGES).shape == (5, 4)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Subject("resnet"), "Expected `model` to be a torch.nn.Module, but got str"),
+        (
+            lambda: Subject("resnet"),
+            "a torch.nn.Module, or a function from images to outputs, but got str",
+        ),
         (lambda: Subject(Lit(), select="net.clasifier"), "but got 'net.clasifier'. Did you mean 'net.classifier'"),
         (lambda: Subject(Lit(), select=lambda _: 3), "Expected `model` to lead to a module or a callable, but got int"),
         (lambda: find_module(cnn(), "", "target_layer"), "Expected `target_layer` to name a submodule"),
@@ -121,7 +125,7 @@ def test_the_trace_knows_the_linear_head_and_leaves_no_hooks():
 class Ending(nn.Module):
     """A body with two heads of equal size, ended in some way."""
 
-    def __init__(self, end, classes=1):
+    def __init__(self, end, classes=2):
         super().__init__()
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -134,24 +138,28 @@ class Ending(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("end", "probabilities", "head"),
+    ("end", "ending", "head"),
     [
-        (lambda a, b, s: a, False, "first"),
-        (lambda a, b, s: b, False, "second"),
-        (lambda a, b, s: (a, s(b)), False, "first"),
-        (lambda a, b, s: s(a), True, "first"),
-        (lambda a, b, s: torch.sigmoid(a).squeeze(1), True, "first"),
-        (lambda a, b, s: a * s(b), False, None),
-        (lambda a, b, s: {"logits": a, "domain": b}, False, "first"),
-        (lambda a, b, s: (a + b) / 2, False, None),
+        (lambda a, b, s: a, None, "first"),
+        (lambda a, b, s: b, None, "second"),
+        (lambda a, b, s: s(a), "sigmoid", "first"),
+        (lambda a, b, s: torch.sigmoid(a).squeeze(1), "sigmoid", "first"),
+        (lambda a, b, s: a.softmax(dim=1), "softmax", "first"),
+        (lambda a, b, s: a.log_softmax(dim=1), None, "first"),
+        (lambda a, b, s: (s(a) + s(b)) / 2, "sigmoid", None),
+        (lambda a, b, s: s(a).clamp(0.1, 0.9), "sigmoid", None),
+        (lambda a, b, s: torch.stack([s(a)[:, 0], s(b)[:, 0]], dim=1), "sigmoid", None),
+        (lambda a, b, s: a * s(b), None, None),
+        (lambda a, b, s: {"logits": a, "loss": b.mean()}, None, "first"),
+        (lambda a, b, s: (a + b) / 2, None, None),
     ],
 )
-def test_head_and_sigmoid_are_those_the_outputs_come_from(end, probabilities, head):
+def test_head_and_ending_are_those_the_outputs_come_from(end, ending, head):
     model = Ending(end)
     with undisturbed(model):
         trace = trace_model(Subject(model), IMAGES)
         found = trace.head()
-        assert trace.ends_in_probabilities() is probabilities
+        assert trace.ending() == ending
     assert (found.name if found else None) == head
 
 
@@ -167,8 +175,8 @@ def test_a_distributed_wrapper_is_looked_through():
 
 
 def test_probabilities_of_a_half_precision_net_are_recognised():
-    subject, decided = learnt(cnn(4, nn.Softmax(dim=1)).to(torch.bfloat16))
-    assert decided
+    subject = learnt(cnn(4, nn.Softmax(dim=1)).to(torch.bfloat16))
+    assert subject.probabilities
     probabilities = subject.call(subject.images(IMAGES)).float()
     torch.testing.assert_close(subject(subject.images(IMAGES)).exp(), probabilities)
 
@@ -186,7 +194,7 @@ def test_one_logit_may_come_with_or_without_an_axis(shape):
     outputs = Subject(One())(IMAGES)
     assert outputs.shape == (5, 2)
     torch.testing.assert_close(outputs[:, 1] - outputs[:, 0], cnn(1)(IMAGES)[:, 0])
-    assert Subject(One(), task="regression")(IMAGES).shape == (5, 1)
+    assert Subject(One(), Regression())(IMAGES).shape == (5, 1)
 
 
 def test_a_compiled_part_is_recorded_once_under_its_own_name():
@@ -194,8 +202,9 @@ def test_a_compiled_part_is_recorded_once_under_its_own_name():
     model["body"] = torch.compile(model["body"], backend="eager")
     subject = Subject(model, select=lambda model: lambda images: model["body"](images).mean(dim=(2, 3)))
     with undisturbed(model):
-        calls = trace_model(subject, IMAGES).times_called()
-    assert calls == {"body.0": 1, "body.1": 1, "body": 1}
+        values = trace_model(subject, IMAGES).values
+    modules = [str(address) for value in values for address in value.modules]
+    assert sorted(modules) == ["body#0", "body.0#0", "body.1#0"]
 
 
 def test_a_net_that_switches_gradients_off_is_traced_through():
@@ -219,6 +228,6 @@ def test_a_net_that_switches_gradients_off_is_traced_through():
         with undisturbed(model):
             trace = trace_model(Subject(model), IMAGES)
         assert depends_on_images(trace) == seen
-        assert [call.output.requires_grad for call in trace.calls if call.name == "body"] == [seen]
+        assert any(each.module == "body" for value in trace.values for each in value.addresses) == seen
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(recording)

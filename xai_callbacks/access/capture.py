@@ -1,40 +1,21 @@
-"""`capture`: cut the graph at one layer, so that a forward pass costs no more than without gradients up to there."""
+"""`capture`: cut the graph at a few tensors, so that a forward pass costs no more than inference up to the first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
+from xai_callbacks.access.addresses import Address
 from xai_callbacks.access.subject import Subject, find_module
-from xai_callbacks.access.trace import first_tensor, with_first_tensor
+from xai_callbacks.access.watching import Returned, watching
 from xai_callbacks.errors import TargetLayerError
 
-__all__ = ["Captured", "Tapped", "capture", "tap"]
-
-
-@dataclass
-class Captured:
-    """What a hooked layer saw; filled by the forward pass inside the `with`."""
-
-    tensors: list[Tensor] = field(default_factory=list)
-
-    def only(self, name: str) -> Tensor:
-        """The one tensor captured.
-
-        Raises:
-            TargetLayerError: The layer did not run, or ran several times.
-        """
-        if len(self.tensors) != 1:
-            raise TargetLayerError(
-                f"Expected the layer `{name}` to run once in a forward pass, but it ran {len(self.tensors)} times. "
-                "Name a layer that runs once with `target_layer=`."
-            )
-        return self.tensors[0]
+__all__ = ["Tapped", "capture", "tap"]
 
 
 class Tapped(NamedTuple):
@@ -44,38 +25,78 @@ class Tapped(NamedTuple):
     output: Tensor
 
 
-@contextmanager
-def capture(subject: Subject, name: str) -> Iterator[Captured]:
-    """Replace the output of a layer by a new leaf of the graph, and record from there on.
+class Captured:
+    """Captured tensors by the name of their layer; filled by the forward pass inside the `with`."""
 
-    Inside, run `subject` under `torch.no_grad()`: everything up to the layer then costs what inference costs, and the
-    hook switches gradients on for what follows. The model goes on with a clone of the leaf, so that an in-place
-    operation on it does not change what was captured.
+    def __init__(self, names: Sequence[str]) -> None:
+        self._wanted = {name: Address.parse(name) for name in names}
+        self._found: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    @property
+    def uses_functions(self) -> bool:
+        """Whether any layer is what a function returns."""
+        return any(address.function is not None for address in self._wanted.values())
+
+    def names_of(self, address: Address) -> list[str]:
+        """Layers that are at an address."""
+        return [name for name, wanted in self._wanted.items() if wanted.matches(address)]
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Keep a tensor."""
+        self._found[name].append(tensor)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name.
+
+        Raises:
+            TargetLayerError: A layer did not run, or ran several times.
+        """
+        for name, found in self._found.items():
+            if len(found) != 1:
+                raise TargetLayerError(
+                    f"Expected the layer `{name}` to run once in a forward pass, but it ran {len(found)} times. Name a "
+                    f"layer that runs once with `target_layer=`, or one of its calls, such as '{name}#0'."
+                )
+        return {name: found[0] for name, found in self._found.items()}
+
+
+@contextmanager
+def capture(subject: Subject, names: Sequence[str]) -> Iterator[Captured]:
+    """Record tensors and the graph from the first of them on.
+
+    Inside, run `subject` under `torch.no_grad()`: everything up to the first tensor then costs what inference costs,
+    and gradients are switched on for what follows. The model goes on with copies, so that an in-place operation does
+    not change what was captured. Tensors that come later are part of the graph of those before.
 
     Args:
         subject: The model.
-        name: Dotted name of the layer.
+        names: Names of the layers, see `Address`.
     """
-    captured = Captured()
+    captured = Captured(names)
 
-    def cut(_module: nn.Module, _given: tuple[object, ...], output: object) -> object:
-        tensor = first_tensor(output)
-        if tensor is None:
-            raise TargetLayerError(
-                f"Expected the layer `{name}` to return a tensor, or a tuple or list that begins with one, but got "
-                f"{type(output).__name__}."
-            )
-        leaf = tensor.detach().requires_grad_(True)
-        captured.tensors.append(leaf)
+    def cut(returned: Returned) -> Tensor | None:
+        layers = captured.names_of(returned.address)
+        if not layers:
+            return None
+        tensor = returned.tensor
+        kept = tensor.clone() if returned.in_place else tensor
+        if not kept.requires_grad:
+            kept = kept.detach().requires_grad_(True)
         torch.set_grad_enabled(True)
-        return with_first_tensor(output, leaf.clone())
+        for name in layers:
+            captured.add(name, kept)
+        if not returned.in_place:
+            return kept.clone()
+        # What changed its input in place may have been called for that alone, so the input must carry the graph on. The
+        # content stays the same, and what was saved of it for backward passes remains valid.
+        with _unsafe_preserve_version_counter(tensor):
+            return tensor.copy_(kept)
 
-    handle = find_module(subject.module, name, "target_layer").register_forward_hook(cut)
     grad_mode = torch.is_grad_enabled()
     try:
-        yield captured
+        with watching(subject.module, cut, functions=captured.uses_functions):
+            yield captured
     finally:
-        handle.remove()
         torch.set_grad_enabled(grad_mode)
 
 
@@ -91,10 +112,10 @@ def tap(subject: Subject, name: str, *, detach: bool = True) -> Iterator[list[Ta
     calls: list[Tapped] = []
 
     def note(_module: nn.Module, given: tuple[object, ...], output: object) -> None:
-        before, after = first_tensor(given), first_tensor(output)
-        if before is not None and after is not None:
+        before = given[0] if given else None
+        if isinstance(before, Tensor) and isinstance(output, Tensor):
             # A copy, since what follows may change either in place.
-            calls.append(Tapped(before.detach().clone(), after.detach().clone()) if detach else Tapped(before, after))
+            calls.append(Tapped(before.detach().clone(), output.detach().clone()) if detach else Tapped(before, output))
 
     handle = find_module(subject.module, name, "head").register_forward_hook(note)
     try:

@@ -3,151 +3,110 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from copy import copy
 
 import torch
-from torch import Tensor, nn
+import torch.utils.checkpoint
+from torch import nn
 
+from xai_callbacks.access.state import kept_state
 from xai_callbacks.randomness import isolated_rng
 
 __all__ = ["undisturbed"]
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module | Callable[..., object]) -> Iterator[None]:
     """Evaluate `model` inside, with gradients available, and find everything outside as it was.
 
-    Inside: every submodule in eval mode, autograd recording (also under a surrounding `no_grad` or `inference_mode`),
-    autocast off, compiled modules run eagerly so that hooks fire. On leaving, also by an exception, these are restored
-    exactly: the train/eval flag of every submodule on its own, buffers and attributes, the `.grad` of every parameter,
-    the grad and inference mode, and the random streams of Python, NumPy, torch and every initialised accelerator. Only
-    what a forward pass does outside the model, such as calling a user's own hooks, cannot be undone.
+    Inside: every module in eval mode, autograd recording (also under a surrounding `no_grad` or `inference_mode`),
+    autocast off, compiled modules run eagerly so that hooks fire, transformers run layer by layer instead of fused,
+    and reentrant checkpoints keep what they hold, since they allow no other way to gradients than `.backward()`.
 
-    Parameters are not copied; call `torch.autograd.grad` inside and never `.backward()`.
+    Restored on leaving, also by an exception: the random streams of Python, NumPy, torch and every initialised
+    accelerator, the grad and inference mode, and whatever hangs on the model, bit by bit, as the same objects in the
+    same places. That is what attributes lead to, through modules (registered or not), containers, arrays, tensors,
+    objects with or without `__slots__`, closures and defaults of functions, partials and bound methods: flags, buffers,
+    `.grad`, `requires_grad`, counters, contents, random generators, and attributes of the classes of all these. Copied
+    are tensors that are no parameters, and arrays. Where an iterator hangs, a copy of it hangs inside.
+
+    Of what is merely around the model, only random generators and modules are restored: what the model's hooks and the
+    closures of its methods lead to, and generators that are globals of a file in which a class or function of the model
+    is written. Other records there stay, such as a list in which a hook counts calls; so do hooks registered inside.
+
+    Refused: to advance a Python generator or an iterator of a data loader, which raises where it happens and advances
+    nothing; to write a parameter in place, which is noticed on leaving by its sum, since parameters are not copied. So
+    call `torch.autograd.grad` and never `.backward()`.
+
+    Out of reach: other globals; what `functools.lru_cache` keeps; state that objects written in C keep to themselves;
+    iterators in sets; and what has a life outside the model and is not entered: trainers, callbacks, loggers, data
+    modules, datasets, data loaders, optimizers, files, memory-mapped arrays, locks, threads, processes, and what is
+    only weakly referred to.
+
+    Cost: every parameter is read twice, less than a forward pass of one image; about 10 microseconds for each object.
 
     Args:
-        model: Any module; its parameters may be frozen.
+        model: Any module, its parameters may be frozen; or a function or object that is called with images.
+
+    Raises:
+        ConfigurationError: Something was advanced or changed that cannot be put back, or its state cannot be read. The
+            message names the attribute.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(isolated_rng())
-        stack.enter_context(_no_autocast(model))
         stack.enter_context(_eager())
-        stack.enter_context(_kept_gradients(model))
-        stack.enter_context(_kept_buffers(model))
-        stack.enter_context(_kept_attributes(model))
-        stack.enter_context(_eval_mode(model))
+        stack.enter_context(_layer_by_layer())
+        stack.enter_context(_without_checkpoints())
+        state = stack.enter_context(kept_state(model))
+        stack.enter_context(_no_autocast({tensor.device.type for _, tensor in state.parameters}))
+        for module in state.modules:
+            # Not `model.eval()`: users override `train()` to pin parts of a model, and may do more there than set a
+            # flag. The state that is kept has the flags of before. A frozen TorchScript module has none.
+            if getattr(module, "training", False):
+                module.training = False
         yield
 
 
+class _Direct:
+    """Stands for `CheckpointFunction`: calls the function as if there were no checkpoint."""
+
+    @staticmethod
+    def apply(function: Callable[..., object], _preserve: bool, *args: object) -> object:
+        return function(*args)
+
+
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in model.modules()]
-    for module, _ in flags:
-        # Not `model.eval()`: users override `train()` to pin parts of a model, and may do more there than set a flag.
-        module.training = False
+def _without_checkpoints() -> Iterator[None]:
+    before = torch.utils.checkpoint.CheckpointFunction
+    torch.utils.checkpoint.CheckpointFunction = _Direct  # type: ignore[misc, assignment]  # the same `apply`
     try:
         yield
     finally:
-        for module, flag in flags:
-            module.training = flag
+        torch.utils.checkpoint.CheckpointFunction = before  # type: ignore[misc]
 
 
 @contextmanager
-def _kept_gradients(model: nn.Module) -> Iterator[None]:
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    try:
-        yield
-    finally:
-        for parameter, gradient in gradients:
-            if parameter.grad is not gradient:
-                parameter.grad = gradient
-
-
-@contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward pass writes into buffers even in eval mode: counters, caches, running extremes."""
-    kept = [
-        (module, name, buffer, _copy(buffer)) for module in model.modules() for name, buffer in module._buffers.items()
-    ]
-    names = [(module, set(module._buffers.keys())) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, known in names:
-            for name in set(module._buffers.keys()) - known:
-                del module._buffers[name]
-        with torch.no_grad():
-            for module, name, buffer, content in kept:
-                module._buffers[name] = buffer
-                if buffer is not None and content is not None and not _same(buffer, content):
-                    buffer.copy_(content)
-
-
-def _copy(buffer: Tensor | None) -> Tensor | None:
-    uninitialised = isinstance(buffer, nn.parameter.UninitializedBuffer)
-    return None if buffer is None or uninitialised else buffer.detach().clone()
-
-
-def _same(buffer: Tensor, content: Tensor) -> bool:
-    """Bitwise, so that a NaN equals itself."""
-    if buffer.is_floating_point():
-        return bool(((buffer == content) | (buffer.isnan() & content.isnan())).all())
-    return torch.equal(buffer, content)
-
-
-@contextmanager
-def _kept_attributes(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward pass writes into attributes: counters, kept features, the state of a metric it updates."""
-    kept = [
-        (module, {key: (value, _content(value)) for key, value in _attributes(module)}) for module in model.modules()
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, attributes in kept:
-                for key in [key for key, _ in _attributes(module) if key not in attributes]:
-                    del module.__dict__[key]
-                for key, (value, content) in attributes.items():
-                    module.__dict__[key] = value
-                    _refill(value, content)
-
-
-def _attributes(module: nn.Module) -> list[tuple[str, object]]:
-    managed = ("_parameters", "_buffers", "_modules", "training")
-    return [(key, value) for key, value in module.__dict__.items() if key not in managed and "_hooks" not in key]
-
-
-def _content(value: object) -> object:
-    """A copy of what can be changed in place without a new object."""
-    if isinstance(value, Tensor):
-        return _copy(value)
-    return copy(value) if type(value) in (list, dict, set) else None
-
-
-def _refill(value: object, content: object) -> None:
-    if isinstance(value, Tensor) and isinstance(content, Tensor) and not _same(value, content):
-        value.copy_(content)
-    elif isinstance(value, list) and isinstance(content, list):
-        value[:] = content
-    elif isinstance(value, (dict, set)) and isinstance(content, (dict, set)):
-        value.clear()
-        value.update(content)
-
-
-@contextmanager
-def _no_autocast(model: nn.Module) -> Iterator[None]:
+def _no_autocast(devices: set[str]) -> Iterator[None]:
     """A float32 island: small gradients underflow in half precision."""
-    devices = {"cpu"} | {parameter.device.type for parameter in model.parameters()}
     with ExitStack() as stack:
-        for device in sorted(devices - {"meta"}):
+        for device in sorted((devices | {"cpu"}) - {"meta"}):
             if torch.amp.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         yield
+
+
+@contextmanager
+def _layer_by_layer() -> Iterator[None]:
+    # Fused, without gradients, a transformer never calls its parts: two passes would not see the same operations.
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""How the output of a layer lies on the image: convolutional, channels-last, or as a row of tokens."""
+"""How a tensor lies on the image: convolutional, channels-last, or as a row of tokens."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,12 +11,14 @@ from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = ["FeatureLayout", "LayoutName", "infer_layout"]
+__all__ = ["FeatureLayout", "LayoutName", "possible_layouts"]
 
-LayoutName = Literal["NCHW", "NHWC", "NLC"]
+LayoutName = Literal["NCHW", "NHWC", "NLC", "NCL", "LNC"]
 
-# Class, distillation and register tokens: no published vision transformer puts more than this before its patches.
-_MOST_PREFIX_TOKENS = 16
+# Class, distillation and register tokens: no published vision transformer has more than this beside its patches.
+_MOST_EXTRA_TOKENS = 16
+# Cells that are so many times longer than wide are no cells of a map; sooner where the map is a single row of them.
+_LONGEST, _LONGEST_OF_STRIP = 8.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,16 @@ class FeatureLayout:
     """How a tensor is read as a feature map `(N, D, h, w)`.
 
     Attributes:
-        name: Order of the axes: `NCHW`, `NHWC`, or `NLC` for tokens.
+        name: Order of the axes: N images, C channels, H and W rows and columns of cells, L tokens.
         grid: Height and width `(h, w)` in cells.
         prefix: Number of tokens before the first patch (class, distillation, registers); 0 for grids.
+        suffix: Number of tokens after the last patch.
     """
 
     name: LayoutName
     grid: tuple[int, int]
     prefix: int = 0
+    suffix: int = 0
 
     @property
     def cells(self) -> int:
@@ -40,73 +44,87 @@ class FeatureLayout:
 
     def channels(self, shape: Sequence[int]) -> int:
         """Number of channels D of a tensor of this layout."""
-        return shape[1] if self.name == "NCHW" else shape[-1]
+        return shape[self.name.index("C")]
+
+    def fits(self, tensor: Tensor, images: int) -> bool:
+        """Whether a tensor of so many images has this layout."""
+        if tensor.ndim != len(self.name) or tensor.shape[self.name.index("N")] != images:
+            return False
+        if "L" in self.name:
+            return tensor.shape[self.name.index("L")] == self.prefix + self.cells + self.suffix
+        return (tensor.shape[self.name.index("H")], tensor.shape[self.name.index("W")]) == self.grid
 
     def to_nchw(self, features: Tensor) -> Tensor:
-        """Read features, or gradients of the same shape, as `(N, D, h, w)`, without prefix tokens; a view."""
+        """Read features, or gradients of the same shape, as `(N, D, h, w)`, without extra tokens; a view if it can."""
+        if self.name == "NCHW":
+            return features
         if self.name == "NHWC":
             return features.permute(0, 3, 1, 2)
-        if self.name == "NLC":
-            tokens = features[:, self.prefix :]
-            return tokens.reshape(tokens.shape[0], *self.grid, tokens.shape[2]).permute(0, 3, 1, 2)
-        return features
+        order = [self.name.index(axis) for axis in "NCL"]
+        tokens = features.permute(order)[:, :, self.prefix : self.prefix + self.cells]
+        return tokens.reshape(*tokens.shape[:2], *self.grid)
 
 
-def infer_layout(
+def possible_layouts(
     shape: Sequence[int],
-    image_size: Sequence[int],
+    images: Sequence[int],
     grids: Sequence[tuple[int, int]] = (),
     name: LayoutName | None = None,
-) -> FeatureLayout | None:
-    """Tell the layout of a feature map from its shape.
+) -> Iterator[FeatureLayout]:
+    """Every way in which a tensor could lie on images, the likeliest first.
 
-    Four axes are channels-first unless only the channels-last reading has the aspect ratio of the image. Where a
-    convolution that ran before has the grid of just one reading, and the aspect ratio does not speak against it, that
-    decides. Three axes are tokens: their grid is that of such a convolution (the patch embedding), or else the one with
-    the aspect ratio of the image, after the fewest prefix tokens.
+    Four axes are channels-first or channels-last. Three axes are tokens: their grid is that of a convolution that ran
+    before (the patch embedding), or one with the aspect ratio of the image; up to 16 extra tokens may stand before or
+    behind the patches. Grids of long cells are rows, columns or channels, of which no map is made unless the user says
+    so. Which one is right, if any, `locality.measure` finds out.
 
     Args:
         shape: Shape of the tensor.
-        image_size: Height and width of the images.
+        images: Shape `(N, C, H, W)` of the images that went in.
         grids: Grids `(h, w)` of convolutions that ran before, the likeliest first.
         name: The layout, if the user knows it.
-
-    Returns:
-        The layout, or None if the tensor is no feature map.
 
     Raises:
         ConfigurationError: `name` is not a layout.
     """
     if name is not None and name not in get_args(LayoutName):
         raise ConfigurationError(f"Expected `layout` to be one of {', '.join(get_args(LayoutName))}, but got {name!r}.")
-    if len(shape) == 4 and name != "NLC":
-        first, last = (shape[2], shape[3]), (shape[1], shape[2])
-        seen = (first in grids, last in grids)
-        # Convolutions without padding lose the aspect ratio of small images, but their own grid is known.
-        fits_first = seen != (False, True) and (seen == (True, False) or _same_aspect(first, image_size))
-        channels_last = name == "NHWC" or (name is None and _same_aspect(last, image_size) and not fits_first)
-        return FeatureLayout("NHWC", last) if channels_last else FeatureLayout("NCHW", first)
-    if len(shape) == 3 and name in (None, "NLC"):
-        return _token_layout(shape[1], image_size, grids)
-    return None
+    names: tuple[LayoutName, ...] = ("NCHW", "NHWC") if len(shape) == 4 else ("NLC", "LNC", "NCL")
+    if len(shape) not in (3, 4) or (name is not None and name not in names):
+        return
+    for each in names if name is None else (name,):
+        if shape[each.index("N")] != images[0]:
+            continue
+        if "H" in each:
+            height, width = shape[each.index("H")], shape[each.index("W")]
+            if height * width > 1 and (name is not None or not _is_strip((height, width), images)):
+                yield FeatureLayout(each, (height, width))
+        else:
+            yield from _token_layouts(each, shape[each.index("L")], images, grids)
 
 
-def _same_aspect(grid: tuple[int, int], image_size: Sequence[int]) -> bool:
-    """Whether a grid could come from the image by one stride on both axes, up to rounding and padding of one cell."""
-    height, width = image_size
-    stride = max(height / grid[0], width / grid[1])
-    return abs(grid[0] - height / stride) <= 1 and abs(grid[1] - width / stride) <= 1
+def _is_strip(grid: tuple[int, int], images: Sequence[int]) -> bool:
+    """Whether the cells are too long to say where along them."""
+    height, width = (side / cells for side, cells in zip(images[-2:], grid, strict=True))
+    longest = _LONGEST_OF_STRIP if min(grid) == 1 else _LONGEST
+    return max(height, width) >= longest * min(height, width)
 
 
-def _token_layout(length: int, image_size: Sequence[int], grids: Sequence[tuple[int, int]]) -> FeatureLayout | None:
-    for grid in grids:
-        prefix = length - grid[0] * grid[1]
-        if grid[0] * grid[1] > 1 and 0 <= prefix <= _MOST_PREFIX_TOKENS:
-            return FeatureLayout("NLC", grid, prefix)
-    height, width = image_size
-    for prefix in range(min(_MOST_PREFIX_TOKENS, length - 1) + 1):
-        rows = math.isqrt(round((length - prefix) * height / width))
+def _token_layouts(
+    name: LayoutName, length: int, images: Sequence[int], grids: Sequence[tuple[int, int]]
+) -> Iterator[FeatureLayout]:
+    known = [grid for grid in grids if grid[0] * grid[1] > 1 and 0 <= length - grid[0] * grid[1] <= _MOST_EXTRA_TOKENS]
+    for grid in known or _grids_of_aspect(length, images):
+        extra = length - grid[0] * grid[1]
+        for suffix in range(extra + 1):
+            yield FeatureLayout(name, grid, extra - suffix, suffix)
+
+
+def _grids_of_aspect(length: int, images: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Grids of up to so many cells with the aspect ratio of the image, fewest extra tokens first."""
+    height, width = images[-2:]
+    for extra in range(min(_MOST_EXTRA_TOKENS, length - 2) + 1):
+        rows = math.isqrt(round((length - extra) * height / width))
         for h in (rows, rows + 1):
-            if h > 0 and (length - prefix) % h == 0 and h * width == (length - prefix) // h * height:
-                return FeatureLayout("NLC", (h, (length - prefix) // h), prefix)
-    return None
+            if h > 0 and (length - extra) % h == 0 and h * width == (length - extra) // h * height:
+                yield h, (length - extra) // h

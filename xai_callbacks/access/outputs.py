@@ -4,91 +4,106 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xai_callbacks.errors import OutputError
+from xai_callbacks.tasks import Task
 
-__all__ = ["OutputSelector", "binary_logits", "looks_like_probabilities", "select_output"]
+__all__ = ["OutputSelector", "select_output"]
 
 OutputSelector = str | int | Callable[[object], Tensor]
 
-# Names under which classifiers commonly return their logits, most specific first.
-_USUAL_NAMES = ("logits", "out", "output", "outputs", "pred", "preds", "prediction", "predictions", "y_hat", "scores")
+# The one name that tells logits from whatever stands beside them.
+_LOGITS = "logits"
 
 
-def select_output(raw: object, output: OutputSelector | None, batch: int) -> Tensor:
+def select_output(raw: object, output: OutputSelector | None, batch: int, task: Task) -> Tensor:
     """Find the outputs in what a model returned.
 
     Args:
-        raw: A tensor, tuple, list, mapping, dataclass, or object with attributes (such as a Hugging Face
+        raw: A tensor, array, tuple, list, mapping, dataclass, or object with attributes (such as a Hugging Face
             `ModelOutput`).
         output: A key, attribute or index, or a callable from `raw` to the tensor; None chooses: the tensor itself, the
-            usual names (`logits` first), or else the only tensor of shape `(N, K)` or `(N,)`; of a tuple or list, the
-            first such tensor.
+            only tensor of shape `(N, K)` or `(N,)`, of several the only one of a width that the probes accept, or the
+            one named `logits`.
         batch: Number of images N that went in.
+        task: What the probes say of the outputs.
 
     Returns:
         Shape `(N, K)`, float32, on the graph of the model; `(N,)` becomes `(N, 1)`.
 
     Raises:
-        OutputError: Nothing fits; the message lists what the model returned.
+        OutputError: Nothing fits, or several things do; the message lists what the model returned.
     """
-    found = _automatic(raw, batch) if output is None else _chosen(raw, output)
+    found = _automatic(raw, batch, task) if output is None else _chosen(raw, output)
+    if isinstance(found, np.ndarray):
+        found = torch.from_numpy(found)
     if not isinstance(found, Tensor):
         raise OutputError(
             f"Expected `output` to lead to a tensor of shape (N, K), but {_how(output)} led to {_describe(found)} in "
             f"{_describe(raw)}. Pass `output=` as a key, an index, or a callable."
         )
+    if not found.is_floating_point():
+        raise OutputError(
+            f"Expected the model outputs to be logits, probabilities or values, but {_how(output)} gave {found.dtype} "
+            f"in {_describe(raw)}, as class numbers are. Let the model return what it chooses them by."
+        )
+    if found.ndim == 0 and batch == 1:  # of a single image, all axes may have been squeezed away
+        found = found[None]
     if found.ndim == 1 and found.shape[0] == batch:
         found = found[:, None]
     if found.ndim != 2 or found.shape[0] != batch or found.shape[1] == 0:
         raise OutputError(
             f"Expected the model outputs to have shape (N, K) with N = {batch}, but {_how(output)} gave "
             f"{tuple(found.shape)} in {_describe(raw)}. Pass `output=` as a key, an index, or a callable that returns "
-            "the logits."
+            "the logits; `model=` says which part of the model classifies images."
         )
     return found.float()
 
 
-def binary_logits(logit: Tensor) -> Tensor:
-    """Two logits `(-s/2, s/2)` for one sigmoid logit `s`, shape `(N, 1)` to `(N, 2)`.
-
-    Their softmax is `(1 - sigmoid(s), sigmoid(s))` and their difference is `s`, so every question keeps its meaning and
-    both classes can be asked about.
-    """
-    return torch.cat([-logit, logit], dim=1) / 2
-
-
-def looks_like_probabilities(outputs: Tensor, precision: torch.dtype = torch.float32) -> bool:
-    """Whether every row of `(N, K)`, K >= 2, is a distribution: non-negative and summing to 1.
-
-    The sum may be off by 1e-3, or by one unit in the last place of `precision`, the type the model computes in.
-    """
-    values = outputs.detach()
-    if values.shape[1] < 2 or not bool((values >= 0).all()):
-        return False
-    return bool(((values.sum(dim=1) - 1).abs() < max(1e-3, torch.finfo(precision).eps)).all())
-
-
-def _automatic(raw: object, batch: int) -> object:
-    if isinstance(raw, Tensor):
+def _automatic(raw: object, batch: int, task: Task) -> object:
+    if isinstance(raw, (Tensor, np.ndarray)):
         return raw
+    fitting = {key: item for key, item in _items(raw).items() if _fits(item, batch)}
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    accepted = {key: item for key, item in fitting.items() if task.accepts(_width(item))}
+    if len(accepted) == 1:
+        return next(iter(accepted.values()))
+    if _LOGITS in accepted:
+        return accepted[_LOGITS]
+    if not fitting:
+        return None
+    several = " and ".join(f"{tuple(item.shape)} at {key!r}" for key, item in list(fitting.items())[:4])
+    fits = f"{'none' if not accepted else 'more than one'} of them fits {task.wanted}"
+    keys = " or ".join(f"`output={key!r}`" for key in list(accepted or fitting)[:4])
+    raise OutputError(
+        f"Expected one tensor of outputs (N, K), but the model returns {several}, and {fits}. Say which holds the "
+        f"outputs that the probes are about: {keys}."
+    )
+
+
+def _width(item: Tensor) -> int:
+    return 1 if item.ndim == 1 else item.shape[1]
+
+
+def _items(raw: object) -> dict[str | int, Tensor]:
+    """Tensors in what was returned, by the `output=` that leads to each."""
     if isinstance(raw, Sequence) and not isinstance(raw, str) and not hasattr(raw, "_fields"):
-        return next((item for item in raw if _fits(item, batch)), None)
-    named = _named(raw)
-    for name in _USUAL_NAMES:
-        if _fits(named.get(name), batch):
-            return named[name]
-    fitting = [item for item in named.values() if _fits(item, batch)]
-    return fitting[0] if len(fitting) == 1 else None
+        found: dict[str | int, object] = dict(enumerate(raw))
+    else:
+        found = dict(_named(raw).items())
+    return {key: item for key, item in found.items() if isinstance(item, Tensor)}
 
 
 def _chosen(raw: object, output: OutputSelector) -> object:
     if callable(output):
         return output(raw)
-    if isinstance(raw, Tensor):
+    if isinstance(raw, (Tensor, np.ndarray)):
         # `raw[1]` would be the second image of the batch, which could pass for one value an image.
         raise OutputError(
             f"Expected `output` to be left out, or a callable, for a model that returns a tensor, but got {output!r} "
@@ -105,13 +120,15 @@ def _chosen(raw: object, output: OutputSelector) -> object:
         ) from error
 
 
-def _fits(item: object, batch: int) -> bool:
-    return isinstance(item, Tensor) and item.ndim in (1, 2) and item.shape[0] == batch and item.is_floating_point()
+def _fits(item: Tensor, batch: int) -> bool:
+    if item.ndim == 0:
+        return False
+    return item.ndim in (1, 2) and item.shape[0] == batch and item.is_floating_point() and item.numel() > 0
 
 
-def _named(raw: object) -> dict[str, object]:
+def _named(raw: object) -> dict[Any, object]:
     if isinstance(raw, Mapping):
-        return {str(key): value for key, value in raw.items()}
+        return dict(raw.items())
     if hasattr(raw, "_asdict"):
         return dict(raw._asdict())
     if is_dataclass(raw) and not isinstance(raw, type):
@@ -124,8 +141,8 @@ def _how(output: OutputSelector | None) -> str:
 
 
 def _describe(item: object) -> str:
-    if isinstance(item, Tensor):
-        return f"a tensor of shape {tuple(item.shape)}"
+    if isinstance(item, (Tensor, np.ndarray)):
+        return f"{'a tensor' if isinstance(item, Tensor) else 'an array'} of shape {tuple(item.shape)}"
     if isinstance(item, Sequence) and not isinstance(item, str) and not hasattr(item, "_fields"):
         return f"a {type(item).__name__} of [{', '.join(_describe(part) for part in item)}]"
     if named := _named(item):

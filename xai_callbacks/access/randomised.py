@@ -124,7 +124,7 @@ def _normalise(subject: Subject, images: Tensor, chunk_size: int | None) -> None
     chunks = min(-(-len(images) // (chunk_size or len(images))), len(images) // 2)
     with _gathering(layers):
         for chunk in images.tensor_split(chunks):
-            subject.call(subject.images(chunk))
+            subject.run(subject.images(chunk))
 
 
 @contextmanager

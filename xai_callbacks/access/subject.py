@@ -4,45 +4,88 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from xai_callbacks.access.outputs import OutputSelector, binary_logits, looks_like_probabilities, select_output
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.access.outputs import OutputSelector, select_output
+from xai_callbacks.access.watching import module_names
+from xai_callbacks.errors import ConfigurationError, OutputError, require_instance
+from xai_callbacks.tasks import Ending, SingleLabel, Task
 
-__all__ = ["ModelSelector", "Subject", "find_module", "plain_name"]
+__all__ = ["BlackBox", "Model", "ModelSelector", "Subject", "as_module", "check_selectors", "find_module"]
 
 ModelSelector = str | Callable[[nn.Module], Callable[[Tensor], object]]
 
+OTHER_MODEL = "Prepare the auditor for this model with `prepare`, or give each model an auditor of its own."
 
-class Subject:
-    """Calls a model on images and returns logits `(N, K)` or values `(N, 1)`, float32.
+# What a probability may be beside [0, 1] in half precision.
+_ROUNDING = 1e-2
+
+Model = nn.Module | Callable[[Tensor], object]
+"""A module, or any function from images `(N, C, H, W)` to outputs: a black box."""
+
+
+class BlackBox(nn.Module):
+    """A function from images to outputs that is no module: nothing in it can be watched or differentiated.
 
     Args:
-        model: The model, or the LightningModule that holds it. Wrappers (`DistributedDataParallel`, `DataParallel`,
-            `torch.compile`) are looked through, so that a single rank can call it without collectives.
+        call: The function; it may return arrays.
+    """
+
+    def __init__(self, call: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, images: Tensor) -> object:
+        """Call the function without a graph."""
+        with torch.no_grad():
+            return self.call(images.detach())
+
+
+def as_module(model: Model) -> nn.Module:
+    """The model, or a black box around a function.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if not callable(model) or isinstance(model, type):  # type: ignore[redundant-expr]  # users may pass anything
+        raise ConfigurationError(
+            f"Expected `model` to be a torch.nn.Module, or a function from images to outputs, but got "
+            f"{type(model).__name__}."
+        )
+    return BlackBox(model)
+
+
+class Subject:
+    """Calls a model on images and returns logits `(N, K)` or values `(N, V)`, float32.
+
+    Args:
+        model: The model, the LightningModule that holds it, or a function from images to outputs. Wrappers
+            (`DistributedDataParallel`, `DataParallel`, `torch.compile`) are looked through, so that a single rank can
+            call it without collectives.
+        task: How outputs are read; None for classes that exclude each other.
         select: Where the classifier is if `model.forward` is not it: a dotted name such as `net.backbone`, or a
             callable that receives `model` and returns a module or another callable from images to outputs.
         output: Which part of what the model returns holds the outputs; see `select_output`.
-        task: `classification` or `regression`. A classifier with one output is read as one sigmoid logit.
 
     Raises:
-        ConfigurationError: `select` names nothing callable.
+        ConfigurationError: `model` or `select` leads to nothing callable.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
+        task: Task | None = None,
         *,
         select: ModelSelector | None = None,
         output: OutputSelector | None = None,
-        task: Literal["classification", "regression"] = "classification",
     ) -> None:
-        self.task = task
+        self.task = SingleLabel() if task is None else task
         self.output = output
-        self.root = _unwrap(model)
+        self.root = _unwrap(as_module(model))
         self.call = _select(self.root, select)
         self.module = self.call if isinstance(self.call, nn.Module) else self.root
         self.probabilities = False
@@ -60,39 +103,43 @@ class Subject:
         return torch.float32 if tensor is None else tensor.dtype
 
     def images(self, images: Tensor) -> Tensor:
-        """Bring images `(N, C, H, W)` to the model's device and type."""
-        return images.to(device=self.device, dtype=self.dtype)
+        """A copy of images `(N, C, H, W)`, on the model's device and of its type."""
+        return images.to(device=self.device, dtype=self.dtype, copy=True)
+
+    def run(self, images: Tensor) -> object:
+        """What the model returns for images `(N, C, H, W)`; it gets a copy, since it may normalise in place."""
+        return self.call(images.clone())
 
     def select(self, raw: object, batch: int) -> Tensor:
         """The outputs `(N, K)` in what the model returned for `batch` images, as the model gave them."""
-        return select_output(raw, self.output, batch)
+        return select_output(raw, self.output, batch, self.task)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Forward pass; logits `(N, K)` with K >= 2, or values `(N, 1)` for regression."""
-        return self.interpret(self.select(self.call(images), images.shape[0]))
+        """Forward pass; logits `(N, K)` or values `(N, V)`, as the task reads them."""
+        return self.interpret(self.select(self.run(images), images.shape[0]))
 
     def interpret(self, outputs: Tensor) -> Tensor:
-        """Read outputs of the model as logits: probabilities by their logarithm, one sigmoid logit as two classes."""
-        if self.task == "regression":
-            if outputs.shape[1] != 1:
-                raise ConfigurationError(
-                    "Expected a regression net to give one value an image, but got outputs of shape "
-                    f"{tuple(outputs.shape)}. Choose one with `output=lambda outputs: outputs[:, 0]`, or give the "
-                    "probes integer `labels` if this is a classifier."
-                )
-            return outputs
-        if outputs.shape[1] == 1:
-            return binary_logits(torch.logit(outputs, eps=1e-7) if self.probabilities else outputs)
-        # log(p) are logits: the softmax of them is p.
-        return outputs.clamp_min(1e-30).log() if self.probabilities else outputs
+        """Read outputs of the model as the task does.
 
-    def learn_output_kind(self, outputs: Tensor, *, ends_in_probabilities: bool) -> bool:
-        """Decide from outputs `(N, K)` of sample images, and return, whether the model gives probabilities."""
-        classifies = self.task == "classification"
-        self.probabilities = classifies and (
-            looks_like_probabilities(outputs, self.dtype) or (ends_in_probabilities and outputs.shape[1] == 1)
-        )
-        return self.probabilities
+        Raises:
+            OutputError: They were learnt to be probabilities, and are none.
+        """
+        # NaN is told elsewhere, with the probe.
+        if self.probabilities and bool(((outputs < -_ROUNDING) | (outputs > 1 + _ROUNDING)).any()):
+            raise OutputError(
+                "Expected probabilities, as the model gave when it was prepared, but got outputs from "
+                f"{float(outputs.min()):.3g} to {float(outputs.max()):.3g}. {OTHER_MODEL}"
+            )
+        return self.task.read(outputs, probabilities=self.probabilities)
+
+    def learn_outputs(self, outputs: Tensor, ending: Ending) -> None:
+        """Learn from outputs `(N, K)` of sample images whether the model gives probabilities, and how many outputs.
+
+        Raises:
+            OutputError: They cannot be those of the probes.
+        """
+        self.probabilities = self.task.check(outputs, ending, self.dtype)
+        self.task = self.task.sized(self.interpret(outputs).shape[1])
 
     def _any_tensor(self) -> Tensor | None:
         for source in (self.module.parameters(), self.module.buffers()):
@@ -102,13 +149,30 @@ class Subject:
         return None
 
 
+def check_selectors(model: object, output: object) -> None:
+    """Refuse `model=` and `output=` of a wrong type before there is a model.
+
+    Raises:
+        ConfigurationError: One is neither a name or an index nor a function.
+    """
+    if isinstance(model, nn.Module):
+        raise ConfigurationError(
+            f"Expected `model` to say where in the LightningModule the classifier is, but got a {type(model).__name__} "
+            "itself. Give its dotted name, such as 'net.backbone', or a function such as `lambda module: module.net`."
+        )
+    if model is not None and not callable(model):
+        require_instance("model", model, str, "a dotted name, or a function of the LightningModule")
+    if output is not None and not callable(output):
+        require_instance("output", output, (str, int), "a key, an index, or a function of what the model returns")
+
+
 def find_module(root: nn.Module, name: str, argument: str) -> nn.Module:
     """The submodule of a dotted name; `_orig_mod.` of compiled modules may be left out.
 
     Raises:
         ConfigurationError: No such module; the message suggests the nearest names.
     """
-    modules: dict[str, nn.Module] = {plain_name(key): module for key, module in root.named_modules()}
+    modules = module_names(root)
     if name in modules and name:
         return modules[name]
     near = (
@@ -121,18 +185,11 @@ def find_module(root: nn.Module, name: str, argument: str) -> nn.Module:
     )
 
 
-def plain_name(name: str) -> str:
-    """A module name without the parts that `torch.compile` adds."""
-    return name.replace("_orig_mod.", "").removesuffix("._orig_mod").removeprefix("_orig_mod")
-
-
 def _top_level(root: nn.Module) -> str:
-    return ", ".join(repr(plain_name(name)) for name, _ in root.named_children()) or "none"
+    return ", ".join(repr(name) for name in module_names(root) if name and "." not in name) or "none"
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise ConfigurationError(f"Expected `model` to be a torch.nn.Module, but got {type(model).__name__}.")
     inner: object = model
     while isinstance(inner, nn.Module):
         model = inner
