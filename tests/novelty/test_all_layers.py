@@ -12,6 +12,7 @@ from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.novelty.all_layers import GradientNorm, PurviewDistance, purview_features
 from xai_callbacks.novelty.base import ModelScore
 from xai_callbacks.novelty.last_layer import ConfoundingLabels
+from xai_callbacks.tasks import MultiLabel, Regression
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -33,8 +34,12 @@ def images(count=6, seed=1):
     return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def losses(z, label):
+def losses(z, label, exclusive=True):
     """The losses as they are defined, of one image's logits `(K,)`."""
+    if not exclusive and label != "all":
+        wanted = [0.5 if label == "uniform" else float(value > 0) for value in z]
+        pairs = zip(wanted, z.sigmoid(), strict=True)
+        return -sum(one * p.log() + (1 - one) * (1 - p).log() for one, p in pairs) / len(z)
     p = z.softmax(dim=0)
     if label == "uniform":
         return -sum(value.log() / len(z) for value in p)
@@ -43,12 +48,12 @@ def losses(z, label):
     return sum(-torch.sigmoid(value).log() for value in z) / len(z)
 
 
-def slow(model, batch, label):
+def slow(model, batch, label, exclusive=True):
     """Squared norms `(N, P)`: a batch of one at a time, one backward pass each, in double precision."""
     model = model.double()
     rows = []
     for image in batch.double():
-        loss = losses(model(image[None])[0], label)
+        loss = losses(model(image[None])[0], label, exclusive)
         gradients = torch.autograd.grad(loss, [each for each in model.parameters() if each.requires_grad])
         rows.append(torch.stack([gradient.square().sum() for gradient in gradients]))
     model.float()
@@ -62,6 +67,43 @@ def test_gradient_norm_is_the_loop_over_single_images(label, sign):
 
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, sign * slow(model, images(), label).sum(dim=1), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("label", "sign"), [("uniform", -1), ("all", 1), ("predicted", 1)])
+def test_of_labels_that_do_not_exclude_each_other_each_counts_by_itself(label, sign):
+    model = net()
+    found = GradientNorm(label).score(Subject(model, MultiLabel(width=5)), images())
+
+    torch.testing.assert_close(found, sign * slow(model, images(), label, False).sum(dim=1), rtol=1e-5, atol=0)
+
+
+def test_sigmoids_of_labels_are_read_as_the_logits_before_them():
+    model = net()
+    subject = Subject(nn.Sequential(model, nn.Sigmoid()), MultiLabel(width=5))
+    subject.probabilities = True
+
+    expected = slow(model, images(), "uniform", False).sum(dim=1)
+    torch.testing.assert_close(-GradientNorm().score(subject, images()), expected, rtol=1e-3, atol=0)
+
+
+class Tempered(nn.Module):
+    """Logits over a temperature without dimensions."""
+
+    def __init__(self, shape=()):
+        super().__init__()
+        self.net, self.temperature = net(), nn.Parameter(torch.full(shape, 1.5))
+
+    def forward(self, batch):
+        return self.net(batch) / self.temperature
+
+
+def test_a_parameter_without_dimensions_has_a_column():
+    model = Tempered().eval()
+    expected = slow(model, images(), "all").log()
+
+    found = purview_features(Subject(model), images())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, purview_features(Subject(Tempered((1,)).eval()), images()))
 
 
 def test_features_are_logarithms_of_the_norms_of_the_loop_in_the_order_of_the_parameters():
@@ -205,9 +247,9 @@ def test_purview_distance_must_be_fitted_for_the_model_it_scores():
 def test_arguments_and_tasks_that_make_no_sense_are_refused():
     with pytest.raises(ConfigurationError, match="Expected `label` to be one of"):
         GradientNorm("none")
-    regression = Subject(net(classes=1), task="regression")
+    regression = Subject(net(classes=1), Regression())
     for ask in (GradientNorm().score, purview_features, PurviewDistance().fit):
-        with pytest.raises(ConfigurationError, match="Expected a classifier"):
+        with pytest.raises(ConfigurationError, match="Expected probes with labels"):
             ask(regression, images())
 
 

@@ -20,6 +20,7 @@ from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.novelty.all_layers import Label
 from xai_callbacks.novelty.scoring import Scorer
+from xai_callbacks.tasks import MultiLabel, Regression, SingleLabel
 
 
 class SmallNet(nn.Module):
@@ -64,7 +65,7 @@ def gradcon():
     return novelty.GradConScore({name: weight.detach().cos() for name, weight in weights.items()}, prefix="decoder.")
 
 
-CLASSIFIERS = [
+OF_CLASSES = [
     novelty.GradNorm,
     novelty.ConfoundingLabels,
     novelty.GradTrust,
@@ -80,6 +81,7 @@ CLASSIFIERS = [
     novelty.PurviewDistance,
     partial(novelty.FisherNovelty, "uniform"),
 ]
+CLASSIFIERS = [*OF_CLASSES, novelty.JointEnergy]
 AUTOENCODERS = [
     partial(novelty.FisherNovelty, "bce"),
     gradcon,
@@ -87,6 +89,7 @@ AUTOENCODERS = [
     partial(novelty.ReconstructionError, "bce"),
 ]
 SCORES = CLASSIFIERS + AUTOENCODERS
+TASKS = (SingleLabel(), MultiLabel(width=3), Regression(width=3))
 DISTANCES = (novelty.Mahalanobis, novelty.KNearest, novelty.PurviewDistance, novelty.FisherNovelty)
 NEED_TRAINABLE = (novelty.GradientNorm, novelty.PurviewDistance, novelty.FisherNovelty, novelty.GradConScore)
 
@@ -120,9 +123,11 @@ def inliers(make):
 def ask(score, make, batch, *, model=None, chunk_size=64, fit=True):
     """The scores of a batch, as an audit asks for them; the score learns before unless told otherwise."""
     model = model_for(make) if model is None else model
-    scorer, head = Scorer([score], inliers(make), strict=True), "head" if make in CLASSIFIERS else None
+    head = "head" if make in CLASSIFIERS else None
+    task = next(task for task in TASKS if task.kind in score.tasks)
+    scorer = Scorer([score], inliers(make), task=task, strict=True)
     with undisturbed(model):
-        subject = Subject(model)
+        subject = Subject(model, task)
         if fit:
             scorer.fit(subject, head, chunk_size=16)
         return scorer.score(subject, head, batch, chunk_size=chunk_size)[score.name]
@@ -155,6 +160,36 @@ def test_a_score_is_one_finite_number_an_image(make):
     assert len(found.unique()) == 6
     assert re.fullmatch(r"[\w.-]+", score.name)
     assert isinstance(score.learns, bool)
+
+
+@every_score
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
+def test_a_score_suits_a_task_or_is_left_out_of_it_with_a_note(make, task):
+    score, model = make(), model_for(make)
+    scorer = Scorer([score], inliers(make), task=task, strict=True)
+    if task.kind not in score.tasks:
+        assert scorer.scores == ()
+        assert f"Novelty by `{score.name}` was left out" in scorer.notes[0]
+        return
+    assert scorer.notes == ()
+    with undisturbed(model):
+        subject, head = Subject(model, task), "head" if make in CLASSIFIERS else None
+        scorer.check(subject, head, pictures(make)[:2])
+        scorer.fit(subject, head, chunk_size=16)
+        found = scorer.score(subject, head, pictures(make), chunk_size=4)[score.name]
+    assert found.isfinite().all()
+
+
+def test_scores_suit_what_their_formulas_can_read():
+    suited = {task.kind: {make().name for make in SCORES if task.kind in make().tasks} for task in TASKS}
+    of_any = {"mahalanobis", "k_nearest", "fisher", "gradcon", "reconstruction"}
+    of_logits = {"max_logit", "confounding_labels", "purview_distance"} | {
+        f"gradient_norm_{each}" for each in get_args(Label)
+    }
+    of_softmax = {"gradnorm", "gradtrust", "max_softmax", "energy", "entropy", "vim", "odin"}
+    assert suited["regression"] == of_any
+    assert suited["multi-label"] == of_any | of_logits | {"joint_energy"}
+    assert suited["single-label"] == of_any | of_logits | of_softmax
 
 
 @every_score
@@ -317,7 +352,7 @@ class Holed(novelty.LastLayerScore):
 
     def score(self, features, logits):
         scores = logits[:, 0].double()
-        scores[2] = torch.nan
+        scores[2:3] = torch.nan
         return scores
 
 
@@ -329,7 +364,7 @@ def probes(count, seed, prefix):
 
 
 def test_an_audit_judges_every_score_of_a_classifier():
-    scores = [make() for make in CLASSIFIERS]
+    scores = [make() for make in OF_CLASSES]
     given = {"inliers": probes(40, 11, "inlier"), "novel": probes(5, 3, "novel"), "chunk_size": 4}
     record = Auditor(probes(8, 5, "probe"), novelty=scores, **given).audit(SmallNet().train())
     assert record.notes == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.novelty import FisherNovelty, gradient_features
+from xai_callbacks.tasks import MultiLabel, Regression
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -78,6 +80,36 @@ def test_features_are_channel_strengths_and_projections_of_each_gradient(model, 
         torch.testing.assert_close(found[name][:, : outputs + inputs], strengths, rtol=1e-4, atol=1e-4)
         sketch = found[name][:, outputs + inputs :]
         assert sketch.shape[1] == min(64, gradient[0].numel())
+
+
+def test_of_labels_uniform_is_a_binary_loss_toward_one_half():
+    model = classifier()
+    found = gradient_features(Subject(model, MultiLabel(width=3)), images(), "uniform")
+
+    def toward_half(outputs, _batch):
+        return F.binary_cross_entropy_with_logits(outputs, torch.full_like(outputs, 0.5), reduction="none").mean(dim=1)
+
+    for name, rows in gradient_features(Subject(model), images(), toward_half).items():
+        torch.testing.assert_close(found[name], rows, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(), (1,)], ids=["none", "one"])
+def test_a_parameter_without_dimensions_has_its_strength_and_its_projection(shape):
+    class Tempered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.temperature = classifier(), nn.Parameter(torch.full(shape, 1.5))
+
+        def forward(self, batch):
+            return self.net(batch) / self.temperature
+
+    model = Tempered()
+    rows = gradient_features(Subject(model), images(), "uniform", ["temperature"])["temperature"]
+    for row, image in zip(rows, images(), strict=True):
+        (gradient,) = torch.autograd.grad(uniform(model(image[None]), None).sum(), model.temperature)
+        square = float(gradient.double().square())
+        assert float(row[0]) == pytest.approx(np.log(square), rel=1e-3)
+        assert float(row[1].square()) == pytest.approx(square, rel=1e-3)
 
 
 def test_every_entry_of_a_gradient_is_in_one_projection_with_a_sign():
@@ -200,8 +232,8 @@ def test_arguments_and_models_that_make_no_sense_are_refused():
         FisherNovelty(sketch=0)
     with pytest.raises(ConfigurationError, match="one shape"):
         gradient_features(Subject(classifier()), images())
-    with pytest.raises(ConfigurationError, match="a classifier for `loss='uniform'`"):
-        gradient_features(Subject(classifier(1), task="regression"), images(), "uniform")
+    with pytest.raises(ConfigurationError, match="probes with labels for `loss='uniform'`, but got regression"):
+        gradient_features(Subject(classifier(1), Regression()), images(), "uniform")
     frozen = TinyAutoencoder().requires_grad_(False)
     with pytest.raises(ConfigurationError, match="require"):
         gradient_features(Subject(frozen), images())

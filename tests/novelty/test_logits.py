@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty.base import LastLayerScore
-from xai_callbacks.novelty.logits import Energy, Entropy, MaxLogit, MaxSoftmax
+from xai_callbacks.novelty.logits import Energy, Entropy, JointEnergy, MaxLogit, MaxSoftmax
 
 SCORES = [MaxSoftmax(), MaxLogit(), Energy(), Energy(temperature=3.0), Entropy()]
 
@@ -104,6 +104,40 @@ def test_one_sigmoid_logit_is_two_classes_and_its_sign_does_not_count(score):
     torch.testing.assert_close(found, ask(score, torch.cat([-logit / 2, logit / 2], dim=1)), rtol=0, atol=0)
     torch.testing.assert_close(found, found.flip(0))
     assert found.argmax() == 4
+
+
+@given(values=logits_of_any_size)
+def test_joint_energy_is_the_sum_of_the_energies_of_single_labels(values):
+    """Each label with a logit of 0 for its absence: two classes, and their energy."""
+    logits = torch.from_numpy(values)
+    found = ask(JointEnergy(), logits)
+    expected = [-math.fsum(math.log1p(math.exp(value)) for value in row) for row in values.tolist()]
+
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+    alone = torch.stack([ask(JointEnergy(), column[:, None]) for column in logits.T]).sum(dim=0)
+    torch.testing.assert_close(found, alone, rtol=1e-12, atol=1e-12)
+    absent = torch.zeros(len(logits), 1, dtype=torch.float64)
+    pairs = [ask(Energy(), torch.cat([column[:, None], absent], dim=1)) for column in logits.T]
+    torch.testing.assert_close(found, torch.stack(pairs).sum(dim=0), rtol=1e-9, atol=1e-12)
+
+
+def test_joint_energy_keeps_its_digits_where_no_label_is_likely_and_does_not_overflow():
+    logits = torch.tensor([[-700.0], [-40.0], [0.0], [800.0]], dtype=torch.float64)
+    expected = torch.tensor([-math.exp(-700), -math.exp(-40), -math.log(2), -800.0], dtype=torch.float64)
+
+    torch.testing.assert_close(ask(JointEnergy(), logits), expected, rtol=1e-9, atol=0)
+
+
+def test_an_image_of_no_known_label_is_the_novel_one():
+    nothing, one, several = ask(JointEnergy(), torch.tensor([[-5.0, -5, -5], [5.0, -5, -5], [5.0, 5, -5]]))
+
+    assert nothing > one > several
+
+
+def test_joint_energy_of_what_is_not_finite_is_nan():
+    logits = torch.tensor([[0.0, torch.nan], [-torch.inf, 0.0], [0.0, 0.0]])
+
+    assert ask(JointEnergy(), logits).isnan().tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("score", SCORES, ids=lambda score: score.name)

@@ -13,6 +13,7 @@ from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty.base import ModelScore
 from xai_callbacks.novelty.odin import ODIN
+from xai_callbacks.tasks import MultiLabel, Regression
 
 
 def net(channels=3, classes=5):
@@ -163,9 +164,11 @@ def test_a_model_that_cuts_the_graph_is_refused_with_the_way_out():
     assert ODIN(epsilon=0).score(Subject(Cut()), images()).isfinite().all()
 
 
-def test_a_regression_net_is_refused():
-    with pytest.raises(ConfigurationError, match="Expected a classifier for `ODIN`, but got a model for regression"):
-        ODIN().score(Subject(net(classes=1), task="regression"), images())
+@pytest.mark.parametrize("task", [Regression(), MultiLabel(width=5)], ids=lambda task: task.kind)
+def test_what_has_no_softmax_is_refused(task):
+    message = f"probes with one label each for `ODIN`, but got {task.kind} probes"
+    with pytest.raises(ConfigurationError, match=message):
+        ODIN().score(Subject(net(), task), images())
 
 
 @pytest.mark.parametrize("value", [-1e-3, math.inf, math.nan, True, "0", None])

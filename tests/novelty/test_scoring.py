@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,21 +15,25 @@ from xai_callbacks.metrics import separate
 from xai_callbacks.metrics.score_judge import why_useless
 from xai_callbacks.novelty import (
     ODIN,
+    ConfoundingLabels,
     ConvAutoencoder,
     Energy,
     FisherNovelty,
     GradientNorm,
     GradNorm,
     Inliers,
+    JointEnergy,
     KNearest,
     LastLayerScore,
     Mahalanobis,
+    MaxLogit,
     ModelScore,
     PurviewDistance,
     ReconstructionError,
     ViM,
 )
 from xai_callbacks.novelty.scoring import Scorer
+from xai_callbacks.tasks import MultiLabel, Regression, SingleLabel
 
 
 class Brightness(ModelScore):
@@ -237,9 +242,71 @@ def test_a_score_that_failed_has_another_chance_at_the_next_audit():
         assert set(record.scores) == {"fails", "energy"}
 
 
-def test_a_mistake_in_a_score_is_no_failure_of_one_audit():
-    with pytest.raises(ZeroDivisionError):
-        auditors([Fails(1, ZeroDivisionError("division by zero")), Energy()])[1].audit(tiny_net())
+ERRORS = [
+    IndexError("out of range"),
+    ValueError("no variance"),
+    KeyError("layer"),
+    ZeroDivisionError("division by zero"),
+    NotImplementedError(),
+    TypeError("wrong"),
+    AssertionError("no"),
+    np.linalg.LinAlgError("singular matrix"),
+    type("SomeoneElsesError", (Exception,), {})("of a library"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("kind", [Fails, FailsAtTheEnd])
+@pytest.mark.parametrize("at", ["fit", 1])
+def test_whatever_a_score_raises_costs_itself_alone(kind, at, error):
+    net, scorer = tiny_net(), Scorer([kind(at, error), Energy(), Brightness(), KNearest(k=3)], pictures())
+    with undisturbed(net):
+        scorer.fit(Subject(net), "6", chunk_size=4)
+        found = scorer.score(Subject(net), "6", pictures(), chunk_size=4)
+
+    assert list(found) == ["brightness", "energy", "k_nearest"]
+    assert list(scorer.failures) == ["fails"]
+    assert scorer.failures["fails"].startswith(type(error).__name__)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_user_who_stops_is_heard(stop):
+    net, scorer = tiny_net(), Scorer([Fails(1, stop()), Energy()], pictures())
+    with undisturbed(net), pytest.raises(stop):
+        scorer.score(Subject(net), "6", pictures(), chunk_size=4)
+
+
+def test_memory_that_runs_out_is_named_with_the_way_out():
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nAt length.")
+    net, scorer = tiny_net(), Scorer([Fails(1, error), Energy()], pictures())
+    with undisturbed(net):
+        assert list(scorer.score(Subject(net), "6", pictures(), chunk_size=4)) == ["energy"]
+
+    assert scorer.failures["fails"] == (
+        "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB. Lower `chunk_size`."
+    )
+
+
+class Careless(LastLayerScore):
+    """Writes into what it gets."""
+
+    name = "careless"
+
+    def score(self, features: Tensor, logits: Tensor) -> Tensor:
+        features.zero_()
+        return logits.fill_(3)[:, 0]
+
+
+def test_a_score_that_writes_into_what_it_gets_spoils_no_other():
+    net = tiny_net().eval()
+    with tap(Subject(net), "6", detach=False) as calls:
+        outputs = net(pictures())
+    found = Scorer([Careless(), Energy(), GradNorm()]).of_last_layer(calls[0])
+
+    expected = Scorer([Energy(), GradNorm()]).of_last_layer(calls[0])
+    assert all(torch.equal(found[name], values) for name, values in expected.items())
+    assert not any(values.requires_grad for values in found.values())
+    outputs.sum().backward()  # the graph is whole
 
 
 def test_a_net_without_a_positive_logit_costs_vim_alone():
@@ -300,10 +367,10 @@ def test_outside_of_an_audit_what_fails_is_raised():
     scorer, net = Scorer([FailsAtTheEnd(1), Energy()], pictures()), tiny_net().eval()
     with tap(Subject(net), "6") as calls:
         net(pictures())
-    with pytest.raises(RuntimeError, match="out of luck"):
+    with pytest.raises(ConfigurationError, match=r"novelty score `fails` .* RuntimeError: out of luck"):
         scorer.of_last_layer(calls[0], ["fails"])
     assert list(scorer.of_last_layer(calls[0])) == ["energy"]
-    with pytest.raises(RuntimeError, match="out of luck"):
+    with pytest.raises(ConfigurationError, match="out of luck"):
         scorer.of_last_layer(calls[0], ["fails", "energy"])
 
 
@@ -328,6 +395,66 @@ def test_what_could_not_learn_is_refused_before_training(score, message):
         else:
             with pytest.raises(ConfigurationError, match=message):
                 auditor.prepare(tiny_net())
+
+
+class FailsToCheck(Brightness):
+    """Cannot even be looked at."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def check(self, subject: Subject, images: Tensor) -> None:
+        raise self.error
+
+
+class NeedsNothing(Brightness):
+    """Fails when it is asked."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def score(self, subject: Subject, images: Tensor) -> Tensor:
+        raise self.error
+
+
+class OfTheLastLayer(Careless):
+    """Fails when it is asked."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def score(self, features: Tensor, logits: Tensor) -> Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [*ERRORS, RuntimeError("of torch")], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("kind", [FailsToCheck, NeedsNothing, OfTheLastLayer])
+def test_a_mistake_in_a_users_score_is_named_before_training(kind, error):
+    net, score = tiny_net(), kind(error)
+    kind_of_error = type(error).__name__
+    message = f"Expected the novelty score `{score.name}` to work on this model, but it raised {kind_of_error}.* Mend"
+    with undisturbed(net), pytest.raises(ConfigurationError, match=message) as raised:
+        Scorer([Energy(), score]).check(Subject(net), "6", pictures(2))
+    assert raised.value.__cause__ is error
+
+
+def test_memory_that_runs_out_before_training_is_named_with_the_way_out():
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ):
+        net = tiny_net()
+        message = "`brightness` to work on this model, but it ran out of memory. Lower `chunk_size`"
+        with undisturbed(net), pytest.raises(ConfigurationError, match=message) as raised:
+            Scorer([NeedsNothing(error)]).check(Subject(net), "6", pictures(2))
+        assert raised.value.__cause__ is error
+
+
+def test_an_error_of_the_package_is_passed_on_as_it_is():
+    net, error = tiny_net(), ConfigurationError("Expected something else. Do so.")
+    with undisturbed(net), pytest.raises(ConfigurationError) as raised:
+        Scorer([NeedsNothing(error)]).check(Subject(net), "6", pictures(2))
+    assert raised.value is error
 
 
 @pytest.mark.parametrize("make", [GradientNorm, PurviewDistance, lambda: FisherNovelty("uniform")])
@@ -406,6 +533,71 @@ def test_regression_probes_without_a_score_that_suits_are_refused_or_have_none()
     record = Auditor(regression_probes()).audit(tiny_net(classes=1))
     assert record.scores == {}
     assert any("Novelty by `gradnorm` was left out" in note for note in record.notes)
+
+
+# ---- labels that do not exclude each other
+
+
+def test_of_labels_a_softmax_is_left_out_with_a_note_and_the_rest_stays():
+    scores = [GradNorm(), Energy(), JointEnergy(), MaxLogit(), ConfoundingLabels(), GradientNorm(), KNearest(k=3)]
+    net, scorer = tiny_net().eval(), Scorer([*scores, ODIN()], pictures(), task=MultiLabel(width=3))
+    subject = Subject(net, MultiLabel(width=3))
+    with undisturbed(net):
+        scorer.check(subject, "6", pictures(2))
+        scorer.fit(subject, "6", chunk_size=4)
+        found = scorer.score(subject, "6", pictures(), chunk_size=4)
+
+    assert scorer.notes == (
+        "Novelty by `gradnorm`, `energy`, `odin` was left out: labels that do not exclude each other have no softmax. "
+        "Choose JointEnergy(), MaxLogit(), or scores of features, such as KNearest() or Mahalanobis().",
+    )
+    assert set(found) == {score.name for score in scores[2:]}
+    with torch.no_grad():
+        logits = net(pictures()).double()
+    torch.testing.assert_close(found["joint_energy"], -nn.functional.softplus(logits).sum(dim=1))
+    torch.testing.assert_close(found["max_logit"], -logits.amax(dim=1))
+
+
+def test_of_classes_a_joint_energy_is_left_out_with_a_note():
+    scorer = Scorer([JointEnergy(), Energy()])
+    assert [score.name for score in scorer.scores] == ["energy"]
+    assert scorer.notes == (
+        "Novelty by `joint_energy` was left out: classes that exclude each other have a softmax. Choose Energy() or "
+        "MaxLogit().",
+    )
+
+
+def test_all_familiar_images_of_labels_are_one_class():
+    net, known = tiny_net().eval(), pictures(40, seed=11)
+    labels = torch.randint(2, (40, 3), generator=torch.Generator().manual_seed(0))
+    scorer = Scorer([Mahalanobis()], known, labels, task=MultiLabel(width=3))
+    subject = Subject(net, MultiLabel(width=3))
+    with undisturbed(net):
+        scorer.fit(subject, "6", chunk_size=16)
+        found = scorer.score(subject, "6", pictures(), chunk_size=4)["mahalanobis"]
+
+    body = nn.Sequential(*list(net)[:6])
+    with torch.no_grad():
+        features, asked = body(known), body(pictures())
+        score = Mahalanobis()
+        one = torch.zeros(40, dtype=torch.int64)
+        score.fit(Inliers(features, net[6](features), one, net[6].weight.detach(), net[6].bias.detach()))
+        torch.testing.assert_close(found, score.score(asked, net[6](asked)), rtol=1e-4, atol=0)
+
+
+class OfValues(LastLayerScore):
+    """A user's own, for regression alone."""
+
+    name = "of_values"
+    tasks = ("regression",)
+
+    def score(self, features: Tensor, logits: Tensor) -> Tensor:
+        return logits[:, 0].double().abs()
+
+
+def test_a_users_score_says_which_tasks_it_suits():
+    kinds = (SingleLabel(), MultiLabel(width=3), Regression())
+    assert [len(Scorer([OfValues(), Brightness()], task=task).scores) for task in kinds] == [1, 1, 2]
 
 
 # ---- what is done once

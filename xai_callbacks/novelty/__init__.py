@@ -8,9 +8,8 @@ from xai_callbacks.novelty.constraint import GradientConstraint
 from xai_callbacks.novelty.feature_space import KNearest, Mahalanobis, ViM
 from xai_callbacks.novelty.fisher import FisherNovelty, gradient_features
 from xai_callbacks.novelty.gradcon import GradConScore, ReconstructionError
-from xai_callbacks.novelty.gradients import GradientReading, PerSampleGradients
 from xai_callbacks.novelty.last_layer import ConfoundingLabels, GradNorm, GradTrust
-from xai_callbacks.novelty.logits import Energy, Entropy, MaxLogit, MaxSoftmax
+from xai_callbacks.novelty.logits import Energy, Entropy, JointEnergy, MaxLogit, MaxSoftmax
 from xai_callbacks.novelty.odin import ODIN
 
 __all__ = [
@@ -25,8 +24,8 @@ __all__ = [
     "GradTrust",
     "GradientConstraint",
     "GradientNorm",
-    "GradientReading",
     "Inliers",
+    "JointEnergy",
     "KNearest",
     "LastLayerScore",
     "Mahalanobis",
@@ -34,7 +33,6 @@ __all__ = [
     "MaxSoftmax",
     "ModelScore",
     "NoveltyScore",
-    "PerSampleGradients",
     "PurviewDistance",
     "ReconstructionError",
     "ViM",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xai_callbacks.access import Subject, Tapped, TargetLayer, capture, tap
+from xai_callbacks.access import FeatureLayout, Subject
 from xai_callbacks.errors import TargetLayerError
 from xai_callbacks.novelty.all_layers import Label, squared_norms
 from xai_callbacks.novelty.base import LastLayerScore
@@ -13,21 +13,22 @@ from xai_callbacks.novelty.base import LastLayerScore
 __all__ = ["layer_shares", "novelty_map"]
 
 
-def novelty_map(subject: Subject, layer: TargetLayer, head: str, images: Tensor, score: LastLayerScore) -> Tensor:
+def novelty_map(
+    activation: Tensor, layout: FeatureLayout, given: Tensor, output: Tensor, score: LastLayerScore
+) -> Tensor:
     """Where in each image the novelty comes from: activations times the gradient of the score, summed over channels.
 
     This is HiResCAM (Draelos and Carin, 2020) of the novelty score instead of a logit: to first order, what the score
-    would lose if a cell of the target layer fell silent. Positive cells make the image more novel. The sum over the
-    cells is in units of the score.
+    would lose if a cell of the layer fell silent. Positive cells make the image more novel. The sum over the cells is
+    in units of the score.
 
-    Cost: one forward pass, and one backward pass from the score to the target layer. Call inside
-    `access.undisturbed`.
+    Cost: one backward pass from the score to the layer; the graph is kept for others.
 
     Args:
-        subject: A classifier.
-        layer: Target layer, as an explainer's `prepare` returns it.
-        head: Name of the last linear layer.
-        images: Shape `(N, C, H, W)`.
+        activation: What the layer returned, on the graph that leads to `given` and `output`.
+        layout: How it lies on the image.
+        given: What went into the last linear layer, `(N, F)`.
+        output: What came out, `(N, K)`.
         score: The score; if it learns, fitted.
 
     Returns:
@@ -36,30 +37,18 @@ def novelty_map(subject: Subject, layer: TargetLayer, head: str, images: Tensor,
     Raises:
         TargetLayerError: The score does not depend on the layer.
     """
-    features, call = _watched(subject, layer, head, subject.images(images))
-    values = score.score(call.given, call.output)
+    # Copies, since others go on using these, and the score may be a user's.
+    values = score.score(given.clone(), output.clone())
     gradient = None
-    if values.requires_grad:
-        (gradient,) = torch.autograd.grad(values.sum(), features, allow_unused=True)
+    if values.requires_grad and activation.requires_grad:
+        (gradient,) = torch.autograd.grad(values.sum(), activation, retain_graph=True, allow_unused=True)
     if gradient is None:
         raise TargetLayerError(
-            f"Expected the novelty score `{score.name}` to depend on the target layer `{layer.name}`, but no gradient "
-            "reaches it. Name a later layer, or choose a smooth score such as Energy."
+            f"Expected the novelty score `{score.name}` to depend on the layer of its map, but no gradient reaches it. "
+            "Name a later layer, or choose a smooth score such as Energy."
         )
-    products = layer.layout.to_nchw((features * gradient).detach()).float().sum(dim=1)
+    products = layout.to_nchw((activation * gradient).detach()).float().sum(dim=1)
     return products.masked_fill(~values.detach().isfinite()[:, None, None], torch.nan)
-
-
-def _watched(subject: Subject, layer: TargetLayer, head: str, images: Tensor) -> tuple[Tensor, Tapped]:
-    """What the target layer returned, as a leaf of the graph, and the call of the head that follows from it."""
-    for mode in (torch.no_grad, torch.enable_grad):
-        # `capture` switches gradients on at the layer, so that no graph is made of what comes before; where the model
-        # switches them off again, they must have been on from the start.
-        with mode(), capture(subject, layer.name) as captured, tap(subject, head, detach=False) as calls:
-            subject(images)
-        if calls[0].output.requires_grad:
-            break
-    return captured.only(layer.name), calls[0]
 
 
 def layer_shares(subject: Subject, images: Tensor, label: Label = "uniform") -> dict[str, Tensor]:
@@ -70,7 +59,7 @@ def layer_shares(subject: Subject, images: Tensor, label: Label = "uniform") -> 
     `access.undisturbed`.
 
     Args:
-        subject: A classifier.
+        subject: A classifier, of classes or of labels.
         images: Shape `(N, C, H, W)`.
         label: What the gradient pulls toward, see `GradientNorm`.
 
@@ -83,7 +72,7 @@ def layer_shares(subject: Subject, images: Tensor, label: Label = "uniform") -> 
             apart by image.
     """
     by_layer: dict[str, Tensor] = {}
-    for name, values in squared_norms(subject, images, label).items():
+    for name, values in squared_norms(subject, images, label, "layer_shares").items():
         layer = name.rpartition(".")[0]
         by_layer[layer] = by_layer.get(layer, torch.zeros_like(values)) + values
     total = torch.stack(list(by_layer.values())).sum(dim=0)

@@ -1,8 +1,8 @@
 """Novelty from the gradients of all layers of a classifier, toward labels that no image has.
 
 The last layer alone has closed forms, see `last_layer`; here every trainable parameter takes part, at the cost of one
-forward and one backward pass over the batch. One sigmoid logit is read as two classes. An image that is not finite, or
-whose logits are not, scores NaN, never a number.
+forward and one backward pass over the batch. One sigmoid logit is read as two classes, and labels that do not exclude
+each other each by itself. An image that is not finite, or whose logits are not, scores NaN, never a number.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from torch.nn import functional as F
 
 from xai_callbacks.access import Subject
 from xai_callbacks.errors import AuditError, ConfigurationError
+from xai_callbacks.gradients import PerSampleGradients
 from xai_callbacks.novelty.base import ModelScore
-from xai_callbacks.novelty.gradients import PerSampleGradients
 from xai_callbacks.novelty.measuring import measurer
 from xai_callbacks.novelty.whitened import WhitenedScore
 from xai_callbacks.novelty.whitening import Whitener
+from xai_callbacks.tasks import Task
 
-__all__ = ["GradientNorm", "Label", "PurviewDistance", "purview_features"]
+__all__ = ["GradientNorm", "Label", "PurviewDistance", "label_losses", "purview_features"]
 
 Label = Literal["uniform", "all", "predicted"]
-"""What the gradient pulls toward: equal probabilities, every class at once, or the class that the model predicts."""
+"""What the gradient pulls toward: no class rather than another, all of them at once, or what the model predicts."""
+
+_CLASSIFIERS = ("single-label", "multi-label")
 
 # The smallest squared norm that float32 tells from 0.
 _TINY = torch.finfo(torch.float32).tiny
@@ -33,11 +36,14 @@ _TINY = torch.finfo(torch.float32).tiny
 class GradientNorm(ModelScore):
     """Squared norm of the gradient of one loss with respect to all parameters together, `sum_t ||dJ/dt||^2`.
 
-    | label | loss J | sign of the score | why |
-    |---|---|---|---|
-    | `uniform` | cross-entropy of the softmax toward 1/K each | minus | a sure prediction is far from uniform |
-    | `all` | mean binary cross-entropy toward all ones | plus | published; does not always hold, see below |
-    | `predicted` | cross-entropy of the softmax toward its largest class | plus | a sure prediction asks for nothing |
+    | label | loss J | of labels that do not exclude each other | sign of the score | why |
+    |---|---|---|---|---|
+    | `uniform` | cross-entropy toward 1/K each | toward 1/2 each | minus | a sure prediction is far from it |
+    | `all` | mean binary cross-entropy toward all ones | the same | plus | published; does not always hold, see below |
+    | `predicted` | cross-entropy toward the largest class | those above 1/2 | plus | a sure one asks for nothing |
+
+    Cross-entropies are those of the softmax; of labels that do not exclude each other, those of each sigmoid by itself,
+    averaged.
 
     `uniform` is `GradNorm` (Huang et al., NeurIPS 2021) with all layers instead of the last and the squared 2-norm
     instead of the 1-norm; their paper finds familiar images to have the larger gradients, hence the minus. `all` is
@@ -57,6 +63,8 @@ class GradientNorm(ModelScore):
         ConfigurationError: `label` is unknown.
     """
 
+    tasks = _CLASSIFIERS
+
     def __init__(self, label: Label = "uniform") -> None:
         if label not in get_args(Label):
             raise ConfigurationError(f"Expected `label` to be one of {get_args(Label)}, but got {label!r}.")
@@ -69,7 +77,7 @@ class GradientNorm(ModelScore):
         Raises:
             ConfigurationError: The model is no classifier, or its gradients cannot be told apart by image.
         """
-        total = torch.stack(list(squared_norms(subject, images, self.label).values())).sum(dim=0)
+        total = torch.stack(list(squared_norms(subject, images, self.label, "GradientNorm").values())).sum(dim=0)
         return -total if self.label == "uniform" else total
 
 
@@ -85,6 +93,7 @@ class PurviewDistance(WhitenedScore):
     """
 
     name = "purview_distance"
+    tasks = _CLASSIFIERS
     _columns = "trainable parameters"
 
     def fit(self, subject: Subject, images: Tensor, *, chunk_size: int = 64) -> None:
@@ -135,26 +144,39 @@ def purview_features(subject: Subject, images: Tensor, *, chunk_size: int = 64) 
     return torch.cat(rows).clamp_min(_TINY).log()
 
 
-def squared_norms(subject: Subject, images: Tensor, label: Label) -> dict[str, Tensor]:
+def squared_norms(subject: Subject, images: Tensor, label: Label, wanted: str) -> dict[str, Tensor]:
     """Squared norm of the gradient of every trainable parameter for every image, `(N,)` float64 by name.
 
     Args:
         subject: A classifier.
         images: Shape `(N, C, H, W)`; those that are not finite give NaN.
         label: What the gradient pulls toward.
+        wanted: What asks for them, for messages.
 
     Raises:
         ConfigurationError: The model is no classifier, or its gradients cannot be told apart by image.
     """
-    return _squared_norms(subject, _measure(subject, "gradient norms"), images, label)
+    return _squared_norms(subject, _measure(subject, wanted), images, label)
 
 
-def _measure(subject: Subject, what: str) -> PerSampleGradients:
-    if subject.task != "classification":
-        raise ConfigurationError(
-            f"Expected a classifier for `{what}`, but got a model for {subject.task}. Choose a score of features, such "
-            "as KNearest()."
-        )
+def label_losses(logits: Tensor, label: Label, task: Task) -> Tensor:
+    """One loss an image, `(N,)`, of logits `(N, K)`, as the table of `GradientNorm` has them."""
+    if label == "all":
+        return _binary_losses(logits, torch.ones_like(logits))
+    if task.kind == "multi-label":
+        predicted = task.predictions(logits).to(logits) if label == "predicted" else torch.full_like(logits, 0.5)
+        return _binary_losses(logits, predicted)
+    if label == "predicted":
+        return F.cross_entropy(logits, task.predictions(logits), reduction="none")
+    return -logits.log_softmax(dim=1).mean(dim=1)
+
+
+def _binary_losses(logits: Tensor, wanted: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=1)
+
+
+def _measure(subject: Subject, wanted: str) -> PerSampleGradients:
+    subject.task.require_classes(wanted)
     return measurer(subject)
 
 
@@ -169,18 +191,8 @@ def _squared_norms(subject: Subject, measure: PerSampleGradients, images: Tensor
         logits = subject.interpret(subject.select(outputs, len(given))).double()
         wrong.append(~logits.isfinite().all(dim=1))
         # A broken image must not take the others with it; its own row is overwritten below.
-        return _loss(logits.masked_fill(wrong[-1][:, None], 0), label)
+        return label_losses(logits.masked_fill(wrong[-1][:, None], 0), label, subject.task)
 
     reading = measure(images, loss)
     broken |= torch.cat(wrong)
-    none = torch.zeros(len(images), dtype=torch.float64, device=images.device)
-    return {name: reading.squared_norms.get(name, none).masked_fill(broken, torch.nan) for name in measure.parameters}
-
-
-def _loss(logits: Tensor, label: Label) -> Tensor:
-    """One loss an image, `(N,)`, of logits `(N, K)`."""
-    if label == "all":
-        return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits), reduction="none").mean(dim=1)
-    if label == "predicted":
-        return F.cross_entropy(logits, logits.argmax(dim=1), reduction="none")
-    return -logits.log_softmax(dim=1).mean(dim=1)
+    return {name: values.masked_fill(broken, torch.nan) for name, values in reading.squared_norms.items()}

@@ -13,12 +13,12 @@ __all__ = ["Inliers", "LastLayerScore", "ModelScore", "NoveltyScore"]
 
 
 class Inliers(NamedTuple):
-    """What the head of a classifier saw and said for familiar images.
+    """What the last layer saw and said for familiar images.
 
     Attributes:
         features: Inputs of the linear head, `(N, F)`.
         logits: Its outputs, `(N, K)`.
-        labels: Classes `(N,)` int64; None where unknown.
+        labels: Classes `(N,)` int64, all the same where there are none that exclude each other; None where unknown.
         weight: Weight of the head, `(K, F)`.
         bias: Bias of the head, `(K,)`; zeros where it has none.
     """
@@ -36,20 +36,20 @@ class NoveltyScore(ABC):
     Attributes:
         name: Key under which the score is logged, such as `energy`.
         learns: Whether `fit` must see familiar images before `score` can be asked.
+        tasks: Kinds of task, see `Task.kind`, of the models that it suits; it is left out of audits of others.
     """
 
     name: str
     learns: bool = False
+    tasks: tuple[str, ...] = ("single-label", "multi-label", "regression")
 
 
 class LastLayerScore(NoveltyScore):
-    """A score from what the last layer of a classifier saw and said: it costs no pass through the model of its own.
+    """A score from what the last layer saw and said: it costs no pass through the model of its own.
 
-    Attributes:
-        needs_classes: Whether the outputs are read as logits of classes, which a regression net does not have.
+    Name in `tasks` what the outputs may be: a softmax wants classes that exclude each other, `("single-label",)`;
+    logits of labels, each by itself, are `("single-label", "multi-label")`; features suit any task.
     """
-
-    needs_classes: bool = False
 
     def check(self, count: int, width: int) -> None:
         """Raise what is wrong with the inliers before training; only scores that learn are asked.

@@ -194,7 +194,7 @@ class ViM(_Learner):
     """
 
     name = "vim"
-    needs_classes = True
+    tasks = ("single-label",)
 
     def __init__(self, dimensions: int | None = None) -> None:
         if dimensions is not None:

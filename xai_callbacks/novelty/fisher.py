@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.access import Subject
-from xai_callbacks.errors import AuditError, ConfigurationError, require_integer
+from xai_callbacks.errors import AuditError, ConfigurationError, require_integer, texts_of
+from xai_callbacks.gradients import PerSampleGradients
+from xai_callbacks.novelty.all_layers import label_losses
 from xai_callbacks.novelty.autoencoder import ErrorKind, reconstruction_error
-from xai_callbacks.novelty.gradients import PerSampleGradients
-from xai_callbacks.novelty.measuring import weights_of
+from xai_callbacks.novelty.measuring import measurer
 from xai_callbacks.novelty.whitened import WhitenedScore
 from xai_callbacks.novelty.whitening import Whitener
 
@@ -27,7 +28,8 @@ __all__ = ["FisherNovelty", "GradientLoss", "gradient_features"]
 
 GradientLoss = ErrorKind | Literal["uniform"] | Callable[[Tensor, Tensor], Tensor]
 """The loss whose gradient is taken: the error of a reconstruction given as logits (`mse` of the sigmoid, or `bce`); the
-cross-entropy of a classifier toward equal probabilities; or a function of outputs and images with one loss an image."""
+cross-entropy of a classifier toward no class rather than another, see `GradientNorm`; or a function of outputs and
+images with one loss an image."""
 
 # The smallest squared norm that float32 tells from 0.
 _TINY = torch.finfo(torch.float32).tiny
@@ -73,7 +75,9 @@ class FisherNovelty(WhitenedScore):
         require_integer("sketch", sketch, least=1)
         require_integer("seed", seed, least=0)
         self.loss = require_loss(loss)
-        self.parameters = parameters
+        if loss == "uniform":
+            self.tasks = ("single-label", "multi-label")
+        self.parameters = None if parameters is None else texts_of("parameters", parameters)
         self.sketch = sketch
         self.seed = seed
 
@@ -86,14 +90,14 @@ class FisherNovelty(WhitenedScore):
             ConfigurationError: Fewer than two images, or one of those of `gradient_features`.
             AuditError: An image gives NaN or infinite features, or those of a whole weight are the same for all images.
         """
-        measure = weights_of(subject, self.parameters)
+        measure = _weights_of(subject, self.parameters)
         parts = [self._features(subject, measure, chunk) for chunk in torch.split(images, chunk_size)]
         by_name = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         _require_learnable(by_name)
         self._familiar = Whitener(torch.cat(list(by_name.values()), dim=1))
 
     def _rows(self, subject: Subject, images: Tensor) -> Tensor:
-        found = self._features(subject, weights_of(subject, self.parameters), images)
+        found = self._features(subject, _weights_of(subject, self.parameters), images)
         return torch.cat(list(found.values()), dim=1)
 
     def _features(self, subject: Subject, measure: PerSampleGradients, images: Tensor) -> dict[str, Tensor]:
@@ -132,8 +136,21 @@ def gradient_features(
     Raises:
         ConfigurationError: Outputs do not suit the loss, or gradients cannot be told apart by image.
     """
-    measure = weights_of(subject, parameters)
+    measure = _weights_of(subject, parameters)
     return _features(subject, measure, images, require_loss(loss), sketch=sketch, seed=seed)
+
+
+def _weights_of(subject: Subject, parameters: Sequence[str] | None) -> PerSampleGradients:
+    """Measures gradients of some parameters; None for all trainable ones of two or more dimensions."""
+    if parameters is None:
+        everything = PerSampleGradients(subject.module)
+        parameters = [name for name, parameter in everything.parameters.items() if parameter.ndim > 1]
+        if not parameters:
+            raise ConfigurationError(
+                "Expected weights of two or more dimensions, but the model has none that require grad. Name some "
+                "parameters with `parameters=`."
+            )
+    return measurer(subject, parameters)
 
 
 def _features(
@@ -186,13 +203,9 @@ class Losses:
         if callable(self.loss):
             return self.loss(outputs, images)  # type: ignore[arg-type]
         if self.loss == "uniform":
-            if self.subject.task != "classification":
-                raise ConfigurationError(
-                    f"Expected a classifier for `loss='uniform'`, but got a model for {self.subject.task}. Give a "
-                    "function of outputs and images as `loss`."
-                )
+            self.subject.task.require_classes("loss='uniform'")
             logits = self.subject.interpret(self.subject.select(outputs, len(images)))
-            return -logits.double().log_softmax(dim=1).mean(dim=1)
+            return label_losses(logits.double(), "uniform", self.subject.task)
         if not isinstance(outputs, Tensor):
             raise ConfigurationError(
                 f"Expected an autoencoder that returns logits of pixels for `loss={self.loss!r}`, but got a "
@@ -213,6 +226,8 @@ def require_loss(loss: GradientLoss) -> GradientLoss:
 
 def _reduced(gradients: Tensor, sketch: int, signs: torch.Generator) -> Tensor:
     """Features `(N, P)` of the gradients `(N, *shape)` of one parameter."""
+    if gradients.ndim == 1:  # a parameter without dimensions
+        gradients = gradients[:, None]
     flat = gradients.flatten(1)
     norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True, dtype=torch.float64).clamp_min(_TINY)
     # By the norm first: squares of what a good reconstruction asks for may underflow.

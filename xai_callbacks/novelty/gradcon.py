@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.access import Subject
-from xai_callbacks.access.subject import find_module, plain_name
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.access.subject import find_module
+from xai_callbacks.errors import ConfigurationError, require_instance
+from xai_callbacks.gradients.assignment import plain_parameters
 from xai_callbacks.novelty.autoencoder import ErrorKind
 from xai_callbacks.novelty.base import ModelScore
 from xai_callbacks.novelty.constraint import GradientConstraint
@@ -64,11 +65,16 @@ class GradConScore(ModelScore):
     def __init__(
         self, references: str | Mapping[str, Tensor], *, prefix: str = "", beta: float = 0.12, loss: ErrorKind = "mse"
     ) -> None:
+        require_instance("references", references, (str, Mapping), "a name, or mean gradients by name of the weight")
+        if isinstance(references, Mapping):
+            for name, each in references.items():
+                require_instance(f"references[{name!r}]", each, Tensor, "a tensor")
         if not references:
             raise ConfigurationError(
                 "Expected `references` to be the name of a GradientConstraint, or to hold mean gradients, but got "
                 f"{references!r}. Pass a name such as 'constraint', or `GradientConstraint.references`."
             )
+        require_instance("prefix", prefix, str, "what the names of the weights begin with")
         if isinstance(references, str) and prefix:
             raise ConfigurationError(
                 f"Expected no `prefix` beside the name of a GradientConstraint, but got {prefix!r}. Leave it out: the "
@@ -92,15 +98,19 @@ class GradConScore(ModelScore):
     def terms(self, subject: Subject, images: Tensor) -> GradConTerms:
         """The two terms of `score`, with its arguments and errors."""
         reference = self._found(subject) if isinstance(self.references, str) else self._given(subject, self.references)
-        watched = Losses(subject, self.loss)
-        sound = watched.sound(images)
-        reading = measurer(subject, list(reference))(sound, watched, reference=reference)
-        errors = Losses(subject, "mse")
-        errors.sound(images)
-        error = errors(reading.outputs, sound).detach().double()
+        watched, squared = Losses(subject, self.loss), Losses(subject, "mse")
+        sound, _ = watched.sound(images), squared.sound(images)
+        errors: list[Tensor] = []
+
+        def loss(outputs: object, given: Tensor) -> Tensor:
+            errors.append(squared(outputs, given).detach())
+            return watched(outputs, given)
+
+        reading = measurer(subject, list(reference))(sound, loss, reference=reference)
+        error = torch.cat(errors).double()
         # A gradient of zero points nowhere, as in the constraint.
         alignment = torch.stack(list(reading.cosines().values())).nan_to_num(nan=0.0).mean(dim=0)
-        broken = watched.broken | errors.broken
+        broken = watched.broken | squared.broken
         return GradConTerms(error.masked_fill(broken, torch.nan), alignment.masked_fill(broken, torch.nan))
 
     def _found(self, subject: Subject) -> dict[str, Tensor]:
@@ -112,7 +122,7 @@ class GradConScore(ModelScore):
                 f"Expected `references` to name a GradientConstraint, but {name!r} is a {type(constraint).__name__}. "
                 "Make one an attribute of the module, as in `self.constraint = GradientConstraint(self.decoder)`."
             )
-        names = {id(parameter): plain_name(each) for each, parameter in subject.module.named_parameters()}
+        names = {id(parameter): each for each, parameter in plain_parameters(subject.module).items()}
         missing = [each for each, weight in constraint.weights.items() if id(weight) not in names]
         if missing:
             raise ConfigurationError(
@@ -123,7 +133,7 @@ class GradConScore(ModelScore):
 
     def _given(self, subject: Subject, references: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The references given, by the names of the parameters."""
-        parameters = {plain_name(name): parameter for name, parameter in subject.module.named_parameters()}
+        parameters = plain_parameters(subject.module)
         reference = {self.prefix + name: mean for name, mean in references.items()}
         for name, mean in reference.items():
             got = parameters.get(name)
@@ -167,7 +177,7 @@ class ReconstructionError(ModelScore):
         watched = Losses(subject, self.kind)
         sound = watched.sound(images)
         with torch.no_grad():
-            errors = watched(subject.call(sound), sound)
+            errors = watched(subject.run(sound), sound)
         return errors.double().masked_fill(watched.broken, torch.nan)
 
 

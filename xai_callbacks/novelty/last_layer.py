@@ -13,9 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xai_callbacks.access.outputs import binary_logits
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty.base import LastLayerScore
+from xai_callbacks.tasks import binary_logits
 
 __all__ = ["ConfoundingLabels", "GradNorm", "GradTrust", "as_classes", "checked"]
 
@@ -53,7 +53,7 @@ class GradNorm(LastLayerScore):
     """
 
     name = "gradnorm"
-    needs_classes = True
+    tasks = ("single-label",)
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """Closed form for the weight of the head; the bias is left out, as in the paper."""
@@ -69,11 +69,12 @@ class ConfoundingLabels(LastLayerScore):
     """`||dJ/dW||^2 = ||sigmoid(z) - 1||^2 ||h||^2 / K^2`, J the mean binary cross-entropy toward an all-ones label.
 
     Lee and AlRegib, "Gradients as a measure of uncertainty in neural networks", ICIP 2020: no image belongs to all
-    classes at once, and an unfamiliar one asks for a larger update. Range `[0, inf)`.
+    classes at once, and an unfamiliar one asks for a larger update. Range `[0, inf)`. Every logit counts by itself, so
+    that it suits labels that do not exclude each other, too.
     """
 
     name = "confounding_labels"
-    needs_classes = True
+    tasks = ("single-label", "multi-label")
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """Closed form for the weight of the head."""
@@ -96,7 +97,7 @@ class GradTrust(LastLayerScore):
     """
 
     name = "gradtrust"
-    needs_classes = True
+    tasks = ("single-label",)
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """Closed form for the weight of the head; one sigmoid logit is read as two classes."""

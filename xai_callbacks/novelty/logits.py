@@ -1,20 +1,22 @@
 """The usual baselines, from the logits alone: what a gradient-based score has to beat.
 
 Larger = more novel. One sigmoid logit s is read as the two classes `(-s/2, s/2)`. All are float64 and cost nothing
-beside the forward pass; NaN where features or logits are not finite, see `last_layer`.
+beside the forward pass; NaN where features or logits are not finite, see `last_layer`. A softmax is that of classes
+which exclude each other; for labels that do not, there are `MaxLogit` and `JointEnergy`.
 """
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty.base import LastLayerScore
 from xai_callbacks.novelty.last_layer import as_classes, checked
 
-__all__ = ["Energy", "Entropy", "MaxLogit", "MaxSoftmax", "require_positive"]
+__all__ = ["Energy", "Entropy", "JointEnergy", "MaxLogit", "MaxSoftmax", "require_positive"]
 
 
 class MaxSoftmax(LastLayerScore):
@@ -25,7 +27,7 @@ class MaxSoftmax(LastLayerScore):
     """
 
     name = "max_softmax"
-    needs_classes = True
+    tasks = ("single-label",)
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """Unchanged by a constant added to all logits."""
@@ -35,11 +37,12 @@ class MaxSoftmax(LastLayerScore):
 class MaxLogit(LastLayerScore):
     """`-max_k z_k`, unbounded, in units of the logits; of one sigmoid logit `-|s|/2`.
 
-    Hendrycks et al., "Scaling out-of-distribution detection for real-world settings", ICML 2022.
+    Hendrycks et al., "Scaling out-of-distribution detection for real-world settings", ICML 2022; for labels that
+    exclude each other, and for those that do not.
     """
 
     name = "max_logit"
-    needs_classes = True
+    tasks = ("single-label", "multi-label")
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """A constant added to all logits is subtracted from the score."""
@@ -59,7 +62,7 @@ class Energy(LastLayerScore):
     """
 
     name = "energy"
-    needs_classes = True
+    tasks = ("single-label",)
 
     def __init__(self, temperature: float = 1.0) -> None:
         self.temperature = require_positive("temperature", temperature)
@@ -69,11 +72,27 @@ class Energy(LastLayerScore):
         return -self.temperature * (_classes(features, logits) / self.temperature).logsumexp(dim=1)
 
 
+class JointEnergy(LastLayerScore):
+    """`-sum_k log(1 + exp(z_k))`, in `(-inf, 0)`: the energies of all labels together, each of which an image may have.
+
+    Wang et al., "Can multi-label classification networks know what they don't know?", NeurIPS 2021. An image without
+    any label that the model knows scores near 0.
+    """
+
+    name = "joint_energy"
+    tasks = ("multi-label",)
+
+    def score(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Every logit counts by itself, also where there is but one."""
+        _, logits = checked(features, logits)
+        return -torch.logaddexp(logits, torch.zeros_like(logits)).sum(dim=1)
+
+
 class Entropy(LastLayerScore):
     """`-sum_k p_k log p_k` in nats, in [0, log K]: how undecided the model is."""
 
     name = "entropy"
-    needs_classes = True
+    tasks = ("single-label",)
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """Unchanged by a constant added to all logits."""

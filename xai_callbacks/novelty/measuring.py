@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from xai_callbacks.access import Subject
-from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.novelty.gradients import PerSampleGradients
+from xai_callbacks.gradients import PerSampleGradients
 
-__all__ = ["measurer", "weights_of"]
+__all__ = ["measurer"]
 
 # An audit makes a subject of its own, and lets go of it.
 _MADE: WeakKeyDictionary[Subject, list[PerSampleGradients]] = WeakKeyDictionary()
@@ -38,23 +37,6 @@ def measurer(subject: Subject, parameters: Sequence[str] | None = None) -> PerSa
             return old
     made.append(new)
     return new
-
-
-def weights_of(subject: Subject, parameters: Sequence[str] | None) -> PerSampleGradients:
-    """Measures gradients of some parameters; None for all trainable ones of two or more dimensions.
-
-    Raises:
-        ConfigurationError: No such parameter, or none requires grad.
-    """
-    if parameters is None:
-        everything = PerSampleGradients(subject.module)
-        parameters = [name for name, parameter in everything.parameters.items() if parameter.ndim > 1]
-        if not parameters:
-            raise ConfigurationError(
-                "Expected weights of two or more dimensions, but the model has none that require grad. Name some "
-                "parameters with `parameters=`."
-            )
-    return measurer(subject, parameters)
 
 
 def _same(one: PerSampleGradients, other: PerSampleGradients) -> bool:

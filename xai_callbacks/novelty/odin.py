@@ -33,6 +33,7 @@ class ODIN(ModelScore):
     """
 
     name = "odin"
+    tasks = ("single-label",)
 
     def __init__(self, temperature: float = 1000.0, epsilon: float = 0.0014) -> None:
         self.temperature = require_positive("temperature", temperature)
@@ -42,13 +43,10 @@ class ODIN(ModelScore):
         """Score images `(N, C, H, W)` with any number of channels; NaN where image, gradient or logits are not finite.
 
         Raises:
-            ConfigurationError: The model is no classifier, or gives no gradient with respect to its images.
+            ConfigurationError: The task has no classes that exclude each other, or the model gives no gradient with
+                respect to its images.
         """
-        if subject.task != "classification":
-            raise ConfigurationError(
-                f"Expected a classifier for `ODIN`, but got a model for {subject.task}. Choose a score of features, "
-                "such as KNearest()."
-            )
+        subject.task.require_classes("ODIN", single=True)
         images = subject.images(images).detach()
         perturbed = images - self.epsilon * self._gradient(subject, images).sign() if self.epsilon else images
         with torch.no_grad():

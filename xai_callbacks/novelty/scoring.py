@@ -6,15 +6,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from xai_callbacks.access import Subject, Tapped, tap
 from xai_callbacks.access.subject import find_module
-from xai_callbacks.errors import ConfigurationError, XAICallbacksError
+from xai_callbacks.errors import ConfigurationError, XAICallbacksError, in_words, is_out_of_memory
 from xai_callbacks.novelty.base import Inliers, LastLayerScore, ModelScore, NoveltyScore
+from xai_callbacks.tasks import SingleLabel, Task
 
 __all__ = ["Scorer"]
 
@@ -22,14 +22,14 @@ __all__ = ["Scorer"]
 class Scorer:
     """Novelty scores of one audit.
 
-    A score that fails is left out of that audit, see `failures`, and the others go on.
+    A score that fails, by whatever error, is left out of that audit, see `failures`, and the others go on.
 
     Args:
         scores: The scores; their names must differ.
         inliers: Familiar images `(N, C, H, W)`, from which scores that learn do so; None if none learns.
         labels: Classes of these, `(N,)` int64; None where unknown.
-        task: What the model does; scores that read logits of classes do not suit regression and are left out.
-        strict: Whether an error of a score is raised instead.
+        task: How outputs are read; None for classes that exclude each other. Scores that do not suit it are left out.
+        strict: Whether an error of a score is raised instead, as one that names the score.
 
     Attributes:
         scores: Those that suit the task.
@@ -47,7 +47,7 @@ class Scorer:
         inliers: Tensor | None = None,
         labels: Tensor | None = None,
         *,
-        task: Literal["classification", "regression"] = "classification",
+        task: Task | None = None,
         strict: bool = False,
     ) -> None:
         for score in scores:
@@ -58,9 +58,9 @@ class Scorer:
                 f"Expected the novelty scores to have different names, but got {twice[0]!r} twice. Give one of them "
                 f"another, as in `score.name = {twice[0] + '_2'!r}`."
             )
-        unsuited = {score.name for score in scores if task == "regression" and _needs_classes(score)}
-        self.scores = tuple(score for score in scores if score.name not in unsuited)
-        self.notes = _left_out([score.name for score in scores if score.name in unsuited])
+        self.task = SingleLabel() if task is None else task
+        self.scores = tuple(score for score in scores if self.task.kind in score.tasks)
+        self.notes = _left_out([score.name for score in scores if score not in self.scores], self.task)
         learners = [score.name for score in self.scores if score.learns]
         if learners and inliers is None:
             raise ConfigurationError(
@@ -104,15 +104,16 @@ class Scorer:
             images: Two probes, `(2, C, H, W)`.
 
         Raises:
-            ConfigurationError: A score does not suit the model, or the inliers.
+            ConfigurationError: A score does not suit the model, or the inliers, or fails by an error of its own.
         """
         inliers = images[:0] if self.inliers is None else self.inliers
         for score in self.scores:
-            if isinstance(score, ModelScore):
-                score.check(subject, inliers[:2] if score.learns else images)
-            elif isinstance(score, LastLayerScore) and score.learns and head is not None:
-                score.check(len(inliers), _linear(subject, head).in_features)
-        ready = Scorer([score for score in self.scores if not score.learns], strict=True)
+            with _naming(score):
+                if isinstance(score, ModelScore):
+                    score.check(subject, inliers[:2] if score.learns else images)
+                elif isinstance(score, LastLayerScore) and score.learns and head is not None:
+                    score.check(len(inliers), _linear(subject, head).in_features)
+        ready = Scorer([score for score in self.scores if not score.learns], task=self.task, strict=True)
         ready.score(subject, head, images, chunk_size=len(images))
 
     def fit(self, subject: Subject, head: str | None, *, chunk_size: int) -> None:
@@ -157,7 +158,8 @@ class Scorer:
         for score in self._going(names):
             if isinstance(score, LastLayerScore):
                 with self._sparing(score, strict=names is not None):
-                    values = score.score(tapped.given, tapped.output)
+                    # Copies, lest a score that writes into them spoils the others, or the graph of the model.
+                    values = score.score(*(each.detach().clone() for each in tapped))
                     found[score.name] = _checked(score, values, len(tapped.given))
         return found
 
@@ -193,13 +195,17 @@ class Scorer:
     @contextmanager
     def _sparing(self, *scores: NoveltyScore, strict: bool = False) -> Iterator[None]:
         """Note what fails inside, which costs these scores, and not the whole audit."""
+        if strict or self.strict:
+            with _naming(*scores):
+                yield
+            return
         try:
             yield
-        except (XAICallbacksError, RuntimeError) as error:
-            if strict or self.strict:
-                raise
+        except Exception as error:
+            foreign = not isinstance(error, XAICallbacksError)
+            advice = " Lower `chunk_size`." if foreign and is_out_of_memory(error) else ""
             for score in scores:
-                self.failures.setdefault(score.name, _in_words(error))
+                self.failures.setdefault(score.name, in_words(error) + advice)
 
     def _seen_by_head(self, subject: Subject, head: str, images: Tensor, chunk_size: int) -> Inliers:
         features, logits = [], []
@@ -214,8 +220,8 @@ class Scorer:
         bias: Tensor | None = layer.bias
         bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
         labels = None if self.labels is None else self.labels.to(weight.device)
-        if subject.task == "regression":
-            # One class: its outputs say nothing of any.
+        if self.task.kind != "single-label":
+            # One class: values say nothing of any, and labels that an image may have several of divide nothing.
             labels = torch.zeros(len(images), dtype=torch.int64, device=weight.device)
         return Inliers(torch.cat(features), torch.cat(logits), labels, weight, bias)
 
@@ -243,25 +249,37 @@ def _check(score: object) -> None:
         )
 
 
-def _needs_classes(score: NoveltyScore) -> bool:
-    return isinstance(score, LastLayerScore) and score.needs_classes
+# Why scores do not suit a kind of task, and what does.
+_UNSUITED = {
+    "single-label": "classes that exclude each other have a softmax. Choose Energy() or MaxLogit().",
+    "multi-label": "labels that do not exclude each other have no softmax. Choose JointEnergy(), MaxLogit(), or scores "
+    "of features, such as KNearest() or Mahalanobis().",
+    "regression": "a regression net has no logits of classes. Choose scores of features, such as KNearest() or "
+    "Mahalanobis().",
+}
 
 
-def _left_out(names: Sequence[str]) -> tuple[str, ...]:
+def _left_out(names: Sequence[str], task: Task) -> tuple[str, ...]:
     if not names:
         return ()
-    return (
-        f"Novelty by {', '.join(f'`{name}`' for name in names)} was left out: a regression net has no logits of "
-        "classes. Choose scores of features, such as KNearest() or Mahalanobis().",
-    )
+    return (f"Novelty by {', '.join(f'`{name}`' for name in names)} was left out: {_UNSUITED[task.kind]}",)
 
 
-def _in_words(error: Exception) -> str:
-    """One sentence or more. Errors of ours are such; others may go on for many lines."""
-    if isinstance(error, XAICallbacksError):
-        return str(error)
-    first = next(iter(str(error).splitlines()), "").rstrip(".")
-    return f"{type(error).__name__}: {first}." if first else f"{type(error).__name__}."
+@contextmanager
+def _naming(*scores: NoveltyScore) -> Iterator[None]:
+    """Turn any error of scores into one of the package that names them."""
+    try:
+        yield
+    except XAICallbacksError:
+        raise
+    except Exception as error:
+        names = ", ".join(f"`{score.name}`" for score in scores)
+        problem, advice = f"it raised {in_words(error).rstrip('.')}", "Mend the score, or leave it out."
+        if is_out_of_memory(error):
+            problem, advice = "it ran out of memory", "Lower `chunk_size`, or leave the score out."
+        raise ConfigurationError(
+            f"Expected the novelty score {names} to work on this model, but {problem}. {advice}"
+        ) from error
 
 
 def _checked(score: NoveltyScore, values: object, count: int) -> Tensor:
