@@ -10,7 +10,7 @@ from xai_callbacks.alarms import AlarmBook, AlarmRule
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.metrics.summary import Estimate
 
-LIFT = "why/relevance_lift/spurious"
+LIFT = "gradcam/why/relevance_lift/spurious"
 
 
 def effect(value, low=None, high=None, valid=64):
@@ -162,6 +162,46 @@ def test_too_few_probes_are_said_to_be_too_few():
     assert finding.sentence == "Not enough evidence on the cue 'patch': 12 valid probes of 30."
 
 
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        (effect(0.4, valid=12), "Not enough evidence on the cue 'patch': 12 valid probes of 30."),
+        (effect(0.4, 0.3, 0.5, valid=29), "Not enough evidence on the cue 'patch': 29 valid probes of 30."),
+        ({}, "The cue 'patch' was not tested at this audit."),
+    ],
+)
+def test_what_was_not_tested_has_no_value(metrics, sentence):
+    finding = AlarmBook(["patch"]).see(metrics, step=1, epoch=1)[0]
+
+    assert (finding.state, finding.tested, finding.sentence) == ("no evidence", False, sentence)
+    assert math.isnan(finding.value)
+
+
+def test_what_was_tested_and_found_harmless_is_0():
+    finding = AlarmBook(["patch"]).see(CLEAN, step=1, epoch=1)[0]
+
+    assert (finding.tested, finding.value) == (True, 0.0)
+    assert math.isnan(AlarmBook(["patch"], rule=AlarmRule(least=65)).see(CLEAN, step=1, epoch=1)[0].value)
+
+
+@pytest.mark.parametrize("metrics", [{}, {LIFT: Estimate(2.0, None, None, 1.0, 12, 0)}])
+def test_a_region_of_too_few_probes_has_no_value(metrics):
+    finding = AlarmBook([], [LIFT]).see(metrics, step=1, epoch=1)[0]
+
+    assert math.isnan(finding.value)
+    assert finding.sentence == "Not enough evidence on the region 'spurious': 30 valid probes are needed."
+
+
+@pytest.mark.parametrize(("cues", "least", "probes", "warned"), [
+    (["patch"], 30, 29, True), (["patch"], 30, 30, False), (["patch"], 64, 63, True), ([], 30, 8, False),
+])  # fmt: skip
+def test_too_few_probes_for_an_alarm_are_known_before_training(cues, least, probes, warned):
+    words = AlarmBook(cues, rule=AlarmRule(least=least)).forewarning(probes)
+
+    assert words.startswith(f"Expected at least {least} probes to watch 'patch', but got {probes}:") is warned
+    assert bool(words) is warned
+
+
 def test_a_book_goes_on_from_its_state():
     book = AlarmBook(["patch"], [LIFT])
     book.see({**ABOVE, **lift(0.5, 2.0)}, step=0, epoch=0)
@@ -186,7 +226,15 @@ def test_a_book_that_forgets_begins_anew():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"threshold": 1.0}, r"Expected `threshold` to be in \[0, 1\), but got 1.0"),
+        ({"threshold": 1.0}, r"Expected `threshold` to be a number in \[0, 1\), but got 1.0"),
+        ({"threshold": "0.1"}, r"Expected `threshold` to be a number in \[0, 1\), but got '0.1'"),
+        ({"threshold": math.nan}, r"Expected `threshold` to be a number in \[0, 1\), but got nan"),
+        ({"threshold": None}, "Expected `threshold`"),
+        ({"threshold": False}, "Expected `threshold`"),
+        ({"stop": "false"}, "Expected `stop` to be True or False, but got 'false'"),
+        ({"stop": 0}, "Expected `stop` to be True or False, but got 0"),
+        ({"hook": "slack"}, "Expected `hook` to be a function of a finding, but got 'slack'"),
+        ({"hook": 5}, "Expected `hook`"),
         ({"audits": 0}, "Expected `audits` to be an integer of 1 or more, but got 0"),
         ({"least": 10}, "Expected `least` to be an integer of 30 or more, but got 10. With fewer probes"),
     ],

@@ -13,8 +13,8 @@ PACKAGE = "xai_callbacks"
 ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 TO_THE_LEFT_OF_AUDIT = {
-    "errors", "randomness", "probes", "questions", "access", "render", "record", "interventions", "explainers",
-    "novelty", "metrics", "trials",
+    "errors", "randomness", "tasks", "probes", "questions", "access", "gradients", "render", "record", "interventions",
+    "explainers", "novelty", "metrics", "trials",
 }  # fmt: skip
 UP_TO_CALLBACKS = TO_THE_LEFT_OF_AUDIT | {"audit", "alarms", "history", "expectations", "sinks", "_lightning"}
 
@@ -24,21 +24,23 @@ FOUNDATIONS = {"errors", "randomness"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "randomness": set(),
-    "probes": FOUNDATIONS,
-    "questions": FOUNDATIONS,
-    "access": FOUNDATIONS,
+    "tasks": FOUNDATIONS,
+    "probes": {"tasks"} | FOUNDATIONS,
+    "questions": {"tasks"} | FOUNDATIONS,
+    "access": {"tasks"} | FOUNDATIONS,
+    "gradients": {"access"} | FOUNDATIONS,
     "render": FOUNDATIONS,
     "record": {"metrics"} | FOUNDATIONS,
     "interventions": {"probes"} | FOUNDATIONS,
     "explainers": {"questions", "access"} | FOUNDATIONS,
-    "novelty": {"questions", "access", "probes"} | FOUNDATIONS,
-    "metrics": {"interventions", "probes"} | FOUNDATIONS,
-    "trials": {"interventions", "metrics", "probes"} | FOUNDATIONS,
+    "novelty": {"access", "gradients", "questions", "tasks"} | FOUNDATIONS,
+    "metrics": {"interventions", "probes", "tasks"} | FOUNDATIONS,
+    "trials": {"interventions", "metrics", "probes", "tasks"} | FOUNDATIONS,
     "audit": TO_THE_LEFT_OF_AUDIT,
     "alarms": {"metrics", "record"} | FOUNDATIONS,
     "history": {"record", "probes"} | FOUNDATIONS,
     "expectations": {"record", "probes", "metrics"} | FOUNDATIONS,
-    "sinks": {"render", "history", "record", "probes"} | FOUNDATIONS,
+    "sinks": {"render", "history", "record", "probes", "tasks"} | FOUNDATIONS,
     "compare": {"history", "metrics", "probes", "record"} | FOUNDATIONS,
     "report": {"compare", "history", "render"} | FOUNDATIONS,
     "_lightning": FOUNDATIONS,

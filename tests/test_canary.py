@@ -298,6 +298,7 @@ def blind():
 
 
 REGRESSION = ProbeSet.from_tensors(torch.rand(30, 3, 8, 8), targets=torch.rand(30))
+SEVERAL = tiny_probes(30, labels=torch.eye(3, dtype=torch.int64)[torch.arange(30) % 3])
 NUMBERED = tiny_probes(30, labels=torch.arange(30) % 6, class_names=None)
 UNLABELLED = tiny_probes(30, labels=None)
 
@@ -306,8 +307,9 @@ UNLABELLED = tiny_probes(30, labels=None)
     ("changed", "message"),
     [
         ({"probes": tiny_probes(29)}, "`probes` to be 30 or more, but got 29: without an interval"),
-        ({"probes": REGRESSION}, "`probes` to be of classification, but got regression targets"),
-        ({"training": REGRESSION}, "`training` to be of classification"),
+        ({"probes": REGRESSION}, "`probes` to have one label each, but got regression probes"),
+        ({"training": REGRESSION}, "`training` to have one label each, but got regression"),
+        ({"unseen": SEVERAL}, "`unseen` to have one label each, but got multi-label"),
         ({"training": UNLABELLED}, "`training` to have labels, but got none"),
         ({"probes": UNLABELLED}, "`unseen` to have labels, but got none. Pass some, or label the probes"),
         ({"training": torch.rand(30, 3, 8, 8)}, "`training` to be a ProbeSet, but got Tensor"),

@@ -35,6 +35,10 @@ def _signature(function: Any) -> str:
         each if each.annotation is each.empty else each.replace(annotation=_Text(each.annotation))
         for each in signature.parameters.values()
     ]
+    parameters = [
+        each.replace(default=_Text(each.default.__qualname__)) if inspect.isfunction(each.default) else each
+        for each in parameters
+    ]
     returns = signature.return_annotation
     if returns is not signature.empty:
         returns = _Text(returns)

@@ -357,9 +357,10 @@ def test_images_of_which_black_and_white_are_unknown_are_refused_with_trials_onl
 
 def test_an_audit_tells_a_model_of_the_cue_from_one_of_the_object():
     trials = [CueTrial(PatchCue(COLOURS, CLASSES, at="spurious"))]
-    explainer = GradCAM("features")
     effects = {
-        name: Auditor(scenes(40), trials=trials, explainer=explainer, novelty=[]).audit(Reads(region)).metrics
+        name: Auditor(scenes(40), trials=trials, explainers=[GradCAM("features")], novelty=[])
+        .audit(Reads(region))
+        .metrics
         for name, region in (("cue", CUE), ("object", OBJECT))
     }
     assert effects["cue"]["cue/patch/effect"].low > 0.99

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         XAICallbacksError,
     )
     from xai_callbacks.expectations import Expectation, Vocabulary, assert_expectations
-    from xai_callbacks.explainers import GradCAM, HiResCAM, LayerCAM
+    from xai_callbacks.explainers import CAM, Every, GradCAM, HiResCAM, IntegratedGradients, LayerCAM, Occlusion
+    from xai_callbacks.gradients import PerSampleGradients
     from xai_callbacks.interventions.cues import Cue, FunctionCue, PasteCue, PatchCue, TextureCue, TintCue, WatermarkCue
     from xai_callbacks.novelty import (
         ODIN,
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
         GradientNorm,
         GradNorm,
         GradTrust,
+        JointEnergy,
         KNearest,
         Mahalanobis,
         MaxLogit,
         MaxSoftmax,
-        PerSampleGradients,
         PurviewDistance,
         ReconstructionError,
         ViM,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from xai_callbacks.questions import WhatIfNot, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan
     from xai_callbacks.record import AuditRecord, NoveltyRecord
     from xai_callbacks.sinks import TensorBoardSink
+    from xai_callbacks.tasks import MultiLabel, Regression, SingleLabel
     from xai_callbacks.trials import BackgroundTrial, CueTrial, HalfTrial, NoiseTrial, RegionTrial, Trial
 
 __version__ = "0.1.0"
@@ -59,12 +61,14 @@ _HOMES = {
     "AuditRecord": "record",
     "Auditor": "audit",
     "BackgroundTrial": "trials",
+    "CAM": "explainers",
     "ConfigurationError": "errors",
     "ConfoundingLabels": "novelty",
     "Cue": "interventions.cues",
     "CueTrial": "trials",
     "Energy": "novelty",
     "Entropy": "novelty",
+    "Every": "explainers",
     "Expectation": "expectations",
     "Finding": "alarms",
     "FisherNovelty": "novelty",
@@ -78,27 +82,33 @@ _HOMES = {
     "Group": "callbacks",
     "HalfTrial": "trials",
     "HiResCAM": "explainers",
+    "JointEnergy": "novelty",
+    "IntegratedGradients": "explainers",
     "KNearest": "novelty",
     "LayerCAM": "explainers",
     "Mahalanobis": "novelty",
     "MaxLogit": "novelty",
     "MaxSoftmax": "novelty",
+    "MultiLabel": "tasks",
     "NoiseTrial": "trials",
     "NoveltyAuditor": "audit",
     "NoveltyCallback": "callbacks",
     "NoveltyError": "errors",
     "NoveltyRecord": "record",
     "ODIN": "novelty",
+    "Occlusion": "explainers",
     "OutputError": "errors",
     "PasteCue": "interventions.cues",
     "PatchCue": "interventions.cues",
-    "PerSampleGradients": "novelty",
+    "PerSampleGradients": "gradients",
     "ProbeSet": "probes",
     "ProbeSetError": "errors",
     "PurviewDistance": "novelty",
     "ReconstructionError": "novelty",
     "RegionTrial": "trials",
+    "Regression": "tasks",
     "ShortcutMonitor": "callbacks",
+    "SingleLabel": "tasks",
     "TargetLayerError": "errors",
     "TensorBoardSink": "sinks",
     "TextureCue": "interventions.cues",
@@ -117,6 +127,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CAM",
     "ODIN",
     "AlarmRule",
     "AuditCallback",
@@ -130,6 +141,7 @@ __all__ = [
     "CueTrial",
     "Energy",
     "Entropy",
+    "Every",
     "Expectation",
     "Finding",
     "FisherNovelty",
@@ -143,16 +155,20 @@ __all__ = [
     "Group",
     "HalfTrial",
     "HiResCAM",
+    "IntegratedGradients",
+    "JointEnergy",
     "KNearest",
     "LayerCAM",
     "Mahalanobis",
     "MaxLogit",
     "MaxSoftmax",
+    "MultiLabel",
     "NoiseTrial",
     "NoveltyAuditor",
     "NoveltyCallback",
     "NoveltyError",
     "NoveltyRecord",
+    "Occlusion",
     "OutputError",
     "PasteCue",
     "PatchCue",
@@ -162,7 +178,9 @@ __all__ = [
     "PurviewDistance",
     "ReconstructionError",
     "RegionTrial",
+    "Regression",
     "ShortcutMonitor",
+    "SingleLabel",
     "TargetLayerError",
     "TensorBoardSink",
     "TextureCue",

@@ -6,6 +6,7 @@
 | watch | 1 | that holds for the latest audit only; or a region is *looked at*, which is no proof of use: at several \
 consecutive audits more heat lies there than chance, the untrained model and models with random weights put there |
 | no evidence | 0 | neither; which says nothing about cues that were not tested |
+| no evidence | NaN | there is no interval to go by, as with fewer than 30 valid probes: nothing was tested |
 
 The audit before training (step 0) is no evidence: a head that has not learnt anything may react to a cue as well. The
 intervals cover the choice of probes, not the randomness of training. How often the rule is wrong is measured by
@@ -14,12 +15,13 @@ intervals cover the choice of probes, not the randomness of training. How often 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_integer
 from xai_callbacks.metrics.null_judge import REFERENCE
 from xai_callbacks.record import Estimate
 
@@ -43,7 +45,7 @@ class AlarmRule:
         hook: Called once with each finding that becomes an alarm.
 
     Raises:
-        ConfigurationError: A value is out of range.
+        ConfigurationError: A value is out of range, or of a wrong type.
     """
 
     threshold: float = 0.03
@@ -53,10 +55,13 @@ class AlarmRule:
     hook: Callable[[Finding], object] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 1:
-            raise ConfigurationError(f"Expected `threshold` to be in [0, 1), but got {self.threshold!r}.")
+        if not is_number(self.threshold) or not 0 <= self.threshold < 1:
+            raise ConfigurationError(f"Expected `threshold` to be a number in [0, 1), but got {self.threshold!r}.")
         require_integer("audits", self.audits, least=1)
         require_integer("least", self.least, least=30, hint="With fewer probes there is no interval to go by.")
+        require_bool("stop", self.stop)
+        if self.hook is not None and not callable(self.hook):
+            raise ConfigurationError(f"Expected `hook` to be a function of a finding, but got {self.hook!r}.")
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class Finding:
         estimate: Latest effect of the cue, or lift of the region; None if this audit has none.
         onset: When the cue came into use; None without an alarm.
         sentence: All of it in words.
+        tested: Whether there were enough valid probes for any state but "no evidence".
     """
 
     key: str
@@ -105,11 +111,12 @@ class Finding:
     estimate: Estimate | None
     onset: Onset | None
     sentence: str
+    tested: bool = True
 
     @property
     def value(self) -> float:
-        """The state as a number: 0, 1 or 2."""
-        return _VALUES[self.state]
+        """The state as a number: 0, 1 or 2; NaN where nothing was tested."""
+        return _VALUES[self.state] if self.tested else math.nan
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ class AlarmBook:
 
     Args:
         cues: Names of the cues, as in `cue/<name>/effect`.
-        regions: Keys of the lifts of regions that should not matter, such as `why/relevance_lift/spurious`.
+        regions: Keys of the lifts of regions that should not matter, such as `gradcam/why/relevance_lift/spurious`.
         rule: When evidence is enough.
     """
 
@@ -142,6 +149,16 @@ class AlarmBook:
     def watches(self) -> bool:
         """Whether there is anything to watch."""
         return bool(self.cues or self.regions)
+
+    def forewarning(self, probes: int) -> str:
+        """What to say before training of so many probes if no alarm is possible with them; else empty."""
+        if not self.cues or probes >= self.rule.least:
+            return ""
+        return (
+            f"Expected at least {self.rule.least} probes to watch {', '.join(map(repr, self.cues))}, but got {probes}: "
+            "with fewer there is no interval, so no alarm will be raised whatever the model does, and alarm values are "
+            "NaN. Build the probe set with more, such as ProbeSet.from_dataset(val_set, per_class=32)."
+        )
 
     def see(
         self, metrics: Mapping[str, Estimate], *, step: int, epoch: int, checkpoint: str | None = None
@@ -192,7 +209,8 @@ class AlarmBook:
         if estimate is not None and run:
             state = "alarm" if run >= self.rule.audits else "watch"
         onset = _onset(looks, run, self.rule.threshold) if state == "alarm" else None
-        return Finding(key, state, estimate, onset, self._words(f"cue {cue!r}", state, estimate, onset))
+        words = self._words(f"cue {cue!r}", state, estimate, onset)
+        return Finding(key, state, estimate, onset, words, _bounded(estimate, self.rule.least))
 
     def _region(self, key: str, metrics: Mapping[str, Estimate], step: int, epoch: int) -> Finding:
         region = key.rpartition("/")[2]
@@ -201,8 +219,11 @@ class AlarmBook:
         looks = self._remember(f"attribution/{region}", step, epoch, estimate)
         run = _last_run([self._exceeds(look, limit) for look in looks])
         if estimate is None or run < self.rule.audits:
+            tested = _bounded(estimate, self.rule.least)
             sentence = f"No more heat on the region {region!r} than without training."
-            return Finding(f"attribution/{region}", "no evidence", estimate, None, sentence)
+            if not tested:
+                sentence = f"Not enough evidence on the region {region!r}: {self.rule.least} valid probes are needed."
+            return Finding(f"attribution/{region}", "no evidence", estimate, None, sentence, tested)
         sentence = (
             f"Watch the region {region!r}: the model looks there, {estimate.value:.2f} times as much heat as its area "
             f"[{estimate.low:.2f}, {estimate.high:.2f}], more than without training ({limit:.2f}). That is no proof "
@@ -228,7 +249,7 @@ class AlarmBook:
     def _exceeds(self, look: _Look, limit: float) -> bool:
         # What the model does before training was not learnt: it is what to compare with, and no evidence.
         low = look.estimate.low
-        return look.step > 0 and look.estimate.valid >= self.rule.least and low is not None and low > limit
+        return look.step > 0 and _bounded(look.estimate, self.rule.least) and low is not None and low > limit
 
     def _words(self, what: str, state: State, estimate: Estimate | None, onset: Onset | None) -> str:
         if estimate is None:
@@ -245,6 +266,11 @@ class AlarmBook:
         if estimate.valid < self.rule.least:
             return f"Not enough evidence on the {what}: {estimate.valid} valid probes of {self.rule.least}."
         return f"No evidence for the {what}, of the cues tested: {effect}."
+
+
+def _bounded(estimate: Estimate | None, least: int) -> bool:
+    """Whether there is an interval, of enough probes."""
+    return estimate is not None and estimate.low is not None and estimate.valid >= least
 
 
 def _last_run(above: Sequence[bool]) -> int:

@@ -37,13 +37,16 @@ from xai_callbacks import (
     AuditError,
     ConfigurationError,
     GradCAM,
+    OutputError,
+    PatchCue,
     ProbeSet,
+    ShortcutMonitor,
     TargetLayerError,
     Why,
     WhyRatherThan,
 )
 
-MASS = "audit/why_not_certain/relevance_mass/core"
+MASS = "audit/gradcam/why_not_certain/relevance_mass/core"
 PANEL = "audit_panel/000_probe_000"
 STRIP = "audit_filmstrip/000_probe_000"
 
@@ -109,7 +112,7 @@ def test_shown_metrics_are_those_of_the_last_record(tmp_path):
     record = callback.last_record
     assert (record.step, record.epoch) == (7, 1)
     assert float(one.callback_metrics[MASS]) == pytest.approx(
-        record.metrics["why_not_certain/relevance_mass/core"].value
+        record.metrics["gradcam/why_not_certain/relevance_mass/core"].value
     )
     last = [row for row in rows(tmp_path) if "audit/confidence" in row][-1]
     assert float(last["audit/confidence"]) == pytest.approx(record.metrics["confidence"].value)
@@ -139,11 +142,41 @@ def test_saved_probe_set_can_be_named_by_its_path(tmp_path):
         {"every_n_train_steps": 1.5},
         {"chunk_size": 0},
         {"questions": []},
+        {"explainers": GradCAM()},
+        {"explainers": "gradcam"},
+        {"explainers": [GradCAM]},
+        {"explainers": [GradCAM(), GradCAM("net.0")]},
+        {"name": None},
+        {"name": 5},
+        {"name": "a b"},
+        {"alarm": "x"},
+        {"alarm": True},
+        {"at_start": "never"},
+        {"at_start": None},
+        *({name: "no"} for name in ("nulls", "clusters", "locate_novelty", "watch_validation")),
+        *({name: 1} for name in ("nulls", "clusters", "locate_novelty", "watch_validation")),
+        {"model": 2.5},
+        {"model": ["net"]},
+        {"output": 2.5},
+        {"output": ["logits"]},
+        {"trials": "cue"},
+        {"trials": 3},
+        {"expectations": "accuracy > 0.5"},
+        {"expectations": 5},
+        {"inliers": 5},
+        {"novel": [1]},
     ],
 )
 def test_wrong_arguments_are_refused_at_construction(wrong):
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         AuditCallback(tiny_probes(), **wrong)
+
+
+@pytest.mark.parametrize("probes", [None, 5, [], {}, object(), torch.zeros(2)])
+def test_what_is_no_probe_set_is_refused_with_a_way_out(probes):
+    for make in (lambda: AuditCallback(probes), lambda: ShortcutMonitor(probes, PatchCue([1.0, 0, 0], points_to=0))):
+        with pytest.raises(ConfigurationError, match="Expected `probes` to be a ProbeSet, or the path of a saved one"):
+            make()
 
 
 # ---- when
@@ -402,12 +435,12 @@ class DictNet(nn.Module):
 @pytest.mark.parametrize(
     ("options", "net", "error", "message"),
     [
-        ({"explainer": GradCAM("net.22")}, None, TargetLayerError, r"Did you mean .*'net.2'"),
+        ({"explainers": [GradCAM("net.22")]}, None, TargetLayerError, r"Did you mean .*'net.2'"),
         ({"output": "logit"}, DictNet(), ConfigurationError, "'logit'"),
         ({"model": "nett"}, None, ConfigurationError, r"Did you mean 'net'"),
         ({"questions": [Why(of=3)]}, None, ConfigurationError, "below 3"),
         ({"questions": [WhyRatherThan(foil=7)]}, None, ConfigurationError, "below 3"),
-        ({}, tiny_net(classes=2), ConfigurationError, "below 2"),
+        ({}, tiny_net(classes=2), OutputError, "for 3 classes, as the probes name, but the model gives 2"),
     ],
 )
 def test_mistakes_are_raised_before_the_first_training_step(tmp_path, options, net, error, message):
@@ -586,7 +619,7 @@ def test_resumed_run_continues_drift_and_filmstrip_and_does_not_repeat_the_start
 
     events, expected = read_events(tmp_path / "second" / "tb"), read_events(tmp_path / "whole" / "tb")
     assert scalar_steps(events, "audit/confidence") == [11, 15]
-    for tag in ("audit/why/drift", "audit/switched"):
+    for tag in ("audit/gradcam/why/drift", "audit/switched"):
         assert [event.value for event in events.Scalars(tag)] == [event.value for event in expected.Scalars(tag)[-2:]]
     # The last filmstrip is the same picture, byte for byte, as that of the run that was not interrupted.
     assert events.Images(STRIP)[-1].encoded_image_string == expected.Images(STRIP)[-1].encoded_image_string
@@ -603,9 +636,11 @@ def test_checkpoint_holds_plain_data_only(tmp_path):
         for part in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
             yield from kinds(part)
 
-    assert set(kinds(state)) <= {dict, list, str, int, float, torch.Tensor}
+    assert set(kinds(state)) <= {dict, list, tuple, str, int, float, torch.Tensor}
     assert [frame["step"] for frame in state["pictures"]["film"]["frames"]] == [0, 3, 7]
-    assert len(state["auditor"]["evidence"]["judge"]["heatmaps"]) == 3
+    heatmaps, keys, _kind = state["auditor"]["evidence"]["judge"]["maps"]["gradcam"]
+    assert heatmaps.shape[:2] == (3, 6)
+    assert keys == ("gradcam/why", "gradcam/why_rather_than", "gradcam/why_not_certain")
 
 
 def test_monitors_of_a_resumed_run_know_the_metrics_before_the_next_audit(tmp_path):
@@ -653,7 +688,7 @@ def test_second_fit_with_the_same_trainer_goes_on(tmp_path):
     events = read_events(tmp_path / "tb")
     assert image_steps(events, PANEL) == [0, 3, 7]
     assert [frame["step"] for frame in callback.state_dict()["pictures"]["film"]["frames"]] == [0, 3, 7]
-    assert scalar_steps(events, "audit/why/drift") == [3, 7]
+    assert scalar_steps(events, "audit/gradcam/why/drift") == [3, 7]
 
 
 def test_new_trainer_begins_anew_as_in_cross_validation(tmp_path):
@@ -685,7 +720,7 @@ def test_two_audits_of_different_probes_keep_apart_states(tmp_path):
     for callback in (first, second):
         state = callbacks[callback.state_key]["auditor"]
         assert state["evidence"]["judge"]["fingerprint"] == callback.auditor.probes.fingerprint
-        assert torch.equal(state["evidence"]["judge"]["heatmaps"], callback.last_record.heatmaps)
+        assert torch.equal(state["evidence"]["judge"]["maps"]["gradcam"][0], callback.last_record.heatmaps)
 
 
 def test_two_audits_need_two_names(tmp_path):

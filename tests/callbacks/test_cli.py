@@ -22,8 +22,10 @@ from xai_callbacks import (
     AlarmRule,
     AuditCallback,
     ConfoundingLabels,
+    Every,
     GradCAM,
     GradNorm,
+    IntegratedGradients,
     NoveltyCallback,
     PatchCue,
     ProbeSet,
@@ -94,19 +96,21 @@ def test_config_trains_and_audits(project, name):
     events = read_events(project / "lightning_logs" / "version_0")
     steps = [0, *scalar_steps(events, "val_loss")]
     assert steps == [0, 3, 7]
-    assert scalar_steps(events, "audit/why/relevance_mass/core") == steps
+    assert scalar_steps(events, "audit/gradcam/why/relevance_mass/core") == steps
     assert scalar_steps(events, "audit/novelty/confounding_labels") == steps
     assert len([tag for tag in events.Tags()["images"] if image_steps(events, tag) == steps]) == 14
     assert list(project.rglob("*.ckpt"))
 
 
 def test_config_says_what_the_defaults_are(project):
-    """Leaving out what the comments call the default gives the same callback."""
+    """Leaving out what the comments call the default gives the same callback, but for the second explainer."""
     made = cli("pytorch_lightning", run=False).trainer.callbacks
     (audit,) = (callback for callback in made if isinstance(callback, AuditCallback))
     assert audit.auditor.questions == (Why(), WhyRatherThan(), WhyNotCertain())
-    assert isinstance(audit.auditor.explainer, GradCAM)
-    assert audit.auditor.explainer.target_layer is None
+    gradcam, costly = audit.auditor.explainers
+    assert repr(gradcam) == repr(GradCAM())
+    assert repr(costly) == repr(Every(5, IntegratedGradients()))
+    assert [repr(each) for each in AuditCallback(tiny_probes()).auditor.explainers] == [repr(GradCAM())]
     assert [type(score) for score in audit.auditor.novelty] == [GradNorm, ConfoundingLabels]
     assert audit.auditor.probes.fingerprint == tiny_probes().fingerprint
 

@@ -120,11 +120,16 @@ def test_whole_validation_set_is_judged_at_no_extra_forward(tmp_path, name):
         tiny_probes(), group=Group(2, aligned=[0, 1, 1], least=1, each=False), every_n_epochs=None, at_start=False,
         on_error="raise",
     )  # fmt: skip
+    callback.auditor.prepare(module)
+    look = sum(seen)
+    # What `choose_layer` says it costs, the trace, and one try of everything; nothing of it goes with the images.
+    assert look <= 2 * 17 + 6 + 4 * 2
+    seen.clear()
     one = trainer(tmp_path, [callback], name)
     one.fit(module, loader(2), data())
 
     # The first look at two probes, and what the user's own steps run: nothing else.
-    assert sum(seen) <= 8 + 2 * (8 + IMAGES)
+    assert sum(seen) == look + 2 * (8 + IMAGES)
     agree(shown(one), expected(module.net, *parts(), aligned=[0, 1, 1]))
     assert steps_of(tmp_path, WGA) == steps_of(tmp_path, "val_loss") == [1, 3]
 
@@ -644,6 +649,18 @@ def test_failing_audit_leaves_the_groups_alone(tmp_path):
         ({"train_counts": [[1, 2], [3]]}, r"`train_counts` to be integers \(K, C\)"),
         ({"train_counts": [[0.1, 0.2], [0.3, 0.4]]}, r"`train_counts` to be integers \(K, C\)"),
         ({"train_counts": [1, 2]}, r"`train_counts` to be integers \(K, C\)"),
+        ({"train_counts": "ab"}, r"`train_counts` to be integers \(K, C\)"),
+        ({"train_counts": {}}, r"`train_counts` to be integers \(K, C\)"),
+        ({"train_counts": 5}, r"`train_counts` to be integers \(K, C\)"),
+        ({"cue": True}, "`cue` to be a key"),
+        ({"cue_names": "abc"}, "`cue_names` to be a list of texts, but got 'abc'"),
+        ({"cue_names": 5}, "`cue_names` to be a list of texts"),
+        ({"cue_names": [1, 2]}, "`cue_names` to be a list of texts"),
+        ({"cue_names": []}, "`cue_names` to be a list of texts"),
+        ({"aligned": 5}, "`aligned` to be a list of integers"),
+        ({"aligned": "01"}, "`aligned` to be a list of integers"),
+        ({"aligned": [None, 1]}, "`aligned` to be a list of integers"),
+        ({"each": "no"}, "`each` to be True or False"),
     ],
 )
 def test_wrong_arguments_are_refused_at_construction(arguments, message):
@@ -667,7 +684,7 @@ def test_names_that_are_no_longer_different_as_keys_give_way_to_numbers():
 
 def test_regression_has_no_groups():
     probes = ProbeSet.from_tensors(pictures(), targets=torch.rand(6))
-    with pytest.raises(ConfigurationError, match="probes with labels for `group`"):
+    with pytest.raises(ConfigurationError, match="Expected probes with one label each for `group`, but got regression"):
         AuditCallback(probes, group=2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import logging
+import math
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -307,10 +308,10 @@ def test_a_trial_that_raises_leaves_the_rest_and_warns_once(tmp_path):
     assert "no such file: mark.png" in told
     events = read_events(tmp_path / "tb")
     assert scalar_steps(events, "audit/cue/mark/effect") == STEPS[:2]
-    assert scalar_steps(events, "audit/why/relevance_mass/spurious") == STEPS
+    assert scalar_steps(events, "audit/gradcam/why/relevance_mass/spurious") == STEPS
     assert scalar_steps(events, "audit/region/spurious/drop") == STEPS
     assert image_steps(events, next(tag for tag in events.Tags()["images"] if tag.startswith("audit_panel"))) == STEPS
-    assert float(one.callback_metrics["audit/alarm/cue/mark"]) == 0
+    assert math.isnan(one.callback_metrics["audit/alarm/cue/mark"])
     assert callback.alarms.findings[0].sentence == "The cue 'mark' was not tested at this audit."
 
 
@@ -351,10 +352,23 @@ def test_few_probes_are_not_enough_evidence(tmp_path, console):
 
     assert one.current_epoch == 4
     assert float(one.callback_metrics[EFFECT]) == pytest.approx(effect_after(3), abs=1e-5)
-    assert float(one.callback_metrics[ALARM]) == 0
+    assert math.isnan(one.callback_metrics[ALARM])
     assert callback.alarms.findings[0].sentence == "Not enough evidence on the cue 'patch': 29 valid probes of 30."
-    assert [sentence for sentence in console.warnings() if sentence.startswith("audit: ")] == []
+    (said,) = [sentence for sentence in console.warnings() if sentence.startswith("audit: ")]
+    assert said.startswith("audit: Expected at least 30 probes to watch 'patch', but got 29: ")
     assert float(one.callback_metrics["audit/expectation/undecided"]) == 1
+
+
+@pytest.mark.parametrize("count", [8, 16])
+def test_too_few_probes_are_told_before_training(tmp_path, console, count):
+    told = []
+
+    class Early(Callback):
+        def on_train_start(self, trainer, pl_module):
+            told.extend(console.warnings())
+
+    fit(tmp_path, monitor(probes=leaning_probes(count)), Early(), max_epochs=1)
+    assert any("30 probes" in sentence for sentence in told)
 
 
 def test_of_two_cues_only_the_used_one_raises_an_alarm(tmp_path, console):
@@ -377,6 +391,15 @@ def test_of_two_cues_only_the_used_one_raises_an_alarm(tmp_path, console):
 def test_what_is_no_cue_is_refused_with_a_way_out(wrong):
     with pytest.raises(ConfigurationError, match=r"Expected `cue` to be .*PatchCue\(...\).* but got"):
         ShortcutMonitor(leaning_probes(), wrong)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"alarm": "x"}, {"at_start": "never"}, {"model": 2.5}, {"name": None}, {"explainers": "gradcam"}, {"group": 2.5}],
+)
+def test_wrong_kinds_of_values_are_refused_at_construction(given):
+    with pytest.raises(ConfigurationError, match=f"Expected .*`?{'cue' if 'group' in given else next(iter(given))}"):
+        ShortcutMonitor(leaning_probes(), patch(), **given)
 
 
 def test_no_cue_at_all_is_refused():

@@ -27,7 +27,7 @@ class Own(Trial):
     name = "mirror"
 
     def check(self, probes):
-        if probes.task == "regression":
+        if not probes.task.classifies:
             raise ConfigurationError("Expected class probabilities, but got regression.")
 
     def views(self, shown):
@@ -197,7 +197,7 @@ def test_what_is_missing_is_refused_in_words_or_counted(make, probes):
     trial = make()
     if not suited(trial, probes):
         return
-    assert probes.task == "classification"
+    assert probes.task.classifies
     for key, estimate in estimates(Linear(), trial, probes).items():
         assert math.isnan(estimate.value) or estimate.valid > 0, key
 

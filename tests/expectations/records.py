@@ -8,10 +8,10 @@ import torch
 
 from xai_callbacks.expectations import Vocabulary, parse_expectations
 from xai_callbacks.metrics import summarize
-from xai_callbacks.record import AuditRecord, Estimate
+from xai_callbacks.record import AuditRecord, Estimate, MapSet
 
 VOCABULARY = Vocabulary(
-    questions=("why", "why_rather_than"),
+    questions=("gradcam/why", "gradcam/why_rather_than"),
     regions=("core", "spurious"),
     trials=("cue/tint", "region/core", "rfs/core", "bg", "fill"),
     novelty=("energy", "grad_norm"),
@@ -25,6 +25,16 @@ VOCABULARY = Vocabulary(
     train_counts=True,
     clusters=True,
     alarms=True,
+)
+
+MAPS = MapSet(
+    heatmaps=torch.zeros(2, 64, 2, 2),
+    explainer="GradCAM()",
+    layer="2",
+    reason="by hand",
+    units="score",
+    about="question",
+    verified=True,
 )
 
 
@@ -47,14 +57,16 @@ def made_record(metrics=None, per_probe=None, *, chances=None, truth=None, score
         "seconds": {},
         "notes": (),
         "useless": (),
+        "maps": {"gradcam": MAPS},
         "questions": ("why", "why_rather_than"),
         "outputs": torch.zeros(probes, 3),
+        "predictions": torch.zeros(probes, dtype=torch.int64),
         "confidences": torch.full((probes,), 1 / 3),
         "truth": truth,
         "per_probe": per_probe,
         "chances": chances,
     }
-    # What no expectation reads: heatmaps, titles, clusters and so on.
+    # What no expectation reads: titles, clusters and so on.
     return AuditRecord(**dict.fromkeys((field.name for field in fields(AuditRecord)), None) | given)
 
 

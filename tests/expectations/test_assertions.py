@@ -92,7 +92,7 @@ def test_record_alone_can_be_asked_about_all_it_has(record):
 
 def test_record_alone_knows_indexes_of_classes(record):
     verdicts = assert_expectations(record, ["relevance_mass[core] < 0.99 for class 2"])
-    assert verdicts[0].value == summarize(record.per_probe["why/relevance_mass/core"][record.truth == 2]).value
+    assert verdicts[0].value == summarize(record.per_probe["gradcam/why/relevance_mass/core"][record.truth == 2]).value
     with pytest.raises(ConfigurationError, match="and a record has none: write an index"):
         assert_expectations(record, ["relevance_mass[core] < 0.99 for class owl"])
 
@@ -107,7 +107,7 @@ def test_probes_lend_a_record_their_names_and_groups(record, probes):
     vocabulary = Vocabulary.of_record(record, probes)
     sentences = ["relevance_mass[core] < 0.99 for class owl", "relevance_mass[core] < 0.99 for group sea"]
     verdicts = assert_expectations(record, sentences, vocabulary)
-    values = record.per_probe["why/relevance_mass/core"]
+    values = record.per_probe["gradcam/why/relevance_mass/core"]
     by_hand = summarize(values[2::3]).value, summarize(values[1::2]).value
     assert tuple(verdict.value for verdict in verdicts) == by_hand
 
@@ -123,7 +123,7 @@ def test_what_the_record_does_not_have_is_refused(record):
         "worst_group_accuracy > 0.5": "Pass `group=`",
         "novelty[grad_norm].auroc > 0.5": "Pass them by `novel=`",
         "relevance_mass[cor] > 0.5": "Did you mean 'core'?",
-        "`why/relevance_mass/cor` > 0.5": "Did you mean 'why/relevance_mass/core'?",
+        "`gradcam/why/relevance_mass/cor` > 0.5": "Did you mean 'gradcam/why/relevance_mass/core'?",
     }.items():
         with pytest.raises(ConfigurationError, match=message.replace("?", r"\?")):
             assert_expectations(record, [sentence])
@@ -140,7 +140,7 @@ def test_vocabulary_of_probes_and_of_their_record_agree(record, probes):
     auditor = Auditor(probes)
     before = Vocabulary.of_probes(
         probes,
-        questions=[question.key for question in auditor.questions],
+        questions=auditor.asked,
         novelty=[score.name for score in auditor.novelty],
         num_classes=len(CLASSES),
     )
@@ -161,7 +161,7 @@ def test_every_key_of_an_audit_with_all_trials_is_known_before_it(probes):
     record = auditor.audit(tiny_net())
     vocabulary = Vocabulary.of_probes(
         probes,
-        questions=record.questions,
+        questions=auditor.asked,
         trials=[trial.name for trial in trials],
         novelty=[score.name for score in auditor.novelty],
         novel=True,

@@ -103,7 +103,7 @@ def test_thirty_probes_are_enough_for_it():
 @pytest.mark.parametrize("sentence", ["relevance_lift[core] > 2", "relevance_lift[core] <= 2"])
 @pytest.mark.parametrize("ends", [(None, None), (0.0, 1.0), (3.0, 4.0), (math.nan, math.nan)])
 def test_value_that_is_none_never_passes_and_never_fails(value, sentence, ends):
-    verdict = judged(sentence, {"why/relevance_lift/core": estimate(value, *ends)})
+    verdict = judged(sentence, {"gradcam/why/relevance_lift/core": estimate(value, *ends)})
     assert verdict.outcome is UNKNOWN
     assert math.isnan(verdict.margin)
     assert verdict.reason.startswith("no value on 64 probes; expected ")
@@ -227,7 +227,7 @@ class TestForSomeProbes:
     values = torch.rand(120, generator=generator, dtype=torch.float64)
     chances = torch.rand(120, generator=generator, dtype=torch.float64)
     truth = torch.arange(120) % 3
-    key = "why/relevance_mass/core"
+    key = "gradcam/why/relevance_mass/core"
 
     def test_class_is_summarized_as_by_hand(self):
         verdict = judged(

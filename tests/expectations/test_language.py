@@ -33,9 +33,9 @@ from xai_callbacks.expectations.language import advice, nearest, parse_metric, p
         ("accuracy >= 0.9 for class '3'", Expectation("accuracy", ">=", 0.9, for_class="3")),
         ("accuracy >= 0.9 for class 03", Expectation("accuracy", ">=", 0.9, for_class="03")),
         ("novelty[energy].auroc > 0.8", Expectation("novelty[energy].auroc", ">", 0.8)),
-        ("`why/relevance_mass/core` > 0.5", Expectation("`why/relevance_mass/core`", ">", 0.5)),
-        ('"why/relevance_mass/core" > 0.5', Expectation("`why/relevance_mass/core`", ">", 0.5)),
-        ("'why/relevance_mass/core'>.5", Expectation("`why/relevance_mass/core`", ">", 0.5)),
+        ("`gradcam/why/relevance_mass/core` > 0.5", Expectation("`gradcam/why/relevance_mass/core`", ">", 0.5)),
+        ('"gradcam/why/relevance_mass/core" > 0.5', Expectation("`gradcam/why/relevance_mass/core`", ">", 0.5)),
+        ("'gradcam/why/relevance_mass/core'>.5", Expectation("`gradcam/why/relevance_mass/core`", ">", 0.5)),
         ("accuracy>5%", Expectation("accuracy", ">", 0.05)),
         ("accuracy <= 7 %", Expectation("accuracy", "<=", 0.07)),
         ("accuracy <= 12.5 % until epoch 3", Expectation("accuracy", "<=", 0.125, until_epoch=3)),
@@ -210,8 +210,8 @@ def _bare(argument):
         ),
         ("`` > 0.5", "Expected a key between the quotes, but got nothing in '`` > 0.5'."),
         (
-            "why/relevance_mass/core > 0.5",
-            "Expected a metric, but got 'why/relevance_mass/core' in 'why/relevance_mass/core > 0.5'. "
+            "gradcam/why/relevance_mass/core > 0.5",
+            "Expected a metric, but got 'gradcam/why/relevance_mass/core' in 'gradcam/why/relevance_mass/core > 0.5'. "
             "Put the key of an audit in backquotes.",
         ),
     ],

@@ -26,15 +26,15 @@ from xai_callbacks.metrics.group_sums import group_sums
         ("accuracy > 0.5", Target("accuracy", share=True)),
         ("confidence > 0.5", Target("confidence")),
         ("switched < 0.5", Target("switched", share=True)),
-        ("relevance_mass[core] > 0.5", Target("why/relevance_mass/core")),
-        ("relevance_lift[core] > 2", Target("why/relevance_lift/core")),
-        ("relevance_rank[core] > 0.5", Target("why/relevance_rank/core")),
-        ("soft_iou[core] > 0.5", Target("why/soft_iou/core")),
+        ("relevance_mass[core] > 0.5", Target("gradcam/why/relevance_mass/core")),
+        ("relevance_lift[core] > 2", Target("gradcam/why/relevance_lift/core")),
+        ("relevance_rank[core] > 0.5", Target("gradcam/why/relevance_rank/core")),
+        ("soft_iou[core] > 0.5", Target("gradcam/why/soft_iou/core")),
         (
             "relevance_mass[spurious] of why_rather_than < 0.2",
-            Target("why_rather_than/relevance_mass/spurious"),
+            Target("gradcam/why_rather_than/relevance_mass/spurious"),
         ),
-        ("drift of why_rather_than < 0.2", Target("why_rather_than/drift")),
+        ("drift of why_rather_than < 0.2", Target("gradcam/why_rather_than/drift")),
         ("cue_effect[tint] < 0.05", Target("cue/tint/effect")),
         ("cue_effect_logit[tint] < 7", Target("cue/tint/effect_logit")),
         ("cue_effect_added[tint] < 0.05", Target("cue/tint/effect_added")),
@@ -70,14 +70,14 @@ from xai_callbacks.metrics.group_sums import group_sums
         ("bias_amplification < 0.1", Target("group/bias_amplification", unit="images")),
         ("worst_cluster_accuracy > 0.6", Target("cluster/worst_acc")),
         ("cluster_count < 4", Target("cluster/count", unit="nothing")),
-        ("`why/relevance_mass/core` > 0.5", Target("why/relevance_mass/core")),
+        ("`gradcam/why/relevance_mass/core` > 0.5", Target("gradcam/why/relevance_mass/core")),
         ("`region/core/drop` > 0.1", Target("region/core/drop")),
         ("`region/core/drop/local_mean` > 0.1", Target("region/core/drop/local_mean")),
         ("`group/accuracy/0_1` > 0.1", Target("group/accuracy/0_1", share=True, unit="images")),
         ("`group/accuracy/wolf on snow` > 0.1", Target("group/accuracy/wolf on snow", share=True, unit="images")),
         ("`group/not_finite` <= 0.5", Target("group/not_finite", unit="images")),
-        ("relevance_mass[core] > 0.5 for class wolf", Target("why/relevance_mass/core", class_index=0)),
-        ("relevance_mass[core] > 0.5 for class 2", Target("why/relevance_mass/core", class_index=2)),
+        ("relevance_mass[core] > 0.5 for class wolf", Target("gradcam/why/relevance_mass/core", class_index=0)),
+        ("relevance_mass[core] > 0.5 for class 2", Target("gradcam/why/relevance_mass/core", class_index=2)),
         ("novelty[energy] < 3 for class 'great white'", Target("novelty/energy", class_index=2)),
     ],
 )
@@ -187,9 +187,9 @@ def test_absolute_error_is_for_regression():
             "Expected `accuracy` without `of`, but got `of why` in 'accuracy of why > 0.5'. It is of no question.",
         ),
         (
-            "`why/relevance_mass/core` of why > 0.5",
-            "Expected `why/relevance_mass/core` without `of`, but got `of why` in "
-            "'`why/relevance_mass/core` of why > 0.5'. It is of no question.",
+            "`gradcam/why/relevance_mass/core` of why > 0.5",
+            "Expected `gradcam/why/relevance_mass/core` without `of`, but got `of why` in "
+            "'`gradcam/why/relevance_mass/core` of why > 0.5'. It is of no question.",
         ),
         (
             "top1_stable",
@@ -284,14 +284,14 @@ def test_absolute_error_is_for_regression():
             "No number of probes shows that.",
         ),
         (
-            "`why/relevance_mas/core` > 0.5",
-            "Expected a key of a metric, but got 'why/relevance_mas/core' in '`why/relevance_mas/core` > 0.5'. "
-            "Did you mean 'why/relevance_mass/core'?",
+            "`gradcam/why/relevance_mas/core` > 0.5",
+            "Expected a key of a metric, but got 'gradcam/why/relevance_mas/core' in "
+            "'`gradcam/why/relevance_mas/core` > 0.5'. Did you mean 'gradcam/why/relevance_mass/core'?",
         ),
         (
-            "`audit/why/relevance_mass/core` > 0.5",
-            "Expected a key of a metric, but got 'audit/why/relevance_mass/core' in "
-            "'`audit/why/relevance_mass/core` > 0.5'. Did you mean 'why/relevance_mass/core'?",
+            "`audit/gradcam/why/relevance_mass/core` > 0.5",
+            "Expected a key of a metric, but got 'audit/gradcam/why/relevance_mass/core' in "
+            "'`audit/gradcam/why/relevance_mass/core` > 0.5'. Did you mean 'gradcam/why/relevance_mass/core'?",
         ),
         (
             "`cue/snow/effect` > 0.5",
@@ -427,7 +427,11 @@ def test_sentences_names_and_objects_mix():
         VOCABULARY,
     )
     assert [each.label for each in found] == ["accuracy > 0.9", "looks at the animal", "sees what is new"]
-    assert [each.target.key for each in found] == ["accuracy", "why/relevance_mass/core", "novelty/energy/auroc"]
+    assert [each.target.key for each in found] == [
+        "accuracy",
+        "gradcam/why/relevance_mass/core",
+        "novelty/energy/auroc",
+    ]
     assert parse_expectations(found, VOCABULARY) == found
 
 
@@ -471,7 +475,7 @@ anything = st.recursive(
 )
 comparisons = (">", "<", ">=", "0.5", "50 %")
 clauses = ("under half_fill", "of why", "for class wolf", "for class 3", "for group sea", "from epoch 2")
-keys = ("'why/drift'", "`accuracy`")
+keys = ("'gradcam/why/drift'", "`accuracy`")
 pieces = st.sampled_from(
     [*NAMES, "top1_stable", "[core]", "[tint]", "[energy]", "[x]", ".auroc", *comparisons, *clauses, *keys]
 )

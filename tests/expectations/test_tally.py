@@ -22,7 +22,7 @@ EXPECTATIONS = (
 
 def record_of(mass, effect, auroc):
     metrics = {
-        "why_rather_than/relevance_mass/core": estimate(mass, mass - 0.0625, mass + 0.0625),
+        "gradcam/why_rather_than/relevance_mass/core": estimate(mass, mass - 0.0625, mass + 0.0625),
         "cue/tint/effect": estimate(effect, effect - 0.015625, effect + 0.015625),
         "novelty/energy/auroc": estimate(auroc, valid=20),
     }

@@ -131,13 +131,13 @@ def test_a_class_that_is_not_there_is_refused(points_to, fields, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("points_to", [None, [], True, 1.0, [0, None], torch.tensor([0])])
+@pytest.mark.parametrize("points_to", [None, [], True, 1.0, [0, None], b"x", torch.tensor([0])])
 def test_what_is_no_class_is_refused_at_construction(points_to):
     with pytest.raises(ConfigurationError, match="to be an index or a name of a class for each variant, but got"):
         TintCue([1.0], points_to)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "é!"])
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "é!", None, 5, ["a"]])
 def test_a_name_that_would_break_a_key_is_refused(name):
     with pytest.raises(ConfigurationError, match="Expected `name` of a cue to be letters"):
         PatchCue([0.0], 0, name=name)
@@ -150,7 +150,7 @@ def test_variants_of_one_class_only_are_refused():
 
 def test_regression_probes_are_refused():
     probes = scenes(labels=None, class_names=None, targets=torch.linspace(0, 1, 12))
-    with pytest.raises(ConfigurationError, match="which points to classes, but got regression targets"):
+    with pytest.raises(ConfigurationError, match="probes with labels for `the cue patch`, but got regression probes"):
         PatchCue([0.0], 0).check(probes)
 
 

@@ -92,7 +92,7 @@ def test_grey_images_have_one_scale():
             r"Expected `probes` to have `mean` and `std`, .* 47% of .* from -0.997 to 0.989\. Build",
         ),
         (pixels() * 255, {}, r"images in \[0, 1\], but got neither: 100% of the values outside"),
-        (pixels(), {"mean": [127.0], "std": [64.0]}, "in units of \\[0, 1\\] pixels"),
+        ((pixels() * 255 - 127) / 64, {"mean": [127.0], "std": [64.0]}, "in units of \\[0, 1\\] pixels"),
         (pixels() * 8 - 4, {"mean": MEAN, "std": STD}, "once `mean` and `std` are undone, but got"),
     ],
     ids=["forgotten", "bytes", "units of 255", "another normalisation"],

@@ -239,7 +239,7 @@ def test_an_audit_changes_nothing_that_it_was_given_and_no_global_randomness():
 
 def test_regression_and_strange_questions_are_refused():
     values = ProbeSet.from_tensors(torch.rand(4, 3, 8, 8), targets=torch.rand(4))
-    with pytest.raises(ConfigurationError, match="`probes` to have classes"):
+    with pytest.raises(ConfigurationError, match="probes with one label each for `clusters`, but got regression"):
         ClusterJudge(values)
     with pytest.raises(ConfigurationError, match="`question_index` to be an integer of 0 or more"):
         ClusterJudge(probe_set(4), -1)

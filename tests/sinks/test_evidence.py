@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.callbacks.leaning import LeaningNet, leaning_probes, patch
-from xai_callbacks import Auditor, Why
+from xai_callbacks import Auditor, Every, GradCAM, LayerCAM, Why
+from xai_callbacks.explainers import Explainer, Plan
 from xai_callbacks.metrics.summary import Estimate
 from xai_callbacks.render import ColorScale
 from xai_callbacks.render.quadrants import Placed, render_quadrants
@@ -17,7 +18,7 @@ from xai_callbacks.sinks.evidence import cluster_pictures, quadrant_pictures
 from xai_callbacks.trials import CueTrial
 
 SCALE = ColorScale()
-EFFECT, MASS = "cue/patch/effect", "why/relevance_mass/spurious"
+EFFECT, MASS = "cue/patch/effect", "gradcam/why/relevance_mass/spurious"
 
 
 def leaning(gain=1.0):
@@ -131,3 +132,51 @@ def test_at_most_six_classes_are_drawn_those_with_most_kinds_first(record):
     many = dataclasses.replace(record, clusters=record.clusters._replace(classes=tuple(kinds)))
     plain = leaning_probes(class_names=None)
     assert [name for name, _picture in cluster_pictures(plain, many, SCALE)] == list("135702")
+
+
+# ---- several explainers
+
+
+class Brightness(Explainer):
+    name = "brightness"
+    about = "image"
+
+    def prepare(self, trace, reference):
+        return Plan(reason="at the pixels")
+
+    def explain(self, observation, plan):
+        return observation.images.mean(dim=1)[None]
+
+
+def test_evidence_is_of_the_first_explainer_that_answers_questions(probes, record):
+    trials, questions = [CueTrial(patch())], [Why(), Why("label")]
+    explainers = [Brightness(), GradCAM(), LayerCAM()]
+    auditor = Auditor(probes, questions, explainers=explainers, novelty=[], trials=trials, clusters=True)
+    found = auditor.audit(leaning(), step=7)
+
+    assert np.array_equal(quadrants(probes, found)["patch"], quadrants(probes, record)["patch"])
+    one, other = (dict(cluster_pictures(probes, each, SCALE)) for each in (found, record))
+    assert one.keys() == other.keys() != set()
+    for name, picture in one.items():
+        assert np.array_equal(picture, other[name])
+
+
+def test_clusters_are_of_one_explainer_at_every_audit(probes):
+    """Where it does not answer, there are none, rather than those of another."""
+    explainers = [Every(2, GradCAM()), LayerCAM()]
+    auditor = Auditor(probes, [Why("label")], explainers=explainers, novelty=[], clusters=True)
+    records = [auditor.audit(leaning(), step=step) for step in range(3)]
+
+    assert [record.clusters is not None for record in records] == [True, False, True]
+    assert ["cluster/count" in record.metrics for record in records] == [True, False, True]
+    assert dict(cluster_pictures(probes, records[1], SCALE)) == {}
+    for before, after in zip(records[0].clusters.classes, records[2].clusters.classes, strict=True):
+        assert [cluster.number for cluster in before.clusters] == [cluster.number for cluster in after.clusters]
+
+
+def test_an_audit_without_heatmaps_has_no_evidence_pictures(probes):
+    trials = [CueTrial(patch())]
+    record = Auditor(probes, [Why("label")], explainers=[], novelty=[], trials=trials, clusters=True).audit(leaning())
+    assert record.metrics["cue/patch/effect"].valid == 32
+    assert quadrants(probes, record) == {}
+    assert dict(cluster_pictures(probes, record, SCALE)) == {}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.tiny import tiny_net, tiny_probes
-from xai_callbacks import Auditor
+from xai_callbacks import Auditor, Every, GradCAM, LayerCAM, Occlusion, Why
 from xai_callbacks.sinks import Film
 
 
@@ -83,3 +83,61 @@ def test_film_of_other_probes_begins_anew(record):
     assert steps(film) == [100]
     film.add(dataclasses.replace(record, step=110), [0, 1, 3], ("a", "b", "c"))
     assert steps(film) == [100, 110]
+
+
+# ---- explainers
+
+
+def of_explainers(explainers, audits, film):
+    auditor = Auditor(tiny_probes(4), [Why()], explainers=explainers)
+    records = [auditor.audit(tiny_net(), step=step) for step in range(audits)]
+    for record in records:
+        film.add(record, [0, 2], ("a", "b"))
+    return records
+
+
+def test_film_shows_the_first_of_several_explainers():
+    film = Film()
+    records = of_explainers([Occlusion(4), GradCAM()], 2, film)
+    for frame, record in zip(film.frames, records, strict=True):
+        assert torch.equal(frame.heatmaps, record.maps["occlusion"].heatmaps[:, [0, 2]])
+        assert frame.kind == record.maps["occlusion"].kind
+
+
+def test_film_goes_on_with_an_explainer_that_answers_at_every_audit():
+    """Where the first one answers now and then, the film settles on the other and is not begun anew each time."""
+    film = Film()
+    records = of_explainers([Every(2, Occlusion(4)), GradCAM()], 5, film)
+    assert steps(film) == [1, 2, 3, 4]
+    for frame, record in zip(film.frames, records[1:], strict=True):
+        assert torch.equal(frame.heatmaps, record.maps["gradcam"].heatmaps[:, [0, 2]])
+
+
+def test_film_of_an_explainer_that_answers_now_and_then_has_the_audits_at_which_it_did():
+    film = Film()
+    of_explainers([Every(2, Occlusion(4))], 5, film)
+    assert steps(film) == [0, 2, 4]
+
+
+@pytest.mark.parametrize("after", [LayerCAM("2"), GradCAM("0"), LayerCAM("2", name="gradcam")])
+def test_film_of_another_explainer_or_layer_begins_anew(after):
+    film = Film()
+    of_explainers([GradCAM("2")], 3, film)
+    resumed = Film()
+    resumed.load_state_dict(film.state_dict())
+    of_explainers([after], 2, resumed)
+    assert steps(resumed) == [0, 1]
+    assert len(film.frames) == 3
+
+
+def test_an_audit_without_heatmaps_is_no_frame():
+    film = Film()
+    of_explainers([GradCAM()], 2, film)
+    of_explainers([], 3, film)
+    assert steps(film) == [0, 1]
+    empty = Film()
+    of_explainers([], 3, empty)
+    assert empty.frames == ()
+    resumed = Film()
+    resumed.load_state_dict(empty.state_dict())
+    assert resumed.frames == ()

@@ -29,7 +29,8 @@ def with_metrics(record, **metrics):
 def test_every_metric_becomes_one_scalar_under_audit(record):
     scalars = main_scalars(record)
     assert scalars == {f"audit/{key}": estimate.value for key, estimate in record.metrics.items()}
-    assert {"audit/accuracy", "audit/switched", "audit/why/relevance_mass/core", "audit/why/drift"} <= scalars.keys()
+    of_maps = {"audit/gradcam/why/relevance_mass/core", "audit/gradcam/why/drift"}
+    assert {"audit/accuracy", "audit/switched"} | of_maps <= scalars.keys()
 
 
 def test_details_hold_what_exists_and_nothing_else(record):
@@ -67,11 +68,30 @@ def test_layout_shows_every_metric(record):
 
 
 def test_layout_groups_by_question_and_names_region_and_chance(record):
-    page = charts(layout(record.metrics))
-    key = "why_rather_than/relevance_mass/core"
+    page = charts(layout(record.metrics, explainers=["gradcam"]))
+    key = "gradcam/why_rather_than/relevance_mass/core"
     chance = record.metrics[key].chance
-    _kind, tags = page["audit: why rather than", f"relevance mass, core (chance {chance:.2g})"]
+    _kind, tags = page["audit: gradcam why rather than", f"relevance mass, core (chance {chance:.2g})"]
     assert tags[0] == f"audit/{key}"
+
+
+def test_layout_groups_several_explainers_by_question_and_those_about_the_image_by_name():
+    estimate = Estimate(0.5, None, None, None, 6, 0)
+    keys = ("gradcam/why/drift", "occlusion/why/drift", "bright/relevance_mass/core", "bright/drift", "accuracy")
+    page = layout(dict.fromkeys(keys, estimate), explainers={"occlusion", "gradcam"})
+    assert {category: set(names) for category, names in page.items()} == {
+        "audit: gradcam why": {"drift"},
+        "audit: occlusion why": {"drift"},
+        "audit: bright": {"relevance mass, core", "drift"},
+        "audit: probes": {"accuracy"},
+    }
+
+
+def test_layout_keeps_the_name_of_an_explainer_with_a_metric_of_the_same_name_apart():
+    """A novelty score may be called like an explainer."""
+    estimate = Estimate(0.5, None, None, None, 6, 0)
+    page = layout({"gradcam/why/drift": estimate, "novelty/gradcam/auroc": estimate}, explainers=["gradcam"])
+    assert set(page) == {"audit: gradcam why", "audit: novelty"}
 
 
 def test_layout_draws_a_margin_where_there_is_an_interval(record):

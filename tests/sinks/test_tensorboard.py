@@ -16,7 +16,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.tiny import image_steps, read_events, scalar_steps, tiny_net, tiny_probes
-from xai_callbacks import Auditor, TensorBoardSink
+from xai_callbacks import Auditor, Every, GradCAM, Occlusion, TensorBoardSink, Why
+from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.sinks import PictureBook
 from xai_callbacks.sinks.scalars import layout
 
@@ -88,7 +89,7 @@ def test_scalars_are_those_of_the_record(tmp_path, record):
     for key, estimate in record.metrics.items():
         assert [event.value for event in events.Scalars(f"audit/{key}")] == pytest.approx([estimate.value] * 2)
         assert scalar_steps(events, f"audit/{key}") == [3, 9]
-    area = events.Scalars("audit_detail/why/relevance_mass/core/chance")[0].value
+    area = events.Scalars("audit_detail/gradcam/why/relevance_mass/core/chance")[0].value
     assert area == pytest.approx(0.25)
     assert events.Tags()["images"] == []
 
@@ -100,7 +101,7 @@ def test_scalars_can_be_left_to_somebody_else(tmp_path, record):
 
 
 def test_metrics_without_a_value_are_left_out(tmp_path, record):
-    key = "why/relevance_mass/core"
+    key = "gradcam/why/relevance_mass/core"
     nothing = record.metrics[key]._replace(value=math.nan, chance=math.nan, valid=0, degenerate=6)
     empty = dataclasses.replace(record, metrics={**record.metrics, key: nothing})
     events, _ = written(tmp_path, [empty], max_panels=0)
@@ -117,12 +118,13 @@ def test_layout_is_written_once_and_again_when_metrics_join(tmp_path):
     events, _ = written(tmp_path, records, tiny_probes(3), max_panels=0)
 
     first, second = pages(events)
-    assert "drift" not in first["audit: why"]
-    assert second["audit: why"]["drift"] == ["audit/why/drift"]
+    assert "drift" not in first["audit: gradcam why"]
+    assert second["audit: gradcam why"]["drift"] == ["audit/gradcam/why/drift"]
     title = "relevance mass, core (chance 0.25)"
-    assert second["audit: why"][title] == first["audit: why"][title] == ["audit/why/relevance_mass/core"]
+    tags = ["audit/gradcam/why/relevance_mass/core"]
+    assert second["audit: gradcam why"][title] == first["audit: gradcam why"][title] == tags
     assert {title: set(charts) for title, charts in second.items()} == {
-        title: set(charts) for title, charts in layout(records[1].metrics).items()
+        title: set(charts) for title, charts in layout(records[1].metrics, explainers=["gradcam"]).items()
     }
     tags = {tag for charts in second.values() for tags in charts.values() for tag in tags}
     assert tags <= set(events.Tags()["scalars"])
@@ -131,11 +133,39 @@ def test_layout_is_written_once_and_again_when_metrics_join(tmp_path):
 def test_charts_stay_when_a_later_audit_has_no_value_for_them(tmp_path):
     auditor, net = Auditor(tiny_probes(3)), tiny_net()
     first, second = auditor.audit(net, step=0), auditor.audit(net, step=1)
-    key = "why/soft_iou/core"
+    key = "gradcam/why/soft_iou/core"
     nothing = second.metrics[key]._replace(value=math.nan)
     second = dataclasses.replace(second, metrics={**second.metrics, key: nothing})
     events, _ = written(tmp_path, [first, second], tiny_probes(3), max_panels=0)
-    assert "soft iou, core (chance 0.57)" in pages(events)[-1]["audit: why"]
+    assert "soft iou, core (chance 0.57)" in pages(events)[-1]["audit: gradcam why"]
+
+
+def test_charts_of_an_explainer_that_answers_now_and_then_stay_where_they_are(tmp_path):
+    probes = tiny_probes(3)
+    auditor, net = Auditor(probes, [Why()], explainers=[GradCAM(), Every(2, Occlusion(4))]), tiny_net()
+    records = [auditor.audit(net, step=step) for step in range(3)]
+    events, _ = written(tmp_path, records, probes, max_panels=0)
+
+    for page in pages(events):
+        assert {"audit: gradcam why", "audit: occlusion why"} <= page.keys()
+        assert "audit: occlusion" not in page
+    assert "drift" in pages(events)[-1]["audit: occlusion why"]
+    assert scalar_steps(events, "audit/occlusion/why/drift") == [2]
+    assert scalar_steps(events, "audit/occlusion/why/relevance_mass/core") == [0, 2]
+    assert scalar_steps(events, "audit/gradcam/why/relevance_mass/core") == [0, 1, 2]
+
+
+def test_an_audit_without_heatmaps_has_panels_and_no_filmstrips(tmp_path):
+    probes = tiny_probes(3)
+    record = Auditor(probes, explainers=[]).audit(tiny_net(), step=5)
+    events, _ = written(tmp_path, [record], probes, max_panels=2)
+
+    assert sorted(events.Tags()["images"]) == [
+        "audit_novelty/gradnorm/most_novel",
+        "audit_panel/000_probe_000",
+        "audit_panel/002_probe_002",
+    ]
+    assert image_steps(events, "audit_panel/000_probe_000") == [5]
 
 
 def test_filmstrip_of_twelve_audits_shows_the_first_and_the_last(tmp_path):
@@ -201,6 +231,23 @@ sink.write(Auditor(tiny_probes()).audit(tiny_net(), step=3))
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).resolve().parents[2])
     assert image_steps(read_events(tmp_path), "audit_panel/000_probe_000") == [3]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"writer": value} for value in (None, "runs/1", 5, object())),
+        *({"probes": value} for value in (None, "probes.safetensors", [], 5)),
+        *({"max_panels": value} for value in (None, "4", 1.5, True, -1)),
+        *({"scale": value} for value in ("logit", 5, [0, 1])),
+        *({"scalars": value} for value in (None, "yes", 1)),
+        *({"tag_prefix": value} for value in (None, 5, ["a"])),
+        *({"name": value} for value in (None, 5, "", "a b", ["a"])),
+    ],
+)
+def test_wrong_arguments_are_refused_at_construction(tmp_path, wrong):
+    with SummaryWriter(tmp_path) as writer, pytest.raises(ConfigurationError, match=f"Expected `{next(iter(wrong))}`"):
+        TensorBoardSink(**({"writer": writer, "probes": tiny_probes()} | wrong))
 
 
 def test_a_sink_is_closed_by_its_block(tmp_path, record):

@@ -86,7 +86,7 @@ def scenes(count=12, *, masks=None, **fields):
 
 def answers(model, probes):
     """What a model says of probes as they are."""
-    subject = Subject(model)
+    subject = Subject(model, probes.task)
     with undisturbed(model), torch.no_grad():
         return subject(subject.images(probes.images))
 
@@ -95,7 +95,7 @@ def tried(model, probes, *trials, chunk_size=5):
     """Estimates by key, and what failed."""
     runner, given = TrialRunner(probes, trials), answers(model, probes)
     with undisturbed(model):
-        return runner.run(Subject(model), given, chunk_size=chunk_size)
+        return runner.run(Subject(model, probes.task), given, chunk_size=chunk_size)
 
 
 def values(model, probes, *trials, chunk_size=5):

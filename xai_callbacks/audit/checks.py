@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from xai_callbacks.errors import AuditError, ConfigurationError
+from xai_callbacks.access.subject import OTHER_MODEL
+from xai_callbacks.errors import AuditError, ConfigurationError, OutputError
 from xai_callbacks.probes import ProbeSet
+from xai_callbacks.tasks import Task
 
-__all__ = ["require_finite", "require_instances", "require_labels_below", "require_probe_set", "require_same_shape"]
+__all__ = ["require_as_prepared", "require_finite", "require_instances", "require_probe_set", "require_same_shape"]
 
 
 def require_probe_set(name: str, value: object) -> None:
@@ -56,22 +58,6 @@ def require_instances(name: str, values: object, kind: type, hint: str) -> None:
         )
 
 
-def require_labels_below(probes: ProbeSet, classes: int | None) -> None:
-    """Raise unless a model has a class for each label.
-
-    Raises:
-        ConfigurationError: A label is too large.
-    """
-    labels = probes.labels
-    if classes is not None and labels is not None and int(labels.max()) >= classes:
-        index = int(labels.argmax())
-        raise ConfigurationError(
-            f"Expected the labels of the probes to be below {classes}, the number of classes of the model, but "
-            f"probe {probes.names[index]!r} has label {int(labels[index])}. Build the probes from the data "
-            "that the model is trained on."
-        )
-
-
 def require_finite(outputs: Tensor, probes: ProbeSet) -> None:
     """Raise unless a model returned finite numbers for all probes.
 
@@ -84,4 +70,27 @@ def require_finite(outputs: Tensor, probes: ProbeSet) -> None:
             f"Expected finite model outputs, but got NaN or inf for {len(broken)} of {len(probes)} probes, "
             f"first for {probes.names[broken[0]]!r}. The training has probably diverged; look at the loss and "
             "the learning rate."
+        )
+
+
+def require_as_prepared(outputs: Tensor, task: Task, *, probabilities: bool) -> None:
+    """Raise unless outputs are those of a model like the one that was prepared.
+
+    Args:
+        outputs: Of all probes, as they were read.
+        task: What was learnt of the outputs.
+        probabilities: Whether they were learnt to be probabilities.
+
+    Raises:
+        OutputError: There are more or fewer, or they are probabilities that were read as logits.
+    """
+    if outputs.shape[1] != task.width:
+        raise OutputError(
+            f"Expected {task.width} outputs, as the model gave when it was prepared, but got {outputs.shape[1]}. "
+            f"{OTHER_MODEL}"
+        )
+    if not probabilities and task.are_distributions(outputs):
+        raise OutputError(
+            "Expected logits, as the model gave when it was prepared, but got probabilities, which add up to 1. "
+            f"{OTHER_MODEL}"
         )

@@ -7,19 +7,43 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xai_callbacks.explainers import Explanation
-from xai_callbacks.questions import Asked
+from xai_callbacks.audit.grids import bounded
+from xai_callbacks.questions import Posed
 
-__all__ = ["Gathered", "Observed"]
+__all__ = ["Asked", "Gathered", "Observed"]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What one question was about, for all N probes.
+
+    Attributes:
+        fact: Outputs asked about, `(N,)` int64, -1 for none.
+        foil: Outputs they are held against, `(N,)` int64; None where there are none.
+        value: Values they are held against, `(N,)` float32; None for classes and labels.
+    """
+
+    fact: Tensor
+    foil: Tensor | None
+    value: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """Everything one pass over the probes gave, stacked over chunks and on the CPU."""
+    """Everything one pass over the probes gave, stacked over chunks and on the CPU.
+
+    Attributes:
+        outputs: `(N, K)`.
+        asked: One entry a question.
+        maps: Signed heatmaps `(Q, N, h, w)` by explainer.
+        scores: Novelty scores `(N,)` by name.
+        novelty_maps: `(N, h, w)` by name of the score.
+        layer_shares: `(N,)` by name of the layer.
+    """
 
     outputs: Tensor
-    heatmaps: Tensor
     asked: tuple[Asked, ...]
+    maps: dict[str, Tensor]
     scores: dict[str, Tensor]
     novelty_maps: dict[str, Tensor]
     layer_shares: dict[str, Tensor]
@@ -41,32 +65,44 @@ class Gathered:
         """Store values `(n, ...)` of one chunk."""
         if key not in self._tensors:
             self._tensors[key] = torch.empty(self._probes, *values.shape[1:], dtype=values.dtype)
-        self._tensors[key][chunk] = values.to("cpu")
+        self._tensors[key][chunk] = values.detach().to("cpu")
 
-    def put_explanation(self, explanation: Explanation, chunk: slice) -> None:
-        """Store outputs, heatmaps and what was asked."""
-        self.put(("explanation", "outputs"), explanation.outputs, chunk)
-        self.put(("explanation", "heatmaps"), explanation.heatmaps.transpose(0, 1), chunk)
-        self._questions = len(explanation.asked)
-        for index, asked in enumerate(explanation.asked):
-            for name, values in asked._asdict().items():
+    def put_maps(self, explainer: str, heatmaps: Tensor, chunk: slice) -> None:
+        """Store heatmaps `(Q, n, h, w)` of an explainer, on a grid that bounds memory."""
+        self.put(("maps", explainer), bounded(heatmaps).transpose(0, 1), chunk)
+
+    def put_posed(self, posed: tuple[Posed, ...], chunk: slice) -> None:
+        """Store what was asked."""
+        self._questions = len(posed)
+        for index, each in enumerate(posed):
+            for name in ("fact", "foil", "value"):
+                values = getattr(each, name)
                 if values is not None:
                     self.put((f"asked {index}", name), values, chunk)
 
+    def drop(self, key: tuple[str, str]) -> None:
+        """Forget what failed."""
+        self._tensors.pop(key, None)
+
+    def drop_kind(self, wanted: str) -> None:
+        """Forget all results of a kind."""
+        self._tensors = {key: values for key, values in self._tensors.items() if key[0] != wanted}
+
     def observed(self) -> Observed:
         """Everything, stacked."""
-        asked = [
-            {name: self._tensors.get((f"asked {index}", name)) for name in Asked._fields}
-            for index in range(self._questions)
-        ]
         return Observed(
-            outputs=self._tensors["explanation", "outputs"],
-            heatmaps=self._tensors["explanation", "heatmaps"].transpose(0, 1).contiguous(),
-            asked=tuple(Asked(**fields) for fields in asked),  # type: ignore[arg-type]  # a score there always is
+            outputs=self._tensors["answers", "outputs"],
+            asked=tuple(self._asked(index) for index in range(self._questions)),
+            maps={name: maps.transpose(0, 1).contiguous() for name, maps in self._of_kind("maps").items()},
             scores=self._of_kind("score"),
             novelty_maps=self._of_kind("map"),
             layer_shares=self._of_kind("layer"),
         )
+
+    def _asked(self, index: int) -> Asked:
+        fact, foil, value = (self._tensors.get((f"asked {index}", name)) for name in ("fact", "foil", "value"))
+        assert fact is not None  # noqa: S101  # there always is one; narrows the type
+        return Asked(fact, foil, value)
 
     def _of_kind(self, wanted: str) -> dict[str, Tensor]:
         return {name: values for (kind, name), values in self._tensors.items() if kind == wanted}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_callbacks.access import ModelSelector, OutputSelector, Subject, trace_model, undisturbed
+from xai_callbacks.access import ModelSelector, OutputSelector, Subject, check_selectors, trace_model, undisturbed
 from xai_callbacks.audit.checks import require_instances, require_probe_set, require_same_shape
 from xai_callbacks.audit.clock import Clock
 from xai_callbacks.audit.structure import structure_of
@@ -21,6 +21,7 @@ from xai_callbacks.novelty import LastLayerScore, NoveltyScore
 from xai_callbacks.novelty.scoring import Scorer
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import NoveltyRecord
+from xai_callbacks.tasks import Task
 
 __all__ = ["NoveltyAuditor"]
 
@@ -39,6 +40,7 @@ class _Prepared:
 
     structure: int
     head: str | None
+    task: Task
     probabilities: bool
 
 
@@ -100,6 +102,7 @@ class NoveltyAuditor:
             # Shows whether there is such a condition, and whether it is known which values are black and white.
             condition_probes(probes.select([0]), condition, LEVELS[0])
         require_integer("chunk_size", chunk_size, least=1)
+        check_selectors(model, output)
         self.conditions = tuple(conditions)
         self.probes = probes
         self.model = model
@@ -199,7 +202,8 @@ class NoveltyAuditor:
         self._judge.forget()
 
     def _subject(self, model: nn.Module, prepared: _Prepared | None = None) -> Subject:
-        subject = Subject(model, select=self.model, output=self.output, task=self.probes.task)
+        task = self.probes.task if prepared is None else prepared.task
+        subject = Subject(model, task, select=self.model, output=self.output)
         subject.probabilities = prepared is not None and prepared.probabilities
         return subject
 
@@ -223,15 +227,15 @@ class NoveltyAuditor:
             if self._scorer.of_head:
                 raise
             # What is no classifier, such as an autoencoder, has neither.
-            return _Prepared(structure, None, probabilities=False)
+            return _Prepared(structure, None, subject.task, probabilities=False)
         head = trace.head()
         if self._scorer.of_head and head is None:
             raise ConfigurationError(
                 f"Expected a model that ends in one linear layer for the scores {self._of_head()}, but got one that "
                 f"does not. {_SUITED}"
             )
-        subject.learn_output_kind(trace.outputs, ends_in_probabilities=trace.ends_in_probabilities())
-        return _Prepared(structure, None if head is None else head.name, subject.probabilities)
+        subject.learn_outputs(trace.outputs.detach(), trace.ending())
+        return _Prepared(structure, None if head is None else head.name, subject.task, subject.probabilities)
 
     def _of_head(self) -> str:
         return ", ".join(score.name for score in self._scorer.scores if isinstance(score, LastLayerScore))

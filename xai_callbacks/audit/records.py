@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from xai_callbacks.audit.gathered import Observed
+from xai_callbacks.audit.gathered import Asked, Observed
+from xai_callbacks.explainers import Explainer, Plan
 from xai_callbacks.metrics.summary import Estimate, PerProbe
-from xai_callbacks.probes import ProbeSet
-from xai_callbacks.questions import Asked, Question
+from xai_callbacks.questions import Question
+from xai_callbacks.record import MapSet
+from xai_callbacks.tasks import Task
 
-__all__ = ["Findings", "of_answers", "of_questions", "summarized"]
+__all__ = ["Findings", "map_sets", "of_answers", "of_questions", "summarized"]
 
 
 class Findings(NamedTuple):
@@ -34,37 +36,62 @@ def summarized(metrics: Mapping[str, PerProbe | Estimate]) -> Findings:
     )
 
 
-def of_answers(probes: ProbeSet, observed: Observed, truth: Tensor | None) -> dict[str, Any]:
-    """What the model answered."""
-    outputs, regression = observed.outputs, probes.task == "regression"
-    predictions = outputs[:, 0] if regression else outputs.argmax(dim=1)
-    confidences = torch.full_like(predictions, torch.nan) if regression else outputs.softmax(dim=1).amax(dim=1)
-    return {"outputs": outputs, "predictions": predictions, "confidences": confidences, "truth": truth}
-
-
-def of_questions(probes: ProbeSet, questions: Sequence[Question], observed: Observed) -> dict[str, Any]:
-    """What was asked, and the heatmaps that answer it."""
-    count = len(observed.outputs)
-    asked = tuple(zip(questions, observed.asked, strict=True))
+def map_sets(maps: Mapping[str, Tensor], due: Mapping[Explainer, Plan]) -> dict[str, MapSet]:
+    """Heatmaps with what they are, in the order of the explainers."""
     return {
-        "questions": tuple(question.key for question in questions),
-        "headings": tuple(question.title("P", "Q") for question in questions),
-        "titles": tuple(_titles(probes, question, answered, observed.outputs) for question, answered in asked),
-        "facts": torch.stack([_or_none(answered.fact, count) for answered in observed.asked]),
-        "foils": torch.stack([_or_none(answered.foil, count) for answered in observed.asked]),
-        "heatmaps": observed.heatmaps,
+        each.name: MapSet(
+            heatmaps=maps[each.name],
+            explainer=repr(each),
+            layer=plan.layers[0].name if plan.layers else "",
+            reason=plan.reason,
+            units=each.units,
+            about=each.about,
+            verified=plan.verified,
+        )
+        for each, plan in due.items()
+        if each.name in maps
     }
 
 
-def _titles(probes: ProbeSet, question: Question, asked: Asked, outputs: Tensor) -> tuple[str, ...]:
-    if asked.fact is None:
-        facts = [f"{value:.3g}" for value in outputs[:, 0].tolist()]
-        foils = [""] * len(facts) if asked.value is None else [f"{value:.3g}" for value in asked.value.tolist()]
+def of_answers(task: Task, outputs: Tensor, truth: Tensor | None) -> dict[str, Any]:
+    """What the model answered."""
+    unknown = torch.full((len(outputs),), torch.nan, dtype=torch.float64)
+    return {
+        "outputs": outputs,
+        "predictions": task.predictions(outputs),
+        "confidences": task.confidences(outputs),
+        "correct": unknown if truth is None else task.correct(outputs, truth),
+        "truth": truth,
+    }
+
+
+def of_questions(task: Task, questions: Sequence[Question], observed: Observed) -> dict[str, Any]:
+    """What was asked."""
+    asked = tuple(zip(questions, observed.asked, strict=True))
+    none = torch.full((len(observed.outputs),), -1, dtype=torch.int64)
+    return {
+        "questions": tuple(question.key for question in questions),
+        "headings": tuple(question.title("P", "Q") for question in questions),
+        "titles": tuple(_titles(task, question, answered, observed.outputs) for question, answered in asked),
+        "facts": torch.stack([each.fact for each in observed.asked]),
+        "foils": torch.stack([none if each.foil is None else each.foil for each in observed.asked]),
+    }
+
+
+def _titles(task: Task, question: Question, asked: Asked, outputs: Tensor) -> tuple[str, ...]:
+    if task.classifies:
+        facts = [_named(task, index) for index in asked.fact.tolist()]
+        foils = [""] * len(facts) if asked.foil is None else [_named(task, index) for index in asked.foil.tolist()]
     else:
-        facts = [probes.class_name(index) for index in asked.fact.tolist()]
-        foils = [""] * len(facts) if asked.foil is None else [probes.class_name(index) for index in asked.foil.tolist()]
+        several = outputs.shape[1] > 1
+        values = outputs.gather(1, asked.fact[:, None])[:, 0].tolist()
+        facts = [
+            f"{task.name(index)} {value:.3g}" if several else f"{value:.3g}"
+            for index, value in zip(asked.fact.tolist(), values, strict=True)
+        ]
+        foils = [""] * len(facts) if asked.value is None else [f"{value:.3g}" for value in asked.value.tolist()]
     return tuple(question.title(fact, foil) for fact, foil in zip(facts, foils, strict=True))
 
 
-def _or_none(classes: Tensor | None, count: int) -> Tensor:
-    return torch.full((count,), -1, dtype=torch.int64) if classes is None else classes
+def _named(task: Task, index: int) -> str:
+    return "no label" if index < 0 else task.name(index)

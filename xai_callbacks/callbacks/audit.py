@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from xai_callbacks._lightning import LightningModule, Trainer
 from xai_callbacks.access import ModelSelector, OutputSelector
 from xai_callbacks.alarms import AlarmRule
 from xai_callbacks.audit import Auditor
@@ -16,8 +17,8 @@ from xai_callbacks.callbacks.schedule import Schedule
 from xai_callbacks.callbacks.validation import ValidationWatch
 from xai_callbacks.callbacks.vocabulary import alarm_book, vocabulary_of
 from xai_callbacks.callbacks.watch import Watch
-from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.expectations import parse_expectations
+from xai_callbacks.errors import ConfigurationError, require_bool, require_instance
+from xai_callbacks.expectations import Expectation, parse_expectations
 from xai_callbacks.explainers import Explainer
 from xai_callbacks.novelty import NoveltyScore
 from xai_callbacks.probes import ProbeSet
@@ -55,17 +56,19 @@ class AuditCallback(ScheduledCallback):
     | `audit/novelty/<score>/aupr_novel`, `/aupr_known` | average precision with novel or known images as positives |
     | `audit/novelty/<score>/fpr_at_95tpr_id` | share of novel images accepted where 95 % of the probes are |
     | `audit/novelty/<score>/fpr_at_95tpr_ood` | share of probes flagged where 95 % of the novel images are |
-    | `audit/<question>/relevance_mass/<region>` | share of positive relevance in a region, such as `why` and `core` |
-    | `audit/<question>/relevance_lift/<region>` | the same over the area of the region: 1 is chance |
-    | `audit/<question>/relevance_rank/<region>`, `audit/<question>/soft_iou/<region>` | two further views of the same |
+    | `audit/<map>/relevance_mass/<region>` | share of positive relevance in a region, such as `core` |
+    | `audit/<map>/relevance_lift/<region>` | the same over the area of the region: 1 is chance |
+    | `audit/<map>/relevance_rank/<region>`, `audit/<map>/soft_iou/<region>` | two further views of the same |
     | `audit/cue/<cue>/effect` | rise of the probability of the class that a cue points to; more in `CueTrial` |
     | `audit/region/<region>/drop_minus_placebo`, `audit/bg/gap`, ... | what other `trials` say, see there |
-    | `audit/<question>/shift_p/<region>`, `permuted_mass`, `signed_share`, `audit/edges/...` | with `nulls` |
+    | `audit/<map>/shift_p/<region>`, `permuted_mass`, `signed_share`, `audit/edges/...` | with `nulls` |
     | `audit/cluster/worst_acc`, `count`, `error_association` | with `clusters`, see `ClusterJudge` |
-    | `audit/alarm/cue/<cue>`, `audit/alarm/attribution/<region>` | 0 no evidence, 1 watch, 2 alarm: see `alarms` |
+    | `audit/alarm/cue/<cue>`, `audit/alarm/attribution/<region>` | 0 no evidence, 1 watch, 2 alarm, NaN: see `alarms` |
     | `audit/alarm/threshold` | effect above which a cue is used |
     | `audit/expectation/passed`, `failed`, `undecided` | how many expectations |
-    | `audit/<question>/drift` | change of the heatmaps since the last audit, 0 none, 1 unrelated, 2 reversed |
+    | `audit/exact_match` | share of probes of which all labels are right, with several labels |
+    | `audit/absolute_error`, `audit/absolute_error/<value>` | mean over the probes, of values |
+    | `audit/<map>/drift` | change of the heatmaps since the last audit, 0 none, 1 unrelated, 2 reversed |
     | `audit/validation/novelty/<score>` | mean over the validation set, with `watch_validation` |
     | `audit/group/wga`, `wga_label`, `wga_cue`, `average_worst_gap` | worst group (label, cue), with `group` |
     | `audit/group/conflict_gap`, `cond_mi`, `ece_gap`, ... | how answers go by the cue: see `metrics.GroupMetrics` |
@@ -75,15 +78,17 @@ class AuditCallback(ScheduledCallback):
     | `audit_detail/<key>/degenerate` | probes left out because their map is empty or not finite; absent when none |
     | `audit_detail/seconds` | time the audit took |
 
-    A metric without a single valid probe is NaN in `callback_metrics` and left out of the loggers. Under several
+    `<map>` is `<explainer>/<question>`, such as `gradcam/why`. A metric without a single valid probe is NaN in
+    `callback_metrics` and left out of the loggers. Under several
     processes each audits the same probes, without collectives, and rank zero writes; what is seen of the validation set
     is added up over them.
 
     Args:
         probes: The probe set, or the path of a saved one.
         questions: Questions to ask; None for "Why P?", "Why P, rather than the runner-up?" and "Why not P with 100 %?".
-        explainer: How to answer; None for Grad-CAM at an automatic layer.
-        novelty: Novelty scores; None for `GradNorm`.
+        explainers: How to answer, such as `[GradCAM(), Every(5, IntegratedGradients())]`, each under a name of its own.
+            None for Grad-CAM at an automatic layer, where the model has a feature map; `[]` for no heatmaps.
+        novelty: Novelty scores; None for `GradNorm`, or `JointEnergy` of several labels.
         inliers: Familiar images, or the path of a saved probe set, from which scores such as `Mahalanobis` learn.
         novel: Images known to be novel, or the path of a saved probe set; scores are judged by them.
         locate_novelty: Whether panels also show where in the image, and in which layer, the novelty of a probe lies; it
@@ -97,7 +102,7 @@ class AuditCallback(ScheduledCallback):
             they cannot be overheard, as of a model compiled as a whole, or where several views of an image make one
             answer, return `{"logits": logits}` from the step.
         trials: Edits of the probes by which to find out what the model uses, such as `CueTrial(PatchCue(...))`.
-        nulls: Whether heatmaps are also judged by what knows nothing: shifted maps, regions of other probes, an edge
+        nulls: Whether heatmaps are also judged by baselines: shifted maps, regions of other probes, an edge
             filter, and copies of the model with random weights (at the first audit).
         clusters: Whether heatmaps of each class are clustered, for cues that nobody named; best with `Why("label")`
             among the questions and sixty probes a class.
@@ -132,7 +137,7 @@ class AuditCallback(ScheduledCallback):
         probes: ProbeSet | str,
         questions: list[Question] | None = None,
         *,
-        explainer: Explainer | None = None,
+        explainers: list[Explainer] | None = None,
         novelty: list[NoveltyScore] | None = None,
         inliers: ProbeSet | str | None = None,
         novel: ProbeSet | str | None = None,
@@ -154,13 +159,15 @@ class AuditCallback(ScheduledCallback):
         on_error: OnError = "warn",
         name: str = "audit",
     ) -> None:
+        require_bool("watch_validation", watch_validation)
+        _check_optional(alarm, trials, expectations)
         self.auditor = Auditor(
             loaded(probes),
             questions,
-            explainer=explainer,
+            explainers=explainers,
             novelty=novelty,
-            inliers=None if inliers is None else loaded(inliers),
-            novel=None if novel is None else loaded(novel),
+            inliers=None if inliers is None else loaded(inliers, "inliers"),
+            novel=None if novel is None else loaded(novel, "novel"),
             locate_novelty=locate_novelty,
             trials=() if trials is None else trials,
             nulls=nulls,
@@ -198,13 +205,22 @@ class AuditCallback(ScheduledCallback):
                 "trials=[CueTrial(PatchCue(...))], or a cue of your own; heat alone raises no alarm."
             )
         followers: list[Follower] = [self.alarms] if self.alarms.book.watches else []
-        if expectations:
-            grouping = None if group is None else _grouping(group, self.auditor.probes)
-            self.expectations = ExpectationFollower(
-                parse_expectations(expectations, vocabulary_of(self.auditor, grouping, alarms=bool(followers)))
-            )
-            followers.append(self.expectations)
-        return followers
+        self._group = None if group is None else _grouping(group, self.auditor.probes)
+        self.expectations = ExpectationFollower(self._understood(expectations or ()))
+        return [*followers, self.expectations] if expectations else followers
+
+    def _understood(self, expectations: Sequence[str | Mapping[str, str] | Expectation]) -> tuple[Expectation, ...]:
+        vocabulary = vocabulary_of(self.auditor, self._group, alarms=self.alarms.book.watches)
+        return parse_expectations(expectations, vocabulary)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the layer; warn of too few probes for an alarm."""
+        super().on_fit_start(trainer, pl_module)
+        # Where the default explainer does not suit the model, another takes its place, and heatmaps have other keys.
+        self.alarms.book.regions = alarm_book(self.auditor, None).regions
+        self.expectations.tally.expectations = self._understood(self.expectations.tally.expectations)
+        words = self.alarms.book.forewarning(len(self.auditor.probes))
+        self._notices.tell(trainer, f"{self.name}: {words}" if words else "", loud=True)
 
     @property
     def last_record(self) -> AuditRecord | None:
@@ -212,10 +228,18 @@ class AuditCallback(ScheduledCallback):
         return self._record if isinstance(self._record, AuditRecord) else None
 
 
+def _check_optional(alarm: object, trials: object, expectations: object) -> None:
+    """Refuse what nothing else looks at before it is used."""
+    if alarm is not None:
+        require_instance("alarm", alarm, AlarmRule, "an AlarmRule")
+    for argument, given in (("trials", trials), ("expectations", expectations)):
+        if given is not None:
+            require_instance(argument, given, (list, tuple), "a list, even of one")
+
+
 def _grouping(group: Group | BatchReader, probes: ProbeSet) -> Group:
-    if probes.task == "regression":
-        raise ConfigurationError(
-            "Expected probes with labels for `group`, which judges a classifier, but got probes with targets. Leave "
-            "`group` out."
-        )
+    probes.task.require_classes("group", single=True)
+    if not callable(group):
+        wanted = "a Group, or a key, an index or a function of the validation batch that says which cue an image has"
+        require_instance("group", group, (Group, str, int), wanted)
     return group if isinstance(group, Group) else Group(group)

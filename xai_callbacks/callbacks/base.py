@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +21,14 @@ from xai_callbacks.callbacks.outlets import Outlets
 from xai_callbacks.callbacks.quiet import progress, without_logging
 from xai_callbacks.callbacks.schedule import Schedule, step_of
 from xai_callbacks.callbacks.watch import Seen, Watch
-from xai_callbacks.errors import AuditError, ConfigurationError, NoveltyError, require_integer
+from xai_callbacks.errors import (
+    AuditError,
+    ConfigurationError,
+    NoveltyError,
+    require_instance,
+    require_integer,
+    require_name,
+)
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, Estimate, NoveltyRecord
 from xai_callbacks.sinks import main_scalars
@@ -30,6 +36,7 @@ from xai_callbacks.sinks import main_scalars
 __all__ = ["OnError", "ScheduledCallback", "loaded"]
 
 _STATE_VERSION = 3
+_LEFT_OUT = " failed and was left out"
 _NOT_WATCHED = "The validation set could not be watched and training goes on."
 
 
@@ -58,8 +65,7 @@ class ScheduledCallback(Callback):
         followers: Sequence[Follower] = (),
     ) -> None:
         super().__init__()
-        if not re.fullmatch(r"[\w.-]+", name):
-            raise ConfigurationError(f"Expected `name` to be letters, digits, '_', '-' and '.', but got {name!r}.")
+        require_name("`name`", name)
         if on_error not in ("warn", "raise"):
             raise ConfigurationError(f"Expected `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
         require_integer("max_panels", max_panels, least=0, hint="0 draws none.")
@@ -245,9 +251,11 @@ class ScheduledCallback(Callback):
             audited = replace(record, metrics=own)
             self._publish(trainer, main_scalars(audited, self.name))
             self._outlets.write(trainer, audited, beside=self._seen, texts=texts)
-        if failed:
-            with self._notices.forgiving(self.on_error, "A trial failed, and audits go on without it."):
-                raise AuditError(" ".join(failed))
+        for sentence in failed:
+            # Each is told once, whatever else fails.
+            what, _, _ = sentence.partition(_LEFT_OUT)
+            with self._notices.forgiving(self.on_error, f"{what} failed, and audits go on without it."):
+                raise AuditError(sentence)
         if useless:
             with self._notices.forgiving(self.on_error, "A novelty score says nothing, and audits go on without it."):
                 raise NoveltyError(" ".join(useless))
@@ -293,9 +301,16 @@ class ScheduledCallback(Callback):
         trainer.callback_metrics.update(_as_tensors(metrics))
 
 
-def loaded(probes: ProbeSet | str) -> ProbeSet:
-    """A probe set, read from its file if need be."""
-    return ProbeSet.load(probes) if isinstance(probes, (str, Path)) else probes
+def loaded(probes: ProbeSet | str, argument: str = "probes") -> ProbeSet:
+    """A probe set, read from its file if need be.
+
+    Raises:
+        ConfigurationError: It is neither a probe set nor a path.
+    """
+    if isinstance(probes, (str, Path)):
+        return ProbeSet.load(probes)
+    require_instance(argument, probes, ProbeSet, "a ProbeSet, or the path of a saved one")
+    return probes
 
 
 def _as_tensors(scalars: dict[str, float]) -> dict[str, torch.Tensor]:

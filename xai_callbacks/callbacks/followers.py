@@ -50,7 +50,7 @@ class Follower(Protocol):
 
 
 class AlarmFollower:
-    """Raises alarms: `alarm/<key>` is 0 without evidence, 1 for watch, 2 for alarm; see `alarms`.
+    """Raises alarms: `alarm/<key>` is 0 without evidence, 1 for watch, 2 for alarm, NaN untested; see `alarms`.
 
     Args:
         book: Knows the rule and the audits so far.

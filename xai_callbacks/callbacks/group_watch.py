@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from xai_callbacks._lightning import Trainer
 from xai_callbacks.access import Subject
-from xai_callbacks.access.outputs import binary_logits
 from xai_callbacks.callbacks.answer_store import AnswerStore, Judgeable
 from xai_callbacks.callbacks.batches import read_integers, read_labels
 from xai_callbacks.callbacks.groups import Group
@@ -23,6 +22,7 @@ from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.metrics.group_judge import GroupJudge
 from xai_callbacks.metrics.group_sums import GroupSums, check_groups, sum_answers
 from xai_callbacks.record import Estimate
+from xai_callbacks.tasks import binary_logits
 
 __all__ = ["Classifies", "GroupWatch"]
 

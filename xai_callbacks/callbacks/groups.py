@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.callbacks.batches import BatchReader
-from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.errors import ConfigurationError, require_bool, require_integer
 
 __all__ = ["Group"]
 
@@ -58,7 +58,8 @@ class Group:
     def __post_init__(self) -> None:
         for name in ("cue", "label"):
             where = getattr(self, name)
-            if not (callable(where) or isinstance(where, (str, int)) or (where is None and name == "label")):
+            reads = callable(where) or (isinstance(where, (str, int)) and not isinstance(where, bool))
+            if not reads and not (where is None and name == "label"):
                 raise ConfigurationError(
                     f"Expected `{name}` to be a key, an index or a function of the batch, but got {where!r}."
                 )
@@ -66,6 +67,9 @@ class Group:
         for name, least in (("num_cues", 1), ("dataloader", 0)):
             if getattr(self, name) is not None:
                 require_integer(name, getattr(self, name), least=least, hint="Leave it out for none in particular.")
+        if self.each is not None:
+            require_bool("each", self.each)
+        self._check_lists()
         self._check_training()
         self._check_sizes()
 
@@ -113,12 +117,20 @@ class Group:
         }
         return {name: count for name, count in told.items() if count is not None}
 
+    def _check_lists(self) -> None:
+        for name, kind, wanted in (("cue_names", str, "texts"), ("aligned", int, "integers, a cue for each label")):
+            given = getattr(self, name)
+            listed = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
+            right = listed and all(isinstance(value, kind) and not isinstance(value, bool) for value in given)
+            if given is not None and not right:
+                raise ConfigurationError(f"Expected `{name}` to be a list of {wanted}, but got {given!r}.")
+
     def _check_training(self) -> None:
         try:
             training = self.training
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             training = torch.empty(0)
-        if training is not None and (training.ndim != 2 or training.is_floating_point() or len(training) < 2):
+        if training is not None and (training.ndim != 2 or training.dtype != torch.int64 or len(training) < 2):
             raise ConfigurationError(
                 f"Expected `train_counts` to be integers (K, C), a row a label, but got {self.train_counts!r}."
             )

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from xai_callbacks.access import Subject
-from xai_callbacks.access.outputs import binary_logits
 from xai_callbacks.access.subject import find_module
-from xai_callbacks.access.trace import first_tensor
+from xai_callbacks.tasks import binary_logits
 
 __all__ = ["LogitTap"]
 
@@ -83,7 +82,7 @@ class LogitTap:
         self._stack.close()
 
     def _hear_head(self, _module: nn.Module, _given: tuple[object, ...], output: object) -> None:
-        logits = first_tensor(output)
+        logits = _first_tensor(output)
         if not self._images or logits is None or logits.ndim != 2:
             return
         if len(logits) != self._images:
@@ -98,11 +97,18 @@ class LogitTap:
             logits = self._subject.interpret(self._subject.select(output, self._images))
         except Exception:
             # Whatever `output` says of it: a strategy may have the module return what the step returns.
-            tensor = first_tensor(output)
+            tensor = _first_tensor(output)
             if tensor is not None and tensor.ndim == 2:
                 self._other_sizes.append(len(tensor))
             return
         self._whole.hear(logits)
+
+
+def _first_tensor(output: object) -> Tensor | None:
+    """The tensor itself, or the first entry of a tuple or list if that is a tensor."""
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
 
 
 def _inside_compiled(root: nn.Module) -> set[nn.Module]:

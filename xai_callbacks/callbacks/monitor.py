@@ -11,6 +11,7 @@ from xai_callbacks.callbacks.base import OnError, loaded
 from xai_callbacks.callbacks.batches import BatchReader
 from xai_callbacks.callbacks.groups import Group
 from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.explainers import Explainer
 from xai_callbacks.interventions.cues import Cue
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.questions import Why
@@ -23,9 +24,10 @@ class ShortcutMonitor(AuditCallback):
     """Says, while a classifier trains, whether it leans on a cue.
 
     At each audit the probes are shown with the cue and without, the region `spurious` is filled beside an equal area
-    elsewhere if the probes have one, heatmaps are judged by nulls, and clustered where there are enough probes. An
-    alarm is raised when the interval of `audit/cue/<cue>/effect` lies above the threshold at two consecutive audits.
-    Keys and pictures are those of `AuditCallback`.
+    elsewhere if the probes have one, heatmaps are judged by nulls, and clustered where there are enough probes; the
+    region and the clusters are for probes of one label each. An alarm is raised when the interval of
+    `audit/cue/<cue>/effect` lies above the threshold at two consecutive audits. Keys and pictures are those of
+    `AuditCallback`.
 
     Cost: at most 12 forward passes over the probes an audit with one cue; at the first audit three more, by models with
     random weights.
@@ -34,6 +36,7 @@ class ShortcutMonitor(AuditCallback):
         probes: The probe set, labelled, or the path of a saved one. An interval needs 30 probes or more; what 64 and
             320 are worth is in `docs/shortcuts.md`.
         cue: What the model must not go by, such as `PatchCue(...)`, or several.
+        explainers: See `AuditCallback`; `[]` for a model without a feature map that lies on the image.
         group: See `AuditCallback`.
         expectations: See `AuditCallback`.
         alarm: See `AuditCallback`.
@@ -61,6 +64,7 @@ class ShortcutMonitor(AuditCallback):
         probes: ProbeSet | str,
         cue: Cue | list[Cue],
         *,
+        explainers: list[Explainer] | None = None,
         group: Group | BatchReader | None = None,
         expectations: list[str | dict[str, str]] | None = None,
         alarm: AlarmRule | None = None,
@@ -79,11 +83,12 @@ class ShortcutMonitor(AuditCallback):
         super().__init__(
             probes,
             [Why(), Why("label")] if labelled else [Why()],
+            explainers=explainers,
             novelty=[],
             group=group,
             trials=_trials(probes, cue if isinstance(cue, Sequence) else [cue]),
             nulls=True,
-            clusters=labelled,
+            clusters=labelled and probes.task.kind == "single-label" and explainers != [],
             alarm=alarm,
             expectations=expectations,
             every_n_epochs=every_n_epochs,
@@ -104,6 +109,8 @@ def _trials(probes: ProbeSet, cues: Sequence[Cue]) -> list[Trial]:
             "Expected `cue` to be a cue such as PatchCue(...), or several, but got none. AuditCallback does without."
         )
     trials: list[Trial] = [CueTrial(cue) for cue in cues]
-    if "spurious" in probes.masks and probes.labels is not None and len(probes) > 1:
+    # A region is tried by right answers: of one label each.
+    single = probes.labels is not None and probes.task.kind == "single-label"
+    if "spurious" in probes.masks and single and len(probes) > 1:
         trials.append(RegionTrial("spurious"))
     return trials

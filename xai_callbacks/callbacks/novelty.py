@@ -6,6 +6,7 @@ from xai_callbacks.access import ModelSelector, OutputSelector
 from xai_callbacks.audit import NoveltyAuditor
 from xai_callbacks.callbacks.base import OnError, ScheduledCallback, loaded
 from xai_callbacks.callbacks.schedule import Schedule
+from xai_callbacks.errors import require_bool
 from xai_callbacks.novelty import NoveltyScore
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import NoveltyRecord
@@ -84,7 +85,9 @@ class NoveltyCallback(ScheduledCallback):
         on_error: OnError = "warn",
         name: str = "audit",
     ) -> None:
-        familiar, unfamiliar = (None if given is None else loaded(given) for given in (inliers, novel))
+        require_bool("pictures", pictures)
+        familiar = None if inliers is None else loaded(inliers, "inliers")
+        unfamiliar = None if novel is None else loaded(novel, "novel")
         self.auditor = NoveltyAuditor(
             loaded(probes),
             scores,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xai_callbacks._lightning import Trainer
-from xai_callbacks.errors import require_integer
+from xai_callbacks.errors import require_bool, require_integer
 
 __all__ = ["Schedule", "step_of"]
 
@@ -21,7 +21,7 @@ class Schedule:
         at_start: Audit also before the first step of a new run.
 
     Raises:
-        ConfigurationError: An interval is not a positive integer.
+        ConfigurationError: An interval is not a positive integer, or `at_start` no bool.
     """
 
     every_n_epochs: int | None = 1
@@ -32,6 +32,7 @@ class Schedule:
         for name in ("every_n_epochs", "every_n_train_steps"):
             if getattr(self, name) is not None:
                 require_integer(name, getattr(self, name), least=1, hint="None means never.")
+        require_bool("at_start", self.at_start)
 
     def epoch_is_due(self, epoch: int) -> bool:
         """Whether `epoch`, counted from 0, is an n-th one."""

@@ -15,7 +15,8 @@ def alarm_book(auditor: Auditor, rule: AlarmRule | None) -> AlarmBook:
     """Watches all cues that are tried, and the regions that carry them if heatmaps are judged by nulls."""
     cues = [trial.cue.name for trial in auditor.trials if isinstance(trial, CueTrial)]
     regions = dict.fromkeys(auditor.cue_regions.values()) if auditor.nulls else {}
-    lifts = [f"{auditor.questions[0].key}/relevance_lift/{region}" for region in regions]
+    first = next(iter(auditor.asked), None)
+    lifts = [] if first is None else [f"{first}/relevance_lift/{region}" for region in regions]
     return AlarmBook(cues, lifts, rule)
 
 
@@ -29,7 +30,7 @@ def vocabulary_of(auditor: Auditor, group: Group | None, *, alarms: bool) -> Voc
     """
     return Vocabulary.of_probes(
         auditor.probes,
-        questions=[question.key for question in auditor.questions],
+        questions=auditor.asked,
         trials=[trial.name for trial in auditor.trials],
         novelty=[score.name for score in auditor.novelty],
         novel=auditor.novel is not None,

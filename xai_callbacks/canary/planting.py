@@ -144,9 +144,9 @@ def _check_sets(training: ProbeSet, probes: ProbeSet, unseen: ProbeSet, rule: Al
     given = {"probes": probes, "training": training, "unseen": unseen}
     for name, each in given.items():
         require_probe_set(name, each)
-        if each.task == "regression":
+        if each.task.kind != "single-label":
             raise ConfigurationError(
-                f"Expected `{name}` to be of classification, but got regression targets. A cue points to a class."
+                f"Expected `{name}` to have one label each, but got {each.task.kind} probes. A cue points to a class."
             )
         require_same_shape(name, each, probes)
     if len(probes) < rule.least:
@@ -194,7 +194,7 @@ def _look(subject: Subject, runner: TrialRunner, training: ProbeSet, unseen: Pro
             "that training changes: parameter.requires_grad_(True)."
         )
     trace = trace_model(subject, runner.probes.images[:_TRACED])
-    subject.learn_output_kind(trace.outputs, ends_in_probabilities=trace.ends_in_probabilities())
+    subject.learn_outputs(trace.outputs.detach(), trace.ending())
     given = subject.interpret(trace.outputs).detach()
     for name, images in (("training", training), ("unseen", unseen)):
         most = 0 if images.labels is None else int(images.labels.max())

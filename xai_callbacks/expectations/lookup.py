@@ -92,6 +92,8 @@ class _Search:
             row, key, complement = self.stable()
         else:
             row, key = self.of_name()
+        if row.key == "accuracy" and self.vocabulary.several_labels:
+            row = row._replace(share=False)  # some of the labels of a probe may be right
         self.check_clauses(row)
         self.check_bound(row)
         self.check_members(row, key)
@@ -151,11 +153,13 @@ class _Search:
             raise self.error("a question whose heatmaps are judged", "none", "Ask the model one by `questions=`.")
         if given is None:
             return known[0]
-        if given not in known:
+        found = [key for key in known if given in (key, key.partition("/")[2])]
+        if not found:
+            words = known if "/" in given else tuple(dict.fromkeys(key.partition("/")[2] for key in known))
             raise self.error(
-                "a question that is asked after `of`", repr(given), advice(given, known, "Ask it by `questions=`.")
+                "a question that is asked after `of`", repr(given), advice(given, words, "Ask it by `questions=`.")
             )
-        return given
+        return found[0]
 
     def stable(self) -> tuple[Named, str, bool]:
         """Whether the answer stays the same: under the half fills, or with and without a cue."""

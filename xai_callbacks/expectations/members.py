@@ -23,8 +23,9 @@ def _class_index(expectation: Expectation, vocabulary: Vocabulary) -> int | None
     given = expectation.for_class
     if given is None:
         return None
-    if vocabulary.regresses:
-        raise refusal(expectation, "classes, to ask `for class`", "a regression", "Leave the clause out.")
+    if vocabulary.regresses or vocabulary.several_labels:
+        got = "a regression" if vocabulary.regresses else "several labels a probe"
+        raise refusal(expectation, "classes, to ask `for class`", got, "Leave the clause out.")
     if vocabulary.labels is None:
         way_out = "Give the probes `labels=`."
         raise refusal(expectation, "labelled probes, to ask `for class`", "none", way_out)

@@ -73,6 +73,7 @@ NEEDS = {
     "core": Need("has_core", "no region `core`", "Give the probes that mask by `masks=`."),
     "classes": Need("classifies", "a regression", "Ask for `absolute_error`, or for what is of a heatmap."),
     "values": Need("regresses", "a classifier", "Ask for `accuracy`."),
+    "several": Need("several_labels", "one label a probe", "Ask for `accuracy`."),
     "backgrounds": Need("backgrounds", "no such trial", "Add a BackgroundTrial to the trials."),
     "half_fill": Need("half_fill", "no such trial", "Add a HalfTrial to the trials."),
     "novel": Need("novel", "no images known to be novel", "Pass them by `novel=`."),
@@ -88,9 +89,11 @@ NEEDS = {
 
 def _predictions() -> Iterator[Named]:
     yield Named("accuracy", "accuracy", share=True, needs=("classes", "labels"))
+    yield Named("exact_match", "exact_match", share=True, needs=("several", "labels"))
     yield Named("confidence", "confidence", needs=("classes",))
     yield Named("switched", "switched", share=True, needs=("classes",))
     yield Named("absolute_error", "absolute_error", high=_INFINITE, needs=("values", "labels"))
+    yield Named("", "absolute_error/{value}", high=_INFINITE, needs=("values", "labels"))
 
 
 def _heatmaps() -> Iterator[Named]:
@@ -183,11 +186,11 @@ NAMES: dict[str, Named] = {row.name: row for row in _ROWS if row.name}
 """Metrics by name, with the field after a point."""
 
 # Slots whose values no vocabulary lists; they are recognised by their form.
-_FORMS = {"group": ".+", "fill": "[a-z_]+"}
+_FORMS = {"group": ".+", "fill": "[a-z_]+", "value": r"[\w.-]+"}
 
 
 def keys_of(vocabulary: Vocabulary) -> Iterator[str]:
-    """Every key that a vocabulary makes possible, but those of single groups and fills."""
+    """Every key that a vocabulary makes possible, but those of single groups, fills and values."""
     for row in _ROWS:
         if any(f"{{{form}}}" in row.key for form in _FORMS):
             continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.probes import ProbeSet
@@ -19,11 +18,12 @@ class Vocabulary:
     """What there is to be named. `of_probes` is for a run that is about to start, `of_record` for a finished audit.
 
     Attributes:
-        questions: Keys of the questions; the first is meant where a sentence names none.
+        questions: What keys of heatmaps begin with, such as `gradcam/why`; the first is meant where a sentence names
+            none.
         regions: Names of the masks of the probes.
         trials: Names of the trials, such as `cue/patch`, `region/core`, `rfs/core`, `bg`, `fill`.
         novelty: Names of the novelty scores.
-        task: Whether classes or values are predicted.
+        task: Kind of the task, see `Task.kind`.
         labelled: Whether it is known what is right.
         labels: Class of each probe, by index; None if unknown.
         groups: Group of each probe, by index, -1 for unknown; None if the probes have no groups.
@@ -45,7 +45,7 @@ class Vocabulary:
     regions: tuple[str, ...] = ()
     trials: tuple[str, ...] = ()
     novelty: tuple[str, ...] = ()
-    task: Literal["classification", "regression"] = "classification"
+    task: str = "single-label"
     labelled: bool = False
     labels: tuple[int, ...] | None = None
     groups: tuple[int, ...] | None = None
@@ -85,9 +85,11 @@ class Vocabulary:
             regions=tuple(probes.masks),
             trials=tuple(trials),
             novelty=tuple(novelty),
-            task=probes.task,
+            task=probes.task.kind,
             labelled=probes.labels is not None or probes.targets is not None,
-            labels=None if probes.labels is None else tuple(probes.labels.tolist()),
+            labels=tuple(probes.labels.tolist())
+            if probes.task.kind == "single-label" and probes.labels is not None
+            else None,
             groups=None if probes.groups is None else tuple(probes.groups.tolist()),
             class_names=probes.class_names,
             num_classes=num_classes,
@@ -168,7 +170,12 @@ class Vocabulary:
     @property
     def classifies(self) -> bool:
         """Whether classes are predicted."""
-        return self.task == "classification"
+        return self.task != "regression"
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether labels are predicted that do not exclude each other."""
+        return self.task == "multi-label"
 
     @property
     def regresses(self) -> bool:
@@ -181,14 +188,21 @@ class Vocabulary:
 
 def _of_audit(found: Vocabulary, record: AuditRecord) -> Vocabulary:
     truth = record.truth
-    regression = truth.is_floating_point() if truth is not None else bool(record.confidences.isnan().all())
+    regression = bool(record.confidences.isnan().all())
+    several = record.predictions.ndim == 2 and not regression
+    asked = tuple(
+        f"{name}/{question}"
+        for name, maps in record.maps.items()
+        if maps.about == "question"
+        for question in record.questions
+    )
     return replace(
         found,
-        questions=record.questions,
-        regions=_regions(record.metrics, record.questions),
-        task="regression" if regression else "classification",
+        questions=asked,
+        regions=_regions(record.metrics, asked),
+        task="regression" if regression else "multi-label" if several else "single-label",
         labelled=truth is not None,
-        labels=None if truth is None or regression else tuple(truth.tolist()),
+        labels=None if truth is None or regression or several else tuple(truth.tolist()),
         num_classes=None if regression else record.outputs.shape[1],
         per_probe=(*record.per_probe, *(found.per_probe or ())),
     )

@@ -1,6 +1,19 @@
 """Methods that answer questions with heatmaps."""
 
-from xai_callbacks.explainers.base import Explainer, Explanation
-from xai_callbacks.explainers.cam import CAM, GradCAM, HiResCAM, LayerCAM
+from xai_callbacks.explainers.base import Every, Explainer, Observation, Plan
+from xai_callbacks.explainers.cam import CAM, GradCAM, HiResCAM, LayerCAM, LayerExplainer
+from xai_callbacks.explainers.pixels import IntegratedGradients, Occlusion
 
-__all__ = ["CAM", "Explainer", "Explanation", "GradCAM", "HiResCAM", "LayerCAM"]
+__all__ = [
+    "CAM",
+    "Every",
+    "Explainer",
+    "GradCAM",
+    "HiResCAM",
+    "IntegratedGradients",
+    "LayerCAM",
+    "LayerExplainer",
+    "Observation",
+    "Occlusion",
+    "Plan",
+]

@@ -1,56 +1,212 @@
-"""The contract of every explainer: images and questions in, signed heatmaps out."""
+"""The contract of every explainer: one observation and posed questions in, signed heatmaps out."""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
-from xai_callbacks.access import Subject, TargetLayer, Trace
-from xai_callbacks.questions import Asked, Question
+from xai_callbacks.access import Layer, Subject, Tapped, Trace
+from xai_callbacks.errors import ConfigurationError, TargetLayerError, require_integer
+from xai_callbacks.questions import Posed
 
-__all__ = ["Explainer", "Explanation"]
+__all__ = ["About", "Every", "Explainer", "Observation", "Plan", "Units"]
+
+Units = Literal["score", "relative"]
+"""Whether the cells of a heatmap add up to (part of) the score of its question, or tell only more from less."""
+
+About = Literal["question", "image"]
+"""Whether there is a heatmap for each question, or one for each image whatever is asked."""
 
 
-class Explanation(NamedTuple):
-    """Answers to Q questions about N images."""
+@dataclass(frozen=True)
+class Plan:
+    """What an explainer needs of one model; plain data, valid for every model of the same architecture.
 
+    Attributes:
+        layers: Tensors to capture in the shared forward pass.
+        reason: Where heatmaps are computed and why, in a sentence.
+        cost: Forward passes an image beyond the shared one, for a question; a backward pass counts as one more.
+        verified: Whether the heatmaps are known to lie on the image.
+        notes: Sentences that users should read.
+    """
+
+    layers: tuple[Layer, ...] = ()
+    reason: str = ""
+    cost: float = 0.0
+    verified: bool = True
+    notes: tuple[str, ...] = ()
+
+
+def _ignore(_share: float) -> None:
+    """Progress that nobody waits for."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Observation:
+    """What one forward pass over a chunk of N images gave; shared by all explainers, and thrown away with the chunk.
+
+    Attributes:
+        subject: The model.
+        images: `(N, C, H, W)`, as the model expects them, where the model is.
+        outputs: Logits `(N, K)` or values `(N, V)`, as the task reads them; on the graph of the captured layers.
+        posed: The Q questions, posed for these images.
+        activations: Captured tensors by name of the layer, on one graph with the outputs.
+        head: What went into the last linear layer and came out of it, on the same graph; None where there is none.
+        reference: Familiar images `(M, C, H, W)`; None if the user gave none.
+        seed: For whatever is random: the same for every audit of the same images.
+        chunk_size: Most images in one forward pass.
+        progress: Called with the share of its work, 0 to 1, that an explainer has done.
+    """
+
+    subject: Subject
+    images: Tensor
     outputs: Tensor
-    """Logits `(N, K)`, or values `(N, 1)` for regression; float32, detached."""
-    asked: tuple[Asked, ...]
-    """What was asked, one entry a question, detached."""
-    heatmaps: Tensor
-    """Signed, `(Q, N, h, w)`, float32, on the explainer's own grid: positive cells raise the score of the question.
-    The sum over the cells is in units of the score: logits, or nats for one that starts at a cross-entropy."""
+    posed: tuple[Posed, ...]
+    activations: Mapping[str, Tensor] = field(default_factory=dict)
+    head: Tapped | None = None
+    reference: Tensor | None = None
+    seed: int = 0
+    chunk_size: int = 16
+    progress: Callable[[float], None] = _ignore
+    _gradients: dict[int, dict[str, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
+
+    def gradient(self, question: int, layer: Layer) -> Tensor:
+        """Gradient of the score of a question with respect to a captured layer, of the shape of the activations.
+
+        One backward pass answers for all captured layers; explainers that ask again get what is known.
+
+        Raises:
+            TargetLayerError: The outputs do not depend on the layer.
+        """
+        if question not in self._gradients:
+            score = self.posed[question].score(self.outputs)
+            # Images do not influence each other in eval mode, so the gradient of the sum is that of each score.
+            tensors = list(self.activations.values())
+            found = (
+                torch.autograd.grad(score.sum(), tensors, retain_graph=True, allow_unused=True)
+                if score.requires_grad
+                else [None] * len(tensors)
+            )
+            self._gradients[question] = dict(zip(self.activations, found, strict=True))
+        gradient = self._gradients[question][layer.name]
+        if gradient is None:
+            raise TargetLayerError(
+                f"Expected the outputs to depend on the target layer `{layer.name}`, but no gradient reaches it. It "
+                "lies in a branch that is not used, or the model detaches or disables gradients after it. Name a later "
+                "layer with `target_layer=`."
+            )
+        return gradient
+
+    def scores(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Scores `(Q, M)` of the posed questions for altered versions of the images: one forward pass.
+
+        Args:
+            images: `(M, C, H, W)`.
+            rows: Which image each of them is a version of, `(M,)`; None for each in order.
+        """
+        outputs = self.subject(images)
+        posed = self.posed if rows is None else tuple(each.rows(rows) for each in self.posed)
+        return torch.stack([each.score(outputs) for each in posed])
 
 
 class Explainer(ABC):
-    """Answers questions about images with heatmaps.
+    """Answers posed questions about images with heatmaps.
 
     An explainer holds plain settings; what it learns about a model in `prepare` is plain data too, so that it can be
-    copied and pickled and never keeps a model alive.
+    copied and pickled and never keeps a model alive. It never relies on being first, or on a layer.
+
+    Attributes:
+        name: What its keys begin with, such as `gradcam`; letters, digits, `_`, `-` and `.`.
+        units: Whether heatmaps are in units of the score.
+        about: What a heatmap is about.
     """
 
-    @abstractmethod
-    def prepare(self, trace: Trace) -> TargetLayer:
-        """Choose the layer of one model, once, and return it.
+    name: str
+    units: ClassVar[Units] = "score"
+    about: ClassVar[About] = "question"
+    every: int = 1
 
-        Raises:
-            TargetLayerError: No layer fits.
-        """
+    def __init__(self, name: str | None = None) -> None:
+        if name is not None:
+            self.name = to_name(name)
 
     @abstractmethod
-    def explain(
-        self, subject: Subject, layer: TargetLayer, images: Tensor, questions: Sequence[Question], truth: Tensor | None
-    ) -> Explanation:
-        """Answer all questions about one batch, from one forward pass. Call inside `undisturbed`.
+    def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
+        """Look at one model, once, and say what is needed of its forward pass, and what explaining will cost.
 
         Args:
-            subject: The model.
-            layer: What `prepare` returned.
-            images: Shape `(N, C, H, W)`, as the model expects them.
-            questions: Q questions, checked before.
-            truth: Labels or target values `(N,)`, or None.
+            trace: A forward pass on two probes, with its graph.
+            reference: Familiar images, or None.
+
+        Raises:
+            ConfigurationError: The model does not suit this explainer.
         """
+
+    @abstractmethod
+    def explain(self, observation: Observation, plan: Plan) -> Tensor:
+        """Answer all questions about one chunk; call inside `undisturbed`.
+
+        Args:
+            observation: What the shared forward pass gave.
+            plan: What `prepare` returned.
+
+        Returns:
+            Signed `(Q, N, h, w)`, float32, on the explainer's own grid: positive cells raise the score of the
+            question. `(1, N, h, w)` if it is about the image.
+        """
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if value is not None)
+        return f"{type(self).__name__}({arguments})"
+
+
+class Every(Explainer):
+    """An explainer that answers at every n-th audit only, since it is costly.
+
+    Args:
+        n: Audits from one answer to the next.
+        explainer: The explainer.
+    """
+
+    def __init__(self, n: int, explainer: Explainer) -> None:
+        require_integer("n", n, least=1)
+        if not isinstance(explainer, Explainer):
+            raise ConfigurationError(
+                f"Expected `explainer` to be an explainer such as IntegratedGradients(), but got {explainer!r}."
+            )
+        super().__init__(explainer.name)
+        self.every = n
+        self.explainer = explainer
+        self.units = explainer.units  # type: ignore[misc]  # those of the explainer, whose place this one takes
+        self.about = explainer.about  # type: ignore[misc]
+
+    def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
+        """As the explainer does."""
+        return self.explainer.prepare(trace, reference)
+
+    def explain(self, observation: Observation, plan: Plan) -> Tensor:
+        """As the explainer does."""
+        return self.explainer.explain(observation, plan)
+
+    def __repr__(self) -> str:
+        return f"Every({self.every}, {self.explainer!r})"
+
+
+def to_name(name: object) -> str:
+    """Check the name of an explainer.
+
+    Raises:
+        ConfigurationError: It is not usable in keys.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+        raise ConfigurationError(
+            f"Expected `name` of an explainer to be letters, digits, '_', '-' and '.', but got {name!r}. It is what "
+            "its keys begin with."
+        )
+    return name

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.errors import require_integer
 from xai_callbacks.metrics.clusters import ClassClusters, WorstCluster, cluster_numbers, spray, worst_cluster
 from xai_callbacks.metrics.spectral import match_clusters
 from xai_callbacks.metrics.summary import Estimate
@@ -68,11 +68,7 @@ class ClusterJudge:
 
     def __init__(self, probes: ProbeSet, question_index: int = 0) -> None:
         require_integer("question_index", question_index, least=0)
-        if probes.task != "classification":
-            raise ConfigurationError(
-                "Expected `probes` to have classes, but got target values of a regression. Leave clusters out:"
-                " heatmaps are clustered class by class."
-            )
+        probes.task.require_classes("clusters", single=True)
         self.probes = probes
         self.question_index = question_index
         self._numbers = torch.full((len(probes),), -1)

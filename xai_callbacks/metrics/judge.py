@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,9 @@ from xai_callbacks.metrics.localization import (
 )
 from xai_callbacks.metrics.summary import PerProbe
 from xai_callbacks.probes import ProbeSet
+from xai_callbacks.tasks import Task, in_key
 
-__all__ = ["Judge"]
+__all__ = ["Judge", "KeyedMaps"]
 
 # Metric and its chance level.
 _LOCALIZATION = {
@@ -33,86 +34,101 @@ _LOCALIZATION = {
 }
 
 
+class KeyedMaps(NamedTuple):
+    """The heatmaps of one explainer, and the keys under which they are judged.
+
+    Attributes:
+        heatmaps: Signed `(Q, N, h, w)`.
+        keys: What the keys of each of the Q rows begin with, such as `gradcam/why`.
+        kind: What must be equal for the maps of two audits to be compared, such as explainer and layer.
+    """
+
+    heatmaps: Tensor
+    keys: tuple[str, ...]
+    kind: Hashable
+
+
 class Judge:
     """Judges predictions and heatmaps of one probe set, audit after audit.
 
     | key | meaning | range | chance |
     |---|---|---|---|
-    | `accuracy` | share of probes classified as labelled | [0, 1] | 1 / K |
-    | `absolute_error` | mean absolute error (regression) | [0, inf) | - |
+    | `accuracy` | share of probes classified as labelled; of several labels the right share | [0, 1] | 1 / K, or - |
+    | `exact_match` | share of probes of which all known labels are right (multi-label) | [0, 1] | - |
+    | `absolute_error` | mean absolute error (regression); `absolute_error/<value>` of several | [0, inf) | - |
     | `confidence` | mean largest probability | [0, 1] | - |
     | `switched` | share of probes predicted differently than at the previous audit | [0, 1] | - |
-    | `<question>/relevance_mass/<region>` | share of positive relevance in the region | [0, 1] | area |
-    | `<question>/relevance_lift/<region>` | relevance mass / area | [0, inf) | 1 |
-    | `<question>/relevance_rank/<region>` | share of the region's size among the most relevant pixels | [0, 1] | area |
-    | `<question>/soft_iou/<region>` | soft intersection over union | [0, 1] | 4a / (1 + 3a), a the area |
-    | `<question>/drift` | cosine distance of each map to that of the previous audit | [0, 2] | - |
+    | `<explainer>/<question>/relevance_mass/<region>` | share of positive relevance in the region | [0, 1] | area |
+    | `<explainer>/<question>/relevance_lift/<region>` | relevance mass / area | [0, inf) | 1 |
+    | `<explainer>/<question>/relevance_rank/<region>` | its share of the most relevant pixels | [0, 1] | area |
+    | `<explainer>/<question>/soft_iou/<region>` | soft intersection over union | [0, 1] | 4a / (1 + 3a), a the area |
+    | `<explainer>/<question>/drift` | cosine distance of each map to that of the previous audit | [0, 2] | - |
+
+    Maps of another explainer, layer or grid are never compared.
 
     Args:
         probes: The probe set.
-        questions: Keys of the questions, in the order of the heatmaps.
     """
 
-    def __init__(self, probes: ProbeSet, questions: tuple[str, ...]) -> None:
+    def __init__(self, probes: ProbeSet) -> None:
         self.probes = probes
-        self.questions = questions
-        self._previous: tuple[Tensor, Tensor] | None = None
-        self._peaks = torch.zeros(len(questions), dtype=torch.float64)
+        self._answers: Tensor | None = None
+        self._previous: dict[str, KeyedMaps] = {}
+        self._peaks: dict[str, float] = {}
         self._size = (probes.images.shape[-2], probes.images.shape[-1])
         self._chances = {region: _chances(mask) for region, mask in probes.masks.items()}
 
-    def judge(self, outputs: Tensor, truth: Tensor | None, heatmaps: Tensor, chunk_size: int) -> dict[str, PerProbe]:
+    def judge(
+        self, task: Task, outputs: Tensor, truth: Tensor | None, maps: Mapping[str, KeyedMaps], chunk_size: int
+    ) -> dict[str, PerProbe]:
         """All metrics of one audit; remembers this audit for the next.
 
         Args:
-            outputs: Logits `(N, K)`, or values `(N, 1)`.
-            truth: Labels or target values `(N,)`, or None.
-            heatmaps: Signed `(Q, N, h, w)`.
+            task: How outputs are read.
+            outputs: Logits `(N, K)`, or values `(N, V)`.
+            truth: Labels or targets, or None.
+            maps: Heatmaps by explainer.
             chunk_size: Heatmaps enlarged to the size of the images at a time.
         """
-        self._peaks = torch.maximum(self._peaks, _peaks(heatmaps))
-        judged = dict(self._predictions(outputs, truth))
-        for index, question in enumerate(self.questions):
-            for name, values, chance in self._localization(heatmaps[index], float(self._peaks[index]), chunk_size):
-                judged[f"{question}/{name}"] = PerProbe(values, chance)
-        judged.update(self._changes(outputs, heatmaps))
-        self._previous = (heatmaps, _answers(outputs))
+        judged = dict(_predictions(task, outputs, truth))
+        answers = task.predictions(outputs)
+        if task.classifies and self._answers is not None and self._answers.shape == answers.shape:
+            judged["switched"] = PerProbe((answers != self._answers).reshape(len(answers), -1).any(dim=1).double())
+        self._answers = answers
+        for explainer, given in maps.items():
+            judged.update(self._of_maps(given, self._previous.get(explainer), chunk_size))
+            self._previous[explainer] = given
         return judged
 
     def forget(self) -> None:
         """Begin anew, as if nothing had been judged."""
-        self._previous = None
-        self._peaks = torch.zeros_like(self._peaks)
+        self._answers, self._previous, self._peaks = None, {}, {}
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
-        state: dict[str, Any] = {
+        return {
             "fingerprint": self.probes.fingerprint,
-            "questions": list(self.questions),
-            "peaks": self._peaks,
+            "answers": self._answers,
+            "peaks": dict(self._peaks),
+            "maps": {name: tuple(given) for name, given in self._previous.items()},
         }
-        if self._previous is not None:
-            state["heatmaps"], state["answers"] = self._previous
-        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` left off; a state of other probes or questions is ignored."""
-        if state.get("fingerprint") != self.probes.fingerprint or state.get("questions") != list(self.questions):
+        """Continue where `state_dict` left off; a state of other probes is ignored."""
+        if state.get("fingerprint") != self.probes.fingerprint:
             return
-        self._peaks = state["peaks"]
-        if "heatmaps" in state:
-            self._previous = (state["heatmaps"], state["answers"])
+        self._answers, self._peaks = state["answers"], dict(state["peaks"])
+        self._previous = {name: KeyedMaps(*given) for name, given in state["maps"].items()}
 
-    def _predictions(self, outputs: Tensor, truth: Tensor | None) -> Iterator[tuple[str, PerProbe]]:
-        if self.probes.task == "regression":
-            if truth is not None:
-                yield "absolute_error", PerProbe((outputs[:, 0] - truth).abs().double())
-            return
-        probabilities = outputs.double().softmax(dim=1)
-        if truth is not None:
-            chance = torch.full((len(outputs),), 1 / outputs.shape[1], dtype=torch.float64)
-            yield "accuracy", PerProbe((outputs.argmax(dim=1) == truth).double(), chance)
-        yield "confidence", PerProbe(probabilities.amax(dim=1))
+    def _of_maps(self, given: KeyedMaps, before: KeyedMaps | None, chunk_size: int) -> Iterator[tuple[str, PerProbe]]:
+        comparable = before is not None and before.kind == given.kind and before.heatmaps.shape == given.heatmaps.shape
+        for index, (key, heatmaps) in enumerate(zip(given.keys, given.heatmaps, strict=True)):
+            self._peaks[key] = max(self._peaks.get(key, 0.0), _peak(heatmaps))
+            for name, values, chance in self._localization(heatmaps, self._peaks[key], chunk_size):
+                yield f"{key}/{name}", PerProbe(values, chance)
+            if comparable and before is not None and key in before.keys:
+                earlier = before.heatmaps[before.keys.index(key)]
+                yield f"{key}/drift", PerProbe(explanation_drift(earlier, given.heatmaps[index]))
 
     def _localization(self, heatmaps: Tensor, peak: float, chunk_size: int) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Name, values `(N,)` and chance levels `(N,)` of each metric and region, for maps `(N, h, w)`."""
@@ -128,14 +144,24 @@ class Judge:
             for row, name in enumerate(_LOCALIZATION):
                 yield f"{name}/{region}", values[region][row], self._chances[region][row]
 
-    def _changes(self, outputs: Tensor, heatmaps: Tensor) -> Iterator[tuple[str, PerProbe]]:
-        if self._previous is None or self._previous[0].shape != heatmaps.shape:
-            return
-        before, answers = self._previous
-        for index, question in enumerate(self.questions):
-            yield f"{question}/drift", PerProbe(explanation_drift(before[index], heatmaps[index]))
-        if self.probes.task == "classification":
-            yield "switched", PerProbe((_answers(outputs) != answers).double())
+
+def _predictions(task: Task, outputs: Tensor, truth: Tensor | None) -> Iterator[tuple[str, PerProbe]]:
+    if not task.classifies:
+        if truth is not None:
+            errors = (outputs.detach() - truth.reshape(len(truth), -1)).abs().double()
+            yield "absolute_error", PerProbe(errors.mean(dim=1))
+            if errors.shape[1] > 1:
+                for index in range(errors.shape[1]):
+                    yield f"absolute_error/{in_key(task.name(index))}", PerProbe(errors[:, index])
+        return
+    if truth is not None:
+        right = task.correct(outputs, truth)
+        single = task.kind == "single-label"
+        chance = torch.full_like(right, 1 / outputs.shape[1]) if single else None
+        yield "accuracy", PerProbe(right, chance)
+        if not single:
+            yield "exact_match", PerProbe((right == 1).double().where(right.isfinite(), torch.nan))
+    yield "confidence", PerProbe(task.confidences(outputs).double())
 
 
 def _empty(probes: int) -> Tensor:
@@ -151,10 +177,6 @@ def _chances(mask: Tensor) -> Tensor:
     return chances
 
 
-def _answers(outputs: Tensor) -> Tensor:
-    return outputs.argmax(dim=1)
-
-
-def _peaks(heatmaps: Tensor) -> Tensor:
-    """Largest finite magnitude of each question's maps, `(Q,)`."""
-    return heatmaps.double().abs().nan_to_num(nan=0.0, posinf=0.0).flatten(1).amax(dim=1)
+def _peak(heatmaps: Tensor) -> float:
+    """Largest finite magnitude."""
+    return float(heatmaps.double().abs().nan_to_num(nan=0.0, posinf=0.0).amax())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
+from xai_callbacks.metrics.judge import KeyedMaps
 from xai_callbacks.metrics.localization import area_fraction, relevance, relevance_mass
 from xai_callbacks.metrics.nulls import permuted_mask_null, shift_null, signed_share, sobel_magnitude
 from xai_callbacks.metrics.summary import PerProbe
@@ -15,7 +16,7 @@ from xai_callbacks.probes import ProbeSet
 __all__ = ["REFERENCE", "NullJudge"]
 
 REFERENCE = "reference"
-"""Last part of the key of what models with random weights do, such as `why/relevance_lift/spurious/reference`."""
+"""Last part of the key of what models with random weights do, as in `gradcam/why/relevance_lift/spurious/reference`."""
 
 
 class NullJudge:
@@ -23,22 +24,21 @@ class NullJudge:
 
     | key | meaning | range | chance |
     |---|---|---|---|
-    | `<question>/shift_p/<region>` | rank of the mass in the region among all shifts of the map | (0, 1] | .5 |
-    | `<question>/permuted_mass/<region>` | mass in the region of the other probes: a habit of place | [0, 1] | area |
-    | `<question>/signed_share/<region>` | evidence for minus against inside the region, over all of it | [-1, 1] | 0 |
+    | `<map>/shift_p/<region>` | rank of the mass in the region among all shifts of the map | (0, 1] | .5 |
+    | `<map>/permuted_mass/<region>` | mass in the region of the other probes: a habit of place | [0, 1] | area |
+    | `<map>/signed_share/<region>` | evidence for minus against inside the region, over all of it | [-1, 1] | 0 |
     | `edges/relevance_mass/<region>` | mass of an edge filter, which has learned nothing | [0, 1] | area |
 
-    Read `shift_p` with `permuted_mass`: shifts do not know that maps may favour a place whatever the image.
+    `<map>` is `<explainer>/<question>`, such as `gradcam/why`. Read `shift_p` with `permuted_mass`: shifts do not
+    know that maps may favour a place whatever the image.
 
     Args:
         probes: The probe set.
         images: The probes as they are displayed, `(N, C, H, W)` in [0, 1], for the edges.
-        questions: Keys of the questions, in the order of the heatmaps.
     """
 
-    def __init__(self, probes: ProbeSet, images: Tensor, questions: tuple[str, ...]) -> None:
+    def __init__(self, probes: ProbeSet, images: Tensor) -> None:
         self.probes = probes
-        self.questions = questions
         self._size = (probes.images.shape[-2], probes.images.shape[-1])
         # Image by image: sums over masks take eight bytes a pixel.
         rows = range(len(probes))
@@ -53,15 +53,16 @@ class NullJudge:
             for region, masks in probes.masks.items()
         }
 
-    def judge(self, heatmaps: Tensor, chunk_size: int) -> dict[str, PerProbe]:
+    def judge(self, given: Iterable[KeyedMaps], chunk_size: int) -> dict[str, PerProbe]:
         """All nulls of one audit.
 
         Args:
-            heatmaps: Signed `(Q, N, h, w)`.
+            given: Heatmaps of each explainer.
             chunk_size: Heatmaps enlarged to the size of the images at a time.
         """
         judged = dict(self._edges)
-        for question, maps in zip(self.questions, heatmaps, strict=True):
+        rows = [row for each in given for row in zip(each.keys, each.heatmaps, strict=True)]
+        for question, maps in rows:
             for region, masks in self.probes.masks.items():
                 found = torch.cat(list(self._chunks(maps, masks, chunk_size)), dim=1)
                 applies = self._areas[region]

@@ -36,7 +36,8 @@ def quadrant_pictures(probes: ProbeSet, record: AuditRecord) -> Iterator[tuple[s
     """
     rule = record.metrics.get("alarm/threshold")
     for cue, region in record.cue_regions.items():
-        key = f"{record.questions[0]}/relevance_mass/{region}"
+        name = next((name for name, maps in record.maps.items() if maps.about == "question"), "")
+        key = f"{name}/{record.questions[0]}/relevance_mass/{region}"
         used, looked = record.per_probe.get(f"cue/{cue}/effect"), record.per_probe.get(key)
         if used is None or looked is None:
             continue
@@ -66,7 +67,8 @@ def cluster_pictures(probes: ProbeSet, record: AuditRecord, scale: ColorScale) -
     if record.clusters is None:
         return
     shown = sorted(record.clusters.classes, key=lambda kind: (-len(kind.clusters), kind.label))[:_CLASSES]
-    maps = density(record.heatmaps[record.clusters.question])
+    clustered = next(maps for maps in record.maps.values() if maps.about == "question")
+    maps = density(clustered.heatmaps[record.clusters.question])
     for kind in shown:
         name = probes.class_name(kind.label)
         rows = [

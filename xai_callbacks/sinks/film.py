@@ -22,13 +22,15 @@ class FilmFrame:
         audit: Number of the audit, from 0.
         step: Step of the audit.
         captions: What the model answered for each drawn probe.
-        heatmaps: Signed `(Q, P, h, w)` float32 for the P drawn probes.
+        heatmaps: Signed `(Q, P, h, w)` float32 of one explainer, for the P drawn probes.
+        kind: What must be equal for two audits to be side by side, see `MapSet.kind`.
     """
 
     audit: int
     step: int
     captions: tuple[str, ...]
     heatmaps: Tensor
+    kind: tuple[str, str, tuple[int, int]]
 
 
 class Film:
@@ -50,10 +52,20 @@ class Film:
         return tuple(self._frames)
 
     def add(self, record: AuditRecord, drawn: list[int], captions: tuple[str, ...]) -> None:
-        """Add the newest audit, reduced to the `drawn` probes; where those are others than before, begin anew."""
-        if drawn != self._drawn:
+        """Add the newest audit, reduced to the `drawn` probes.
+
+        Shown are the heatmaps of the explainer that was shown before, or else of the first. Where the probes, the
+        explainer or its layer are others than before, begin anew. An audit without heatmaps is no frame.
+        """
+        answers = [maps for maps in record.maps.values() if maps.about == "question"]
+        if not answers:
+            return
+        before = self._frames[-1].kind if self._frames else None
+        given = next((maps for maps in answers if maps.kind == before), answers[0])
+        if drawn != self._drawn or before not in (None, given.kind):
             self._drawn, self._frames = list(drawn), []
-        frames = [*self._frames, FilmFrame(self._audits, record.step, captions, record.heatmaps[:, drawn].clone())]
+        frame = FilmFrame(self._audits, record.step, captions, given.heatmaps[:, drawn].clone(), given.kind)
+        frames = [*self._frames, frame]
         self._frames = [frames[index] for index in keep_frame_indices([frame.audit for frame in frames], self.capacity)]
         self._audits += 1
 
@@ -69,6 +81,6 @@ class Film:
         """Continue where `state_dict` left off."""
         self._audits, self._drawn = state["audits"], list(state["drawn"])
         self._frames = [
-            FilmFrame(f["audit"], f["step"], tuple(f["captions"]), torch.as_tensor(f["heatmaps"]))
+            FilmFrame(f["audit"], f["step"], tuple(f["captions"]), torch.as_tensor(f["heatmaps"]), f["kind"])
             for f in state["frames"]
         ]

@@ -10,10 +10,16 @@ from torch import Tensor
 
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
-from xai_callbacks.render import ColorScale, Frame, Tile, Verdict, render_filmstrip, render_panel
+from xai_callbacks.render import ColorScale, Frame, Tile, Verdict, render_filmstrip, render_panel, upsample
 from xai_callbacks.sinks.film import FilmFrame
+from xai_callbacks.tasks import UNKNOWN, Task
 
 __all__ = ["PictureBook", "caption", "color_scale", "density", "truth"]
+
+# Cells a side on which maps at the pixels are shown.
+_NEIGHBOURHOODS = 16
+# Labels or values written on a picture.
+_LABELS = 3
 
 
 class PictureBook:
@@ -34,9 +40,7 @@ class PictureBook:
 
     def panel(self, record: AuditRecord, index: int) -> np.ndarray:
         """The panel of one probe in one audit, `(H, W, 3)` uint8."""
-        maps = density(record.heatmaps[:, index])
-        tiles = [Tile("Image", None)]
-        tiles += [Tile(titles[index], maps[question]) for question, titles in enumerate(record.titles)]
+        tiles = [Tile("Image", None), *_map_tiles(record, index)]
         tiles += _novelty_tiles(record, index)
         return render_panel(
             self.probes.pixels[index].numpy(),
@@ -58,7 +62,11 @@ class PictureBook:
         """
         index = self.drawn[position]
         columns = [
-            Frame(f"step {frame.step}", frame.captions[position], list(density(frame.heatmaps[:, position])))
+            Frame(
+                f"step {frame.step}",
+                frame.captions[position],
+                list(density(frame.heatmaps[:, position], pixels=not frame.kind[1])),
+            )
             for frame in frames
         ]
         return render_filmstrip(
@@ -85,27 +93,74 @@ class PictureBook:
 
 def caption(probes: ProbeSet, record: AuditRecord, index: int) -> str:
     """What the model answered about one probe, such as "cat (0.93)"."""
-    if probes.task == "regression":
-        return f"{float(record.predictions[index]):.3g}"
-    return f"{probes.class_name(int(record.predictions[index]))} ({float(record.confidences[index]):.2f})"
+    task, outputs = probes.task, record.outputs[index]
+    if not task.classifies:
+        return _values(task, outputs)
+    chances, most = task.probabilities(outputs[None])[0], int(outputs.argmax())
+    said = record.predictions[index].nonzero()[:, 0].tolist() if task.kind == "multi-label" else [most]
+    if not said:
+        # Of a picture with none of the labels, the likeliest is still worth knowing.
+        return f"none, at most {task.name(most)} ({float(chances[most]):.2f})"
+    return _listed([f"{task.name(each)} ({float(chances[each]):.2f})" for each in said])
 
 
 def truth(probes: ProbeSet, index: int) -> str:
     """What is known of one probe, such as "true: cat"; empty if nothing is."""
-    if probes.labels is not None:
-        return f"true: {probes.class_name(int(probes.labels[index]))}"
-    if probes.targets is not None:
-        return f"true: {float(probes.targets[index]):.3g}"
-    return ""
+    if probes.truth is None:
+        return ""
+    known, task = probes.truth[index], probes.task
+    if not task.classifies:
+        return f"true: {_values(task, known.reshape(-1))}"
+    if known.ndim == 0:
+        return f"true: {task.name(int(known))}"
+    if bool((known == UNKNOWN).all()):
+        return ""
+    names = [task.name(each) for each in (known == 1).nonzero()[:, 0].tolist()]
+    nothing = "none of the known labels" if bool((known == UNKNOWN).any()) else "none of the labels"
+    return f"true: {_listed(names) or nothing}"
 
 
-def density(heatmaps: Tensor) -> np.ndarray:
-    """Heatmaps `(..., h, w)` in logits: each cell times the number of cells.
+def _values(task: Task, values: Tensor) -> str:
+    """Such as "0.58", or "blur 0.58, noise 0.1"."""
+    if len(values) == 1:
+        return f"{float(values[0]):.3g}"
+    return _listed([f"{task.name(index)} {float(value):.3g}" for index, value in enumerate(values)])
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(names) - _LABELS} more" if len(names) > _LABELS else ""
+    return ", ".join(names[:_LABELS]) + more
+
+
+def _map_tiles(record: AuditRecord, index: int) -> list[Tile]:
+    """One tile for each explainer and question; the explainer is named where there are several."""
+    tiles = []
+    for name, given in record.maps.items():
+        by = f"\n({name})" if len(record.maps) > 1 else ""
+        for question, heatmap in enumerate(density(given.heatmaps[:, index], pixels=not given.layer)):
+            title = f"{record.titles[question][index]}{by}" if given.about == "question" else name
+            tiles.append(Tile(title, heatmap))
+    return tiles
+
+
+def density(heatmaps: Tensor, *, pixels: bool = False) -> np.ndarray:
+    """Heatmaps `(Q, h, w)` in logits: each cell times the number of cells.
 
     A cell then reads "the score, if the whole image looked like this spot", and the mean over the cells is the score
     itself for a net that ends in global average pooling. Maps of different grids become comparable.
+
+    Args:
+        heatmaps: As a record has them.
+        pixels: Whether they were computed at the pixels, whose neighbours may differ wildly: each spot is then the mean
+            over a neighbourhood, on at most 16 cells a side, so that one colour scale suits all explainers.
     """
-    return (heatmaps * (heatmaps.shape[-2] * heatmaps.shape[-1])).numpy()
+    height, width = heatmaps.shape[-2:]
+    spots = (heatmaps * (height * width)).numpy()
+    if not pixels or max(height, width) <= _NEIGHBOURHOODS:
+        return spots
+    size = [max(1, round(side * _NEIGHBOURHOODS / max(height, width))) for side in (height, width)]
+    return np.stack([upsample(spot, (size[0], size[1])) for spot in spots])
 
 
 def color_scale(probes: ProbeSet) -> ColorScale:
@@ -118,7 +173,7 @@ def color_scale(probes: ProbeSet) -> ColorScale:
         return ColorScale()
     low, high = float(probes.targets.min()), float(probes.targets.max())
     spread = high - low or abs(high) or 1.0
-    return ColorScale(limit=10.0 ** math.ceil(math.log10(spread)), unit="target units")
+    return ColorScale(limit=10.0 ** math.ceil(math.log10(spread)), unit="units of the score")
 
 
 def _novelty_tiles(record: AuditRecord, index: int) -> list[Tile]:
@@ -146,6 +201,5 @@ def _unusual_layer(record: AuditRecord, index: int) -> str:
 
 
 def _verdict(record: AuditRecord, index: int) -> Verdict:
-    if record.truth is None or record.truth.is_floating_point():
-        return "unknown"
-    return "right" if int(record.predictions[index]) == int(record.truth[index]) else "wrong"
+    right = float(record.correct[index])
+    return "unknown" if math.isnan(right) else "right" if right == 1 else "wrong"

@@ -8,10 +8,12 @@ import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from types import NoneType
 from typing import Any, Protocol, Self
 
 import numpy as np
 
+from xai_callbacks.errors import ConfigurationError, require_bool, require_instance, require_integer, require_name
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, Estimate, NoveltyRecord
 from xai_callbacks.render import ColorScale
@@ -57,6 +59,9 @@ class TensorBoardSink:
         tag_prefix: What the run's logger puts before every scalar tag, so that the custom scalars page finds them.
         name: What all tags begin with; sinks of several audits in one writer need different ones.
 
+    Raises:
+        ConfigurationError: An argument is of a wrong type.
+
     Example:
         >>> with TensorBoardSink(SummaryWriter("runs/1"), probes) as sink:  # doctest: +SKIP
         ...     sink.write(auditor.audit(model, step=step))
@@ -73,6 +78,16 @@ class TensorBoardSink:
         tag_prefix: str = "",
         name: str = "audit",
     ) -> None:
+        if not callable(getattr(writer, "add_image", None)):
+            raise ConfigurationError(
+                f"Expected `writer` to be a SummaryWriter of torch.utils.tensorboard, or like one, but got {writer!r}."
+            )
+        require_instance("probes", probes, ProbeSet, "a ProbeSet")
+        require_integer("max_panels", max_panels, least=0, hint="0 draws none.")
+        require_instance("scale", scale, (ColorScale, NoneType), "a ColorScale or None")
+        require_bool("scalars", scalars)
+        require_instance("tag_prefix", tag_prefix, str, "a text")
+        require_name("`name`", name)
         self.film = Film()
         self.trend = Trend()
         self._writer = writer
@@ -84,6 +99,7 @@ class TensorBoardSink:
         # Also when nobody closes the sink, as when a loop raises: run at the latest when the interpreter exits.
         weakref.finalize(self, _finish, self._background, writer)
         self._laid_out: dict[str, Estimate] = {}
+        self._explainers: set[str] = set()
 
     def write(self, record: NoveltyRecord) -> None:
         """Write scalars now and pictures soon; blocks only while two earlier records are still being drawn.
@@ -147,7 +163,11 @@ class TensorBoardSink:
         new = {key: estimate for key, estimate in record.metrics.items() if math.isfinite(estimate.value)}
         if new.keys() - self._laid_out.keys():
             self._laid_out = {**self._laid_out, **new}
-            self._writer.add_custom_scalars(layout(self._laid_out, self._tag_prefix, self._name))
+            if isinstance(record, AuditRecord):
+                # Some explainers answer at some audits only; their charts stay.
+                self._explainers |= {name for name, maps in record.maps.items() if maps.about == "question"}
+            page = layout(self._laid_out, self._tag_prefix, self._name, explainers=self._explainers)
+            self._writer.add_custom_scalars(page)
 
     def _draw(self, record: NoveltyRecord, frames: tuple[FilmFrame, ...], trend: Trend) -> None:
         if isinstance(record, AuditRecord):
@@ -171,6 +191,8 @@ class TensorBoardSink:
             self._writer.add_image(
                 f"{self._name}_panel/{probe}", self._book.panel(record, index), record.step, dataformats="HWC"
             )
+            if not frames:
+                continue
             strip = self._book.filmstrip(frames, record.headings, position)
             self._writer.add_image(f"{self._name}_filmstrip/{probe}", strip, record.step, dataformats="HWC")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import require_integer
+from xai_callbacks.errors import require_instance, require_integer
 from xai_callbacks.interventions.cues.checks import require_region
 from xai_callbacks.interventions.fills import dilate
 from xai_callbacks.interventions.regions import keep, mixed_background, partners, remove
@@ -41,6 +41,7 @@ class BackgroundTrial(Trial):
     """
 
     def __init__(self, region: str = "core", fill: str = "local_mean", *, grow: int = 1, seed: int = 0) -> None:
+        require_instance("region", region, str, "the name of a region")
         self.region = region
         (self.fill,) = require_fills([fill], without=["swap"])
         require_integer("grow", grow, least=0, hint="It is a number of pixels.")

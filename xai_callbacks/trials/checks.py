@@ -24,6 +24,7 @@ def require_labels(probes: ProbeSet, name: str) -> None:
             f"Expected labelled probes for the trial {name!r}, which counts right answers, but got none. Pass "
             "`labels=` when you build them."
         )
+    probes.task.require_classes(name, single=True)
 
 
 def require_fills(fills: Sequence[str], *, least: int = 1, without: Sequence[str] = ()) -> tuple[str, ...]:
@@ -38,7 +39,11 @@ def require_fills(fills: Sequence[str], *, least: int = 1, without: Sequence[str
         ConfigurationError: There are fewer, one is not known or does not suit, or one is named twice.
     """
     known = [fill for fill in FILLS if fill not in ("mean", *without)]
-    if isinstance(fills, str) or len(fills) < least or any(fill not in known for fill in fills):
+    if (
+        not isinstance(fills, list | tuple)
+        or len(fills) < least
+        or any(not isinstance(fill, str) or fill not in known for fill in fills)
+    ):
         raise ConfigurationError(
             f"Expected `fills` to be a list of {least} or more of {', '.join(known)}, but got {fills!r}."
         )

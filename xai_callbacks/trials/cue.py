@@ -14,6 +14,7 @@ from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.metrics import cues
 from xai_callbacks.metrics.summary import PerProbe
 from xai_callbacks.probes import ProbeSet
+from xai_callbacks.tasks import binary_logits
 from xai_callbacks.trials.base import Answers, Judged, Trial, Views
 
 __all__ = ["CueTrial"]
@@ -41,7 +42,7 @@ class CueTrial(Trial):
     A probe is left out, and counted, where the cue would hide more than a fifth of the region `core`, where there is no
     pair, or where both of a pair are the same, such as a black patch on black. Cost: up to four forward passes a probe:
     with the cue, without, without any variant, and without the object; one less for each view that is a probe as it is
-    or another view.
+    or another view. A multi-label model is asked about the label that the cue points to, present or not.
 
     Args:
         cue: The cue.
@@ -85,8 +86,11 @@ class CueTrial(Trial):
 
     def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
         """See `Trial.judge`."""
+        self._check_classes(probes, answers.given.shape[1])
+        labels = probes.labels
+        if probes.task.kind == "multi-label":
+            answers, labels = _about_label(answers, labels)
         present, absent, neutral = (answers.views[name] for name in ("present", "absent", "neutral"))
-        self._check_classes(probes, present.shape[1])
         classes = answers.facts["points_to"]
         zero = torch.zeros(len(classes), dtype=torch.float64)
         answered_anyway = (neutral.argmax(dim=1) == classes) & neutral.isfinite().all(dim=1)
@@ -100,7 +104,7 @@ class CueTrial(Trial):
             "spurious_score": PerProbe(
                 cues.spurious_score(present, neutral, classes), zero.masked_fill(answered_anyway, torch.nan)
             ),
-            **self._accuracies(probes, answers, torch.full_like(zero, 1 / present.shape[1])),
+            **self._accuracies(labels, answers, torch.full_like(zero, 1 / present.shape[1])),
         }
         if "added" in answers.facts:
             for key, where in (("added", answers.facts["added"]), ("removed", ~answers.facts["added"])):
@@ -135,18 +139,31 @@ class CueTrial(Trial):
                 f"model, but got {most}."
             )
 
-    def _accuracies(self, probes: ProbeSet, answers: Answers, chance: Tensor) -> dict[str, PerProbe]:
+    def _accuracies(self, labels: Tensor | None, answers: Answers, chance: Tensor) -> dict[str, PerProbe]:
         found = {}
         classes = answers.facts["points_to"]
         if "only" in answers.views:
             blotted = answers.facts["has_core"]
             values = cues.answers_with(answers.views["only"], classes)
             found["only_acc"] = PerProbe(values.where(blotted, torch.nan), chance.where(blotted, torch.nan))
-        if probes.labels is not None:
-            found["object_only_acc"] = PerProbe(cues.answers_with(answers.views["neutral"], probes.labels), chance)
-            pairs = cues.pair_accuracy(answers.views["present"], answers.views["absent"], classes, probes.labels)
-            found["pair_acc"] = PerProbe(pairs)
+        if labels is not None:
+            found["object_only_acc"] = PerProbe(cues.answers_with(answers.views["neutral"], labels), chance)
+            pairs = cues.pair_accuracy(answers.views["present"], answers.views["absent"], classes, labels)
+            found["pair_acc"] = PerProbe(pairs.where(labels >= 0, torch.nan))
         return found
+
+
+def _about_label(answers: Answers, labels: Tensor | None) -> tuple[Answers, Tensor | None]:
+    """Answers of a multi-label model about the label that the cue points to alone: class 1 if present, 0 if not."""
+    asked = answers.facts["points_to"]
+
+    def about(outputs: Tensor) -> Tensor:
+        return binary_logits(outputs.gather(1, asked.clamp_min(0)[:, None]))
+
+    known = None if labels is None else labels.gather(1, asked.clamp_min(0)[:, None])[:, 0].masked_fill(asked < 0, -1)
+    facts = {**answers.facts, "points_to": torch.where(asked < 0, -1, 1)}
+    views = {name: about(outputs) for name, outputs in answers.views.items()}
+    return Answers(about(answers.given), views, facts), known
 
 
 def _with_rim(core: Tensor, region: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.errors import ConfigurationError, require_instance, require_integer
 from xai_callbacks.interventions.cues.checks import require_region
 from xai_callbacks.interventions.fills import apply_fill, dilate
 from xai_callbacks.interventions.regions import partners, placebo_masks
@@ -51,6 +51,7 @@ class RegionTrial(Trial):
     def __init__(
         self, region: str, fills: Sequence[str] = ("local_mean", "blur", "swap"), *, grow: int = 1, seed: int = 0
     ) -> None:
+        require_instance("region", region, str, "the name of a region")
         self.region = region
         self.fills = require_fills(fills)
         require_integer("grow", grow, least=0, hint="It is a number of pixels.")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.errors import ConfigurationError, is_number, require_instance, require_integer
 from xai_callbacks.interventions.cues.checks import require_region
 from xai_callbacks.interventions.fills import apply_fill, named_generator
 from xai_callbacks.interventions.regions import HALVES, half_masks
@@ -40,7 +39,8 @@ class NoiseTrial(Trial):
     """
 
     def __init__(self, region: str = "core", *, sigma: float = 0.25, draws: int = 3, seed: int = 0) -> None:
-        if not 0 < sigma < math.inf:
+        require_instance("region", region, str, "the name of a region")
+        if not is_number(sigma) or sigma <= 0:
             raise ConfigurationError(
                 f"Expected `sigma` to be positive and finite, in units of [0, 1] pixels, but got {sigma!r}."
             )
@@ -105,6 +105,7 @@ class HalfTrial(Trial):
     ) -> None:
         if half not in HALVES:
             raise ConfigurationError(f"Expected `half` to be one of {', '.join(HALVES)}, but got {half!r}.")
+        require_instance("fills", fills, Sequence, "a list of fills")
         self.fills = require_fills(fills, least=2, without=["swap"])
         require_integer("seed", seed, least=0)
         self.half = half
@@ -113,8 +114,7 @@ class HalfTrial(Trial):
 
     def check(self, probes: ProbeSet) -> None:
         """See `Trial.check`; `keep_object` needs the region `core`."""
-        if probes.task == "regression":
-            raise ConfigurationError("Expected probes of a classifier for the half fills, but got regression targets.")
+        probes.task.require_classes("HalfTrial", single=True)
         if self.half == "keep_object":
             require_region("core", probes, "half='keep_object'", self.name)
 

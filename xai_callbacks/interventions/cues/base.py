@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, require_name
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 
@@ -55,10 +54,7 @@ class Cue(ABC):
     """
 
     def __init__(self, name: str, points_to: int | str | Sequence[int | str]) -> None:
-        if not re.fullmatch(r"[\w.-]+", name):
-            raise ConfigurationError(
-                f"Expected `name` of a cue to be letters, digits, '_', '-' and '.', but got {name!r}."
-            )
+        require_name("`name` of a cue", name)
         self.name = name
         self.points_to = _references(points_to, name)
 
@@ -72,11 +68,7 @@ class Cue(ABC):
         Raises:
             ConfigurationError: It does not.
         """
-        if probes.task == "regression":
-            raise ConfigurationError(
-                f"Expected probes with class labels for the cue {self.name!r}, which points to classes, but got "
-                "regression targets."
-            )
+        probes.task.require_classes(f"the cue {self.name}")
         self.classes(probes)
 
     @property
@@ -95,7 +87,7 @@ class Cue(ABC):
 
 def _references(points_to: object, name: str) -> tuple[int | str, ...]:
     """Class of each variant, as an index or a name."""
-    given = points_to if isinstance(points_to, Sequence) and not isinstance(points_to, str) else [points_to]
+    given = points_to if isinstance(points_to, Sequence) and not isinstance(points_to, str | bytes) else [points_to]
     if not given or not all(isinstance(value, int | str) and not isinstance(value, bool) for value in given):
         raise ConfigurationError(
             f"Expected `points_to` of the cue {name!r} to be an index or a name of a class for each variant, but got "

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, require_instance
 from xai_callbacks.interventions.cues.base import Cue, Twins
 from xai_callbacks.interventions.cues.checks import require_channels, require_region, require_rows, require_share
 from xai_callbacks.interventions.fills import apply_fill, dilate, named_generator
@@ -113,6 +113,7 @@ class PatchCue(PaintedCue):
         self.colours = require_rows("colours", colours, len(self.points_to), self.name)
         require_share("size", size, name)
         require_share("opacity", opacity, name)
+        require_instance("at", at, str, "'corner' or the name of a region")
         self.size, self.at, self.opacity = size, at, opacity
 
     @property

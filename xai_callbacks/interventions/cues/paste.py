@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.errors import ConfigurationError, require_instance, require_integer
 from xai_callbacks.interventions.cues.base import Cue, Twins
 from xai_callbacks.interventions.cues.checks import require_region
 from xai_callbacks.interventions.fills import FILLS, apply_fill, dilate, named_generator
@@ -57,9 +57,11 @@ class PasteCue(Cue):
                 "Make one cue a class."
             )
         require_integer("grow", grow, least=0, hint="It is a number of pixels.")
+        require_instance("fill", fill, str, "the name of a fill")
         if fill not in FILLS or fill in _UNSUITED:
             allowed = ", ".join(known for known in FILLS if known not in _UNSUITED)
             raise ConfigurationError(f"Expected `fill` of the cue {name!r} to be one of {allowed}, but got {fill!r}.")
+        require_instance("region", region, str, "the name of a region")
         self.region, self.fill, self.grow = region, fill, grow
 
     @property

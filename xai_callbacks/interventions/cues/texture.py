@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, require_instance, texts_of
 from xai_callbacks.interventions.cues.checks import require_region, require_share
 from xai_callbacks.interventions.cues.painted import PaintedCue
 from xai_callbacks.interventions.shown import Shown
@@ -49,7 +49,7 @@ class TextureCue(PaintedCue):
         name: str = "texture",
     ) -> None:
         super().__init__(name, points_to)
-        self.textures = (textures,) if isinstance(textures, str) else tuple(textures)
+        self.textures = texts_of("textures", textures)
         unknown = [texture for texture in self.textures if texture not in TEXTURES]
         if unknown or len(self.textures) != len(self.points_to):
             raise ConfigurationError(
@@ -58,6 +58,8 @@ class TextureCue(PaintedCue):
             )
         require_share("opacity", opacity, name)
         require_share("period", period, name)
+        if keep is not None:
+            require_instance("keep", keep, str, "the name of a region")
         self.opacity, self.period, self.keep = opacity, period, keep
 
     def check(self, probes: ProbeSet) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, texts_of
 from xai_callbacks.interventions.cues.checks import require_share
 from xai_callbacks.interventions.cues.painted import PaintedCue
 from xai_callbacks.interventions.shown import Shown
@@ -52,7 +52,7 @@ class WatermarkCue(PaintedCue):
         name: str = "watermark",
     ) -> None:
         super().__init__(name, points_to)
-        self.texts = (texts,) if isinstance(texts, str) else tuple(texts)
+        self.texts = texts_of("texts", texts)
         if len(self.texts) != len(self.points_to) or len(set(self.texts)) != len(self.texts):
             raise ConfigurationError(
                 f"Expected `texts` of the cue {name!r} to be {len(self.points_to)} different texts, one a variant, but "

@@ -1,0 +1,164 @@
+"""`Explaining`: several explainers of one audit, each for what it costs, and none at the price of another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from xai_callbacks.access import Layer, NoFeatureMapError, Trace
+from xai_callbacks.access.subject import BlackBox
+from xai_callbacks.audit.checks import require_instances
+from xai_callbacks.audit.gathered import Gathered
+from xai_callbacks.errors import ConfigurationError, XAICallbacksError, in_words, is_out_of_memory, require_instance
+from xai_callbacks.explainers import Explainer, GradCAM, HiResCAM, Observation, Plan
+from xai_callbacks.explainers.base import to_name
+
+__all__ = ["Explaining", "layers_of"]
+
+_NOT_AVERAGED = (
+    "HiResCAM explains instead of Grad-CAM, which averages gradients over the cells: here they add up to 0, as after "
+    "global max and min pooling."
+)
+_BLACK_BOX = (
+    "There are no heatmaps. The model is a function, into which nobody can look. Explainers such as Occlusion() "
+    "explain functions as well."
+)
+# Explainers that cost more forward passes an image are not tried before training.
+_TRIED = 8.0
+
+
+class Explaining:
+    """The explainers of an auditor.
+
+    Args:
+        explainers: The explainers; None for Grad-CAM wherever a model has a feature map, or HiResCAM where the mean
+            gradient that Grad-CAM goes by is always 0.
+
+    Attributes:
+        explainers: Each under a name of its own.
+        failures: Why explainers failed at the last audit, by name.
+
+    Raises:
+        ConfigurationError: Something is no explainer, or two have one name.
+    """
+
+    def __init__(self, explainers: Sequence[Explainer] | None) -> None:
+        self._default = explainers is None
+        given = [GradCAM()] if explainers is None else explainers
+        require_instances("explainers", given, Explainer, "Pass explainers such as [GradCAM()]; [] goes without.")
+        self.explainers = tuple(given)
+        names = [to_name(getattr(each, "name", None)) for each in self.explainers]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ConfigurationError(
+                f"Expected explainers with different names, but got {twice[0]!r} twice. Give one another, as in "
+                f"GradCAM('layer3', name='{twice[0]}_layer3')."
+            )
+        self.failures: dict[str, str] = {}
+
+    def prepare(self, trace: Trace, reference: Tensor | None) -> tuple[dict[str, Plan], tuple[str, ...]]:
+        """Plans by name of the explainer, and notes.
+
+        Raises:
+            ConfigurationError: The model does not suit an explainer.
+        """
+        if self._default:
+            self.explainers = (GradCAM(),)
+            if isinstance(trace.subject.module, BlackBox):
+                return {}, (_BLACK_BOX,)
+        try:
+            plans = {each.name: _prepared(each, trace, reference) for each in self.explainers}
+            if self._default and any(layer.cancels for plan in plans.values() for layer in plan.layers):
+                self.explainers = (HiResCAM(),)
+                return {each.name: _prepared(each, trace, reference) for each in self.explainers}, (_NOT_AVERAGED,)
+        except NoFeatureMapError as error:
+            if not self._default:
+                raise
+            return {}, (f"There are no heatmaps. {error}",)
+        except Exception as error:
+            if isinstance(error, XAICallbacksError) or is_out_of_memory(error):
+                raise
+            raise ConfigurationError(
+                f"Expected the explainers to suit the model, but preparing them raised {in_words(error)} Mend the "
+                "explainer, or leave it out of `explainers`."
+            ) from error
+        return plans, tuple(note for plan in plans.values() for note in plan.notes)
+
+    def due(self, plans: Mapping[str, Plan], audits: int) -> dict[Explainer, Plan]:
+        """Explainers that answer at an audit, after so many audits before."""
+        return {each: plans[each.name] for each in self.explainers if each.name in plans and audits % each.every == 0}
+
+    def attempt(self, observation: Observation, plans: Mapping[str, Plan]) -> None:
+        """Let explainers answer that cost little, so that mistakes show before training.
+
+        Raises:
+            ConfigurationError: One of them fails.
+        """
+        for each, plan in self.due(plans, 0).items():
+            if plan.cost > _TRIED:
+                continue
+            try:
+                _checked(each, each.explain(observation, plan), observation)
+            except Exception as error:
+                if isinstance(error, XAICallbacksError) or is_out_of_memory(error):
+                    raise
+                raise ConfigurationError(
+                    f"Expected the explainer `{each.name}` to explain two probes, but it raised {in_words(error)} "
+                    "Mend it, or leave it out of `explainers`."
+                ) from error
+
+    def explain(
+        self,
+        observation: Observation,
+        due: Mapping[Explainer, Plan],
+        gathered: Gathered,
+        chunk: slice,
+        progress: Callable[[float], None],
+    ) -> None:
+        """Explain one chunk; an explainer that fails is left out of this audit, and the others go on.
+
+        Args:
+            observation: What the shared forward pass gave.
+            due: Explainers and their plans.
+            gathered: Takes the heatmaps.
+            chunk: Which probes.
+            progress: Called with the share of the chunk that is done.
+        """
+        total = sum(1 + plan.cost for plan in due.values())
+        done = 0.0
+        for each, plan in due.items():
+            share, begun = (1 + plan.cost) / total, done
+            observation.progress = lambda part, share=share, begun=begun: progress(begun + share * part)  # type: ignore[misc]
+            done += share
+            if each.name in self.failures:
+                continue
+            try:
+                gathered.put_maps(each.name, _checked(each, each.explain(observation, plan), observation), chunk)
+            except Exception as error:  # told; the rest of the audit must not be lost for it
+                self.failures[each.name] = f"The explainer `{each.name}` failed and was left out. {in_words(error)}"
+                gathered.drop(("maps", each.name))
+
+
+def layers_of(plans: Mapping[Explainer, Plan]) -> list[Layer]:
+    """The layers that some explainers want, each once."""
+    return list({layer.name: layer for plan in plans.values() for layer in plan.layers}.values())
+
+
+def _prepared(explainer: Explainer, trace: Trace, reference: Tensor | None) -> Plan:
+    plan: object = explainer.prepare(trace, reference)
+    require_instance(f"{explainer.name}.prepare", plan, Plan, "a method that returns a Plan")
+    return plan  # type: ignore[return-value]  # checked
+
+
+def _checked(explainer: Explainer, heatmaps: object, observation: Observation) -> Tensor:
+    questions = 1 if explainer.about == "image" else len(observation.posed)
+    leading = (questions, len(observation.images))
+    if not isinstance(heatmaps, Tensor) or heatmaps.ndim != 4 or tuple(heatmaps.shape[:2]) != leading:
+        got = f"shape {tuple(heatmaps.shape)}" if isinstance(heatmaps, Tensor) else type(heatmaps).__name__
+        raise ConfigurationError(
+            f"Expected the explainer `{explainer.name}` to return heatmaps (Q, N, h, w) with (Q, N) = {leading}, but "
+            f"got {got}. See `Explainer.explain`."
+        )
+    return heatmaps.detach().float()

@@ -1,0 +1,214 @@
+"""Explainers at the pixels: integrated gradients and occlusion, by captum.
+
+Both ask the posed question of altered versions of each image, so that fact and foil stay what they were for the image
+itself.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from types import ModuleType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xai_callbacks.access import Trace
+from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.explainers.base import Explainer, Observation, Plan
+
+__all__ = ["Baseline", "IntegratedGradients", "Occlusion"]
+
+Baseline = Literal["mean"] | float
+"""What stands for "no evidence": `mean`, the mean colour of each image, or a number in the units of the images."""
+
+
+class IntegratedGradients(Explainer):
+    """Integrated gradients, summed over the channels (Sundararajan, Taly and Yan, ICML 2017).
+
+    `(x - x') * integral of the gradient along the line from the baseline x' to the image x`. The sum over the pixels is
+    the score of the image less that of the baseline (completeness).
+
+    Cost: `steps` forward and backward passes for each question.
+
+    Args:
+        steps: Points along the line, in the middle of intervals of equal length. Nets of ReLUs are not smooth, so that
+            rules of higher order, such as Gauss-Legendre, gain nothing.
+        baseline: Where the line begins; 0 is black, or the mean of the data where images are normalised.
+        name: What keys begin with.
+    """
+
+    name = "integrated_gradients"
+
+    def __init__(self, steps: int = 64, baseline: Baseline = 0.0, *, name: str | None = None) -> None:
+        require_integer("steps", steps, least=1)
+        self.steps = steps
+        super().__init__(name)
+        self.baseline = _to_baseline(baseline)
+        _captum()
+
+    def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
+        """Check that the model can be differentiated down to the images.
+
+        Raises:
+            ConfigurationError: It cannot.
+        """
+        if not trace.differentiable or trace.insisted:
+            raise ConfigurationError(
+                "Expected a model that can be differentiated with respect to its images for IntegratedGradients(), but "
+                f"{type(trace.subject.module).__name__} cannot: it switches gradients off, detaches, or is no module. "
+                "Use Occlusion(), which needs no gradients."
+            )
+        return Plan(reason=f"the pixels, in {self.steps} steps", cost=2.0 * self.steps)
+
+    def explain(self, observation: Observation, plan: Plan) -> Tensor:
+        """`steps` forward and backward passes a question, `chunk_size` images at a time."""
+        images = observation.images
+        rows = torch.arange(len(images), device=images.device)
+        baseline = _baseline(images, self.baseline)
+        maps = []
+        for index, posed in enumerate(observation.posed):
+
+            def score(altered: Tensor, which: Tensor, posed: object = posed) -> Tensor:
+                # The model gets a copy: it may normalise its input in place.
+                return posed.rows(which).score(observation.subject(altered.clone()))  # type: ignore[attr-defined,no-any-return]
+
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Input Tensor 0 did not already require gradients")
+                found = (
+                    _captum()
+                    .IntegratedGradients(score)
+                    .attribute(
+                        images.detach(),
+                        baselines=baseline,
+                        additional_forward_args=(rows,),
+                        n_steps=self.steps,
+                        method="riemann_middle",
+                        internal_batch_size=max(observation.chunk_size, len(images)),
+                    )
+                )
+            maps.append(found.detach().float().sum(dim=1))
+            observation.progress((index + 1) / len(observation.posed))
+        return torch.stack(maps)
+
+
+class Occlusion(Explainer):
+    """Occlusion: what the score loses when a square of the image is hidden (Zeiler and Fergus, ECCV 2014).
+
+    A square slides over the image; each pixel gets the mean loss over the squares that hide it, divided by the pixels
+    of a square, so that the sum over the pixels of squares side by side is the sum of their losses. One set of forward
+    passes answers all questions, and neither gradients nor modules are needed.
+
+    Cost: one forward pass for each place of the square, about `(side / stride)^2`.
+
+    Args:
+        window: Side of the square in pixels; None for a seventh of the shorter side of the images.
+        stride: Pixels from one place to the next; None for half the window.
+        baseline: What hides the square.
+        name: What keys begin with.
+    """
+
+    name = "occlusion"
+
+    def __init__(
+        self,
+        window: int | None = None,
+        stride: int | None = None,
+        baseline: Baseline = "mean",
+        *,
+        name: str | None = None,
+    ) -> None:
+        for argument, value in (("window", window), ("stride", stride)):
+            if value is not None:
+                require_integer(argument, value, least=1)
+        if window is not None and stride is not None and stride > window:
+            raise ConfigurationError(
+                f"Expected `stride` to be at most `window`, {window}, so that every pixel is hidden, but got {stride}."
+            )
+        self.window = window
+        self.stride = stride
+        super().__init__(name)
+        self.baseline = _to_baseline(baseline)
+        _captum()
+
+    def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
+        """Settle the square for the size of the images.
+
+        Raises:
+            ConfigurationError: The square is larger than the images.
+        """
+        height, width = trace.images.shape[-2:]
+        window, stride = self._sizes(height, width)
+        if stride > window:
+            raise ConfigurationError(
+                f"Expected `stride` to be at most `window`, {window}, so that every pixel is hidden, but got {stride}."
+            )
+        if window > min(height, width):
+            raise ConfigurationError(
+                f"Expected `window` to be at most {min(height, width)}, the shorter side of the images, but got "
+                f"{window}."
+            )
+        places = math.prod(math.ceil((side - window) / stride) + 1 for side in (height, width))
+        return Plan(reason=f"{places} squares of {window} x {window} pixels, hidden one after another", cost=places)
+
+    def explain(self, observation: Observation, plan: Plan) -> Tensor:
+        """One forward pass a place for all questions, `chunk_size` images at a time."""
+        images = observation.images
+        window, stride = self._sizes(*images.shape[-2:])
+        together = max(1, observation.chunk_size // len(images))
+        rows = torch.arange(len(images), device=images.device)
+        done = 0
+
+        def scores(altered: Tensor, which: Tensor) -> Tensor:
+            nonlocal done
+            done += len(altered)
+            observation.progress(min(1.0, done / (len(images) * (plan.cost + 1))))
+            return observation.scores(altered, which).T
+
+        channels = images.shape[1]
+        found = (
+            _captum()
+            .Occlusion(scores)
+            .attribute(
+                images.detach(),
+                sliding_window_shapes=(channels, window, window),
+                strides=(channels, stride, stride),
+                baselines=_baseline(images, self.baseline),
+                additional_forward_args=(rows,),
+                perturbations_per_eval=together,
+            )
+        )
+        # Captum gives one row for each number that came out: images by questions.
+        summed: Tensor = found.float().mean(dim=1) / window**2
+        return summed.reshape(len(images), len(observation.posed), *images.shape[-2:]).transpose(0, 1)
+
+    def _sizes(self, height: int, width: int) -> tuple[int, int]:
+        window = max(1, round(min(height, width) / 7)) if self.window is None else self.window
+        return window, max(1, window // 2) if self.stride is None else self.stride
+
+
+def _to_baseline(value: object) -> Baseline:
+    if value == "mean":
+        return "mean"
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise ConfigurationError(f"Expected `baseline` to be 'mean' or a finite number, but got {value!r}.")
+
+
+def _baseline(images: Tensor, baseline: Baseline) -> Tensor:
+    if baseline == "mean":
+        return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+    return torch.full_like(images, baseline)
+
+
+def _captum() -> ModuleType:
+    try:
+        from captum import attr
+    except ImportError as error:
+        raise ConfigurationError(
+            "Expected captum to be installed for IntegratedGradients() and Occlusion(), but it is not. Install it with "
+            "`pip install captum`."
+        ) from error
+    methods: ModuleType = attr
+    return methods
