@@ -66,8 +66,8 @@ def _epoch(seeds: Sequence[Figures]) -> Figures:
         effects = {cue: per_probe[f"cue/{cue}/effect_{edit}"] for cue in CUES}
         found[edit] = {cue: _mean(values) for cue, values in effects.items()}
         found[edit] |= {f"patch_minus_{cue}": _mean(effects["patch"] - effects[cue]) for cue in CUES[1:]}
-    found["relevance_lift"] = _mean(per_probe["why_0/relevance_lift/spurious"])
-    found["relevance_mass"] = _mean(per_probe["why_0/relevance_mass/spurious"])
+    found["relevance_lift"] = _mean(per_probe["gradcam/why_0/relevance_lift/spurious"])
+    found["relevance_mass"] = _mean(per_probe["gradcam/why_0/relevance_mass/spurious"])
     found["melanomas_found"] = _share(_found(seed, with_patch=False) for seed in seeds)
     found["melanomas_found_with_patch"] = _share(_found(seed, with_patch=True) for seed in seeds)
     names = [name for name in seeds[0] if name.startswith(("auc_", "right_benign"))]

@@ -94,7 +94,8 @@ def ross_table(result: Mapping[str, Any]) -> str:
 def cdep_table(result: Mapping[str, Any]) -> str:
     """Every epoch of CDEP's net, with what it looks at."""
     lines = [
-        "| epoch | random shade | reversed | `cue/decoy/effect` | `why/relevance_mass/spurious` | conflict gap |",
+        "| epoch | random shade | reversed "
+        "| `cue/decoy/effect` | `gradcam/why/relevance_mass/spurious` | conflict gap |",
         "|---|---|---|---|---|---|",
     ]
     for row in result["settings"]["decoy_cdep"]["epochs_of_seed_0"]:

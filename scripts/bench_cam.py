@@ -24,12 +24,18 @@ import torchvision
 from _provenance import provenance
 from torch import Tensor, nn
 
-from xai_callbacks import Auditor, GradCAM, ProbeSet, Why, WhyNotCertain, WhyRatherThan
+from xai_callbacks import Auditor, Energy, GradCAM, HiResCAM, ProbeSet, Why, WhyNotCertain, WhyRatherThan
 from xai_callbacks.access import Subject, trace_model, undisturbed
+from xai_callbacks.audit.explaining import layers_of
+from xai_callbacks.audit.observing import observe
+from xai_callbacks.explainers import Explainer
+from xai_callbacks.novelty import novelty_map
 from xai_callbacks.questions import Question
 
 MODELS = ("resnet50", "mobilenet_v2", "convnext_tiny")
 PEER_LAYERS = {"resnet50": "layer4", "mobilenet_v2": "features", "convnext_tiny": "features"}
+# A layer before the one that is chosen, for Grad-CAM at two layers.
+EARLIER = {"resnet50": "layer4.1", "mobilenet_v2": "features.17", "convnext_tiny": "features.7.1"}
 IMAGES, SIZE = 16, 224
 FOUR: tuple[Question, ...] = (Why(), WhyRatherThan(), WhyNotCertain(), Why(of=3))
 SIXTEEN: tuple[Question, ...] = (*FOUR, *(WhyRatherThan(foil=index) for index in range(12)))
@@ -37,13 +43,49 @@ SIXTEEN: tuple[Question, ...] = (*FOUR, *(WhyRatherThan(foil=index) for index in
 
 def one_pass(model: nn.Module, images: Tensor, questions: Sequence[Question]) -> Callable[[], object]:
     """Our engine, prepared as an audit prepares it: the layer is chosen once in a run."""
-    subject, explainer = Subject(model), GradCAM()
+    return explained(model, images, questions, [GradCAM()])
+
+
+def explained(
+    model: nn.Module, images: Tensor, questions: Sequence[Question], explainers: Sequence[Explainer]
+) -> Callable[[], object]:
+    """Several explainers from one observation, as in an audit."""
+    subject = Subject(model)
     with undisturbed(model):
-        layer = explainer.prepare(trace_model(subject, images[:2]))
+        trace = trace_model(subject, images[:2])
+        subject.learn_outputs(trace.outputs.detach(), trace.ending())
+        plans = {each: each.prepare(trace, None) for each in explainers}
+    layers = layers_of(plans)
 
     def explain() -> object:
         with undisturbed(model):
-            return explainer.explain(subject, layer, images, questions, None)
+            observation = observe(subject, images, None, questions, layers)
+            return [each.explain(observation, plan) for each, plan in plans.items()]
+
+    return explain
+
+
+def everything(model: nn.Module, images: Tensor, earlier: str) -> Callable[[], object]:
+    """Grad-CAM at two layers, HiResCAM, a contrast and a novelty map, all from one observation."""
+    explainers: list[Explainer] = [GradCAM(), GradCAM(earlier, name="gradcam_earlier"), HiResCAM()]
+    questions, score = (Why(), WhyRatherThan()), Energy()
+    subject = Subject(model)
+    with undisturbed(model):
+        trace = trace_model(subject, images[:2])
+        subject.learn_outputs(trace.outputs.detach(), trace.ending())
+        plans = {each: each.prepare(trace, None) for each in explainers}
+        head = trace.head()
+    assert head is not None, "these nets end in one linear layer"
+    name, layers = head.name, layers_of(plans)
+    del trace, head
+
+    def explain() -> object:
+        with undisturbed(model):
+            observation = observe(subject, images, None, questions, layers, head=name)
+            maps = [each.explain(observation, plan) for each, plan in plans.items()]
+            assert observation.head is not None, "it was tapped"
+            activation = observation.activations[layers[0].name]
+            return maps, novelty_map(activation, layers[0].layout, *observation.head, score)
 
     return explain
 
@@ -101,6 +143,7 @@ def compare(name: str, repeats: int, peers: bool) -> dict[str, float]:
         "forward": plain_forward(model, images),
         "four": one_pass(model, images, FOUR),
         "sixteen": one_pass(model, images, SIXTEEN),
+        "everything": everything(model, images, EARLIER[name]),
     }
     if peers:
         contenders["captum"] = captum_per_question(model, images, PEER_LAYERS[name])
@@ -112,7 +155,11 @@ def compare(name: str, repeats: int, peers: bool) -> dict[str, float]:
     def ratio(above: str, below: str) -> float:
         return round(statistics.median(row[above] / row[below] for row in times), 3)
 
-    figures = {"ratio_to_forward": ratio("four", "forward"), "ratio_16_questions": ratio("sixteen", "forward")}
+    figures = {
+        "ratio_to_forward": ratio("four", "forward"),
+        "ratio_16_questions": ratio("sixteen", "forward"),
+        "ratio_everything": ratio("everything", "forward"),
+    }
     if peers:
         figures["speedup_captum"] = ratio("captum", "four")
         figures["speedup_pytorch_grad_cam"] = ratio("pytorch_grad_cam", "four")

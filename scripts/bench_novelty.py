@@ -28,7 +28,8 @@ from _provenance import provenance
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xai_callbacks.novelty import ConvAutoencoder, PerSampleGradients, reconstruction_error
+from xai_callbacks.gradients import PerSampleGradients
+from xai_callbacks.novelty import ConvAutoencoder, reconstruction_error
 
 MODELS = ("resnet50", "mobilenet_v2", "autoencoder")
 Norms = dict[str, Tensor]

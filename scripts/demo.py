@@ -68,8 +68,8 @@ class Recorder(pl.Callback):
                 step=record.step,
                 val_acc=measured.get("val_acc"),
                 conflict_acc=measured.get("conflict_acc"),
-                digit=record.metrics["why/relevance_mass/core"],
-                cue=record.metrics["why/relevance_mass/spurious"],
+                digit=record.metrics["gradcam/why/relevance_mass/core"],
+                cue=record.metrics["gradcam/why/relevance_mass/spurious"],
                 novelty=record.metrics["novelty/gradnorm"],
             )
         )

@@ -140,13 +140,13 @@ class Audits:
         prefix = f"cue/{self.family}"
         names = ("effect", "effect_logit", "flip_rate", "tv", "spurious_score", "only_acc")
         found = {f"cue/{name}": of(f"{prefix}/{name}") for name in names}
-        found["attr/one_minus_mass_object"] = 1 - of("why/relevance_mass/core")
-        found["attr/one_minus_soft_iou_object"] = 1 - of("why/soft_iou/core")
-        if "why/relevance_mass/spurious" in record.metrics:
+        found["attr/one_minus_mass_object"] = 1 - of("gradcam/why/relevance_mass/core")
+        found["attr/one_minus_soft_iou_object"] = 1 - of("gradcam/why/soft_iou/core")
+        if "gradcam/why/relevance_mass/spurious" in record.metrics:
             for name in ("mass", "rank"):
-                found[f"attr/{name}_cue"] = of(f"why/relevance_{name}/spurious")
-            found["attr/soft_iou_cue"] = of("why/soft_iou/spurious")
-            found["attr/mass_wrong_mask"] = of("why/relevance_mass/wrong")
+                found[f"attr/{name}_cue"] = of(f"gradcam/why/relevance_{name}/spurious")
+            found["attr/soft_iou_cue"] = of("gradcam/why/soft_iou/spurious")
+            found["attr/mass_wrong_mask"] = of("gradcam/why/relevance_mass/wrong")
         return found
 
 

@@ -122,7 +122,7 @@ def accuracies(model: nn.Module, lesions: Lesions, held: Tensor) -> Figures:
 
 def observed(record: AuditRecord) -> Figures:
     """What is kept of an audit: estimates, and what each probe adds."""
-    wanted = [key for key in record.metrics if key.startswith(("cue/", "why_0/"))]
+    wanted = [key for key in record.metrics if key.startswith(("cue/", "gradcam/why_0/"))]
     return {
         "estimates": {key: list(record.metrics[key]) for key in wanted},
         "per_probe": {key: record.per_probe[key].tolist() for key in wanted if key in record.per_probe},

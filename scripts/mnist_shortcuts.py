@@ -85,7 +85,7 @@ class Watch:
         row["cue"] = {key: _plain(found[prefix + key]) for key in TRIAL_KEYS if prefix + key in found}
         if self._auditor is not None:
             explained = self._auditor.audit(self.net, epoch=epoch).metrics
-            row["why"] = {key: _plain(explained[f"why/{key}/spurious"]) for key in WHY_KEYS}
+            row["why"] = {key: _plain(explained[f"gradcam/why/{key}/spurious"]) for key in WHY_KEYS}
         return row
 
     def _try(self) -> Mapping[str, Estimate]:

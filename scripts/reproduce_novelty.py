@@ -30,8 +30,9 @@ from rich.table import Table
 from torch import Tensor
 
 from xai_callbacks.access import Subject, undisturbed
+from xai_callbacks.gradients import PerSampleGradients
 from xai_callbacks.metrics import novelty_auroc
-from xai_callbacks.novelty import ConvAutoencoder, PerSampleGradients, reconstruction_error
+from xai_callbacks.novelty import ConvAutoencoder, reconstruction_error
 from xai_callbacks.novelty.fisher import gradient_features
 from xai_callbacks.novelty.gradcon import GradConScore
 from xai_callbacks.novelty.whitening import Whitener

@@ -39,6 +39,7 @@ def namespace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     generator = torch.Generator().manual_seed(0)
     val_set = TensorDataset(torch.rand(60, 3, 16, 16, generator=generator), torch.arange(60) % 10)
+    val_set.classes = ["wolf", *(f"dog {index}" for index in range(1, 10))]
     loader = DataLoader(val_set, batch_size=20)
     model = Net()
 

@@ -132,7 +132,7 @@ def test_demo_logs_for_tensorboard_and_as_csv(run: dict[str, Any]) -> None:
 
     assert list(logs.rglob("events.out.tfevents.*"))
     header = next(logs.rglob("metrics.csv")).read_text().splitlines()[0].split(",")
-    assert {"val_acc", "conflict_acc", "audit/why/relevance_mass/spurious"} <= set(header)
+    assert {"val_acc", "conflict_acc", "audit/gradcam/why/relevance_mass/spurious"} <= set(header)
 
 
 def test_demo_prints_table_verdict_and_next_step_within_80_columns(
