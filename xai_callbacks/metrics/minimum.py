@@ -50,9 +50,7 @@ def minimum_interval(
     error = (1 - confidence) / 2
     each = 1 - (1 - error) ** (1 / len(trials))
     # As many right or more is as many wrong or fewer.
-    low = 0.0
-    if right[0] > 0:
-        low, _ = _crossing(trials - right, trials, lambda tails, shares: tails.at(1 - shares) >= error)
+    low, _ = _crossing(trials - right, trials, lambda tails, shares: tails.at(1 - shares) >= error)
     _, high = _crossing(right, trials, lambda tails, shares: tails.at(shares) <= each)
     return low, high
 
