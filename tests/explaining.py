@@ -7,8 +7,22 @@ from torch import Tensor
 
 from xai_callbacks.access import Subject, trace_model, undisturbed
 from xai_callbacks.audit.observing import observe
-from xai_callbacks.explainers import Observation, Plan
+from xai_callbacks.explainers import Explainer, Observation, Plan
 from xai_callbacks.tasks import SingleLabel
+
+
+class Brightness(Explainer):
+    """One map an image, whatever is asked."""
+
+    name = "brightness"
+    about = "image"
+    units = "relative"
+
+    def prepare(self, trace, reference):
+        return Plan(reason="the pixels")
+
+    def explain(self, observation, plan):
+        return observation.images.mean(dim=1)[None]
 
 
 class Explained(NamedTuple):

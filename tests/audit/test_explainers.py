@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.audit.alike import same_records, saved_and_loaded
+from tests.explaining import Brightness
 from tests.tiny import tiny_net, tiny_probes
 from xai_callbacks import Auditor, ConfigurationError, Every, GradCAM, IntegratedGradients, LayerCAM, Occlusion, Why
 from xai_callbacks.explainers import Explainer, Plan
@@ -290,25 +291,11 @@ def test_an_explainer_that_cannot_be_prepared_is_refused_when_a_model_is_prepare
         def prepare(self, trace, reference):
             raise KeyError("layer")
 
-    with pytest.raises(ConfigurationError, match="preparing them raised KeyError"):
+    with pytest.raises(ConfigurationError, match="to suit the model, but it raised KeyError"):
         Auditor(tiny_probes(), explainers=[GradCAM(), Unprepared()]).prepare(tiny_net())
 
 
 # ---- an explainer about the image
-
-
-class Brightness(Explainer):
-    """One map an image, whatever is asked."""
-
-    name = "brightness"
-    about = "image"
-    units = "relative"
-
-    def prepare(self, trace, reference):
-        return Plan(reason="at the pixels")
-
-    def explain(self, observation, plan):
-        return observation.images.mean(dim=1)[None]
 
 
 @pytest.mark.parametrize("nulls", [False, True])

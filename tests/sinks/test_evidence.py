@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.callbacks.leaning import LeaningNet, leaning_probes, patch
+from tests.explaining import Brightness
 from xai_callbacks import Auditor, Every, GradCAM, LayerCAM, Why
-from xai_callbacks.explainers import Explainer, Plan
 from xai_callbacks.metrics.summary import Estimate
 from xai_callbacks.render import ColorScale
 from xai_callbacks.render.quadrants import Placed, render_quadrants
@@ -135,17 +135,6 @@ def test_at_most_six_classes_are_drawn_those_with_most_kinds_first(record):
 
 
 # ---- several explainers
-
-
-class Brightness(Explainer):
-    name = "brightness"
-    about = "image"
-
-    def prepare(self, trace, reference):
-        return Plan(reason="at the pixels")
-
-    def explain(self, observation, plan):
-        return observation.images.mean(dim=1)[None]
 
 
 def test_evidence_is_of_the_first_explainer_that_answers_questions(probes, record):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.explaining import Brightness
 from tests.tiny import tiny_net, tiny_probes
 from xai_callbacks import Auditor, GradCAM, IntegratedGradients, Occlusion, ProbeSet, Why
-from xai_callbacks.explainers import Explainer, Plan
 from xai_callbacks.render import ColorScale, Tile, render_panel
 from xai_callbacks.sinks import Film, PictureBook, color_scale
 from xai_callbacks.sinks.pictures import density, truth
@@ -243,16 +243,6 @@ def test_a_panel_without_heatmaps_is_the_image_with_what_is_said_of_it_and_no_sc
 
 
 def test_an_explainer_about_the_image_has_one_tile_under_its_name():
-    class Brightness(Explainer):
-        name = "brightness"
-        about = "image"
-
-        def prepare(self, trace, reference):
-            return Plan(reason="at the pixels")
-
-        def explain(self, observation, plan):
-            return observation.images.mean(dim=1)[None]
-
     probes = tiny_probes()
     record = Auditor(probes, [Why()], explainers=[Brightness()]).audit(tiny_net())
     book = PictureBook(probes, 1)
