@@ -11,6 +11,7 @@ from xai_callbacks import (
     Auditor,
     GradCAM,
     GradientNorm,
+    HiResCAM,
     IntegratedGradients,
     Occlusion,
     ProbeSet,
@@ -262,3 +263,18 @@ def test_a_map_that_is_cut_at_the_rim_says_so():
 
     assert "without padding or a crop" in Auditor(probes(), novelty=[]).audit(Valid().eval()).layer_reason
     assert "without padding" not in Auditor(probes(), novelty=[]).audit(Net().eval()).layer_reason
+
+
+@pytest.mark.parametrize(("explainers", "kept"), [([GradCAM()], 0), ([GradCAM(), HiResCAM()], 2)])
+def test_gradients_are_kept_only_where_explainers_share_them(explainers, kept):
+    seen = []
+
+    class Looks(Occlusion):
+        """Comes last, and looks at what the others left behind."""
+
+        def explain(self, observation, plan):
+            seen.append(len(observation._gradients))
+            return super().explain(observation, plan)
+
+    Auditor(probes(), [Why(0), Why(1)], explainers=[*explainers, Looks()], novelty=[]).audit(Net().eval())
+    assert set(seen) == {kept}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal
 
 from torch import nn
 
@@ -43,7 +42,6 @@ class Layer:
     Attributes:
         name: Address of the tensor, see `Address`: mostly the dotted name of a module.
         layout: How the tensor is read as `(N, D, h, w)`.
-        chosen: `automatic` or `named`.
         verified: Whether the map was seen to move where the image is changed; where False, `reason` says what is known.
         reason: One sentence for people.
         cancels: Whether the gradients in its cells add up to 0 in each channel, so that their mean says nothing.
@@ -51,7 +49,6 @@ class Layer:
 
     name: str
     layout: FeatureLayout
-    chosen: Literal["automatic", "named"]
     verified: bool
     reason: str
     cancels: bool = False
@@ -134,7 +131,7 @@ def name_layer(trace: Trace, target: str | nn.Module, layout: LayoutName | None 
     """
     address = _address(trace, target)
     name = str(address)
-    values = [value for value in trace.values if any(address.matches(each) for each in value.addresses)]
+    values = trace.at(address)
     if len(values) != 1:
         raise TargetLayerError(_not_once(trace, address, len(values)))
     value = values[0]
@@ -157,7 +154,7 @@ def name_layer(trace: Trace, target: str | nn.Module, layout: LayoutName | None 
         doubts += "; the outputs depend on the images around it, too, which its heatmaps do not show"
     reason = f"`{name}`, as named: {_describe(best)}{doubts}"
     cancelled = cancels(trace, value, best.layout)
-    return Layer(name, best.layout, "named", sure, reason, cancelled)
+    return Layer(name, best.layout, sure, reason, cancelled)
 
 
 def _candidates(trace: Trace) -> Iterator[_Candidate]:
@@ -281,7 +278,7 @@ def _layer(trace: Trace, chosen: _Measured, bottleneck: _Measured) -> Layer:
     name = chosen.candidate.name
     reason = f"`{name}`: {kind} ({_describe(chosen)}{coarse}{doubts})"
     cancelled = cancels(trace, chosen.candidate.value, chosen.layout)
-    return Layer(name, chosen.layout, "automatic", sure, reason, cancelled)
+    return Layer(name, chosen.layout, sure, reason, cancelled)
 
 
 def _describe(measured: _Measured) -> str:

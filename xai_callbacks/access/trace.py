@@ -156,6 +156,10 @@ class Trace:
         times = sum(call.name == found[0].name for call in self.heads) if found else 0
         return found[0] if len(found) == 1 and times == 1 else None
 
+    def at(self, address: Address) -> list[Value]:
+        """The values at an address: one for each call, and none for what did not run."""
+        return [value for value in self.values if any(address.matches(each) for each in value.addresses)]
+
     def address(self, value: Value, *, inner: bool = False) -> str:
         """The name of a value: of the outermost module around what made it that returns it, or else of the function.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -11,9 +12,15 @@ from xai_callbacks.access import Layer, NoFeatureMapError, Trace
 from xai_callbacks.access.subject import BlackBox
 from xai_callbacks.audit.checks import require_instances
 from xai_callbacks.audit.gathered import Gathered
-from xai_callbacks.errors import ConfigurationError, XAICallbacksError, in_words, is_out_of_memory, require_instance
+from xai_callbacks.errors import (
+    ConfigurationError,
+    XAICallbacksError,
+    in_words,
+    is_out_of_memory,
+    require_instance,
+    require_name,
+)
 from xai_callbacks.explainers import Explainer, GradCAM, HiResCAM, Observation, Plan
-from xai_callbacks.explainers.base import to_name
 
 __all__ = ["Explaining", "layers_of"]
 
@@ -49,8 +56,10 @@ class Explaining:
         given = [GradCAM()] if explainers is None else explainers
         require_instances("explainers", given, Explainer, "Pass explainers such as [GradCAM()]; [] goes without.")
         self.explainers = tuple(given)
-        names = [to_name(getattr(each, "name", None)) for each in self.explainers]
-        twice = [name for name, count in Counter(names).items() if count > 1]
+        for each in self.explainers:
+            require_name(f"`name` of the explainer {type(each).__name__}", getattr(each, "name", None))
+        names = Counter(each.name for each in self.explainers)
+        twice = [name for name, count in names.items() if count > 1]
         if twice:
             raise ConfigurationError(
                 f"Expected explainers with different names, but got {twice[0]!r} twice. Give one another, as in "
@@ -77,13 +86,6 @@ class Explaining:
             if not self._default:
                 raise
             return {}, (f"There are no heatmaps. {error}",)
-        except Exception as error:
-            if isinstance(error, XAICallbacksError) or is_out_of_memory(error):
-                raise
-            raise ConfigurationError(
-                f"Expected the explainers to suit the model, but preparing them raised {in_words(error)} Mend the "
-                "explainer, or leave it out of `explainers`."
-            ) from error
         return plans, tuple(note for plan in plans.values() for note in plan.notes)
 
     def due(self, plans: Mapping[str, Plan], audits: int) -> dict[Explainer, Plan]:
@@ -99,15 +101,8 @@ class Explaining:
         for each, plan in self.due(plans, 0).items():
             if plan.cost > _TRIED:
                 continue
-            try:
+            with _told(each, "explain two probes"):
                 _checked(each, each.explain(observation, plan), observation)
-            except Exception as error:
-                if isinstance(error, XAICallbacksError) or is_out_of_memory(error):
-                    raise
-                raise ConfigurationError(
-                    f"Expected the explainer `{each.name}` to explain two probes, but it raised {in_words(error)} "
-                    "Mend it, or leave it out of `explainers`."
-                ) from error
 
     def explain(
         self,
@@ -126,6 +121,7 @@ class Explaining:
             chunk: Which probes.
             progress: Called with the share of the chunk that is done.
         """
+        observation.shared = sum(bool(plan.layers) for plan in due.values()) > 1
         total = sum(1 + plan.cost for plan in due.values())
         done = 0.0
         for each, plan in due.items():
@@ -146,8 +142,23 @@ def layers_of(plans: Mapping[Explainer, Plan]) -> list[Layer]:
     return list({layer.name: layer for plan in plans.values() for layer in plan.layers}.values())
 
 
+@contextmanager
+def _told(explainer: Explainer, task: str) -> Iterator[None]:
+    """Say which explainer raised what; our own errors, and memory that ran out, say so themselves."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, XAICallbacksError) or is_out_of_memory(error):
+            raise
+        raise ConfigurationError(
+            f"Expected the explainer `{explainer.name}` to {task}, but it raised {in_words(error)} Mend it, or leave "
+            "it out of `explainers`."
+        ) from error
+
+
 def _prepared(explainer: Explainer, trace: Trace, reference: Tensor | None) -> Plan:
-    plan: object = explainer.prepare(trace, reference)
+    with _told(explainer, "suit the model"):
+        plan: object = explainer.prepare(trace, reference)
     require_instance(f"{explainer.name}.prepare", plan, Plan, "a method that returns a Plan")
     return plan  # type: ignore[return-value]  # checked
 

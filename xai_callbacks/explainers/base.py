@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.access import Layer, Subject, Tapped, Trace
-from xai_callbacks.errors import ConfigurationError, TargetLayerError, require_integer
+from xai_callbacks.errors import TargetLayerError, require_instance, require_integer, require_name
 from xai_callbacks.questions import Posed
 
 __all__ = ["About", "Every", "Explainer", "Observation", "Plan", "Units"]
@@ -62,6 +61,7 @@ class Observation:
         seed: For whatever is random: the same for every audit of the same images.
         chunk_size: Most images in one forward pass.
         progress: Called with the share of its work, 0 to 1, that an explainer has done.
+        shared: Whether several explainers ask for gradients, which are then kept until the chunk is done.
     """
 
     subject: Subject
@@ -74,27 +74,30 @@ class Observation:
     seed: int = 0
     chunk_size: int = 16
     progress: Callable[[float], None] = _ignore
+    shared: bool = True
     _gradients: dict[int, dict[str, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
     def gradient(self, question: int, layer: Layer) -> Tensor:
         """Gradient of the score of a question with respect to a captured layer, of the shape of the activations.
 
-        One backward pass answers for all captured layers; explainers that ask again get what is known.
+        Where gradients are `shared`, one backward pass answers for all captured layers.
 
         Raises:
             TargetLayerError: The outputs do not depend on the layer.
         """
-        if question not in self._gradients:
+        names = list(self.activations) if self.shared else [layer.name]
+        found = self._gradients.get(question)
+        if found is None:
             score = self.posed[question].score(self.outputs)
+            tensors = [self.activations[name] for name in names]
             # Images do not influence each other in eval mode, so the gradient of the sum is that of each score.
-            tensors = list(self.activations.values())
-            found = (
-                torch.autograd.grad(score.sum(), tensors, retain_graph=True, allow_unused=True)
-                if score.requires_grad
-                else [None] * len(tensors)
-            )
-            self._gradients[question] = dict(zip(self.activations, found, strict=True))
-        gradient = self._gradients[question][layer.name]
+            gradients: Sequence[Tensor | None] = [None] * len(names)
+            if score.requires_grad:
+                gradients = torch.autograd.grad(score.sum(), tensors, retain_graph=True, allow_unused=True)
+            found = dict(zip(names, gradients, strict=True))
+            if self.shared:
+                self._gradients[question] = found
+        gradient = found[layer.name]
         if gradient is None:
             raise TargetLayerError(
                 f"Expected the outputs to depend on the target layer `{layer.name}`, but no gradient reaches it. It "
@@ -134,7 +137,8 @@ class Explainer(ABC):
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None:
-            self.name = to_name(name)
+            require_name("`name` of an explainer", name)
+            self.name = name
 
     @abstractmethod
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
@@ -176,10 +180,7 @@ class Every(Explainer):
 
     def __init__(self, n: int, explainer: Explainer) -> None:
         require_integer("n", n, least=1)
-        if not isinstance(explainer, Explainer):
-            raise ConfigurationError(
-                f"Expected `explainer` to be an explainer such as IntegratedGradients(), but got {explainer!r}."
-            )
+        require_instance("explainer", explainer, Explainer, "an explainer such as IntegratedGradients()")
         super().__init__(explainer.name)
         self.every = n
         self.explainer = explainer
@@ -196,17 +197,3 @@ class Every(Explainer):
 
     def __repr__(self) -> str:
         return f"Every({self.every}, {self.explainer!r})"
-
-
-def to_name(name: object) -> str:
-    """Check the name of an explainer.
-
-    Raises:
-        ConfigurationError: It is not usable in keys.
-    """
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
-        raise ConfigurationError(
-            f"Expected `name` of an explainer to be letters, digits, '_', '-' and '.', but got {name!r}. It is what "
-            "its keys begin with."
-        )
-    return name

@@ -152,12 +152,11 @@ class CAM(LayerExplainer):
         """
         plan = super().prepare(trace, reference)
         head = trace.head()
-        channels = None if head is None else head.given.shape[-1]
-        if head is None or head.given.ndim != 2 or not _averages(trace, plan.layers[0], head.given):
+        if head is None or not _averages(trace, plan.layers[0], head.given):
+            seen = "it does not" if head is None else "the last linear layer sees other numbers than these means"
             raise TargetLayerError(
                 f"Expected a model that averages `{plan.layers[0].name}` over its cells and ends in one linear layer, "
-                f"for CAM(), but the last linear layer sees {'nothing' if head is None else f'{channels} numbers'} "
-                "that are no such means. Use GradCAM(), which needs neither."
+                f"for CAM(), but {seen}. Use GradCAM(), which needs neither."
             )
         return plan
 
@@ -175,8 +174,7 @@ class CAM(LayerExplainer):
 
 def _averages(trace: Trace, layer: Layer, pooled: Tensor) -> bool:
     """Whether the gradient of each pooled number is 1 / (h w) in every cell of its own channel."""
-    wanted = Address.parse(layer.name)
-    value = next(value for value in trace.values if any(wanted.matches(each) for each in value.addresses))
+    (value,) = trace.at(Address.parse(layer.name))
     if layer.layout.channels(value.shape) != pooled.shape[1]:
         return False
     weights = torch.linspace(0.5, 1.5, pooled.shape[1], device=pooled.device, dtype=pooled.dtype)

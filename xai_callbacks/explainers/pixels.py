@@ -122,10 +122,8 @@ class Occlusion(Explainer):
         for argument, value in (("window", window), ("stride", stride)):
             if value is not None:
                 require_integer(argument, value, least=1)
-        if window is not None and stride is not None and stride > window:
-            raise ConfigurationError(
-                f"Expected `stride` to be at most `window`, {window}, so that every pixel is hidden, but got {stride}."
-            )
+        if window is not None and stride is not None:
+            _require_stride(window, stride)
         self.window = window
         self.stride = stride
         super().__init__(name)
@@ -140,10 +138,7 @@ class Occlusion(Explainer):
         """
         height, width = trace.images.shape[-2:]
         window, stride = self._sizes(height, width)
-        if stride > window:
-            raise ConfigurationError(
-                f"Expected `stride` to be at most `window`, {window}, so that every pixel is hidden, but got {stride}."
-            )
+        _require_stride(window, stride)
         if window > min(height, width):
             raise ConfigurationError(
                 f"Expected `window` to be at most {min(height, width)}, the shorter side of the images, but got "
@@ -186,6 +181,13 @@ class Occlusion(Explainer):
     def _sizes(self, height: int, width: int) -> tuple[int, int]:
         window = max(1, round(min(height, width) / 7)) if self.window is None else self.window
         return window, max(1, window // 2) if self.stride is None else self.stride
+
+
+def _require_stride(window: int, stride: int) -> None:
+    if stride > window:
+        raise ConfigurationError(
+            f"Expected `stride` to be at most `window`, {window}, so that every pixel is hidden, but got {stride}."
+        )
 
 
 def _to_baseline(value: object) -> Baseline:
