@@ -181,7 +181,7 @@ def test_what_was_tested_and_found_harmless_is_0():
     finding = AlarmBook(["patch"]).see(CLEAN, step=1, epoch=1)[0]
 
     assert (finding.tested, finding.value) == (True, 0.0)
-    assert math.isnan(AlarmBook(["patch"], rule=AlarmRule(least=65)).see(CLEAN, step=1, epoch=1)[0].value)
+    assert math.isnan(AlarmBook(["patch"], rule=AlarmRule(min_count=65)).see(CLEAN, step=1, epoch=1)[0].value)
 
 
 @pytest.mark.parametrize("metrics", [{}, {LIFT: Estimate(2.0, None, None, 1.0, 12, 0)}])
@@ -192,13 +192,13 @@ def test_a_region_of_too_few_probes_has_no_value(metrics):
     assert finding.sentence == "Not enough evidence on the region 'spurious': 30 valid probes are needed."
 
 
-@pytest.mark.parametrize(("cues", "least", "probes", "warned"), [
+@pytest.mark.parametrize(("cues", "min_count", "probes", "warned"), [
     (["patch"], 30, 29, True), (["patch"], 30, 30, False), (["patch"], 64, 63, True), ([], 30, 8, False),
 ])  # fmt: skip
-def test_too_few_probes_for_an_alarm_are_known_before_training(cues, least, probes, warned):
-    words = AlarmBook(cues, rule=AlarmRule(least=least)).forewarning(probes)
+def test_too_few_probes_for_an_alarm_are_known_before_training(cues, min_count, probes, warned):
+    words = AlarmBook(cues, rule=AlarmRule(min_count=min_count)).forewarning(probes)
 
-    assert words.startswith(f"Expected at least {least} probes to watch 'patch', but got {probes}:") is warned
+    assert words.startswith(f"Expected at least {min_count} probes to watch 'patch', but got {probes}:") is warned
     assert bool(words) is warned
 
 
@@ -236,7 +236,7 @@ def test_a_book_that_forgets_begins_anew():
         ({"hook": "slack"}, "Expected `hook` to be a function of a finding, but got 'slack'"),
         ({"hook": 5}, "Expected `hook`"),
         ({"audits": 0}, "Expected `audits` to be an integer of 1 or more, but got 0"),
-        ({"least": 10}, "Expected `least` to be an integer of 30 or more, but got 10. With fewer probes"),
+        ({"min_count": 10}, "Expected `min_count` to be an integer of 30 or more, but got 10. With fewer probes"),
     ],
 )
 def test_a_rule_out_of_range_is_refused(arguments, message):

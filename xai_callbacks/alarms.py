@@ -40,7 +40,7 @@ class AlarmRule:
         threshold: What the lower end of the interval of a cue's effect must exceed: a rise of the probability of its
             class, in [0, 1).
         audits: At how many consecutive audits; one alone may be chance.
-        least: Fewest valid probes. There is no interval, and no alarm, with fewer than 30.
+        min_count: Fewest valid probes. There is no interval, and no alarm, with fewer than 30.
         stop: Whether the first alarm ends training.
         hook: Called once with each finding that becomes an alarm.
 
@@ -50,15 +50,17 @@ class AlarmRule:
 
     threshold: float = 0.03
     audits: int = 2
-    least: int = 30
+    min_count: int = 30
     stop: bool = False
     hook: Callable[[Finding], object] | None = None
 
     def __post_init__(self) -> None:
         if not is_number(self.threshold) or not 0 <= self.threshold < 1:
             raise ConfigurationError(f"Expected `threshold` to be a number in [0, 1), but got {self.threshold!r}.")
-        require_integer("audits", self.audits, least=1)
-        require_integer("least", self.least, least=30, hint="With fewer probes there is no interval to go by.")
+        require_integer("audits", self.audits, minimum=1)
+        require_integer(
+            "min_count", self.min_count, minimum=30, hint="With fewer probes there is no interval to go by."
+        )
         require_bool("stop", self.stop)
         if self.hook is not None and not callable(self.hook):
             raise ConfigurationError(f"Expected `hook` to be a function of a finding, but got {self.hook!r}.")
@@ -152,11 +154,12 @@ class AlarmBook:
 
     def forewarning(self, probes: int) -> str:
         """What to say before training of so many probes if no alarm is possible with them; else empty."""
-        if not self.cues or probes >= self.rule.least:
+        if not self.cues or probes >= self.rule.min_count:
             return ""
         return (
-            f"Expected at least {self.rule.least} probes to watch {', '.join(map(repr, self.cues))}, but got {probes}: "
-            "with fewer there is no interval, so no alarm will be raised whatever the model does, and alarm values are "
+            f"Expected at least {self.rule.min_count} probes to watch {', '.join(map(repr, self.cues))}, but got "
+            f"{probes}: with fewer there is no interval, so no alarm will be raised whatever the model does, and alarm "
+            "values are "
             "NaN. Build the probe set with more, such as ProbeSet.from_dataset(val_set, per_class=32)."
         )
 
@@ -210,7 +213,7 @@ class AlarmBook:
             state = "alarm" if run >= self.rule.audits else "watch"
         onset = _onset(looks, run, self.rule.threshold) if state == "alarm" else None
         words = self._words(f"cue {cue!r}", state, estimate, onset)
-        return Finding(key, state, estimate, onset, words, _bounded(estimate, self.rule.least))
+        return Finding(key, state, estimate, onset, words, _bounded(estimate, self.rule.min_count))
 
     def _region(self, key: str, metrics: Mapping[str, Estimate], step: int, epoch: int) -> Finding:
         region = key.rpartition("/")[2]
@@ -219,10 +222,12 @@ class AlarmBook:
         looks = self._remember(f"attribution/{region}", step, epoch, estimate)
         run = _last_run([self._exceeds(look, limit) for look in looks])
         if estimate is None or run < self.rule.audits:
-            tested = _bounded(estimate, self.rule.least)
+            tested = _bounded(estimate, self.rule.min_count)
             sentence = f"No more heat on the region {region!r} than without training."
             if not tested:
-                sentence = f"Not enough evidence on the region {region!r}: {self.rule.least} valid probes are needed."
+                sentence = (
+                    f"Not enough evidence on the region {region!r}: {self.rule.min_count} valid probes are needed."
+                )
             return Finding(f"attribution/{region}", "no evidence", estimate, None, sentence, tested)
         sentence = (
             f"Watch the region {region!r}: the model looks there, {estimate.value:.2f} times as much heat as its area "
@@ -249,7 +254,7 @@ class AlarmBook:
     def _exceeds(self, look: _Look, limit: float) -> bool:
         # What the model does before training was not learnt: it is what to compare with, and no evidence.
         low = look.estimate.low
-        return look.step > 0 and _bounded(look.estimate, self.rule.least) and low is not None and low > limit
+        return look.step > 0 and _bounded(look.estimate, self.rule.min_count) and low is not None and low > limit
 
     def _words(self, what: str, state: State, estimate: Estimate | None, onset: Onset | None) -> str:
         if estimate is None:
@@ -263,14 +268,14 @@ class AlarmBook:
             )
         if state == "watch":
             return f"Watch the {what}: {effect}, above {self.rule.threshold:g} at this audit; one may be chance."
-        if estimate.valid < self.rule.least:
-            return f"Not enough evidence on the {what}: {estimate.valid} valid probes of {self.rule.least}."
+        if estimate.valid < self.rule.min_count:
+            return f"Not enough evidence on the {what}: {estimate.valid} valid probes of {self.rule.min_count}."
         return f"No evidence for the {what}, of the cues tested: {effect}."
 
 
-def _bounded(estimate: Estimate | None, least: int) -> bool:
+def _bounded(estimate: Estimate | None, min_count: int) -> bool:
     """Whether there is an interval, of enough probes."""
-    return estimate is not None and estimate.low is not None and estimate.valid >= least
+    return estimate is not None and estimate.low is not None and estimate.valid >= min_count
 
 
 def _last_run(above: Sequence[bool]) -> int:

@@ -58,15 +58,15 @@ class NoveltyError(AuditError):
     """A novelty score says nothing: it is NaN, infinite, or the same for all probes."""
 
 
-def require_integer(name: str, value: object, *, least: int, hint: str = "") -> None:
+def require_integer(name: str, value: object, *, minimum: int, hint: str = "") -> None:
     """Check an argument that counts something; `True` and `2.0` are no counts.
 
     Raises:
-        ConfigurationError: `value` is not an int of `least` or more.
+        ConfigurationError: `value` is not an int of `minimum` or more.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         advice = f" {hint}" if hint else ""
-        raise ConfigurationError(f"Expected `{name}` to be an integer of {least} or more, but got {value!r}.{advice}")
+        raise ConfigurationError(f"Expected `{name}` to be an integer of {minimum} or more, but got {value!r}.{advice}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

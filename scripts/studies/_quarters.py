@@ -68,14 +68,14 @@ def squares(size: int) -> tuple[ProbeSet, Tensor]:
     return probes, torch.tensor(quarters)
 
 
-def teach(model: nn.Module, size: int, steps: int, *, least: int = 0, rate: float = 1e-3) -> Learned:
+def teach(model: nn.Module, size: int, steps: int, *, min_steps: int = 0, rate: float = 1e-3) -> Learned:
     """Train a net of two outputs from scratch until it can do the task, or the steps are used up.
 
     Args:
         model: The net; it is left in eval mode.
         size: Side of the images.
         steps: Most steps, of 16 images each.
-        least: Fewest steps, however soon the net can do the task.
+        min_steps: Fewest steps, however soon the net can do the task.
         rate: Highest learning rate of AdamW: warm-up of five steps, then half a cosine down to a twentieth.
     """
     generator = torch.Generator().manual_seed(1)
@@ -85,7 +85,7 @@ def teach(model: nn.Module, size: int, steps: int, *, least: int = 0, rate: floa
         optimizer, lambda step: min((step + 1) / _WARM_UP, 0.525 + 0.475 * math.cos(math.pi * step / steps))
     )
     accuracy, step = 0.0, 0
-    while step < steps and (accuracy < _LEARNED or step < least):
+    while step < steps and (accuracy < _LEARNED or step < min_steps):
         model.train()
         images, labels = _batch(_BATCH, size, generator)
         loss = nn.functional.cross_entropy(subject(images), labels)

@@ -124,7 +124,7 @@ def find_quarters(name: str, steps: int) -> Entry:
     learned = teach(model, size, steps)
     before = _shares(early, model, quarters)
     if learned.enough and before["peak"] < RIGHT:
-        learned = teach(model, size, steps, least=steps)
+        learned = teach(model, size, steps, min_steps=steps)
         before = _shares(early, model, quarters)
     after = _shares(_prepared(model, probes), model, quarters)
     facts = {"size": size, "steps": learned.steps, "accuracy": round(learned.accuracy, 3), "learned": learned.enough}

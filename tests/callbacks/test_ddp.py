@@ -93,7 +93,7 @@ def by_group(state, rows=slice(None)):
     module = Grouped()
     module.load_state_dict(state)
     images, labels, cues = (tensor[rows] for tensor in grouped_images().tensors)
-    metric = GroupMetrics(3, 1 + int(cues.max()), least=1)
+    metric = GroupMetrics(3, 1 + int(cues.max()), min_count=1)
     with torch.no_grad():
         metric.update(module.eval()(images), labels, cues)
     # Names of classes and cues where the metric has numbers.

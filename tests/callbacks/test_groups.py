@@ -85,9 +85,9 @@ def fit(folder, group, *others, module=None, val=None, audit=None, ckpt_path=Non
     return one, callback
 
 
-def expected(net, images, labels, cues, *, aligned=None, least=1, per_group=False):
+def expected(net, images, labels, cues, *, aligned=None, min_count=1, per_group=False):
     """By the metric, from the net in eval mode."""
-    metric = GroupMetrics(3, 2, aligned, least=least, per_group=per_group)
+    metric = GroupMetrics(3, 2, aligned, min_count=min_count, per_group=per_group)
     with torch.no_grad():
         metric.update(net.eval()(images), labels, cues)
     return metric.compute()
@@ -117,7 +117,7 @@ def test_whole_validation_set_is_judged_at_no_extra_forward(tmp_path, name):
     seen = []
     module.net[0].register_forward_hook(lambda _module, given, _output: seen.append(len(given[0])))
     callback = AuditCallback(
-        tiny_probes(), group=Group(2, aligned=[0, 1, 1], least=1, each=False), every_n_epochs=None, at_start=False,
+        tiny_probes(), group=Group(2, aligned=[0, 1, 1], min_count=1, each=False), every_n_epochs=None, at_start=False,
         on_error="raise",
     )  # fmt: skip
     callback.auditor.prepare(module)
@@ -135,7 +135,7 @@ def test_whole_validation_set_is_judged_at_no_extra_forward(tmp_path, name):
 
 
 def test_each_group_has_its_keys_by_name_where_there_are_few(tmp_path):
-    one, callback = fit(tmp_path, Group(2, cue_names=["land", "open water"], least=1), audit=AUDITED)
+    one, callback = fit(tmp_path, Group(2, cue_names=["land", "open water"], min_count=1), audit=AUDITED)
 
     wanted = expected(lively(), *parts(), per_group=True)
     for label, name in enumerate(CLASSES):
@@ -156,7 +156,7 @@ def test_many_groups_are_listed_only_where_that_is_asked_for(tmp_path):
 
 
 def test_interval_and_values_are_in_the_record_and_logged_once(tmp_path):
-    one, callback = fit(tmp_path, Group(2, least=1), logger="tensorboard", audit={"max_panels": 1, **AUDITED})
+    one, callback = fit(tmp_path, Group(2, min_count=1), logger="tensorboard", audit={"max_panels": 1, **AUDITED})
 
     record, events = callback.last_record, read_events(tmp_path / "tb")
     estimate = record.metrics["group/wga"]
@@ -189,7 +189,7 @@ def test_validation_without_an_audit_is_judged_all_the_same(tmp_path):
 def test_checkpoint_can_monitor_the_worst_group(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path, monitor=WGA, mode="max", filename="{epoch}")
     fit(
-        tmp_path, Group(2, least=1), checkpoint, module=Grouped(lively(), lr=0.3), max_epochs=3,
+        tmp_path, Group(2, min_count=1), checkpoint, module=Grouped(lively(), lr=0.3), max_epochs=3,
         enable_checkpointing=True,
     )  # fmt: skip
     accuracies = [float(row[WGA]) for row in rows(tmp_path) if WGA in row]
@@ -198,12 +198,12 @@ def test_checkpoint_can_monitor_the_worst_group(tmp_path):
 
 
 def test_part_of_the_validation_set_is_judged_where_lightning_takes_a_part(tmp_path):
-    one, _ = fit(tmp_path, Group(2, least=1, each=False), limit_val_batches=2)
+    one, _ = fit(tmp_path, Group(2, min_count=1, each=False), limit_val_batches=2)
     agree(shown(one), expected(lively(), *(part[:8] for part in parts())))
 
 
 def test_mixed_precision_is_judged_by_the_logits_of_the_step(tmp_path):
-    one, _ = fit(tmp_path, Group(2, least=1, each=False), precision="bf16-mixed")
+    one, _ = fit(tmp_path, Group(2, min_count=1, each=False), precision="bf16-mixed")
     with torch.autocast("cpu", torch.bfloat16):
         wanted = expected(lively(), *parts())
     agree(shown(one), wanted)
@@ -211,10 +211,12 @@ def test_mixed_precision_is_judged_by_the_logits_of_the_step(tmp_path):
 
 def test_several_dataloaders_are_judged_together_or_one_alone(tmp_path):
     first, second = parts(10, seed=6), parts(7, seed=8)
-    together, _ = fit(tmp_path / "all", Group(2, least=1, each=False), val=[data(*first), data(*second)])
+    together, _ = fit(tmp_path / "all", Group(2, min_count=1, each=False), val=[data(*first), data(*second)])
     agree(shown(together), expected(lively(), *(torch.cat(both) for both in zip(first, second, strict=True))))
 
-    alone, _ = fit(tmp_path / "one", Group(2, least=1, each=False, dataloader=1), val=[data(*first[:2]), data(*second)])
+    alone, _ = fit(
+        tmp_path / "one", Group(2, min_count=1, each=False, dataloader=1), val=[data(*first[:2]), data(*second)]
+    )
     agree(shown(alone), expected(lively(), *second))
 
 
@@ -227,7 +229,7 @@ def test_number_of_cues_is_learnt_and_never_falls(tmp_path):
                 cues[:] = torch.tensor([0, 2, 1][trainer.current_epoch])
 
     images, labels, cues = parts(12)
-    fit(tmp_path, Group(2, each=True, least=1), Later(), val=data(images, labels, cues), max_epochs=3)
+    fit(tmp_path, Group(2, each=True, min_count=1), Later(), val=data(images, labels, cues), max_epochs=3)
     empty = [float(row["audit/group/empty"]) for row in rows(tmp_path) if "audit/group/empty" in row]
     # Three labels: two cues, then a third alone, then the second alone of three.
     assert empty == [0, 6, 6]
@@ -236,7 +238,7 @@ def test_number_of_cues_is_learnt_and_never_falls(tmp_path):
 def test_logits_that_are_not_finite_and_unknown_cues_are_counted(tmp_path):
     images, labels, cues = parts()
     images[::5], cues[1] = math.nan, -1
-    one, _ = fit(tmp_path, Group(2, least=1, each=False), val=data(images, labels, cues))
+    one, _ = fit(tmp_path, Group(2, min_count=1, each=False), val=data(images, labels, cues))
     found = shown(one)
     assert (found.pop("group/not_finite"), found.pop("group/unknown_cue")) == (5, 1)
     left = images.flatten(1).isfinite().all(dim=1) & (cues >= 0)
@@ -414,11 +416,11 @@ def test_one_sigmoid_output_is_two_classes(tmp_path, sigmoid, flat):
     labels = (labels == 1).float()[:, None]
     net = OneLogit(sigmoid, flat)
     probes = tiny_probes(labels=torch.arange(6) % 2, class_names=["no", "yes"])
-    callback = AuditCallback(probes, group=Group(2, least=1, each=False), on_error="raise", at_start=False)
+    callback = AuditCallback(probes, group=Group(2, min_count=1, each=False), on_error="raise", at_start=False)
     one = trainer(tmp_path, [callback], max_epochs=1)
     one.fit(Binary(net, lr=0.0), loader(2), data(images, labels, cues))
 
-    metric = GroupMetrics(2, 2, least=1, per_group=False)
+    metric = GroupMetrics(2, 2, min_count=1, per_group=False)
     metric.update(two_classes(net, images), labels[:, 0].long(), cues)
     agree(shown(one), metric.compute())
 
@@ -433,11 +435,11 @@ def test_net_without_a_linear_head_is_judged_by_what_it_returns(tmp_path, softma
             self.log("val_loss", self(batch[0])["logits"].mean())
 
     one, _ = fit(
-        tmp_path, Group(2, least=1, each=False), module=Dict(ConvHead(softmax), lr=0.0), max_epochs=1,
+        tmp_path, Group(2, min_count=1, each=False), module=Dict(ConvHead(softmax), lr=0.0), max_epochs=1,
         audit={"output": "logits", "novelty": []},
     )  # fmt: skip
     logits = ConvHead(softmax=False)(parts()[0])["logits"]
-    metric = GroupMetrics(3, 2, least=1, per_group=False)
+    metric = GroupMetrics(3, 2, min_count=1, per_group=False)
     metric.update(logits, *parts()[1:])
     agree(shown(one), metric.compute())
 
@@ -447,13 +449,13 @@ def test_step_that_calls_a_part_of_the_module_is_judged_by_that(tmp_path):
         def validation_step(self, batch, batch_idx):
             self.log("val_loss", nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
 
-    one, _ = fit(tmp_path, Group(2, least=1, each=False), module=Part(lively(), lr=0.0))
+    one, _ = fit(tmp_path, Group(2, min_count=1, each=False), module=Part(lively(), lr=0.0))
     agree(shown(one), expected(lively(), *parts()))
 
 
 def test_compiled_part_is_judged_by_what_the_module_returns(tmp_path):
     module = Grouped(torch.compile(lively(), backend="eager"), lr=0.0)
-    one, _ = fit(tmp_path, Group(2, least=1, each=False), module=module, num_sanity_val_steps=1)
+    one, _ = fit(tmp_path, Group(2, min_count=1, each=False), module=module, num_sanity_val_steps=1)
     agree(shown(one), expected(lively(), *parts()))
 
 
@@ -466,7 +468,7 @@ class Views(Grouped):
 
 def test_first_of_two_views_counts_and_that_is_told_once(tmp_path, caplog):
     with caplog.at_level("INFO"):
-        one, _ = fit(tmp_path, Group(2, least=1, each=False), module=Views(lively(), lr=0.0))
+        one, _ = fit(tmp_path, Group(2, min_count=1, each=False), module=Views(lively(), lr=0.0))
     agree(shown(one), expected(lively(), *parts()))
     assert caplog.text.count("judges groups by the first call of the classifier") == 1
 
@@ -497,7 +499,7 @@ def test_logits_that_cannot_be_heard_are_told_once_and_values_are_nan(tmp_path, 
     checkpoint = ModelCheckpoint(tmp_path, monitor=WGA, save_top_k=-1)
     with caught() as found:
         one, callback = fit(
-            tmp_path, Group(2, aligned=[0, 1, 1], least=1), checkpoint, module=module(lively(), lr=0.0),
+            tmp_path, Group(2, aligned=[0, 1, 1], min_count=1), checkpoint, module=module(lively(), lr=0.0),
             audit={"on_error": "warn", **AUDITED}, enable_checkpointing=True, num_sanity_val_steps=1,
         )  # fmt: skip
 
@@ -525,7 +527,7 @@ def test_step_may_return_its_logits_where_it_is_not_clear_which_they_are(tmp_pat
     module = Returns(lively(), lr=0.0)
     with caplog.at_level("INFO"):
         one, _ = fit(
-            tmp_path, Group(2, least=1, each=False), max_epochs=1,
+            tmp_path, Group(2, min_count=1, each=False), max_epochs=1,
             module=torch.compile(module, backend="eager") if compiled else module,
         )  # fmt: skip
     agree(shown(one), expected(lively(), images.flip(-1), labels, cues))
@@ -534,7 +536,7 @@ def test_step_may_return_its_logits_where_it_is_not_clear_which_they_are(tmp_pat
 
 @pytest.mark.gpu
 def test_logits_on_an_accelerator_are_judged_there(tmp_path):
-    one, _ = fit(tmp_path, Group(2, least=1, each=False), accelerator="gpu", precision="16-mixed", max_epochs=1)
+    one, _ = fit(tmp_path, Group(2, min_count=1, each=False), accelerator="gpu", precision="16-mixed", max_epochs=1)
     assert shown(one)["group/n_min"] == 3
     assert shown(one)["group/accuracy_all"] == pytest.approx(
         expected(lively(), *parts())["group/accuracy_all"], abs=1 / IMAGES
@@ -591,7 +593,7 @@ def test_one_bad_batch_spoils_its_pass_and_no_other(tmp_path):
 
     passes = []
     with caught() as found:
-        fit(tmp_path, Group(place, least=1), audit={"on_error": "warn"}, max_epochs=3)
+        fit(tmp_path, Group(place, min_count=1), audit={"on_error": "warn"}, max_epochs=3)
     (message,) = audit_warnings(found)
     assert "raised OSError: the table of places is locked" in message
     assert steps_of(tmp_path, WGA) == [1, 5]
@@ -625,7 +627,7 @@ def test_failing_audit_leaves_the_groups_alone(tmp_path):
     with caught() as found:
         one, _ = fit(
             tmp_path,
-            Group(2, least=1, each=False),
+            Group(2, min_count=1, each=False),
             module=Sick(lively(), lr=0.0),
             audit={"on_error": "warn", **AUDITED},
         )
@@ -639,7 +641,7 @@ def test_failing_audit_leaves_the_groups_alone(tmp_path):
         ({"cue": None}, "`cue` to be a key, an index or a function"),
         ({"label": 1.5}, "`label` to be a key, an index or a function"),
         ({"num_cues": 0}, "`num_cues` to be an integer of 1 or more"),
-        ({"least": 0}, "`least` to be an integer of 1 or more"),
+        ({"min_count": 0}, "`min_count` to be an integer of 1 or more"),
         ({"dataloader": -1}, "`dataloader` to be an integer of 0 or more"),
         ({"aligned": [0, 2], "num_cues": 2}, r"`aligned` to be one cue in \[0, 2\)"),
         ({"aligned": [0, -1]}, "`aligned` to be one cue 0 or more"),
@@ -703,7 +705,7 @@ def test_neither_a_sanity_check_nor_validate_is_judged(tmp_path):
 
 def test_resumed_run_knows_the_groups_before_its_next_validation(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path / "checkpoints", save_last=True)
-    group, every = Group(2, least=1), {"check_val_every_n_epoch": 2}
+    group, every = Group(2, min_count=1), {"check_val_every_n_epoch": 2}
     one, _ = fit(tmp_path / "first", group, checkpoint, enable_checkpointing=True, **every)
     monitor = ModelCheckpoint(tmp_path / "second", monitor=WGA, save_top_k=-1, save_on_train_epoch_end=True)
     again, _ = fit(
@@ -781,14 +783,14 @@ def test_lazy_parameters_are_left_for_training_to_make_before_groups_are_judged(
         ("2", Group(2)),
         (
             '{"cue": "1.place", "num_cues": 2, "aligned": [0, 1], "train_counts": [[9, 1], [1, 9]], '
-            '"cue_names": ["land", "water"], "least": 5}',
+            '"cue_names": ["land", "water"], "min_count": 5}',
             Group(
                 "1.place",
                 num_cues=2,
                 aligned=[0, 1],
                 train_counts=[[9, 1], [1, 9]],
                 cue_names=["land", "water"],
-                least=5,
+                min_count=5,
             ),
         ),
         ('{"cue": 2, "label": 1}', Group(2, label=1)),

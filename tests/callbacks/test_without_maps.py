@@ -96,7 +96,7 @@ def test_everything_but_heatmaps_at_once(tmp_path, name):
     masks = {"core": CORE, "spurious": ~CORE}
     callback = AuditCallback(
         probes(masks=masks), novelty=[Energy()], trials=[CueTrial(cue())],
-        group=Group(lambda batch: batch[1], least=1), watch_validation=True,
+        group=Group(lambda batch: batch[1], min_count=1), watch_validation=True,
         expectations=["accuracy > 0.01", "cue_effect[patch] < 0.99", "worst_group_accuracy > 0.999"],
         max_panels=2, on_error="raise",
     )  # fmt: skip

@@ -144,8 +144,8 @@ def test_relevance_in_a_region_is_the_mean_over_the_members_that_have_it():
 def test_small_classes_and_maps_of_no_class_are_left_out():
     labels = torch.cat([classes(9, 10), torch.full((20,), -1)])
     assert [kind.label for kind in spray(torch.rand(39, 6, 6), labels)] == [1]
-    assert [kind.label for kind in spray(torch.rand(39, 6, 6), labels, least=9)] == [0, 1]
-    assert spray(torch.rand(39, 6, 6), labels, least=11) == ()
+    assert [kind.label for kind in spray(torch.rand(39, 6, 6), labels, min_count=9)] == [0, 1]
+    assert spray(torch.rand(39, 6, 6), labels, min_count=11) == ()
     assert spray(torch.rand(0, 6, 6), labels[:0]) == ()
 
 
@@ -222,9 +222,9 @@ def test_one_cluster_a_class_leaves_nothing_to_chance():
 
 def test_small_clusters_are_excluded_and_counted():
     found = spray(*example())
-    worst = worst_cluster(found, example()[2], least=24)
+    worst = worst_cluster(found, example()[2], min_count=24)
     assert (worst.label, worst.number, worst.excluded) == (1, 0, 1)
-    none = worst_cluster(found, example()[2], least=31)
+    none = worst_cluster(found, example()[2], min_count=31)
     assert math.isnan(none.estimate.value)
     assert none.estimate[1:] == (None, None, None, 0, 0)
     assert (none.label, none.number, none.excluded) == (None, None, 3)
@@ -324,7 +324,7 @@ def test_errors_that_know_nothing_of_the_cue_go_with_no_cluster(cue_users):
             lambda: spray(torch.rand(4, 3, 3), classes(4), regions={"sky": torch.zeros(3, 9, 9).bool()}),
             "one mask a map",
         ),
-        (lambda: spray(torch.rand(4, 3, 3), classes(4), least=0), "`least` to be an integer"),
+        (lambda: spray(torch.rand(4, 3, 3), classes(4), min_count=0), "`min_count` to be an integer"),
         (lambda: worst_cluster((), torch.ones(0).bool(), draws=0), "`draws` to be an integer"),
     ],
 )

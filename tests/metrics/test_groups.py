@@ -295,8 +295,8 @@ def test_reweighted_accuracy_is_that_of_images_in_the_proportions_of_training():
     train = torch.tensor([[95, 5], [0, 100]])
 
     assert reweighted_accuracy(counts, train) == pytest.approx((95 * 0.9 + 5 * 0.5 + 100 * 0.8) / 200)
-    assert average_worst_gap(counts, train, least=20) == pytest.approx(reweighted_accuracy(counts, train) - 0.4)
-    assert average_worst_gap(counts, least=10) == pytest.approx((9 + 10 + 8 + 8) / 60 - 0.4)
+    assert average_worst_gap(counts, train, min_count=20) == pytest.approx(reweighted_accuracy(counts, train) - 0.4)
+    assert average_worst_gap(counts, min_count=10) == pytest.approx((9 + 10 + 8 + 8) / 60 - 0.4)
 
 
 def test_reweighted_accuracy_does_not_depend_on_how_many_images_a_group_has():
@@ -317,7 +317,7 @@ def test_averages_and_gaps_without_the_images_they_need_are_nan():
 
     assert math.isnan(reweighted_accuracy(counts, torch.tensor([[95, 5], [1, 100]])))
     assert math.isnan(reweighted_accuracy(counts, torch.zeros(2, 2, dtype=torch.long)))
-    assert math.isnan(average_worst_gap(counts, least=50))
+    assert math.isnan(average_worst_gap(counts, min_count=50))
     with pytest.raises(ConfigurationError, match=r"`train_counts` to be integers \(K, C\) \(2, 2\)"):
         reweighted_accuracy(counts, torch.ones(2, 3, dtype=torch.long))
 
@@ -330,8 +330,8 @@ def test_equalised_odds_gap_is_the_largest_difference_of_answers():
     counts = table([[90, 10], [60, 40], [0, 0]], [[50, 50], [45, 55], [19, 0]])
 
     assert equalised_odds_gap(counts) == pytest.approx(0.3, abs=1e-15)
-    assert equalised_odds_gap(counts, least=19) == pytest.approx(0.55, abs=1e-15)
-    assert math.isnan(equalised_odds_gap(counts, least=101))
+    assert equalised_odds_gap(counts, min_count=19) == pytest.approx(0.55, abs=1e-15)
+    assert math.isnan(equalised_odds_gap(counts, min_count=101))
     assert math.isnan(equalised_odds_gap(table([[50, 50], [0, 0]], [[0, 0], [30, 70]])))
 
 
@@ -437,7 +437,7 @@ def test_calibration_of_full_confidence_is_the_share_of_errors():
     logits = torch.tensor([[1e4, 0.0]] * 100)
     labels = torch.tensor([0] * 75 + [1] * 25)
 
-    ece = group_ece(group_sums(logits, labels, torch.zeros_like(labels), 1).bins, least=25)
+    ece = group_ece(group_sums(logits, labels, torch.zeros_like(labels), 1).bins, min_count=25)
 
     assert ece.values.tolist() == [0.0, 1.0]
     assert ece.gap == 1.0
@@ -449,9 +449,9 @@ def test_small_groups_have_no_calibration_error_and_one_group_no_gap():
     labels[:] = 0
     bins = group_sums(logits, labels, cues, C).bins
 
-    assert group_ece(bins, least=100).values.isnan().tolist() == [False, True, True, True, True, True]
+    assert group_ece(bins, min_count=100).values.isnan().tolist() == [False, True, True, True, True, True]
     assert math.isnan(group_ece(bins).gap)
-    assert group_ece(bins, least=101).values.isnan().all()
+    assert group_ece(bins, min_count=101).values.isnan().all()
 
 
 def test_losses_are_those_of_sklearn_on_each_side():
@@ -631,7 +631,7 @@ def test_group_of_three_images_is_no_worst_group_and_has_no_calibration_error():
         ({"aligned": [0, 1]}, r"for each of 3 labels, but got \[0, 1\]"),
         ({"train_counts": torch.ones(K, C)}, "`train_counts` to be integers"),
         ({"train_counts": torch.ones(C, K, dtype=torch.long)}, "`train_counts` to be integers"),
-        ({"least": 0}, "`least` to be an integer of 1 or more"),
+        ({"min_count": 0}, "`min_count` to be an integer of 1 or more"),
         ({"confidence": 1.0}, "`confidence` to be between 0 and 1"),
     ],
 )

@@ -46,9 +46,9 @@ def randomised_copy(
     Raises:
         ConfigurationError: The model cannot be copied or drawn anew, or two images at least are missing.
     """
-    require_integer("seed", seed, least=0)
+    require_integer("seed", seed, minimum=0)
     if chunk_size is not None:
-        require_integer("chunk_size", chunk_size, least=2, hint="A single image has no variance.")
+        require_integer("chunk_size", chunk_size, minimum=2, hint="A single image has no variance.")
     root = Subject(module).root
     with undisturbed(root):  # its submodules are in eval mode, and so are their copies
         copied = _copied(root)

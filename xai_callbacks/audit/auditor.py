@@ -106,7 +106,7 @@ class Auditor:
             if given is not None:
                 require_probe_set(argument, given)
                 require_same_shape(argument, given, probes)
-        require_integer("chunk_size", chunk_size, least=1)
+        require_integer("chunk_size", chunk_size, minimum=1)
         for argument, switch in (("locate_novelty", locate_novelty), ("nulls", nulls), ("clusters", clusters)):
             require_bool(argument, switch)
         check_selectors(model, output)

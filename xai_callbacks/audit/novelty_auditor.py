@@ -101,7 +101,7 @@ class NoveltyAuditor:
         for condition in conditions:
             # Shows whether there is such a condition, and whether it is known which values are black and white.
             condition_probes(probes.select([0]), condition, LEVELS[0])
-        require_integer("chunk_size", chunk_size, least=1)
+        require_integer("chunk_size", chunk_size, minimum=1)
         check_selectors(model, output)
         self.conditions = tuple(conditions)
         self.probes = probes

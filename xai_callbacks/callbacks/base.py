@@ -68,7 +68,7 @@ class ScheduledCallback(Callback):
         require_name("`name`", name)
         if on_error not in ("warn", "raise"):
             raise ConfigurationError(f"Expected `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
-        require_integer("max_panels", max_panels, least=0, hint="0 draws none.")
+        require_integer("max_panels", max_panels, minimum=0, hint="0 draws none.")
         self.schedule = schedule
         self.name = name
         self.on_error = on_error

@@ -69,7 +69,7 @@ class GroupWatch:
         self._auditor = auditor
         self._group = group
         self._class_names = class_names
-        self._judge = GroupJudge(group.aligned, group.training, least=group.least)
+        self._judge = GroupJudge(group.aligned, group.training, min_count=group.min_count)
         self._judge.judge(GroupSums.zeros(*group.smallest))  # says now what is wrong with the arguments
         self._tap: LogitTap | None = None
         self._store = AnswerStore()

@@ -33,7 +33,7 @@ class Group:
         aligned: For each label, the cue that goes with it in training; None leaves out what compares the two sides.
         train_counts: Number of training images by label and cue; None leaves out what weighs by them.
         cue_names: Names of the cues, for the keys of single groups.
-        least: Fewest images of a group that may be the worst.
+        min_count: Fewest images of a group that may be the worst.
         dataloader: Index of the one validation dataloader to look at; None for all of them together.
         each: Whether to log the accuracy, size and calibration error of each group; None for up to 16 groups.
 
@@ -51,7 +51,7 @@ class Group:
     aligned: Sequence[int] | None = None
     train_counts: Sequence[Sequence[int]] | None = None
     cue_names: Sequence[str] | None = None
-    least: int = 20
+    min_count: int = 20
     dataloader: int | None = None
     each: bool | None = None
 
@@ -63,10 +63,12 @@ class Group:
                 raise ConfigurationError(
                     f"Expected `{name}` to be a key, an index or a function of the batch, but got {where!r}."
                 )
-        require_integer("least", self.least, least=1)
-        for name, least in (("num_cues", 1), ("dataloader", 0)):
+        require_integer("min_count", self.min_count, minimum=1)
+        for name, min_count in (("num_cues", 1), ("dataloader", 0)):
             if getattr(self, name) is not None:
-                require_integer(name, getattr(self, name), least=least, hint="Leave it out for none in particular.")
+                require_integer(
+                    name, getattr(self, name), minimum=min_count, hint="Leave it out for none in particular."
+                )
         if self.each is not None:
             require_bool("each", self.each)
         self._check_lists()

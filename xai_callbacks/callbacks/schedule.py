@@ -31,7 +31,7 @@ class Schedule:
     def __post_init__(self) -> None:
         for name in ("every_n_epochs", "every_n_train_steps"):
             if getattr(self, name) is not None:
-                require_integer(name, getattr(self, name), least=1, hint="None means never.")
+                require_integer(name, getattr(self, name), minimum=1, hint="None means never.")
         require_bool("at_start", self.at_start)
 
     def epoch_is_due(self, epoch: int) -> bool:

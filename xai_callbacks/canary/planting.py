@@ -96,8 +96,8 @@ def canary(
     unseen = probes if unseen is None else unseen
     _check_strengths(strengths)
     _check_fit(epochs, learning_rate, batch_size, rule)
-    require_integer("seed", seed, least=0)
-    require_integer("chunk_size", chunk_size, least=1)
+    require_integer("seed", seed, minimum=0)
+    require_integer("chunk_size", chunk_size, minimum=1)
     _check_sets(training, probes, unseen, rule)
     cue = _default_cue(training) if cue is None else cue
     _check_cue(cue, training, unseen)
@@ -124,8 +124,8 @@ def canary(
 def _check_fit(epochs: int, learning_rate: float, batch_size: int, rule: AlarmRule) -> None:
     if not _is_number(learning_rate) or not 0 < learning_rate < float("inf"):
         raise ConfigurationError(f"Expected `learning_rate` to be positive and finite, but got {learning_rate!r}.")
-    require_integer("epochs", epochs, least=rule.audits, hint="The rule wants an audit after each of the last ones.")
-    require_integer("batch_size", batch_size, least=2, hint="Batch normalisation needs two images.")
+    require_integer("epochs", epochs, minimum=rule.audits, hint="The rule wants an audit after each of the last ones.")
+    require_integer("batch_size", batch_size, minimum=2, hint="Batch normalisation needs two images.")
 
 
 def _check_strengths(strengths: object) -> None:
@@ -149,10 +149,10 @@ def _check_sets(training: ProbeSet, probes: ProbeSet, unseen: ProbeSet, rule: Al
                 f"Expected `{name}` to have one label each, but got {each.task.kind} probes. A cue points to a class."
             )
         require_same_shape(name, each, probes)
-    if len(probes) < rule.least:
+    if len(probes) < rule.min_count:
         raise ConfigurationError(
-            f"Expected `probes` to be {rule.least} or more, but got {len(probes)}: without an interval there is never "
-            "an alarm, and no shortcut would have been seen. Add probes."
+            f"Expected `probes` to be {rule.min_count} or more, but got {len(probes)}: without an interval there is "
+            "never an alarm, and no shortcut would have been seen. Add probes."
         )
     for name in ("training", "unseen"):
         if given[name].labels is None:

@@ -105,7 +105,7 @@ class Expectation:
         for argument in ("for_class", "for_group"):
             given = getattr(self, argument)
             if isinstance(given, int):
-                require_integer(argument, given, least=0)
+                require_integer(argument, given, minimum=0)
             elif given is not None:
                 _require_text(argument, given)
         self._check_epochs()
@@ -113,7 +113,7 @@ class Expectation:
     def _check_epochs(self) -> None:
         for argument in ("from_epoch", "until_epoch"):
             if getattr(self, argument) is not None:
-                require_integer(argument, getattr(self, argument), least=0)
+                require_integer(argument, getattr(self, argument), minimum=0)
         if self.from_epoch is not None and self.until_epoch is not None and self.until_epoch < self.from_epoch:
             raise ConfigurationError(
                 f"Expected `until_epoch` to be {self.from_epoch} or later, as `from_epoch` is, but got "

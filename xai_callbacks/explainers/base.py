@@ -179,7 +179,7 @@ class Every(Explainer):
     """
 
     def __init__(self, n: int, explainer: Explainer) -> None:
-        require_integer("n", n, least=1)
+        require_integer("n", n, minimum=1)
         require_instance("explainer", explainer, Explainer, "an explainer such as IntegratedGradients()")
         super().__init__(explainer.name)
         self.every = n

@@ -42,7 +42,7 @@ class IntegratedGradients(Explainer):
     name = "integrated_gradients"
 
     def __init__(self, steps: int = 64, baseline: Baseline = 0.0, *, name: str | None = None) -> None:
-        require_integer("steps", steps, least=1)
+        require_integer("steps", steps, minimum=1)
         self.steps = steps
         super().__init__(name)
         self.baseline = _to_baseline(baseline)
@@ -121,7 +121,7 @@ class Occlusion(Explainer):
     ) -> None:
         for argument, value in (("window", window), ("stride", stride)):
             if value is not None:
-                require_integer(argument, value, least=1)
+                require_integer(argument, value, minimum=1)
         if window is not None and stride is not None:
             _require_stride(window, stride)
         self.window = window

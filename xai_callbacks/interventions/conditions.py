@@ -192,7 +192,7 @@ def _generator(purpose: str, seed: int, index: int) -> torch.Generator:
 def _check_condition(condition: str, level: int) -> None:
     if condition not in CONDITIONS:
         raise ConfigurationError(f"Expected `condition` to be one of {', '.join(CONDITIONS)}, but got {condition!r}.")
-    require_integer("level", level, least=1, hint="Levels are 1 to 5.")
+    require_integer("level", level, minimum=1, hint="Levels are 1 to 5.")
     if level not in LEVELS:
         raise ConfigurationError(f"Expected `level` to be an integer from 1 to 5, but got {level}.")
 

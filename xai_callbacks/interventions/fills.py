@@ -107,7 +107,7 @@ def dilate(masks: Tensor, pixels: int) -> Tensor:
         ConfigurationError: An argument has the wrong shape, type or range.
     """
     check_masks("masks", masks)
-    require_integer("pixels", pixels, least=0)
+    require_integer("pixels", pixels, minimum=0)
     return max_pool2d(masks[:, None].float(), 2 * pixels + 1, stride=1, padding=pixels)[:, 0] > 0
 
 
@@ -262,7 +262,7 @@ def _check_fill(fill: str, images: Tensor, seed: int, mean: Sequence[float] | No
     """The colour `(C, 1, 1)` where there is nothing to go by."""
     if fill not in FILLS:
         raise ConfigurationError(f"Expected `fill` to be one of {', '.join(FILLS)}, but got {fill!r}.")
-    require_integer("seed", seed, least=0)
+    require_integer("seed", seed, minimum=0)
     count, channels = images.shape[:2]
     if fill == "swap" and count == 1:
         raise ConfigurationError("Expected `images` to be two or more for 'swap', but got 1. Use another fill.")

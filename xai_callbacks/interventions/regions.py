@@ -114,7 +114,7 @@ def placebo_masks(
         ConfigurationError: An argument has the wrong shape, type or range.
     """
     check_masks("masks", masks)
-    require_integer("seed", seed, least=0)
+    require_integer("seed", seed, minimum=0)
     names = check_names(names, len(masks))
     if avoid is not None:
         check_masks("avoid", avoid)
@@ -150,7 +150,7 @@ def partners(labels: Tensor, kind: str = "same", seed: int = 0) -> Tensor:
         )
     if kind not in ("same", "rand"):
         raise ConfigurationError(f"Expected `kind` to be 'same' or 'rand', but got {kind!r}.")
-    require_integer("seed", seed, least=0)
+    require_integer("seed", seed, minimum=0)
     generator = named_generator("partners", seed, kind)
     places = labels.cpu()
     found = [_partner(places, place, kind, generator) for place in range(len(places))]
@@ -266,7 +266,7 @@ def _check_half(masks: Tensor | None, size: tuple[int, int], half: str) -> None:
     if half not in HALVES:
         raise ConfigurationError(f"Expected `half` to be one of {', '.join(HALVES)}, but got {half!r}.")
     for side in size:
-        require_integer("size", side, least=2, hint="Give height and width in pixels.")
+        require_integer("size", side, minimum=2, hint="Give height and width in pixels.")
     if masks is None:
         return
     check_masks("masks", masks)

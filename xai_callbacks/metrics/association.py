@@ -27,7 +27,7 @@ def fisher_exact(marked: int, part: int, all_marked: int, total: int) -> float:
     """
     counts = (("marked", marked), ("part", part), ("all_marked", all_marked), ("total", total))
     for name, count in counts:
-        require_integer(name, count, least=0)
+        require_integer(name, count, minimum=0)
     least, most = max(0, part + all_marked - total), min(part, all_marked)
     if part > total or all_marked > total or not least <= marked <= most:
         got = ", ".join(f"{name}={count}" for name, count in counts)

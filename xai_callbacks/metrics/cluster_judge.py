@@ -67,7 +67,7 @@ class ClusterJudge:
     """
 
     def __init__(self, probes: ProbeSet, question_index: int = 0) -> None:
-        require_integer("question_index", question_index, least=0)
+        require_integer("question_index", question_index, minimum=0)
         probes.task.require_classes("clusters", single=True)
         self.probes = probes
         self.question_index = question_index
@@ -95,11 +95,11 @@ class ClusterJudge:
             correct,
             test_errors=testable,
             regions=self.probes.masks,
-            least=_LEAST,
+            min_count=_LEAST,
         )
         found = tuple(self._renumbered(kind, groups) for kind in found)
         self._remember(found, groups)
-        worst = None if correct is None else worst_cluster(found, correct, least=_LEAST)
+        worst = None if correct is None else worst_cluster(found, correct, min_count=_LEAST)
         if worst is not None and not testable:
             worst = worst._replace(estimate=worst.estimate._replace(chance=None), p=math.nan)
         notes = tuple(self._notes(found, groups, truth is not None and not testable))

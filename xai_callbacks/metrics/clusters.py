@@ -105,7 +105,7 @@ class WorstCluster(NamedTuple):
             NaN, no interval and no chance, if all clusters are too small.
         label: Its class; None if there is none.
         number: Its number within the class; None likewise.
-        excluded: Number of clusters with fewer than `least` images.
+        excluded: Number of clusters with fewer than `min_count` images.
         p: Share of random divisions whose lowest accuracy is as low, this one counted in; in (0, 1], NaN without a
             value. One test for all clusters: nothing is left to correct for.
     """
@@ -124,7 +124,7 @@ def spray(
     *,
     test_errors: bool = True,
     regions: Mapping[str, Tensor] | None = None,
-    least: int = 10,
+    min_count: int = 10,
     examples: int = 6,
     neighbours: int = 10,
     most: int = 8,
@@ -142,7 +142,7 @@ def spray(
         test_errors: Whether to test if errors go with clusters. Only for maps that explain the label and are grouped by
             it: see the module.
         regions: Masks of the images by name, `(n, H, W)` bool.
-        least: Classes with fewer maps are left out.
+        min_count: Classes with fewer maps are left out.
         examples: Largest number of examples a cluster.
         neighbours: Links of each map, see `spectral_clusters`.
         most: Largest number of clusters of a class.
@@ -156,13 +156,13 @@ def spray(
         ConfigurationError: An argument is out of range, or shapes contradict each other.
     """
     _check(maps, classes, correct, regions or {})
-    require_integer("least", least, least=1)
-    require_integer("examples", examples, least=0)
+    require_integer("min_count", min_count, minimum=1)
+    require_integer("examples", examples, minimum=0)
     shares = _region_values(maps, regions or {})
     found = []
     for label in classes[classes >= 0].bincount().nonzero()[:, 0].tolist():
         rows = (classes == label).nonzero()[:, 0]
-        if len(rows) < least:
+        if len(rows) < min_count:
             continue
         divided = spectral_clusters(maps[rows], neighbours=neighbours, most=most, grid=grid, seed=seed)
         cells = map_shares(maps[rows], grid)
@@ -180,9 +180,9 @@ def spray(
 
 
 def worst_cluster(
-    found: Sequence[ClassClusters], correct: Tensor, *, least: int = 10, draws: int = 200, seed: int = 0
+    found: Sequence[ClassClusters], correct: Tensor, *, min_count: int = 10, draws: int = 200, seed: int = 0
 ) -> WorstCluster:
-    """Lowest accuracy of the clusters with at least `least` images; of equal ones the first.
+    """Lowest accuracy of the clusters with at least `min_count` images; of equal ones the first.
 
     The lowest of several noisy accuracies is below the true one on average, the more clusters and the smaller, the
     lower: compare with `chance`, at which a model sits whose errors have nothing to do with the clusters.
@@ -190,14 +190,14 @@ def worst_cluster(
     Args:
         found: Clusters, from `spray`.
         correct: Whether the model was right, `(n,)` bool, of the maps that were clustered.
-        least: Fewest images of a cluster.
+        min_count: Fewest images of a cluster.
         draws: Random divisions for the level of chance.
         seed: Seed of the divisions. PyTorch's global random state is neither read nor advanced.
     """
-    for name, value in (("least", least), ("draws", draws)):
-        require_integer(name, value, least=1)
+    for name, value in (("min_count", min_count), ("draws", draws)):
+        require_integer(name, value, minimum=1)
     cells = [(kind.label, cluster) for kind in found for cluster in kind.clusters]
-    large = [(label, cluster) for label, cluster in cells if len(cluster.members) >= least]
+    large = [(label, cluster) for label, cluster in cells if len(cluster.members) >= min_count]
     lost, excluded = sum(kind.degenerate for kind in found), len(cells) - len(large)
     if not large:
         return WorstCluster(Estimate(math.nan, None, None, None, 0, lost), None, None, excluded, math.nan)
@@ -205,7 +205,7 @@ def worst_cluster(
     place = min(range(len(large)), key=lambda index: estimates[index].value)
     worst = estimates[place]
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.stack([_lowest_drawn(kind, correct, least, draws, generator) for kind in found]).amin(dim=0)
+    drawn = torch.stack([_lowest_drawn(kind, correct, min_count, draws, generator) for kind in found]).amin(dim=0)
     # The same divisions of whole numbers: equal shares are equal to the last bit.
     p = (1 + int((drawn <= worst.value).sum())) / (1 + draws)
     estimate = worst._replace(chance=float(drawn.mean()), degenerate=lost)
@@ -259,7 +259,9 @@ def _association(clusters: Sequence[Cluster], cluster: Cluster, correct: Tensor)
     return fisher_exact(wrong[cluster.number], len(cluster.members), sum(wrong), total)
 
 
-def _lowest_drawn(kind: ClassClusters, correct: Tensor, least: int, draws: int, generator: torch.Generator) -> Tensor:
+def _lowest_drawn(
+    kind: ClassClusters, correct: Tensor, min_count: int, draws: int, generator: torch.Generator
+) -> Tensor:
     """Lowest accuracy in each random division of a class into its own sizes, `(draws,)`; inf if all are small."""
     sizes = [len(cluster.members) for cluster in kind.clusters]
     lowest = torch.full((draws,), math.inf, dtype=torch.float64)
@@ -268,7 +270,7 @@ def _lowest_drawn(kind: ClassClusters, correct: Tensor, least: int, draws: int, 
     right = correct[torch.cat([cluster.members for cluster in kind.clusters])].double()
     order = torch.rand(draws, len(right), generator=generator, dtype=torch.float64).argsort(dim=1)
     for part, size in zip(torch.split(right[order], sizes, dim=1), sizes, strict=True):
-        if size >= least:
+        if size >= min_count:
             lowest = lowest.minimum(part.sum(dim=1) / size)
     return lowest
 

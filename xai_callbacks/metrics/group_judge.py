@@ -22,8 +22,8 @@ class GroupJudge:
     Args:
         aligned: For each label, the cue that goes with it in training; None leaves out what needs it.
         train_counts: Training images by label and cue, integers `(K, C)`; None likewise.
-        least: Fewest images of a group that may be the worst, or be compared for equalised odds.
-        least_ece: Fewest images of a group that is given a calibration error.
+        min_count: Fewest images of a group that may be the worst, or be compared for equalised odds.
+        min_count_ece: Fewest images of a group that is given a calibration error.
         confidence: Level of the intervals, in (0, 1).
     """
 
@@ -32,17 +32,17 @@ class GroupJudge:
         aligned: Sequence[int] | None = None,
         train_counts: Tensor | None = None,
         *,
-        least: int = 20,
-        least_ece: int = 100,
+        min_count: int = 20,
+        min_count_ece: int = 100,
         confidence: float = 0.95,
     ) -> None:
-        require_integer("least", least, least=1)
-        require_integer("least_ece", least_ece, least=1)
+        require_integer("min_count", min_count, minimum=1)
+        require_integer("min_count_ece", min_count_ece, minimum=1)
         if not 0 < confidence < 1:
             raise ConfigurationError(f"Expected `confidence` to be between 0 and 1, but got {confidence}.")
         self.aligned = None if aligned is None else tuple(aligned)
         self.train_counts = train_counts
-        self.least, self.least_ece, self.confidence = least, least_ece, confidence
+        self.min_count, self.min_count_ece, self.confidence = min_count, min_count_ece, confidence
 
     def judge(self, sums: GroupSums) -> dict[str, Estimate]:
         """The judgements of all groups together, such as `group/wga`: see the table of `GroupMetrics`.
@@ -71,7 +71,7 @@ class GroupJudge:
         correct = sums.counts.diagonal(dim1=0, dim2=2).T
         ends = torch.stack(groups.wilson_interval(correct, sizes, self.confidence), dim=2).view(-1, 2).tolist()
         accuracies = groups.group_accuracy(sums.counts).flatten().tolist()
-        errors = groups.group_ece(sums.bins, self.least_ece).values.tolist()
+        errors = groups.group_ece(sums.bins, self.min_count_ece).values.tolist()
         found = {}
         for group, (name, size) in enumerate(zip(names, sizes.flatten().tolist(), strict=True)):
             low, high = ends[group] if size else (None, None)
@@ -82,24 +82,24 @@ class GroupJudge:
 
     def _accuracies(self, counts: Tensor) -> Iterator[tuple[str, Estimate | float]]:
         sizes = counts.sum(dim=2)
-        worst = groups.worst_group_accuracy(counts, self.least, confidence=self.confidence)
+        worst = groups.worst_group_accuracy(counts, self.min_count, confidence=self.confidence)
         yield "accuracy_all", float(counts.diagonal(dim1=0, dim2=2).sum() / sizes.sum())
         yield "accuracy_balanced", float(groups.group_accuracy(counts).nanmean())
         yield "wga", worst.estimate
         yield "wga_label", math.nan if worst.label is None else worst.label
         yield "wga_cue", math.nan if worst.cue is None else worst.cue
-        yield "average_worst_gap", groups.average_worst_gap(counts, least=self.least)
+        yield "average_worst_gap", groups.average_worst_gap(counts, min_count=self.min_count)
         if self.train_counts is not None:
             yield "accuracy_reweighted", groups.reweighted_accuracy(counts, self.train_counts)
-            yield "average_worst_gap_reweighted", groups.average_worst_gap(counts, self.train_counts, self.least)
+            yield "average_worst_gap_reweighted", groups.average_worst_gap(counts, self.train_counts, self.min_count)
         yield "n_min", float(sizes[sizes > 0].min()) if sizes.any() else math.nan
         yield "excluded", worst.excluded
         yield "empty", worst.empty
 
     def _dependence(self, sums: GroupSums) -> Iterator[tuple[str, Estimate | float]]:
-        yield "equalised_odds_gap", groups.equalised_odds_gap(sums.counts, self.least)
+        yield "equalised_odds_gap", groups.equalised_odds_gap(sums.counts, self.min_count)
         yield "cond_mi", groups.conditional_mutual_information(sums.counts)
-        yield "ece_gap", groups.group_ece(sums.bins, self.least_ece).gap
+        yield "ece_gap", groups.group_ece(sums.bins, self.min_count_ece).gap
         if self.train_counts is not None:
             yield "bias_amplification", groups.bias_amplification(sums.counts, self.train_counts)
 

@@ -33,10 +33,10 @@ class GroupMetrics(Metric):
     |---|---|
     | `group/accuracy/<y>_<c>`, `group/count/<y>_<c>`, `group/ece/<y>_<c>` | of one group |
     | `group/accuracy_all`, `group/accuracy_balanced` | over images; mean over groups that have some |
-    | `group/wga`, `group/wga_low`, `group/wga_high` | worst group with at least `least` images, and its interval |
+    | `group/wga`, `group/wga_low`, `group/wga_high` | worst group with at least `min_count` images, and its interval |
     | `group/wga_label`, `group/wga_cue` | which one it is |
     | `group/average_worst_gap` | `accuracy_all` less `wga` |
-    | `group/n_min`, `group/excluded`, `group/empty` | images of the smallest group; groups below `least`; without any |
+    | `group/n_min`, `group/excluded`, `group/empty` | size of the smallest group; groups below `min_count`; empty |
     | `group/equalised_odds_gap`, `group/cond_mi`, `group/ece_gap` | how far the cue moves answers and confidence |
     | `group/conflict_gap`, `_low`, `_high`, `group/accuracy_aligned`, `_conflicting`, `group/loss_aligned`, \
 `_conflicting` | with `aligned` |
@@ -50,8 +50,8 @@ class GroupMetrics(Metric):
         aligned: For each label, the cue that goes with it in training. The most frequent one is not a safe guess: a cue
             on a third of the images of one class, and nowhere else, is a shortcut without being in the majority.
         train_counts: Training images by label and cue, integers `(K, C)`.
-        least: Fewest images of a group that may be the worst, or be compared for equalised odds.
-        least_ece: Fewest images of a group that is given a calibration error.
+        min_count: Fewest images of a group that may be the worst, or be compared for equalised odds.
+        min_count_ece: Fewest images of a group that is given a calibration error.
         confidence: Level of the intervals, in (0, 1).
         per_group: Give the values of single groups; they are `3 * K * C` keys.
 
@@ -81,17 +81,19 @@ class GroupMetrics(Metric):
         aligned: Sequence[int] | None = None,
         train_counts: Tensor | None = None,
         *,
-        least: int = 20,
-        least_ece: int = 100,
+        min_count: int = 20,
+        min_count_ece: int = 100,
         confidence: float = 0.95,
         per_group: bool = True,
     ) -> None:
         super().__init__()
-        require_integer("num_classes", num_classes, least=2)
-        require_integer("num_cues", num_cues, least=1)
+        require_integer("num_classes", num_classes, minimum=2)
+        require_integer("num_cues", num_cues, minimum=1)
         self.num_classes, self.num_cues = num_classes, num_cues
         self.per_group = per_group
-        self._judge = GroupJudge(aligned, train_counts, least=least, least_ece=least_ece, confidence=confidence)
+        self._judge = GroupJudge(
+            aligned, train_counts, min_count=min_count, min_count_ece=min_count_ece, confidence=confidence
+        )
         for name, zeros in GroupSums.zeros(num_classes, num_cues)._asdict().items():
             self.add_state(name, zeros, dist_reduce_fx="sum")
         self._values()  # says what is wrong with the arguments now, and not after the first epoch

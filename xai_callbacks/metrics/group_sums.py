@@ -100,7 +100,7 @@ def group_sums(logits: Tensor, labels: Tensor, cues: Tensor, num_cues: int) -> G
 
     Images with a logit that is NaN or infinite are left out and counted.
     """
-    require_integer("num_cues", num_cues, least=1)
+    require_integer("num_cues", num_cues, minimum=1)
     if logits.ndim != 2 or not logits.shape[1] or not logits.is_floating_point():
         raise ConfigurationError(f"Expected float `logits` (N, K), but got {logits.dtype} {tuple(logits.shape)}.")
     for name, values in (("labels", labels), ("cues", cues)):

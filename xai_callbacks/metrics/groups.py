@@ -64,7 +64,7 @@ class WorstGroup(NamedTuple):
             of images. Value NaN, no interval, if all groups are too small.
         label: Its label; None if there is none.
         cue: Its cue; None likewise.
-        excluded: Groups with fewer than `least` images, but some.
+        excluded: Groups with fewer than `min_count` images, but some.
         empty: Groups without an image.
     """
 
@@ -113,15 +113,15 @@ def wilson_interval(correct: Tensor, total: Tensor, confidence: float = 0.95) ->
     return low, ((middle + reach) / (total + square)).clamp(max=1).maximum(share)
 
 
-def worst_group_accuracy(counts: Tensor, least: int = 20, *, confidence: float = 0.95) -> WorstGroup:
-    """Lowest accuracy of the groups with at least `least` images; of equal ones the first group.
+def worst_group_accuracy(counts: Tensor, min_count: int = 20, *, confidence: float = 0.95) -> WorstGroup:
+    """Lowest accuracy of the groups with at least `min_count` images; of equal ones the first group.
 
     The minimum of noisy accuracies is too low on average, the more groups the lower. The interval allows for that, and
     is one for the accuracy of the truly worst group, whichever it is.
     """
-    require_integer("least", least, least=1)
+    require_integer("min_count", min_count, minimum=1)
     correct, total = _correct_and_total(counts)
-    large = total >= least
+    large = total >= min_count
     excluded, empty = int(((total > 0) & ~large).sum()), int((total == 0).sum())
     low, high = minimum_interval(correct[large], total[large], confidence)
     if low is None:
@@ -148,16 +148,16 @@ def reweighted_accuracy(counts: Tensor, train_counts: Tensor) -> float:
     return float(weights @ (correct / total)[used] / weights.sum()) if len(weights) else math.nan
 
 
-def average_worst_gap(counts: Tensor, train_counts: Tensor | None = None, least: int = 20) -> float:
+def average_worst_gap(counts: Tensor, train_counts: Tensor | None = None, min_count: int = 20) -> float:
     """Average accuracy less that of the worst group: what the average hides; 0 if all groups are alike.
 
     The average is over the images in `counts`, or `reweighted_accuracy` with `train_counts`. Below 0 only if the groups
-    with fewer than `least` images, which cannot be the worst, are bad.
+    with fewer than `min_count` images, which cannot be the worst, are bad.
     """
-    require_integer("least", least, least=1)
+    require_integer("min_count", min_count, minimum=1)
     correct, total = _correct_and_total(counts)
     average = float(correct.sum() / total.sum()) if train_counts is None else reweighted_accuracy(counts, train_counts)
-    accuracies = (correct / total)[total >= least]
+    accuracies = (correct / total)[total >= min_count]
     return average - float(accuracies.min()) if len(accuracies) else math.nan
 
 
@@ -204,16 +204,16 @@ def _sides(values: Tensor, aligned: Sequence[int]) -> Tensor:
     return torch.stack([values[:, own].sum(dim=1), values[:, ~own].sum(dim=1)], dim=1)
 
 
-def equalised_odds_gap(counts: Tensor, least: int = 20) -> float:
+def equalised_odds_gap(counts: Tensor, min_count: int = 20) -> float:
     """Largest difference, over labels and answers, that the cue makes to how often the answer is given; in [0, 1].
 
-    Groups with fewer than `least` images are left out; NaN if no label has two groups.
+    Groups with fewer than `min_count` images are left out; NaN if no label has two groups.
     """
-    require_integer("least", least, least=1)
+    require_integer("min_count", min_count, minimum=1)
     counts = _checked(counts)
     total = counts.sum(dim=2, keepdim=True)
     # Integers are divided in float32.
-    used, shares = total >= least, counts.double() / total
+    used, shares = total >= min_count, counts.double() / total
     most = torch.where(used, shares, -math.inf).amax(dim=1)
     fewest = torch.where(used, shares, math.inf).amin(dim=1)
     gaps = (most - fewest)[used.sum(dim=(1, 2)) >= 2]
@@ -246,7 +246,7 @@ def conditional_mi_null(counts: Tensor, draws: int = 1000, seed: int = 0) -> Ten
     Shuffling leaves the bias correction as it is: compare with `correct_bias=False`. Cost: sorting `draws * n` numbers.
     PyTorch's global random state is neither read nor advanced.
     """
-    require_integer("draws", draws, least=1)
+    require_integer("draws", draws, minimum=1)
     counts = _checked(counts)
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([_shuffled_nats(table, draws, generator) for table in counts]).sum(dim=0) / _cue_nats(counts)
@@ -288,21 +288,21 @@ def _n_log_n(numbers: Tensor) -> Tensor:
     return nats
 
 
-def group_ece(bins: Tensor, least: int = 100) -> GroupECE:
+def group_ece(bins: Tensor, min_count: int = 100) -> GroupECE:
     """Expected calibration error of each group: mean distance of confidence and accuracy over the bins.
 
     Too large on average in small groups: compare groups of equal size.
 
     Args:
         bins: `(G, B, 3)` [images, sum of confidences, sum of right answers].
-        least: Groups with fewer images get NaN.
+        min_count: Groups with fewer images get NaN.
     """
-    require_integer("least", least, least=1)
+    require_integer("min_count", min_count, minimum=1)
     if bins.ndim != 3 or bins.shape[2] != 3:
         raise ConfigurationError(f"Expected `bins` to be (G, B, 3), but got shape {tuple(bins.shape)}.")
     images, confidence, correct = bins.detach().to("cpu", torch.float64).unbind(dim=2)
     total = images.sum(dim=1)
-    values = torch.where(total >= least, (confidence - correct).abs().sum(dim=1) / total, math.nan)
+    values = torch.where(total >= min_count, (confidence - correct).abs().sum(dim=1) / total, math.nan)
     valid = values[~values.isnan()]
     return GroupECE(values, float(valid.max() - valid.min()) if len(valid) >= 2 else math.nan)
 

@@ -44,8 +44,8 @@ def kmeans(points: Tensor, clusters: int, *, restarts: int = 10, iterations: int
         ConfigurationError: An argument is out of range.
     """
     _check(points, clusters)
-    require_integer("restarts", restarts, least=1)
-    require_integer("iterations", iterations, least=1)
+    require_integer("restarts", restarts, minimum=1)
+    require_integer("iterations", iterations, minimum=1)
     points = points.detach().to("cpu", torch.float64)
     generator = torch.Generator().manual_seed(seed)
     found = [_lloyd(points, _starts(points, clusters, generator), iterations) for _ in range(restarts)]
@@ -101,7 +101,7 @@ def _squares(points: Tensor, centres: Tensor) -> Tensor:
 def _check(points: Tensor, clusters: int) -> None:
     if points.ndim != 2 or not points.numel() or not bool(points.isfinite().all()):
         raise ConfigurationError(f"Expected `points` to be finite (n, d), but got shape {tuple(points.shape)}.")
-    require_integer("clusters", clusters, least=1)
+    require_integer("clusters", clusters, minimum=1)
     if clusters > len(points):
         raise ConfigurationError(
             f"Expected `clusters` to be at most the number of points, {len(points)}, but got {clusters}."

@@ -293,4 +293,4 @@ def _checked(scores: Tensor, name: str) -> Tensor:
 def _check_interval(confidence: float, resamples: int) -> None:
     if not 0 < confidence < 1:
         raise ConfigurationError(f"Expected `confidence` to be between 0 and 1, but got {confidence}.")
-    require_integer("resamples", resamples, least=1)
+    require_integer("resamples", resamples, minimum=1)

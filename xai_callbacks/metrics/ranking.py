@@ -195,7 +195,7 @@ def _ascending(relevance: Tensor, mask: Tensor, leading: torch.Size) -> tuple[Te
 
 def _grown(mask: Tensor, radius: int) -> Tensor:
     """All pixels no further than `radius` from the mask."""
-    require_integer("radius", radius, least=0)
+    require_integer("radius", radius, minimum=0)
     if radius == 0:
         return mask
     steps = torch.arange(-radius, radius + 1, device=mask.device)

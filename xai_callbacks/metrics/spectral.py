@@ -89,7 +89,7 @@ def spectral_clusters(
         ConfigurationError: An argument is out of range.
     """
     for name, value in (("neighbours", neighbours), ("most", most), ("grid", grid)):
-        require_integer(name, value, least=1)
+        require_integer(name, value, minimum=1)
     shares = map_shares(maps, grid).flatten(1)
     usable = (~shares[:, 0].isnan()).nonzero()[:, 0]
     assignments = torch.full((len(maps),), -1)

@@ -51,7 +51,7 @@ class ConvAutoencoder(nn.Module):
 
     def __init__(self, channels: int = 1) -> None:
         super().__init__()
-        require_integer("channels", channels, least=1)
+        require_integer("channels", channels, minimum=1)
         self.channels = channels
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, 32, 4, stride=2, padding=2),  # 28 -> 15

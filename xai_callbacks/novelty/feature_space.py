@@ -146,7 +146,7 @@ class KNearest(_Learner):
     name = "k_nearest"
 
     def __init__(self, k: int = 10) -> None:
-        require_integer("k", k, least=1)
+        require_integer("k", k, minimum=1)
         self.k = k
 
     def check(self, count: int, width: int) -> None:
@@ -198,7 +198,7 @@ class ViM(_Learner):
 
     def __init__(self, dimensions: int | None = None) -> None:
         if dimensions is not None:
-            require_integer("dimensions", dimensions, least=1, hint="Leave it out for the authors' choice.")
+            require_integer("dimensions", dimensions, minimum=1, hint="Leave it out for the authors' choice.")
         self.dimensions = dimensions
 
     def check(self, count: int, width: int) -> None:

@@ -72,8 +72,8 @@ class FisherNovelty(WhitenedScore):
         sketch: int = 64,
         seed: int = 0,
     ) -> None:
-        require_integer("sketch", sketch, least=1)
-        require_integer("seed", seed, least=0)
+        require_integer("sketch", sketch, minimum=1)
+        require_integer("seed", seed, minimum=0)
         self.loss = require_loss(loss)
         if loss == "uniform":
             self.tasks = ("single-label", "multi-label")

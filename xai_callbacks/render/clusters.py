@@ -91,9 +91,9 @@ class ClusterRow:
     regions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require_integer("number", self.number, least=0)
+        require_integer("number", self.number, minimum=0)
         require_text("class_name", self.class_name)
-        require_integer("size", self.size, least=1)
+        require_integer("size", self.size, minimum=1)
         _require_examples(self.mean, self.examples)
 
     @property

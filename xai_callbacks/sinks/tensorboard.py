@@ -83,7 +83,7 @@ class TensorBoardSink:
                 f"Expected `writer` to be a SummaryWriter of torch.utils.tensorboard, or like one, but got {writer!r}."
             )
         require_instance("probes", probes, ProbeSet, "a ProbeSet")
-        require_integer("max_panels", max_panels, least=0, hint="0 draws none.")
+        require_integer("max_panels", max_panels, minimum=0, hint="0 draws none.")
         require_instance("scale", scale, (ColorScale, NoneType), "a ColorScale or None")
         require_bool("scalars", scalars)
         require_instance("tag_prefix", tag_prefix, str, "a text")

@@ -44,8 +44,8 @@ class BackgroundTrial(Trial):
         require_instance("region", region, str, "the name of a region")
         self.region = region
         (self.fill,) = require_fills([fill], without=["swap"])
-        require_integer("grow", grow, least=0, hint="It is a number of pixels.")
-        require_integer("seed", seed, least=0)
+        require_integer("grow", grow, minimum=0, hint="It is a number of pixels.")
+        require_integer("seed", seed, minimum=0)
         self.grow = grow
         self.seed = seed
         self.name = "bg"

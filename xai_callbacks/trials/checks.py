@@ -27,12 +27,12 @@ def require_labels(probes: ProbeSet, name: str) -> None:
     probes.task.require_classes(name, single=True)
 
 
-def require_fills(fills: Sequence[str], *, least: int = 1, without: Sequence[str] = ()) -> tuple[str, ...]:
+def require_fills(fills: Sequence[str], *, min_count: int = 1, without: Sequence[str] = ()) -> tuple[str, ...]:
     """Read the names of fills.
 
     Args:
         fills: The names.
-        least: How many there must be.
+        min_count: How many there must be.
         without: Which ones do not suit, beside `mean`, which no trial knows.
 
     Raises:
@@ -41,11 +41,11 @@ def require_fills(fills: Sequence[str], *, least: int = 1, without: Sequence[str
     known = [fill for fill in FILLS if fill not in ("mean", *without)]
     if (
         not isinstance(fills, list | tuple)
-        or len(fills) < least
+        or len(fills) < min_count
         or any(not isinstance(fill, str) or fill not in known for fill in fills)
     ):
         raise ConfigurationError(
-            f"Expected `fills` to be a list of {least} or more of {', '.join(known)}, but got {fills!r}."
+            f"Expected `fills` to be a list of {min_count} or more of {', '.join(known)}, but got {fills!r}."
         )
     if len(set(fills)) < len(fills):
         raise ConfigurationError(f"Expected `fills` to be different ones, but got {fills!r}. Name each once.")

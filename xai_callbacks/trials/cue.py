@@ -55,7 +55,7 @@ class CueTrial(Trial):
                 f"Expected `cue` to be a cue such as PatchCue(...), but got {type(cue).__name__}. A function of images "
                 "becomes one by FunctionCue(function, points_to=...)."
             )
-        require_integer("seed", seed, least=0)
+        require_integer("seed", seed, minimum=0)
         self.cue = cue
         self.seed = seed
         self.name = f"cue/{cue.name}"

@@ -54,8 +54,8 @@ class RegionTrial(Trial):
         require_instance("region", region, str, "the name of a region")
         self.region = region
         self.fills = require_fills(fills)
-        require_integer("grow", grow, least=0, hint="It is a number of pixels.")
-        require_integer("seed", seed, least=0)
+        require_integer("grow", grow, minimum=0, hint="It is a number of pixels.")
+        require_integer("seed", seed, minimum=0)
         self.grow = grow
         self.seed = seed
         self.name = f"region/{region}"

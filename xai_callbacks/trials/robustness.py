@@ -44,8 +44,8 @@ class NoiseTrial(Trial):
             raise ConfigurationError(
                 f"Expected `sigma` to be positive and finite, in units of [0, 1] pixels, but got {sigma!r}."
             )
-        require_integer("draws", draws, least=1)
-        require_integer("seed", seed, least=0)
+        require_integer("draws", draws, minimum=1)
+        require_integer("seed", seed, minimum=0)
         self.region, self.sigma, self.draws, self.seed = region, sigma, draws, seed
         self.name = f"rfs/{region}"
 
@@ -106,8 +106,8 @@ class HalfTrial(Trial):
         if half not in HALVES:
             raise ConfigurationError(f"Expected `half` to be one of {', '.join(HALVES)}, but got {half!r}.")
         require_instance("fills", fills, Sequence, "a list of fills")
-        self.fills = require_fills(fills, least=2, without=["swap"])
-        require_integer("seed", seed, least=0)
+        self.fills = require_fills(fills, min_count=2, without=["swap"])
+        require_integer("seed", seed, minimum=0)
         self.half = half
         self.seed = seed
         self.name = "fill"

@@ -56,7 +56,7 @@ class PasteCue(Cue):
                 f"Expected `points_to` of the cue {name!r} to be one class, that of the region, but got {points_to!r}. "
                 "Make one cue a class."
             )
-        require_integer("grow", grow, least=0, hint="It is a number of pixels.")
+        require_integer("grow", grow, minimum=0, hint="It is a number of pixels.")
         require_instance("fill", fill, str, "the name of a fill")
         if fill not in FILLS or fill in _UNSUITED:
             allowed = ", ".join(known for known in FILLS if known not in _UNSUITED)
