@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,28 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
-from torch.testing import assert_close
 
 from xai_callbacks.errors import AuditError, ConfigurationError
-from xai_callbacks.metrics import (
-    Estimate,
-    NoveltySeparation,
-    fpr_at_95tpr_id,
-    fpr_at_95tpr_ood,
-    novelty_aupr,
-    novelty_auroc,
-    separate,
-)
-from xai_callbacks.metrics.novelty import separation
+from xai_callbacks.metrics.novelty import novelty_auroc, rank_correlation, separate, why_useless
+from xai_callbacks.metrics.summary import Estimate
 
 NAMES = ["auroc", "aupr_novel", "aupr_known", "fpr_at_95tpr_id", "fpr_at_95tpr_ood"]
-FUNCTIONS = [
-    novelty_auroc,
-    novelty_aupr,
-    lambda known, novel: novelty_aupr(known, novel, positive="known"),
-    fpr_at_95tpr_id,
-    fpr_at_95tpr_ood,
-]
 
 
 def vector(*values: float) -> torch.Tensor:
@@ -49,7 +28,7 @@ def normal(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
 
 
 def judged(known: torch.Tensor, novel: torch.Tensor) -> dict[str, float]:
-    return {name: function(known, novel) for name, function in zip(NAMES, FUNCTIONS, strict=True)}
+    return {name: estimate.value for name, estimate in separate(known, novel, resamples=1).items()}
 
 
 # Few distinct values, so that ties are the rule.
@@ -98,9 +77,9 @@ def test_average_precision_takes_tied_images_together():
     # Picked first: one novel of one; then, at score 2, two of three; then all, two of four.
     known, novel = vector(1, 2), vector(3, 2)
 
-    assert novelty_aupr(known, novel) == 1 / 2 * 1 + 1 / 2 * 2 / 3
+    assert judged(known, novel)["aupr_novel"] == 1 / 2 * 1 + 1 / 2 * 2 / 3
     # From below: one known of one; then, at score 2, two of three.
-    assert novelty_aupr(known, novel, positive="known") == 1 / 2 * 1 + 1 / 2 * 2 / 3
+    assert judged(known, novel)["aupr_known"] == 1 / 2 * 1 + 1 / 2 * 2 / 3
 
 
 def test_the_two_conventions_of_fpr_differ():
@@ -108,19 +87,19 @@ def test_the_two_conventions_of_fpr_differ():
     # known ones must be flagged: it is one of three, more than 5 % of them.
     known, novel = torch.arange(20.0), vector(-1, 30, 31)
 
-    assert fpr_at_95tpr_id(known, novel) == 1 / 3
-    assert fpr_at_95tpr_ood(known, novel) == 1.0
+    assert judged(known, novel)["fpr_at_95tpr_id"] == 1 / 3
+    assert judged(known, novel)["fpr_at_95tpr_ood"] == 1.0
 
 
 def test_ninety_five_percent_are_reached_by_nineteen_of_twenty():
     known = torch.arange(20.0)
 
     # The threshold is 18, the 19th score; the novel image at 18.5 is out, the one at 18 is in.
-    assert fpr_at_95tpr_id(known, vector(18.5)) == 0.0
-    assert fpr_at_95tpr_id(known, vector(18.0)) == 1.0
+    assert judged(known, vector(18.5))["fpr_at_95tpr_id"] == 0.0
+    assert judged(known, vector(18.0))["fpr_at_95tpr_id"] == 1.0
     # From above, 19 of 20 novel images are flagged at 1.
-    assert fpr_at_95tpr_ood(vector(0.5), known) == 0.0
-    assert fpr_at_95tpr_ood(vector(1.0), known) == 1.0
+    assert judged(vector(0.5), known)["fpr_at_95tpr_ood"] == 0.0
+    assert judged(vector(1.0), known)["fpr_at_95tpr_ood"] == 1.0
 
 
 @pytest.mark.parametrize("count", [20, 40, 60, 80, 100, 140, 180, 220, 2000])
@@ -128,8 +107,8 @@ def test_ninety_five_percent_are_counted_without_rounding(count):
     known = torch.arange(float(count))
     last = count * 19 // 20 - 1  # the lowest threshold that accepts enough
 
-    assert fpr_at_95tpr_id(known, vector(last + 0.5)) == 0.0
-    assert fpr_at_95tpr_id(known, vector(last - 0.5)) == 1.0
+    assert judged(known, vector(last + 0.5))["fpr_at_95tpr_id"] == 0.0
+    assert judged(known, vector(last - 0.5))["fpr_at_95tpr_id"] == 1.0
 
 
 def test_perfect_and_inverted_scores_are_the_ends():
@@ -188,7 +167,7 @@ def test_estimates_hold_the_values_and_count_all_images():
 
     assert list(estimates) == NAMES
     assert {name: estimate.value for name, estimate in estimates.items()} == judged(known, novel)
-    assert separation(known, novel) == judged(known, novel)
+    assert novelty_auroc(known, novel) == estimates["auroc"].value
     for estimate in estimates.values():
         assert estimate.low < estimate.value < estimate.high
         assert (estimate.valid, estimate.degenerate) == (90, 0)
@@ -304,7 +283,7 @@ def test_global_random_state_is_neither_read_nor_advanced():
 # ---- refusals
 
 
-@pytest.mark.parametrize("function", [*FUNCTIONS, separate])
+@pytest.mark.parametrize("function", [novelty_auroc, separate])
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 def test_scores_that_are_not_finite_are_counted_and_the_first_is_named(function, wrong):
     bad = vector(0.0, 1.0, wrong, 2.0, wrong)
@@ -330,148 +309,28 @@ def test_arguments_out_of_range_are_refused(arguments, message):
         separate(**{"known": vector(1.0), "novel": vector(2.0)} | arguments)
 
 
-def test_positive_must_be_one_of_the_groups():
-    with pytest.raises(ConfigurationError, match="Expected `positive` to be 'novel' or 'known', but got 'ood'"):
-        novelty_aupr(vector(1.0), vector(2.0), positive="ood")
+# ---- ranks, and scores that say nothing
 
 
-# ---- the torchmetrics twin
+@pytest.mark.parametrize("levels", [1000, 4])
+def test_rank_correlation_is_that_of_scipy(levels):
+    before, noise = ((normal(60, seed) * levels).round() for seed in (0, 1))
+    after = before + 2 * noise
+    assert rank_correlation(before, after) == pytest.approx(stats.spearmanr(before, after).statistic, abs=1e-12)
 
 
-def scored(count: int = 90, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    is_novel = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.4
-    return normal(count, seed) + is_novel, is_novel
+def test_only_the_order_counts_and_its_reverse_is_minus_one():
+    values = normal(6, 0)
+    assert rank_correlation(values, values.exp()) == pytest.approx(1)
+    assert rank_correlation(values, -values) == pytest.approx(-1)
+    assert math.isnan(rank_correlation(values, torch.ones(6)))  # no order
+    with pytest.raises(ConfigurationError, match="scores of the same images, but got 6 and 5"):
+        rank_correlation(values, values[:5])
 
 
-def test_twin_over_batches_gives_the_values_of_the_functions():
-    scores, is_novel = scored()
-    metric = NoveltySeparation()
-
-    for start in range(0, 90, 20):
-        metric.update(scores[start : start + 20], is_novel[start : start + 20])
-
-    computed = metric.compute()
-    assert computed == judged(scores[~is_novel], scores[is_novel])
-    assert all(type(value) is float for value in computed.values())
-
-
-def test_twin_takes_batches_of_one_group():
-    metric = NoveltySeparation()
-    metric.update(vector(1, 2), torch.tensor([False, False]))
-    metric.update(vector(3, 2), torch.tensor([True, True]))
-
-    assert metric.compute() == judged(vector(1, 2), vector(3, 2))
-
-
-def test_twin_keeps_the_digits_of_float64_scores():
-    metric = NoveltySeparation()
-    metric.update(vector(1.0, 1.0 + 1e-12), torch.tensor([False, True]))
-
-    assert metric.compute()["auroc"] == 1.0
-
-
-def test_two_shards_merged_equal_the_whole():
-    scores, is_novel = scored()
-    whole, left, right = NoveltySeparation(), NoveltySeparation(), NoveltySeparation()
-    whole.update(scores, is_novel)
-    left.update(scores[:20], is_novel[:20])
-    right.update(scores[20:], is_novel[20:])
-
-    left.merge_state(right)
-
-    assert left.compute() == whole.compute()
-
-
-def test_state_starts_anew_after_reset():
-    scores, is_novel = scored()
-    metric = NoveltySeparation()
-    metric.update(scores, ~is_novel)
-    metric.reset()
-    metric.update(scores, is_novel)
-
-    assert metric.compute() == judged(scores[~is_novel], scores[is_novel])
-
-
-def test_twin_does_not_hold_on_to_the_graph():
-    metric = NoveltySeparation()
-    metric.update(vector(1, 2).requires_grad_(), torch.tensor([False, True]))
-
-    assert not any(state.requires_grad for state in metric.known + metric.novel)
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric NoveltySeparation was called before:UserWarning")
-def test_twin_without_images_of_a_group_says_so():
-    with pytest.raises(ConfigurationError, match="Expected `known` to be the scores of one image or more"):
-        NoveltySeparation().compute()
-    metric = NoveltySeparation()
-    metric.update(vector(1, 2), torch.tensor([False, False]))
-    with pytest.raises(ConfigurationError, match="Expected `novel` to be the scores of one image or more"):
-        metric.compute()
-
-
-@pytest.mark.parametrize("is_novel", [torch.tensor([0, 1]), torch.tensor([True]), torch.tensor([[True], [False]])])
-def test_twin_refuses_what_does_not_say_which_images_are_novel(is_novel):
-    with pytest.raises(ConfigurationError, match="`is_novel` bool"):
-        NoveltySeparation().update(vector(1, 2), is_novel)
-
-
-def test_twin_refuses_scores_that_are_not_finite_at_once():
-    with pytest.raises(AuditError, match="got 1 of 2 NaN or infinite, the first at index 1 of the batch"):
-        NoveltySeparation().update(vector(1, math.nan), torch.tensor([True, False]))
-
-
-# One of two processes. The images are split between them, then one of them has none at all, then the other.
-RANK = """
-import json, sys, torch
-from torch import distributed
-from xai_callbacks.metrics import NoveltySeparation
-
-rank, folder = int(sys.argv[1]), sys.argv[2]
-distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-scores, is_novel = torch.load(f"{folder}/scores.pt")
-results = []
-for split in (37, len(scores), 0):
-    rows = slice(0, split) if rank == 0 else slice(split, None)
-    metric = NoveltySeparation()
-    if len(scores[rows]):
-        metric.update(scores[rows], is_novel[rows])
-    results.append(metric.compute())
-distributed.destroy_process_group()
-print(json.dumps(results))
-"""
-
-
-def test_two_processes_agree_on_the_values_of_the_whole(tmp_path):
-    scores, is_novel = scored()
-    torch.save((scores, is_novel), tmp_path / "scores.pt")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "CUDA_VISIBLE_DEVICES": ""}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), str(tmp_path)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-
-    expected = judged(scores[~is_novel], scores[is_novel])
-    for process, (output, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors
-        assert json.loads(output.splitlines()[-1]) == [expected] * 3
-
-
-def test_scores_are_kept_as_they_are_in_a_metric_moved_with_its_module():
-    class Module(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.metric = NoveltySeparation()
-
-    module = Module().to(torch.float16)
-    module.metric.update(vector(1.0, 1.0 + 1e-12), torch.tensor([False, True]))
-
-    assert_close(module.metric.known[0], vector(1.0), rtol=0, atol=0)
-    assert module.metric.compute()["auroc"] == 1.0
+def test_a_useless_score_says_which_probe_it_is_not_finite_for():
+    names = ("a", "b", "c")
+    assert why_useless(vector(1, math.nan, math.inf), names) == "it is NaN or inf for 2 of 3 probes, first for 'b'"
+    assert why_useless(vector(2, 2, 2), names) == "it is 2 for all 3 probes, so that it tells none from another"
+    assert why_useless(vector(1, 2, 2), names) is None
+    assert why_useless(vector(1), ["a"]) is None  # one image is never constant

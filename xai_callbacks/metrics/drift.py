@@ -17,12 +17,7 @@ def explanation_drift(before: Tensor, after: Tensor) -> Tensor:
     magnitude. Computed as half the squared distance of the unit maps, which keeps its digits where the maps are nearly
     equal. Has no chance level.
 
-    Args:
-        before: `(..., h, w)`, the earlier look.
-        after: The same shape, the later look at the same probe with the same question.
-
-    Returns:
-        Float64 `(...)`; NaN where either map is all zeros or not finite.
+    Both are `(..., h, w)`, of the same probes and question. NaN where either map is all zeros or not finite.
 
     Raises:
         ConfigurationError: The shapes differ or have no two last axes.

@@ -11,9 +11,51 @@ from torch import Tensor
 from xai_callbacks.errors import ConfigurationError, require_integer
 from xai_callbacks.metrics import groups
 from xai_callbacks.metrics.group_sums import GroupSums
-from xai_callbacks.metrics.summary import Estimate
+from xai_callbacks.record import Estimate, Key
 
 __all__ = ["GroupJudge"]
+
+# Key without `group/`, words, smallest and largest value.
+_OF_ALL = (
+    ("accuracy_all", "accuracy over all images", 0.0, 1.0),
+    ("accuracy_balanced", "mean accuracy of the groups", 0.0, 1.0),
+    ("wga", "accuracy of the worst group", 0.0, 1.0),
+    ("wga_label", "label of the worst group", 0.0, None),
+    ("wga_cue", "cue of the worst group", 0.0, None),
+    ("average_worst_gap", "average accuracy less that of the worst group", -1.0, 1.0),
+    ("n_min", "images in the smallest group", 0.0, None),
+    ("excluded", "groups too small to be the worst", 0.0, None),
+    ("empty", "groups without an image", 0.0, None),
+    ("equalised_odds_gap", "largest difference that the cue makes to how often an answer is given", 0.0, 1.0),
+    ("cond_mi", "share of the cue that can be read off the answers, given the label", 0.0, 1.0),
+    ("ece_gap", "difference of the calibration errors of the groups", 0.0, 1.0),
+    ("not_finite", "images left out for a logit that is NaN or infinite", 0.0, None),
+    ("unknown_cue", "images left out for an unknown cue", 0.0, None),
+)
+_ALIGNED = (
+    ("conflict_gap", "accuracy lost where the cue points to another class", -1.0, 1.0),
+    ("accuracy_aligned", "accuracy with the label's own cue", 0.0, 1.0),
+    ("accuracy_conflicting", "accuracy with any other cue", 0.0, 1.0),
+    ("loss_aligned", "cross-entropy with the label's own cue", 0.0, None),
+    ("loss_conflicting", "cross-entropy with any other cue", 0.0, None),
+)
+_TRAINED = (
+    ("accuracy_reweighted", "mean accuracy of the groups in the proportions of training", 0.0, 1.0),
+    ("average_worst_gap_reweighted", "reweighted accuracy less that of the worst group", -1.0, 1.0),
+    ("bias_amplification", "how much more often than is true answers follow the cue of training", -1.0, 1.0),
+)
+_OF_EACH = (
+    ("accuracy/*", "accuracy of one group", 0.0, 1.0),
+    ("count/*", "images of one group", 0.0, None),
+    ("ece/*", "calibration error of one group", 0.0, 1.0),
+)
+_UNITS = {
+    **dict.fromkeys(("accuracy_all", "accuracy/*"), "share"),
+    **dict.fromkeys(("n_min", "not_finite", "unknown_cue", "count/*"), "images"),
+    **dict.fromkeys(("excluded", "empty"), "groups"),
+    **dict.fromkeys(("loss_aligned", "loss_conflicting"), "nats"),
+}
+_CHANCES = {"equalised_odds_gap": "0", "cond_mi": "0", "conflict_gap": "0", "bias_amplification": "0"}
 
 
 class GroupJudge:
@@ -44,8 +86,16 @@ class GroupJudge:
         self.train_counts = train_counts
         self.min_count, self.min_count_ece, self.confidence = min_count, min_count_ece, confidence
 
+    def keys(self) -> Sequence[Key]:
+        """Declarations of all that `judge` and `judge_each` may give."""
+        rows = _OF_ALL + _ALIGNED * (self.aligned is not None) + _TRAINED * (self.train_counts is not None) + _OF_EACH
+        return tuple(
+            Key(f"group/{key}", words, low, high, _CHANCES.get(key, ""), _UNITS.get(key, ""), "images")
+            for key, words, low, high in rows
+        )
+
     def judge(self, sums: GroupSums) -> dict[str, Estimate]:
-        """The judgements of all groups together, such as `group/wga`: see the table of `GroupMetrics`.
+        """The judgements of all groups together, such as `group/wga`: see `keys`.
 
         `valid` counts images. A judgement that the images do not allow is NaN, without an interval.
 
@@ -53,7 +103,7 @@ class GroupJudge:
             ConfigurationError: `aligned` or `train_counts` are not those of as many classes and cues.
         """
         images = int(sums.counts.sum())
-        found = [*self._accuracies(sums.counts), *self._dependence(sums), *self._conflict(sums), *_left_out(sums)]
+        found = [*self._accuracies(sums.counts), *self._dependence(sums), *self._conflict(sums)]
         return {
             f"group/{key}": value if isinstance(value, Estimate) else _estimate(value, images) for key, value in found
         }
@@ -75,7 +125,7 @@ class GroupJudge:
         found = {}
         for group, (name, size) in enumerate(zip(names, sizes.flatten().tolist(), strict=True)):
             low, high = ends[group] if size else (None, None)
-            found[f"group/accuracy/{name}"] = Estimate(accuracies[group], low, high, None, size, 0)
+            found[f"group/accuracy/{name}"] = Estimate(accuracies[group], low, high, valid=size)
             found[f"group/count/{name}"] = _estimate(size, size)
             found[f"group/ece/{name}"] = _estimate(errors[group], size)
         return found
@@ -102,6 +152,8 @@ class GroupJudge:
         yield "ece_gap", groups.group_ece(sums.bins, self.min_count_ece).gap
         if self.train_counts is not None:
             yield "bias_amplification", groups.bias_amplification(sums.counts, self.train_counts)
+        yield "not_finite", float(sums.not_finite)
+        yield "unknown_cue", float(sums.unknown)
 
     def _conflict(self, sums: GroupSums) -> Iterator[tuple[str, Estimate | float]]:
         if self.aligned is None:
@@ -115,10 +167,5 @@ class GroupJudge:
         yield "loss_conflicting", losses[1]
 
 
-def _left_out(sums: GroupSums) -> Iterator[tuple[str, float]]:
-    yield "not_finite", float(sums.not_finite)
-    yield "unknown_cue", float(sums.unknown)
-
-
 def _estimate(value: float, images: int) -> Estimate:
-    return Estimate(float(value), None, None, None, images, 0)
+    return Estimate(float(value), valid=images)

@@ -27,22 +27,8 @@ class GroupMetrics(Metric):
     that number, since the others then speak for fewer images. Images with cue -1 are in `group/unknown_cue` alone. A
     judgement that the images do not allow is NaN, never 0.
 
-    `compute` gives, with `<y>_<c>` for label and cue:
-
-    | key | value |
-    |---|---|
-    | `group/accuracy/<y>_<c>`, `group/count/<y>_<c>`, `group/ece/<y>_<c>` | of one group |
-    | `group/accuracy_all`, `group/accuracy_balanced` | over images; mean over groups that have some |
-    | `group/wga`, `group/wga_low`, `group/wga_high` | worst group with at least `min_count` images, and its interval |
-    | `group/wga_label`, `group/wga_cue` | which one it is |
-    | `group/average_worst_gap` | `accuracy_all` less `wga` |
-    | `group/n_min`, `group/excluded`, `group/empty` | size of the smallest group; groups below `min_count`; empty |
-    | `group/equalised_odds_gap`, `group/cond_mi`, `group/ece_gap` | how far the cue moves answers and confidence |
-    | `group/conflict_gap`, `_low`, `_high`, `group/accuracy_aligned`, `_conflicting`, `group/loss_aligned`, \
-`_conflicting` | with `aligned` |
-    | `group/accuracy_reweighted`, `group/average_worst_gap_reweighted` | with `train_counts`: in its proportions |
-    | `group/bias_amplification` | with `train_counts` |
-    | `group/not_finite`, `group/unknown_cue` | images left out |
+    `compute` gives the keys of `GroupJudge.keys`, with `<label>_<cue>` for the name of a group, and `group/wga_low`,
+    `group/wga_high`, `group/conflict_gap_low` and `group/conflict_gap_high`, the ends of their intervals.
 
     Args:
         num_classes: K, 2 or more.
@@ -67,12 +53,6 @@ class GroupMetrics(Metric):
     higher_is_better = None
     is_differentiable = False
     full_state_update = False
-
-    counts: Tensor
-    bins: Tensor
-    losses: Tensor
-    not_finite: Tensor
-    unknown: Tensor
 
     def __init__(
         self,
@@ -115,14 +95,11 @@ class GroupMetrics(Metric):
                 "Give `num_classes` the number of logits of the model."
             )
         sums = group_sums(logits, labels, cues, self.num_cues)
-        self.counts = self.counts + sums.counts
-        self.bins = self.bins + sums.bins
-        self.losses = self.losses + sums.losses
-        self.not_finite = self.not_finite + sums.not_finite
-        self.unknown = self.unknown + sums.unknown
+        for name, added in sums._asdict().items():
+            setattr(self, name, getattr(self, name) + added)
 
     def compute(self) -> dict[str, float]:
-        """The judgements, see the table above."""
+        """The judgements by key."""
         return self._values()
 
     def _values(self) -> dict[str, float]:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import AuditError, ConfigurationError, require_integer
+from xai_callbacks.errors import ConfigurationError, require_integer
 
-__all__ = ["CALIBRATION_BINS", "Answers", "GroupSums", "check_groups", "group_counts", "group_sums", "sum_answers"]
+__all__ = ["CALIBRATION_BINS", "Answers", "GroupSums", "check_groups", "group_sums", "sum_answers"]
 
 CALIBRATION_BINS = 15
 """Bins of equal width over the confidence [0, 1]; the last one holds 1 itself."""
@@ -74,8 +74,10 @@ class GroupSums(NamedTuple):
         )
 
 
-def group_counts(logits: Tensor, labels: Tensor, cues: Tensor, num_cues: int) -> Tensor:
-    """Images by label, cue and prediction, `(K, C, K)` int64, on the device of the logits.
+def group_sums(logits: Tensor, labels: Tensor, cues: Tensor, num_cues: int) -> GroupSums:
+    """Counts, calibration bins and losses of a batch in one pass, on the device of the logits.
+
+    Images with a logit that is NaN or infinite are left out and counted.
 
     Args:
         logits: `(N, K)`.
@@ -84,21 +86,7 @@ def group_counts(logits: Tensor, labels: Tensor, cues: Tensor, num_cues: int) ->
         num_cues: C.
 
     Raises:
-        AuditError: A logit is NaN or infinite; `group_sums` leaves such images out and counts them.
-    """
-    sums = group_sums(logits, labels, cues, num_cues)
-    if sums.not_finite:
-        raise AuditError(
-            f"Expected `logits` to be finite, but got NaN or infinity for {int(sums.not_finite)} of {len(logits)} "
-            "images. Look at what the model makes of them, or use `group_sums`, which counts them."
-        )
-    return sums.counts
-
-
-def group_sums(logits: Tensor, labels: Tensor, cues: Tensor, num_cues: int) -> GroupSums:
-    """Counts, calibration bins and losses of a batch in one pass; arguments as of `group_counts`.
-
-    Images with a logit that is NaN or infinite are left out and counted.
+        ConfigurationError: A shape, a type or a range is another.
     """
     require_integer("num_cues", num_cues, minimum=1)
     if logits.ndim != 2 or not logits.shape[1] or not logits.is_floating_point():

@@ -27,11 +27,11 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError, require_integer
-from xai_callbacks.metrics.minimum import minimum_interval
 from xai_callbacks.metrics.summary import Estimate
 
 __all__ = [
@@ -40,20 +40,17 @@ __all__ = [
     "WorstGroup",
     "average_worst_gap",
     "bias_amplification",
-    "conditional_mi_null",
     "conditional_mutual_information",
     "conflict_gap",
     "conflict_losses",
     "equalised_odds_gap",
     "group_accuracy",
     "group_ece",
+    "minimum_interval",
     "reweighted_accuracy",
     "wilson_interval",
     "worst_group_accuracy",
 ]
-
-# Shuffled cues held at once by the permutation null: 8 MB of sort keys.
-_BLOCK = 2**20
 
 
 class WorstGroup(NamedTuple):
@@ -113,6 +110,34 @@ def wilson_interval(correct: Tensor, total: Tensor, confidence: float = 0.95) ->
     return low, ((middle + reach) / (total + square)).clamp(max=1).maximum(share)
 
 
+def minimum_interval(
+    correct: Tensor, total: Tensor, confidence: float = 0.95
+) -> tuple[float, float] | tuple[None, None]:
+    """Exact interval in [0, 1] for the smallest of several true proportions, whichever it is; None without any.
+
+    The smallest count is too low on average: an interval of that proportion alone would often lie below the true
+    minimum. This one holds the true minimum with a probability of at least `confidence`, whatever the proportions and
+    however few the trials. Its ends are the smallest lower and the smallest upper end of the exact intervals of the
+    single proportions (Clopper and Pearson 1934): lower ones with the error `(1 - confidence) / 2`, since that of the
+    true minimum alone must hold; upper ones with the error of Šidák for all of them, since each must hold.
+
+    `correct` of `total` trials, any shape, each total 1 or more. `confidence` is the level, in (0, 1).
+    """
+    from scipy.special import betaincinv
+
+    if not 0 < confidence < 1:
+        raise ConfigurationError(f"Expected `confidence` to be between 0 and 1, but got {confidence}.")
+    if not total.numel():
+        return None, None
+    right, wrong = correct.flatten().double().numpy(), (total - correct).flatten().double().numpy()
+    error = (1 - confidence) / 2
+    each = 1 - (1 - error) ** (1 / len(right))
+    # Ends of no and of all right are 0 and 1, where the beta distribution has no first or second parameter.
+    low = np.where(right > 0, betaincinv(np.maximum(right, 1), wrong + 1, error), 0.0)
+    high = np.where(wrong > 0, betaincinv(right + 1, np.maximum(wrong, 1), 1 - each), 1.0)
+    return float(low.min()), float(high.min())
+
+
 def worst_group_accuracy(counts: Tensor, min_count: int = 20, *, confidence: float = 0.95) -> WorstGroup:
     """Lowest accuracy of the groups with at least `min_count` images; of equal ones the first group.
 
@@ -125,10 +150,10 @@ def worst_group_accuracy(counts: Tensor, min_count: int = 20, *, confidence: flo
     excluded, empty = int(((total > 0) & ~large).sum()), int((total == 0).sum())
     low, high = minimum_interval(correct[large], total[large], confidence)
     if low is None:
-        return WorstGroup(Estimate(math.nan, None, None, None, 0, 0), None, None, excluded, empty)
+        return WorstGroup(Estimate(math.nan, valid=0), None, None, excluded, empty)
     accuracy = torch.where(large, correct / total, math.inf)
     label, cue = divmod(int(accuracy.argmin()), total.shape[1])
-    estimate = Estimate(float(accuracy[label, cue]), low, high, None, int(total[label, cue]), 0)
+    estimate = Estimate(float(accuracy[label, cue]), low, high, valid=int(total[label, cue]))
     return WorstGroup(estimate, label, cue, excluded, empty)
 
 
@@ -238,35 +263,6 @@ def conditional_mutual_information(counts: Tensor, correct_bias: bool = True) ->
         answers, cues = ((counts.sum(dim=axis) > 0).sum(dim=1).double() for axis in (1, 2))
         shared -= (answers - 1).clamp(min=0) @ (cues - 1).clamp(min=0) / 2
     return float((shared / _cue_nats(counts)).clamp(0, 1))
-
-
-def conditional_mi_null(counts: Tensor, draws: int = 1000, seed: int = 0) -> Tensor:
-    """The plug-in value of `conditional_mutual_information` with the cues shuffled within each label, `(draws,)`.
-
-    Shuffling leaves the bias correction as it is: compare with `correct_bias=False`. Cost: sorting `draws * n` numbers.
-    PyTorch's global random state is neither read nor advanced.
-    """
-    require_integer("draws", draws, minimum=1)
-    counts = _checked(counts)
-    generator = torch.Generator().manual_seed(seed)
-    return torch.stack([_shuffled_nats(table, draws, generator) for table in counts]).sum(dim=0) / _cue_nats(counts)
-
-
-def _shuffled_nats(table: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-    """`_shared_nats` of one label's `(C, K)` table, `(draws,)`, cues and answers drawn afresh with the same totals."""
-    cues, answers = table.shape
-    images = int(table.sum())
-    by_cue = torch.arange(cues).repeat_interleave(table.sum(dim=1)) * answers
-    by_answer = torch.arange(answers).repeat_interleave(table.sum(dim=0))
-    found = []
-    block = max(1, _BLOCK // max(images, table.numel()))
-    for start in range(0, draws, block):
-        rows = min(block, draws - start)
-        order = torch.rand(rows, images, generator=generator, dtype=torch.float64).argsort(dim=1)
-        cells = by_cue[order] + by_answer
-        drawn = torch.zeros(rows, table.numel(), dtype=torch.long).scatter_add_(1, cells, torch.ones_like(cells))
-        found.append(_shared_nats(drawn.view(rows, cues, answers)))
-    return torch.cat(found)
 
 
 def _shared_nats(tables: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.record import Estimate, PerProbe
 
 __all__ = ["FEWEST_FOR_INTERVAL", "Estimate", "PerProbe", "resampled_means", "summarize"]
 
@@ -18,44 +18,6 @@ FEWEST_FOR_INTERVAL = 30
 
 # Resample weights held at once: 8 MB, whatever the number of probes.
 _BLOCK = 2**20
-
-
-class Estimate(NamedTuple):
-    """What the probes say together.
-
-    The interval covers the choice of probes only: another training run with another seed may lie outside.
-
-    Attributes:
-        value: Mean over the valid probes; NaN if there is none.
-        low: Lower end of the bootstrap interval; None with fewer than `FEWEST_FOR_INTERVAL` valid probes.
-        high: Upper end; None likewise.
-        chance: Mean chance level over the same probes; None for a metric that has none, NaN if no probe is valid.
-        valid: Number of probes that have a value.
-        degenerate: Number of probes that should have a value and have none: their map was empty or not finite.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    chance: float | None
-    valid: int
-    degenerate: int
-
-
-class PerProbe(NamedTuple):
-    """What a metric says of each probe.
-
-    Attributes:
-        values: `(N,)` float64; NaN where there is no value.
-        chance: Chance level of each, `(N,)` float64, NaN where the metric does not apply; None for a metric without.
-    """
-
-    values: Tensor
-    chance: Tensor | None = None
-
-    def summary(self) -> Estimate:
-        """The mean over the probes, see `summarize`."""
-        return summarize(self.values, chance=self.chance)
 
 
 def summarize(
@@ -94,16 +56,13 @@ def summarize(
 
 
 def resampled_means(values: Tensor, valid: Tensor, resamples: int = 1000, seed: int = 0) -> Tensor:
-    """Means of bootstrap resamples of probes; those of equal N and seed are paired.
+    """Means of bootstrap resamples of probes, `(..., resamples)`; those of equal N and seed are paired.
 
     Args:
         values: `(..., N)` float64.
-        valid: Which probes count, `(N,)` bool.
+        valid: Which probes count, `(N,)` bool; the mean of a resample without any is NaN.
         resamples: How many resamples.
         seed: Seed of the resampling.
-
-    Returns:
-        `(..., resamples)`; NaN should a resample hold no valid probe.
     """
     probes = values.shape[-1]
     blocks = _kept_weights if probes * resamples <= _BLOCK else _weights
