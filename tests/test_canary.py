@@ -13,13 +13,13 @@ from torch import nn
 from tests.tiny import random_streams, tiny_net, tiny_probes
 from xai_callbacks import ProbeSet
 from xai_callbacks.access import Subject
-from xai_callbacks.alarms import AlarmRule
 from xai_callbacks.canary import Planted, Power, canary
 from xai_callbacks.canary.copies import Canvas, gap_of
 from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.interventions.cues import PasteCue, PatchCue
 from xai_callbacks.interventions.pixels import PixelScale
-from xai_callbacks.metrics.summary import Estimate
+from xai_callbacks.record import Estimate
+from xai_callbacks.rules import AlarmRule
 
 COLOURS = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
 QUICK = {"epochs": 2, "strengths": [1.0], "batch_size": 16}
@@ -316,7 +316,7 @@ UNLABELLED = tiny_probes(30, labels=None)
         ({"training": tiny_probes(6, labels=[0] * 6)}, "`cue` to point to two classes or more"),
         ({"training": NUMBERED, "probes": NUMBERED}, "labels of `training` to be below 3"),
         ({"cue": PatchCue(COLOURS[0], 0)}, r"variants for classes \[0\]"),
-        ({"cue": PatchCue(COLOURS, [3, 4, 5])}, "class index from 0 below 3"),
+        ({"cue": PatchCue(COLOURS, [3, 4, 5])}, "index of a class below 3"),
         ({"cue": PasteCue("cat", region="core")}, "`cue` to be one that is painted"),
         ({"strengths": []}, r"`strengths` to be a list of numbers in \(0, 1\], but got \[\]"),
         ({"strengths": [0.5, 1.5]}, "They are probabilities"),

@@ -16,8 +16,9 @@ from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.interventions.cues import PaintedCue
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.interventions.shown import Shown
-from xai_callbacks.metrics.summary import Estimate, PerProbe, summarize
+from xai_callbacks.metrics.summary import summarize
 from xai_callbacks.probes import ProbeSet
+from xai_callbacks.record import Estimate, PerProbe
 
 __all__ = ["Canvas", "audited", "copied", "gap_of", "tuned"]
 
@@ -112,7 +113,7 @@ def audited(subject: Subject, runner: TrialRunner, chunk_size: int) -> Estimate:
     if tried.failed:
         raise AuditError(tried.failed[0])
     effect = tried.judged[f"{runner.trials[0].name}/effect"]
-    return effect.summary() if isinstance(effect, PerProbe) else effect
+    return summarize(effect.values, chance=effect.chance) if isinstance(effect, PerProbe) else effect
 
 
 def gap_of(subject: Subject, canvas: Canvas, chunk_size: int) -> Estimate:

@@ -13,16 +13,18 @@ from colorsys import hsv_to_rgb
 from torch import nn
 
 from xai_callbacks.access import ModelSelector, OutputSelector, Subject, trace_model, undisturbed
-from xai_callbacks.alarms import AlarmBook, AlarmRule
-from xai_callbacks.audit.checks import require_probe_set, require_same_shape
+from xai_callbacks.audit.checks import require_same_shape
 from xai_callbacks.audit.trial_runner import TrialRunner
 from xai_callbacks.canary.copies import Canvas, audited, copied, gap_of, tuned
 from xai_callbacks.canary.power import Planted, Power
-from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.errors import ConfigurationError, require_instance, require_integer
+from xai_callbacks.history import History
 from xai_callbacks.interventions.cues import PaintedCue, PatchCue
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.randomness import seed_generators
+from xai_callbacks.record import AuditRecord
+from xai_callbacks.rules import AlarmRule
 from xai_callbacks.trials import CueTrial
 
 __all__ = ["canary"]
@@ -34,7 +36,7 @@ _MOST_COLOURS = 8
 _TRACED = 2
 
 
-def canary(
+def canary(  # noqa: PLR0913  # the settings of an experiment
     model: nn.Module,
     training: ProbeSet,
     probes: ProbeSet,
@@ -112,11 +114,12 @@ def canary(
             seed_generators(seed)  # the same dropout, so that strengths differ in nothing else
             copy = Subject(copied(root), select=select, output=output)
             copy.probabilities = subject.probabilities
-            book = AlarmBook([cue.name], rule=rule)
+            history = History()
             for epoch in tuned(copy, canvas, strength, epochs, learning_rate, batch_size):
                 if epoch > epochs - rule.audits:
                     effect = audited(copy, runner, chunk_size)
-                    state = book.see({f"cue/{cue.name}/effect": effect}, step=epoch, epoch=epoch)[0].state
+                    history.append(AuditRecord(step=epoch, epoch=epoch, metrics={f"cue/{cue.name}/effect": effect}))
+            state = rule.conclude(history)[0].state
             rows.append(Planted(strength, gap_of(copy, meter, chunk_size), effect, state))
     return Power(tuple(rows), len(probes))
 
@@ -143,7 +146,7 @@ def _is_number(value: object) -> bool:
 def _check_sets(training: ProbeSet, probes: ProbeSet, unseen: ProbeSet, rule: AlarmRule) -> None:
     given = {"probes": probes, "training": training, "unseen": unseen}
     for name, each in given.items():
-        require_probe_set(name, each)
+        require_instance(name, each, ProbeSet, "a ProbeSet")
         if each.task.kind != "single-label":
             raise ConfigurationError(
                 f"Expected `{name}` to have one label each, but got {each.task.kind} probes. A cue points to a class."

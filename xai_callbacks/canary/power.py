@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xai_callbacks.alarms import State
-from xai_callbacks.metrics.summary import Estimate
+from xai_callbacks.record import Estimate
 
 __all__ = ["Planted", "Power"]
 
@@ -24,7 +23,7 @@ class Planted:
     strength: float
     gap: Estimate
     effect: Estimate
-    state: State
+    state: str
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,227 @@
+"""`Expectation`: one sentence that must hold at every audit.
+
+| state | when |
+|---|---|
+| `pass` | the value and both ends of its interval are on the expected side of the bound |
+| `fail` | the value and both ends are on the other side |
+| `not enough evidence` | the bound lies in the interval; or there should be an interval and is none; or no value |
+| `not due` | before `from epoch`, or after `until epoch` |
+
+With fewer than 30 valid probes a metric of the probes has no interval, since it would promise more than it knows: not
+enough evidence, however good the value. Others without an interval have none by nature: the value decides. Where every
+probe says the same, resampling knows no other answer, and the interval of a share would be a point: 30 right answers of
+30 are no proof of more than 99 %. Such a share gets Wilson's interval, here [.89, 1], as does a share of all images
+without an interval. A value that is NaN or infinite never passes and never fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.history import History
+from xai_callbacks.record import AuditRecord, Estimate, Finding, Key
+from xai_callbacks.rules.base import Rule
+from xai_callbacks.rules.sentence import Sentence, advice, parse, refusal
+
+__all__ = ["Expectation"]
+
+# With fewer valid probes an interval would promise more than it knows, and none is given.
+_MIN_COUNT = 30
+
+
+@dataclass(frozen=True)
+class Expectation(Rule):
+    """One sentence that must hold at every audit, such as `cue/patch/effect < 0.05 from epoch 5`.
+
+    Its finding is `expectation/<label>`; earlier ones in the history tell the story of the run.
+
+    Attributes:
+        sentence: In the language of `xai_callbacks.rules.sentence`.
+        name: What it is called in tables; None for its sentence.
+        wanted: What the sentence says.
+
+    Raises:
+        ConfigurationError: The sentence is not of the language, or the name is no readable text.
+    """
+
+    sentence: str
+    name: str | None = None
+    wanted: Sentence = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sentence, str):
+            raise ConfigurationError(f"Expected `sentence` to be text, but got {self.sentence!r}.")
+        name: object = self.name
+        if name is not None and not (isinstance(name, str) and name.strip() and name.isprintable()):
+            raise ConfigurationError(f"Expected `name` to be readable text on one line, but got {name!r}.")
+        object.__setattr__(self, "wanted", parse(self.sentence))
+        object.__setattr__(self, "sentence", str(self.wanted))
+
+    @property
+    def label(self) -> str:
+        """The name, or the sentence where there is none."""
+        return self.name or self.sentence
+
+    def check(self, keys: Sequence[Key], probes: int, identity: AuditRecord | None = None) -> Sequence[str]:
+        """See `Rule.check`; looks the key up among those declared, and classes and groups in the identity."""
+        wanted = self.wanted
+        key = next((each for each in keys if each.matches(wanted.key)), None)
+        if key is None:
+            known = list(dict.fromkeys(each.key for each in keys))
+            raise refusal(self.sentence, "the key of a metric of this run", repr(wanted.key), advice(wanted.key, known))
+        self._check_bound(key)
+        if wanted.for_class is not None or wanted.for_group is not None:
+            if key.of != "probes":
+                kind = "group" if wanted.for_class is None else "class"
+                raise refusal(self.sentence, f"a metric of the probes before `for {kind}`", f"one of {key.of}")
+            probes = probes if identity is None else int(_members(wanted, identity).sum())
+        if key.of != "probes" or probes >= _MIN_COUNT:
+            return ()
+        return (
+            f"Expected at least {_MIN_COUNT} probes to judge {self.label!r}, but got {probes}: with fewer there "
+            "is no interval, and never enough evidence.",
+        )
+
+    def conclude(self, history: History) -> Sequence[Finding]:
+        """See `Rule.conclude`; judges the latest audit."""
+        record, wanted = history.last, self.wanted
+        if record is None:
+            return ()
+        if record.epoch < (wanted.from_epoch or 0):
+            return (self._finding("not due", f" before epoch {wanted.from_epoch}"),)
+        if wanted.until_epoch is not None and record.epoch > wanted.until_epoch:
+            return (self._finding("not due", f" after epoch {wanted.until_epoch}"),)
+        key = record.key(wanted.key) or Key(wanted.key, "")
+        estimate = _estimate(wanted, key, record)
+        if estimate is None:
+            return (self._finding("not enough evidence", ", not measured at this audit"),)
+        return (self._judged(key, estimate),)
+
+    def _judged(self, key: Key, estimate: Estimate) -> Finding:
+        points = [estimate.value, *(end for end in (estimate.low, estimate.high) if end is not None)]
+        holds = {self.wanted.holds(point) for point in points}
+        has_interval = len(points) == 3
+        few = not has_interval and key.of == "probes" and estimate.valid < _MIN_COUNT
+        state, margin = "not enough evidence", ""
+        if not few and len(holds) == 1 and all(map(math.isfinite, points)):
+            state, margin = "pass" if holds.pop() else "fail", f" by {abs(estimate.value - self.wanted.bound):.3g}"
+        shown = "no value" if not math.isfinite(estimate.value) else _text(points[0], self.wanted.bound)
+        if has_interval and shown != "no value":
+            shown += f" [{', '.join(_text(end, self.wanted.bound) for end in points[1:])}]"
+        count = "" if key.of == "nothing" else f" on {estimate.valid} {key.of}"
+        lost = f" ({estimate.degenerate} without a value)" if estimate.degenerate else ""
+        remark = "" if has_interval else f", too few for an interval ({_MIN_COUNT})" if few else " (no interval)"
+        return self._finding(state, f"{margin}, {shown}{count}{lost}{remark}", estimate)
+
+    def _finding(self, state: str, words: str, estimate: Estimate | None = None) -> Finding:
+        key, about, bound = f"expectation/{self.label}", self.wanted.key, self.wanted.bound
+        sentence = f"{self.name}: {self.sentence}" if self.name else self.sentence
+        return Finding(key, state, None, f"{sentence}: {state}{words}.", about, bound, estimate)
+
+    def _check_bound(self, key: Key) -> None:
+        """Refuse a bound that no value can break or meet, or that no number of probes can show to be met."""
+        wanted = self.wanted
+        low, high = -math.inf if key.low is None else key.low, math.inf if key.high is None else key.high
+        met = {wanted.holds(low), wanted.holds(high)}
+        if len(met) == 2 and not (key.unit == "share" and wanted.bound in (low, high)):
+            return
+        can = "be shown to meet" if len(met) == 2 else "meet" if met == {False} else "miss"
+        ends = f"Its values go from {low:g} to {high:g}."
+        if high == 1 and 1 < wanted.bound <= 100:
+            ends += f" Did you mean {wanted.bound:g} %?"
+        raise refusal(self.sentence, f"a bound that `{wanted.key}` can {can}", f"`{wanted.comparison}`", ends)
+
+
+def _text(value: float, bound: float) -> str:
+    """Three digits, or as many as it takes to tell the value from the bound."""
+    for digits in range(3, 17):
+        text = f"{value:.{digits}g}"
+        if (float(text) < bound, float(text) > bound) == (value < bound, value > bound):
+            return text
+    return repr(value)
+
+
+def _estimate(wanted: Sentence, key: Key, record: AuditRecord) -> Estimate | None:
+    """The estimate that a sentence is about, with the interval that it should have; None where nothing was measured.
+
+    Of some probes only it is the mean anew, with the percentile interval of 1000 resamples of those that have a value.
+
+    Raises:
+        ConfigurationError: See `_members`.
+    """
+    if wanted.for_class is None and wanted.for_group is None:
+        found = record.metrics.get(wanted.key)
+    else:
+        scores = {f"novelty/{name}": each for name, each in record.scores.items()}
+        values = {**scores, **record.per_probe}.get(wanted.key)
+        found = None if values is None else _mean(values, record.chances.get(wanted.key), _members(wanted, record))
+    # A point is no interval, and a share of so many images has one.
+    is_point = found is not None and found.low == found.high and (found.low is not None or key.of == "images")
+    is_share = key.unit == "share" and found is not None and found.valid > 0 and math.isfinite(found.value)
+    return _wilson(found) if found is not None and is_point and is_share else found
+
+
+def _members(wanted: Sentence, record: AuditRecord) -> Tensor:
+    """Which probes a sentence is about, `(N,)` bool.
+
+    Raises:
+        ConfigurationError: It names a class or group that there is not, or that no probe is of.
+    """
+    rows = torch.ones(1, dtype=torch.bool)
+    if wanted.for_class is not None:
+        rows = rows & (record.truth == _class_index(wanted, wanted.for_class, record))
+    if wanted.for_group is not None:
+        if not record.groups:
+            raise refusal(wanted, "probes with groups, to ask `for group`", "none", "Give the probes `groups=`.")
+        if wanted.for_group not in record.groups:
+            expected, known = "the name of a group after `for group`", tuple(dict.fromkeys(record.groups))
+            raise refusal(wanted, expected, repr(wanted.for_group), advice(wanted.for_group, known))
+        rows = rows & torch.tensor([group == wanted.for_group for group in record.groups])
+    if not rows.any():
+        raise refusal(wanted, "probes of the class and group", "none", "Add some to the probe set.")
+    return rows
+
+
+def _class_index(wanted: Sentence, given: str | int, record: AuditRecord) -> int:
+    truth, names, name = record.truth, record.class_names, str(given)
+    if truth is None:
+        raise refusal(wanted, "labelled probes, to ask `for class`", "none", "Give the probes `labels=`.")
+    if truth.ndim > 1 or truth.is_floating_point():
+        got = "values" if truth.is_floating_point() else "several labels a probe"
+        raise refusal(wanted, "classes, to ask `for class`", got, "Leave the clause out.")
+    expected = "the name or index of a class after `for class`"
+    if names.count(name) > 1:
+        raise refusal(wanted, expected, f"{names.count(name)} of that name", "Write the index.")
+    if name in names:  # a name that consists of digits goes before the index
+        return names.index(name)
+    if isinstance(given, int) and (not names or given < len(names)):
+        return given
+    raise refusal(wanted, expected, repr(given), advice(name, names, "Without `class_names` write an index."))
+
+
+def _mean(values: Tensor, chance: Tensor | None, rows: Tensor) -> Estimate:
+    applies, valid = rows if chance is None else rows & ~chance.isnan(), rows & values.isfinite()
+    given, seeded = values.double()[valid].numpy(), np.random.default_rng(0)
+    low, high = None, None
+    if len(given) >= _MIN_COUNT:
+        means = [seeded.choice(given, len(given)).mean() for _ in range(1000)]
+        low, high = np.quantile(means, (0.025, 0.975)).tolist()
+    value = float(given.mean()) if len(given) else math.nan
+    return Estimate(value, low, high, None, len(given), int((applies & ~valid).sum()))
+
+
+def _wilson(share: Estimate) -> Estimate:
+    """A share with Wilson's score interval. Source: Newcombe 1998, method 3."""
+    value, spread = share.value, NormalDist().inv_cdf(0.975) ** 2 / share.valid
+    reach = math.sqrt(spread * (value * (1 - value) + spread / 4))
+    low, high = ((value + spread / 2 + side * reach) / (1 + spread) for side in (-1, 1))
+    # Rounding alone would leave [0, 1], or the share itself at none and all.
+    return share._replace(low=min(max(low, 0.0), value), high=max(min(high, 1.0), value))
