@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import ImageDraw
 
 
 def smooth_map(seed, shape=(7, 7), peak=12.0):
@@ -38,3 +39,16 @@ def helpers():
     Helpers.photo = staticmethod(photo)
     Helpers.places = staticmethod(places)
     return Helpers
+
+
+@pytest.fixture
+def words(monkeypatch):
+    """Each word that is drawn from now on."""
+    drawn, original = [], ImageDraw.ImageDraw.text
+
+    def text(self, xy, text, *args, **kwargs):
+        drawn.append(text)
+        return original(self, xy, text, *args, **kwargs)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    return drawn

@@ -6,8 +6,6 @@ from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.render import upsample
 from xai_callbacks.render.resample import fit_image, fit_mask, tile_size
 
-PANEL = (224, (176, 256))
-
 
 @pytest.mark.parametrize("grid", [(1, 1), (7, 7), (8, 5), (14, 14), (3, 9)])
 @pytest.mark.parametrize("size", [(224, 224), (28, 31), (100, 97), (14, 14)])
@@ -56,33 +54,28 @@ def test_upsample_refuses_an_empty_size():
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"),
+    ("size", "longest", "expected"),
     [
-        ((28, 28), (224, 224)),
-        ((32, 32), (224, 224)),
-        ((64, 64), (192, 192)),
-        ((96, 96), (192, 192)),
-        ((128, 128), (256, 256)),
-        ((160, 160), (224, 224)),
-        ((224, 224), (224, 224)),
-        ((512, 512), (256, 256)),
-        ((128, 256), (128, 256)),
-        ((256, 128), (256, 128)),
-        ((480, 640), (192, 256)),
-        ((32, 64), (96, 192)),
-        ((1, 1000), (1, 256)),
-        ((1, 1), (224, 224)),
+        ((28, 28), 112, (112, 112)),
+        ((32, 32), 112, (96, 96)),
+        ((64, 64), 112, (112, 112)),
+        ((224, 224), 112, (112, 112)),
+        ((28, 28), 64, (56, 56)),
+        ((512, 256), 64, (64, 32)),
+        ((480, 640), 112, (84, 112)),
+        ((1, 1000), 112, (1, 112)),
+        ((1, 1), 112, (112, 112)),
     ],
 )
-def test_tile_size_of_a_panel(size, expected):
-    assert tile_size(size, *PANEL) == expected
+def test_tile_sizes(size, longest, expected):
+    assert tile_size(size, longest) == expected
 
 
 def test_tile_size_keeps_the_aspect_and_stays_within_bounds():
     for height in range(1, 700, 7):
         for width in (height, 2 * height):
-            tile = tile_size((height, width), *PANEL)
-            assert 176 <= max(tile) <= 256
+            tile = tile_size((height, width), 112)
+            assert 84 <= max(tile) <= 112
             assert abs(tile[0] * 2 - tile[1] if width != height else tile[0] - tile[1]) <= 1
 
 

@@ -5,20 +5,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from xai_callbacks.render.text import clean, draw_text, text_width, wrap
+from xai_callbacks.render.text import FONT_FILE, clean, draw_text, text_width, wrap
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("dog 0.93", "dog 0.93"),
-        ("Größe 100 %", "Grosse 100 %"),
-        ("Gro\u0308ße", "Grosse"),
-        ("a \u2013 b \u2212 c \u2192 d", "a - b - c -> d"),
+        ("Größe 100 %", "Größe 100 %"),
+        ("Gro\u0308ße", "Größe"),
+        ("ворона ελιά ≥ → ✔", "ворона ελιά ≥ → ✔"),
         ("\uff24\uff4f\uff47", "Dog"),
-        ("猫", "□"),
-        ("한", "□"),
-        ("😀", "□"),
+        ("猫_1", "U+732B _1"),
+        ("猫犬", "U+732B U+72AC"),
+        ("한국", "hangug"),
+        ("ねこ カ", "neko ka"),
+        ("क", "ka"),
+        ("🍕", "U+1F355"),
+        ("שלום 1", "םולש 1"),
         ("a\x00b\x1b[31m\x7f", "ab[31m"),
         ("a\ud800b", "ab"),
         ("  a \t b\n c ", "a b c"),
@@ -27,6 +31,29 @@ from xai_callbacks.render.text import clean, draw_text, text_width, wrap
 )
 def test_clean_reduces_text_to_what_the_font_can_show(text, expected):
     assert clean(text) == expected
+
+
+@pytest.fixture(scope="module")
+def covered():
+    """Code points of the font, as another library reads them."""
+    with pytest.importorskip("fontTools.ttLib").TTFont(FONT_FILE) as font:
+        return font.getBestCmap().keys()
+
+
+@given(text=st.text(max_size=50))
+def test_no_text_leaves_a_box(covered, text):
+    assert {ord(character) for character in clean(text)} <= covered
+
+
+def test_the_font_covers_latin_greek_cyrillic_and_what_the_pages_use(covered):
+    wanted = [*range(0x21, 0x7F), *range(0xA1, 0x180), *range(0x391, 0x3A2), *range(0x3B1, 0x3CA), *range(0x400, 0x460)]
+    assert set(wanted) <= covered
+    assert set(map(ord, "≥≤−·…×→✔✘△▲“”‘’–—€°²½")) <= covered
+
+
+def test_the_font_is_small_and_its_licence_lies_beside_it():
+    assert FONT_FILE.stat().st_size <= 1_000_000
+    assert "Bitstream" in (FONT_FILE.parent / "LICENSE_DEJAVU.txt").read_text()
 
 
 def test_clean_keeps_line_breaks_on_request():

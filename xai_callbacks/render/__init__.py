@@ -1,23 +1,23 @@
-"""Heatmaps to pictures: a fixed colour scale, panels and filmstrips. NumPy arrays in, NumPy arrays out."""
+"""Arrays to pixels: a fixed colour scale, heat over photos, and one kit of which all pages are set."""
 
+from xai_callbacks.render.charts import field_chart, line_chart
 from xai_callbacks.render.colors import ColorScale
-from xai_callbacks.render.filmstrip import MAX_FRAMES, Frame, render_filmstrip
-from xai_callbacks.render.frames import keep_frame_indices
-from xai_callbacks.render.furniture import Verdict
-from xai_callbacks.render.panel import Tile, render_panel
-from xai_callbacks.render.ranking import Ranked, render_ranking
+from xai_callbacks.render.encoding import encoded
+from xai_callbacks.render.overlay import overlay
+from xai_callbacks.render.page import Cell, Line, Row, render_page
+from xai_callbacks.render.paper import Tone
 from xai_callbacks.render.resample import upsample
 
 __all__ = [
-    "MAX_FRAMES",
+    "Cell",
     "ColorScale",
-    "Frame",
-    "Ranked",
-    "Tile",
-    "Verdict",
-    "keep_frame_indices",
-    "render_filmstrip",
-    "render_panel",
-    "render_ranking",
+    "Line",
+    "Row",
+    "Tone",
+    "encoded",
+    "field_chart",
+    "line_chart",
+    "overlay",
+    "render_page",
     "upsample",
 ]

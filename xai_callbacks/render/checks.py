@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, require_instance
 
-__all__ = ["require_heatmap", "require_numbers", "require_pixels", "require_regions", "require_text"]
+__all__ = ["require_heatmap", "require_numbers", "require_pixels", "require_regions"]
 
 
 def describe(value: object) -> str:
@@ -19,13 +19,6 @@ def describe(value: object) -> str:
     if isinstance(value, list | tuple | dict):
         return f"{type(value).__name__} of length {len(value)}"
     return type(value).__name__
-
-
-def require_text(name: str, value: object) -> str:
-    """Return `value` if it is text."""
-    if not isinstance(value, str):
-        raise ConfigurationError(f"Expected `{name}` to be text, but got {describe(value)}. Pass a str.")
-    return value
 
 
 def require_numbers(name: str, value: object) -> NDArray[np.floating]:
@@ -67,7 +60,7 @@ def require_regions(regions: object, size: tuple[int, int]) -> dict[str, NDArray
             f"Expected `regions` to be a mapping from name to mask, but got {describe(regions)}. Pass {{}} for none."
         )
     for name, mask in regions.items():
-        require_text("regions key", name)
+        require_instance("regions key", name, str, "text")
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != size:
             raise ConfigurationError(
                 f"Expected `regions[{name!r}]` to be a mask of shape {size} and dtype bool like the image, "

@@ -10,20 +10,24 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.render.checks import describe, require_numbers, require_text
+from xai_callbacks.errors import ConfigurationError, is_number, require_instance
+from xai_callbacks.render.checks import require_numbers
 
-__all__ = ["ColorScale", "color_table", "require_scale"]
+__all__ = ["CONTOUR", "ColorScale", "paint"]
 
 # One linear width for all scales, as a share of the limit: at limit 50 a map of 1 logit sits at 0.12, of 3 at 0.31 and
 # of 10 at 0.59, so that the weak maps of the first epochs can be seen while the strong ones still show where.
 LINEAR_SHARE: Final = 0.04
 # Stops (position, red, green, blue) of the two arms. Each gets darker and more saturated outwards, so that strength
 # is read from lightness as well; orange against blue-violet stays apart for the common forms of colour blindness.
-FOR_STOPS: Final = ((0.0, 255, 190, 60), (0.35, 250, 140, 20), (0.7, 226, 74, 10), (1.0, 165, 15, 21))
-AGAINST_STOPS: Final = ((0.0, 110, 185, 255), (0.35, 60, 130, 245), (0.7, 72, 68, 205), (1.0, 64, 10, 130))
-MAX_OPACITY: Final = 0.78
-OPACITY_GAIN: Final = 2.0
+FOR_STOPS: Final = ((0.0, 255, 176, 0), (0.35, 252, 126, 10), (0.7, 226, 64, 10), (1.0, 165, 10, 21))
+AGAINST_STOPS: Final = ((0.0, 60, 165, 255), (0.35, 40, 115, 250), (0.7, 72, 60, 215), (1.0, 64, 10, 130))
+# No more, so that a blue patch is still seen to be blue under heat; strong heat has a contour instead.
+MAX_OPACITY: Final = 0.4
+CONTOUR: Final = 0.5
+# Closer to zero than this share of the scale there is no heat: 0.5 % of the limit.
+NO_HEAT: Final = 0.03
+OPACITY_POWER: Final = 0.35
 HALF_STEPS: Final = 512
 NOT_FINITE_GREY: Final = 128
 
@@ -34,8 +38,8 @@ class ColorScale:
 
     A value `v` lies at `asinh(v / w) / asinh(limit / w)` with `w = limit / 25`, cut at -1 and 1: linear close to zero,
     logarithmic far from it, odd, and strictly rising up to the limit. Evidence for the answer is orange to red,
-    evidence against it blue to violet. Opacity is exactly 0 at 0 and rises with the distance from zero, so a dead map
-    shows nothing but the image.
+    evidence against it blue to violet. Opacity is exactly 0 up to 0.5 % of the limit and rises with the distance from
+    zero beyond, so a dead map shows nothing but the image.
 
     Attributes:
         limit: Value, in `unit`, at which the colour is strongest; larger values look the same. Finite, > 0.
@@ -49,15 +53,14 @@ class ColorScale:
     unit: str = "logits"
 
     def __post_init__(self) -> None:
-        limit: object = self.limit
-        number = isinstance(limit, int | float | np.integer | np.floating) and not isinstance(limit, bool)
-        if not number or not math.isfinite(self.limit) or self.limit <= 0:
+        limit = self.limit.item() if isinstance(self.limit, np.generic) else self.limit
+        if not is_number(limit) or limit <= 0:
             raise ConfigurationError(
-                f"Expected `limit` to be a finite number > 0, but got {limit!r}. "
+                f"Expected `limit` to be a finite number > 0, but got {self.limit!r}. "
                 f"Give the largest magnitude that should still get a colour of its own, e.g. 50.0."
             )
-        require_text("unit", self.unit)
-        object.__setattr__(self, "limit", float(self.limit))
+        require_instance("unit", self.unit, str, "text")
+        object.__setattr__(self, "limit", float(limit))
 
     def position(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
         """Place values on the scale.
@@ -82,49 +85,34 @@ class ColorScale:
             values: Any shape `(...)`, in `unit`.
 
         Returns:
-            Colours `(..., 3)` and opacities `(...)` in [0, 0.78]. A NaN or infinite value is neutral grey with
+            Colours `(..., 3)` and opacities `(...)` in [0, 0.4]. A NaN or infinite value is neutral grey with
             opacity 1, which no finite value has: it cannot be mistaken for evidence.
         """
-        position = self.position(values)
-        known = np.isfinite(position)
-        index = np.rint(np.where(known, position, 0.0) * HALF_STEPS).astype(np.int32) + HALF_STEPS
-        colors, _ = color_table()
-        rgb = colors[index]
-        rgb[~known] = NOT_FINITE_GREY
-        # Opacity is computed rather than looked up: it must be 0 at 0 only.
-        opacity = np.where(known, _opacity(np.abs(position)), 1.0).astype(np.float32)
-        return rgb, opacity
-
-    def ticks(self) -> tuple[float, ...]:
-        """Values worth printing beside a colour bar: 0, the limit, and up to two powers of ten, with both signs."""
-        power = 10.0 ** math.floor(math.log10(self.limit * 0.6))
-        positive = (power / 10.0, power, self.limit)
-        return (*(-value for value in reversed(positive)), 0.0, *positive)
+        return paint(self.position(values))
 
 
-def require_scale(value: object) -> ColorScale:
-    """Return `value` if it is a colour scale."""
-    if not isinstance(value, ColorScale):
-        raise ConfigurationError(f"Expected `scale` to be a ColorScale, but got {describe(value)}. Pass ColorScale().")
-    return value
+def paint(position: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Colours `(..., 3)` and opacities `(...)` of positions in [-1, 1]; NaN is neutral grey with opacity 1."""
+    known = np.isfinite(position)
+    index = np.rint(np.where(known, position, 0.0) * HALF_STEPS).astype(np.int32) + HALF_STEPS
+    rgb = np.where(known[..., None], _color_table()[index], np.uint8(NOT_FINITE_GREY))
+    return rgb, np.where(known, _opacity(np.abs(position)), 1.0).astype(np.float32)
 
 
-def _opacity(distance: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Opacity for a distance from zero in [0, 1]: 0 at 0, steep first, levelling off at `MAX_OPACITY`."""
-    return np.asarray(MAX_OPACITY * (1.0 - (1.0 - distance) ** OPACITY_GAIN), dtype=np.float32)
+def _opacity(distance: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Opacity for a distance from zero in [0, 1]: 0 where there is no heat, then rising to `MAX_OPACITY`."""
+    beyond = np.maximum(distance - NO_HEAT, 0.0) / (1.0 - NO_HEAT)
+    return np.asarray(MAX_OPACITY * beyond**OPACITY_POWER, dtype=np.float32)
 
 
 @lru_cache(maxsize=1)
-def color_table() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Colours `(1025, 3)` and opacities `(1025,)` for positions -1 to 1 in even steps. Shared: not to be written."""
+def _color_table() -> NDArray[np.uint8]:
+    """Colours `(1025, 3)` for positions -1 to 1 in even steps. Shared: not to be written."""
     distance = np.linspace(0.0, 1.0, HALF_STEPS + 1, dtype=np.float32)
     against, favour = _arm(AGAINST_STOPS, distance), _arm(FOR_STOPS, distance)
-    colors = np.rint(np.concatenate([against[:0:-1], favour])).astype(np.uint8)
-    fading = _opacity(distance)
-    opacity = np.concatenate([fading[:0:-1], fading])
+    colors: NDArray[np.uint8] = np.rint(np.concatenate([against[:0:-1], favour])).astype(np.uint8)
     colors.setflags(write=False)
-    opacity.setflags(write=False)
-    return colors, opacity
+    return colors
 
 
 def _arm(stops: tuple[tuple[float, int, int, int], ...], distance: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -1,190 +1,145 @@
-"""What stands around the tiles: header, legend, colour bar. Each part knows its height and draws itself."""
+"""The foot of a page: legend and colour bar. Each part knows its height and draws itself."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from xai_callbacks.render.colors import ColorScale, color_table
-from xai_callbacks.render.outlines import Outline, draw_sample
-from xai_callbacks.render.overlay import SOFT_WHITE, hatch
-from xai_callbacks.render.page import INK, MUTED, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, paste_tile
+from xai_callbacks.render.colors import CONTOUR, ColorScale, paint
+from xai_callbacks.render.outlines import STYLES, draw_sample
+from xai_callbacks.render.overlay import hatch
+from xai_callbacks.render.paper import INK, MUTED, paste_tile
 from xai_callbacks.render.text import clean, draw_text, line_height, text_width, wrap
 
-__all__ = ["ColorBar", "Header", "Legend", "Verdict"]
+__all__ = ["ColorBar", "Legend"]
 
-Color = tuple[int, int, int]
-Verdict = Literal["right", "wrong", "unknown"]
-
-RIGHT_COLOR: Final[Color] = (0, 112, 96)
-WRONG_COLOR: Final[Color] = (176, 0, 58)
-
-MARK_SIZE: Final = 18
-BAR_HEIGHT: Final = 14
+SAMPLE: Final = (14, 30)
+INDENT: Final = SAMPLE[1] + 8
+BAR_HEIGHT: Final = 8
+BAR_GROUND: Final = 220.0
 AGAINST: Final = "against"
 FOR: Final = "for"
+# Less than this share of the scale is said to be little.
+LITTLE: Final = 0.1
 
 
-@dataclass(frozen=True)
-class Header:
-    """Title and the line below it, which a mark of the verdict leads."""
-
-    title: list[str]
-    subtitle: list[str]
-    verdict: Verdict | None
-
-    @classmethod
-    def of(cls, title: str, subtitle: str, verdict: Verdict | None, width: int) -> Header:
-        """Fit the texts to a width. A long title loses its middle, so that a step at its end stays."""
-        words = clean(subtitle, lines=True)
-        if not words and verdict in ("right", "wrong"):
-            words = verdict
-        indent = MARK_SIZE + 8 if verdict and words else 0
-        return cls(
-            wrap(clean(title), width, TITLE_SIZE, 2, middle=True),
-            wrap(words, width - indent, TEXT_SIZE, 3, middle="\n" not in words),
-            verdict if words else None,
-        )
-
-    @property
-    def height(self) -> int:
-        """Height in pixels; 0 without any text."""
-        title, subtitle = len(self.title) * line_height(TITLE_SIZE), len(self.subtitle) * line_height(TEXT_SIZE)
-        return title + subtitle + (4 if title and subtitle else 0)
-
-    def draw(self, page: Image.Image, at: tuple[int, int]) -> None:
-        """Draw at the left upper corner `at`."""
-        draw = ImageDraw.Draw(page)
-        x, y = at
-        for line in self.title:
-            draw_text(draw, (x, y + TITLE_SIZE - 2), line, TITLE_SIZE, INK, bold=True)
-            y += line_height(TITLE_SIZE)
-        y += 4 if self.title else 0
-        if self.verdict:
-            mark = _mark(self.verdict)
-            page.paste(mark, (x, y), mark)
-            x += MARK_SIZE + 8
-        for line in self.subtitle:
-            draw_text(draw, (x, y + TEXT_SIZE - 1), line, TEXT_SIZE, INK)
-            y += line_height(TEXT_SIZE)
-
-
-@lru_cache(maxsize=3)
-def _mark(verdict: Verdict) -> Image.Image:
-    """A disc with a check, a square with a cross, or a ring: told apart by shape, not by colour alone."""
-    fine = 8
-    side = MARK_SIZE * fine
-    large = Image.new("RGBA", (side, side), (*PAPER, 0))
-    draw = ImageDraw.Draw(large)
-    stroke = round(2.2 * fine)
-    if verdict == "right":
-        draw.ellipse((0, 0, side - 1, side - 1), fill=RIGHT_COLOR)
-        points = [(0.27 * side, 0.53 * side), (0.44 * side, 0.70 * side), (0.74 * side, 0.33 * side)]
-        draw.line(points, fill=PAPER, width=stroke, joint="curve")
-    elif verdict == "wrong":
-        draw.rounded_rectangle((fine, fine, side - fine, side - fine), radius=3 * fine, fill=WRONG_COLOR)
-        low, high = 0.31 * side, 0.69 * side
-        draw.line([(low, low), (high, high)], fill=PAPER, width=stroke)
-        draw.line([(low, high), (high, low)], fill=PAPER, width=stroke)
-    else:
-        draw.ellipse((2 * fine, 2 * fine, side - 2 * fine, side - 2 * fine), outline=MUTED, width=stroke)
-    return large.resize((MARK_SIZE, MARK_SIZE), Image.Resampling.BOX)
+def _short(value: float) -> str:
+    """A number in few characters, with a true minus sign."""
+    words = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
+    return words.replace("-", "\N{MINUS SIGN}")
 
 
 @dataclass(frozen=True)
 class Legend:
-    """Samples of the outlines, and of the hatch if it is used, with their names."""
+    """Samples of the outlines, and of the hatch if it is used, with their names, one a line.
 
-    entries: list[tuple[np.ndarray, str, int, int]]
-    height: int
+    Attributes:
+        regions: Place of the line style by name.
+        unknown: Whether the hatch is used.
+        width: Width in pixels; longer names are cut.
+        size: Size of type.
+    """
 
-    @classmethod
-    def of(cls, outlines: Mapping[str, Outline], unknown: bool, width: int) -> Legend:
-        """Set the entries in lines of at most `width` pixels."""
-        samples = [(draw_sample(outline.style, (14, 30)), name) for name, outline in outlines.items()]
-        if unknown:
-            samples.append((hatch((14, 30)), "not finite"))
-        entries = []
-        x = y = 0
-        for sample, name in samples:
-            label = "".join(wrap(clean(name), width - 38, SMALL_SIZE, 1))
-            needed = 38 + text_width(label, SMALL_SIZE)
-            if x and x + needed > width:
-                x, y = 0, y + line_height(SMALL_SIZE) + 2
-            entries.append((sample, label, x, y))
-            x += needed + 20
-        return cls(entries, y + line_height(SMALL_SIZE) if entries else 0)
-
-    def draw(self, page: Image.Image, at: tuple[int, int]) -> None:
-        """Draw at the left upper corner `at`."""
-        draw = ImageDraw.Draw(page)
-        for sample, label, x, y in self.entries:
-            page.paste(Image.fromarray(sample), (at[0] + x, at[1] + y + 2))
-            draw_text(draw, (at[0] + x + 38, at[1] + y + SMALL_SIZE - 1), label, SMALL_SIZE, INK)
-
-
-@dataclass(frozen=True)
-class ColorBar:
-    """The scale as a bar, with ticks in its unit and words for the two sides."""
-
-    scale: ColorScale
+    regions: Mapping[str, int]
+    unknown: bool
     width: int
+    size: int
 
     @property
     def height(self) -> int:
         """Height in pixels."""
-        return BAR_HEIGHT + 6 + line_height(SMALL_SIZE)
+        return (len(self.regions) + self.unknown) * line_height(self.size)
+
+    def draw(self, page: Image.Image, at: tuple[int, int]) -> None:
+        """Draw at the left upper corner `at`."""
+        samples = [(draw_sample(STYLES[place % len(STYLES)], SAMPLE), name) for name, place in self.regions.items()]
+        x, y = at
+        for sample, name in [*samples, *[(hatch(SAMPLE), "not finite")] * self.unknown]:
+            page.paste(Image.fromarray(sample), (x, y + 1))
+            for label in wrap(clean(name), self.width - INDENT, self.size, 1):
+                draw_text(ImageDraw.Draw(page), (x + INDENT, y + self.size - 2), label, self.size, INK)
+            y += line_height(self.size)
+
+
+@dataclass(frozen=True)
+class ColorBar:
+    """The scale as a bar, with ticks in its unit, words for the two sides, and a note if little of it is used.
+
+    Attributes:
+        scale: The scale.
+        width: Width of all in pixels.
+        size: Size of type.
+        peak: Largest magnitude on the page; 0 if there is no heat at all.
+    """
+
+    scale: ColorScale
+    width: int
+    size: int
+    peak: float
+
+    @property
+    def note(self) -> str:
+        """Sentence for a page that uses less than a tenth of the scale; else empty."""
+        if self.peak >= LITTLE * self.scale.limit:
+            return ""
+        return f"strongest here: {self.peak:.2g}, less than a tenth of the scale"
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return BAR_HEIGHT + 6 + line_height(self.size) * (1 + len(self._notes()))
 
     def draw(self, page: Image.Image, at: tuple[int, int]) -> None:
         """Draw at the left upper corner `at`."""
         pen = ImageDraw.Draw(page)
         x, y = at
-        # Half of an end label juts out to either side of the bar.
-        overhang = text_width(self._label(-self.scale.limit), SMALL_SIZE) // 2
-        unit = "".join(wrap(clean(self.scale.unit), self.width // 4, SMALL_SIZE, 1))
-        left = x + max(text_width(AGAINST, SMALL_SIZE) + 10, overhang)
-        words = x + self.width - max(text_width(FOR, SMALL_SIZE), text_width(unit, SMALL_SIZE))
-        right = words - overhang - 8
+        unit = "".join(wrap(clean(self.scale.unit), self.width // 4, self.size, 1))
+        left = x + text_width(AGAINST, self.size) + 8
+        words = x + self.width - max(text_width(FOR, self.size), text_width(unit, self.size))
+        right = words - 8
         _paste_bar(page, (left, y), right - left)
-        draw_text(pen, (x, y + BAR_HEIGHT - 2), AGAINST, SMALL_SIZE, INK)
-        draw_text(pen, (words, y + BAR_HEIGHT - 2), FOR, SMALL_SIZE, INK)
-        baseline = y + BAR_HEIGHT + 6 + SMALL_SIZE - 1
-        draw_text(pen, (words, baseline), unit, SMALL_SIZE, MUTED)
-        for tick, column in self._places(left, right):
-            pen.line((column, y + BAR_HEIGHT + 1, column, y + BAR_HEIGHT + 5), fill=MUTED)
-            label = self._label(tick)
-            draw_text(pen, (column - text_width(label, SMALL_SIZE) // 2, baseline), label, SMALL_SIZE, MUTED)
+        draw_text(pen, (x, y + BAR_HEIGHT + 2), AGAINST, self.size, INK)
+        draw_text(pen, (words, y + BAR_HEIGHT + 2), FOR, self.size, INK)
+        baseline = y + BAR_HEIGHT + 6 + self.size - 2
+        draw_text(pen, (words, baseline), unit, self.size, MUTED)
+        for label, column, start in self.ticks(left, right):
+            pen.line((column, y + BAR_HEIGHT + 1, column, y + BAR_HEIGHT + 4), fill=MUTED)
+            draw_text(pen, (start, baseline), label, self.size, MUTED)
+        for line in self._notes():
+            baseline += line_height(self.size)
+            draw_text(pen, (x, baseline), line, self.size, MUTED)
 
-    @staticmethod
-    def _label(tick: float) -> str:
-        return f"{tick:.0f}" if 1000 <= abs(tick) < 1e6 else f"{tick:.4g}"
+    def ticks(self, left: int, right: int) -> list[tuple[str, int, int]]:
+        """Label, column and start of the label of each tick: the ends, and what has room between them.
 
-    def _places(self, left: int, right: int) -> list[tuple[float, int]]:
-        """Ticks and their columns: both ends, zero, and between them what keeps its distance on the negative side.
-
-        Labels are wider there for their sign; ticks come in pairs, so that the two sides always look alike.
+        Labels are wider on the negative side; ticks come in pairs, so that the two sides always look alike.
         """
-        middle, half = (left + right - 1) // 2, (right - left - 1) / 2
-        room = {tick: text_width(self._label(-tick), SMALL_SIZE) / 2 + 5 for tick in self.scale.ticks()}
+        least, most = (f"{sign} {_short(value)}" for sign, value in (("≤", -self.scale.limit), ("≥", self.scale.limit)))
+        middle, half, free = (left + right - 1) // 2, (right - left - 1) / 2, text_width(least, self.size) + 6
+        ticks = [(least, left, left), (most, right - 1, right - text_width(most, self.size))]
+        inner = 0
+        for value in (0.0, 10.0 ** math.floor(math.log10(0.6 * self.scale.limit))):
+            reach = round(float(self.scale.position(np.array([value]))[0]) * half)
+            room = text_width(_short(-value), self.size) // 2
+            if reach + room + free <= half and (not value or reach - room >= inner):
+                inner = reach + room + 6
+                for sign in (-1, 1) if value else (1,):
+                    label, column = _short(sign * value), middle + sign * reach
+                    ticks.append((label, column, column - text_width(label, self.size) // 2))
+        return sorted(ticks, key=lambda tick: tick[1])
 
-        def reach(tick: float) -> int:
-            return round(float(self.scale.position(np.array([tick]))[0]) * half)
-
-        shown = [0.0, self.scale.limit]
-        for tick in sorted((tick for tick in room if 0 < tick < self.scale.limit), reverse=True):
-            if all(abs(reach(tick) - reach(other)) >= room[tick] + room[other] for other in shown):
-                shown.append(tick)
-        return [(0.0, middle)] + [(sign * tick, middle + sign * reach(tick)) for tick in shown[1:] for sign in (-1, 1)]
+    def _notes(self) -> list[str]:
+        return wrap(self.note, self.width, self.size, 2) if self.note else []
 
 
 def _paste_bar(page: Image.Image, at: tuple[int, int], width: int) -> None:
-    colors, opacity = color_table()
-    index = np.rint(np.linspace(0, len(colors) - 1, width)).astype(np.intp)
-    base = np.float32(SOFT_WHITE - 26)
-    row = np.rint(base + (colors[index] - base) * opacity[index, None]).astype(np.uint8)
-    paste_tile(page, np.ascontiguousarray(np.broadcast_to(row, (BAR_HEIGHT, width, 3))), at)
+    position = np.linspace(-1, 1, max(1, width))
+    colors, opacity = paint(position)
+    opacity[np.abs(np.abs(position) - CONTOUR) <= 2 / width] = 1  # as contours are drawn
+    row = np.rint(BAR_GROUND + (colors - BAR_GROUND) * opacity[:, None]).astype(np.uint8)
+    paste_tile(page, np.ascontiguousarray(np.broadcast_to(row, (BAR_HEIGHT, *row.shape))), at)

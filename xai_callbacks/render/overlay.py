@@ -1,78 +1,60 @@
-"""Laying a heatmap over a greyscale image."""
+"""Laying a heatmap over a colour photo."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xai_callbacks.render.checks import require_heatmap
-from xai_callbacks.render.colors import ColorScale
-from xai_callbacks.render.outlines import Outline
+from xai_callbacks.render.colors import CONTOUR, ColorScale
 from xai_callbacks.render.resample import upsample
 
-__all__ = ["draw_tiles", "has_unknown", "hatch", "overlay", "soften"]
+__all__ = ["has_unknown", "hatch", "overlay"]
 
-# Greys of black and of white under a heatmap: light enough that colours read like ink on paper, and far enough apart
-# that the image is recognised.
-SOFT_BLACK: Final = 92
-SOFT_WHITE: Final = 246
 HATCH_DARK: Final = 96
 HATCH_LIGHT: Final = 168
 HATCH_PERIOD: Final = 8
+# The photo loses warm colours this much faster than it is covered, so that a red flower is not taken for heat.
+FADE: Final = 2.7
+CONTOUR_WIDTH: Final = 2
+# Rec. 601.
+LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
-def soften(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Turn an image `(H, W, 3)` into the pale grey image `(H, W)` that lies under every heatmap."""
-    # Rec. 601 luma in integers: exact on every machine.
-    luma = pixels.astype(np.uint32) @ np.array([77, 150, 29], dtype=np.uint32) >> 8
-    greys = np.rint(np.linspace(SOFT_BLACK, SOFT_WHITE, 256)).astype(np.uint8)
-    return np.take(greys, luma)
+def overlay(photo: NDArray[np.uint8], heatmap: NDArray[np.generic], scale: ColorScale) -> NDArray[np.uint8]:
+    """Tint a photo by a heatmap, where there is heat, and draw a contour where it exceeds the middle of the scale.
 
-
-def overlay(grey: NDArray[np.uint8], heatmap: NDArray[np.floating], scale: ColorScale) -> NDArray[np.uint8]:
-    """Colour a grey tile by a heatmap.
+    Elsewhere the photo stays as it is.
 
     Args:
-        grey: `(H, W)`, from `soften`.
+        photo: `(H, W, 3)`.
         heatmap: `(h, w)`, signed, in the unit of `scale`. Enlarged bilinearly; NaN and infinite cells count as 0
             for their neighbours and are hatched grey themselves.
         scale: The colour scale.
 
     Returns:
-        RGB tile `(H, W, 3)`. Where the map is 0, the grey of the tile itself.
+        A new tile `(H, W, 3)` uint8, equal to the photo wherever the opacity of `scale` is 0.
     """
-    size = (grey.shape[0], grey.shape[1])
-    finite = np.isfinite(heatmap)
-    rgb, opacity = scale.colorize(upsample(np.where(finite, heatmap, 0.0).astype(heatmap.dtype), size))
-    base = grey.astype(np.float32)[..., None]
-    tile = np.rint(base + (rgb - base) * opacity[..., None]).astype(np.uint8)
+    from scipy.ndimage import binary_erosion
+
+    size = (photo.shape[0], photo.shape[1])
+    grid = require_heatmap("heatmap", heatmap)
+    finite = np.isfinite(grid)
+    values = upsample(np.where(finite, grid, 0.0).astype(grid.dtype), size)
+    rgb, opacity = scale.colorize(values)
+    strong = np.abs(scale.position(values)) > CONTOUR
+    line = strong & ~binary_erosion(strong, iterations=CONTOUR_WIDTH, border_value=1)
+    cover = np.where(line, 1.0, opacity)[..., None]
+    base = photo.astype(np.float32)
+    warmth = (base[..., :1] - base[..., 2:]) / np.maximum(np.ptp(base, axis=2, keepdims=True), 1.0)
+    base += ((base @ LUMA)[..., None] - base) * np.minimum(1.0, FADE * cover * np.maximum(warmth, 0.0))
+    tile = np.rint(base + (rgb - base) * cover).astype(np.uint8)
     if not finite.all():
         unknown = upsample((~finite).astype(np.float32), size) >= 0.5
         tile[unknown] = hatch(size)[unknown]
     return tile
-
-
-def draw_tiles(
-    plain: NDArray[np.uint8],
-    heatmaps: Iterable[NDArray[np.generic] | None],
-    outlines: Collection[Outline],
-    scale: ColorScale,
-) -> list[NDArray[np.uint8]]:
-    """Draw one tile `(H, W, 3)` for each heatmap, with the regions on it; `None` gives the image itself.
-
-    A tile hangs on nothing but the image `plain` of its size, its own map, the outlines and the scale.
-    """
-    grey = soften(plain)
-    tiles = []
-    for heatmap in heatmaps:
-        tile = plain.copy() if heatmap is None else overlay(grey, require_heatmap("heatmap", heatmap), scale)
-        for outline in outlines:
-            (outline.draw if heatmap is None else outline.trace)(tile)
-        tiles.append(tile)
-    return tiles
 
 
 def has_unknown(heatmap: NDArray[np.generic]) -> bool:

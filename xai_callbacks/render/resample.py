@@ -40,37 +40,32 @@ def upsample(heatmap: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.
     return np.array(picture, dtype=np.float32)
 
 
-def tile_size(size: tuple[int, int], target: int, bounds: tuple[int, int]) -> tuple[int, int]:
-    """Choose how large an image is drawn, keeping its aspect.
+def tile_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Choose how large an image is drawn, keeping its aspect: its long side becomes `longest`.
 
-    Small images grow by the whole factor that brings the long side closest to `target` within `bounds`, so that each
-    pixel stays a square. Where no whole factor fits, the long side becomes `target`, or the upper bound if the image
-    is larger than that.
+    Small images grow by a whole factor instead if one brings the long side to 3/4 of `longest` or more, so that each
+    pixel stays a square.
 
     Args:
         size: Height and width of the image.
-        target: Long side wanted, in pixels.
-        bounds: Smallest and largest long side that a whole factor may give.
+        longest: Long side wanted, in pixels.
 
     Returns:
-        Height and width of the tile, both >= 1.
+        Height and width of the tile, both from 1 to `longest`.
     """
-    long = max(size)
-    low, high = bounds
-    factors = [factor for factor in range(1, high // long + 1) if low <= long * factor]
-    if factors:
-        best = min(factors, key=lambda factor: abs(long * factor - target))
-        return size[0] * best, size[1] * best
-    scale = (high if long > high else target) / long
+    factor = longest // max(size)
+    if max(size) * factor >= 0.75 * longest:
+        return size[0] * factor, size[1] * factor
+    scale = longest / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def fit_image(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize an image `(H, W, 3)` to `size`: by repeating pixels where the factor is whole, else by Lanczos."""
+    """Resize an image `(H, W, 3)`: by repeating pixels where the factor is whole, else bilinearly, antialiased."""
     factor = _whole_factor((pixels.shape[0], pixels.shape[1]), size)
     if factor:
         return np.repeat(np.repeat(pixels, factor, axis=0), factor, axis=1)
-    picture = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.LANCZOS)
+    picture = Image.fromarray(np.ascontiguousarray(pixels)).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.array(picture, dtype=np.uint8)
 
 

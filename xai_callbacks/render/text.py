@@ -1,8 +1,10 @@
-"""Type: fonts, characters the font lacks, wrapping, drawing.
+"""Type: the font, characters it lacks, wrapping, drawing.
 
-The font is the one inside Pillow, so that a picture has the same bytes on every machine with the same Pillow. It
-covers little more than ASCII: accents are dropped (`Größe` reads `Grosse`), common punctuation is replaced by its
-ASCII twin, and any other character shows as an empty box.
+The font is DejaVu Sans Condensed 2.37, which lies beside this module with its licence, so that a picture looks the same
+on every machine. It covers Latin with all accents, Greek, Cyrillic, Armenian, Georgian, Hebrew, Arabic (letters are not
+joined), IPA, mathematics, arrows, and common symbols. Letters of other scripts, such as kana, hangul and Devanagari,
+are written by the name that Unicode gives their sound; what has none, such as Chinese characters and most emoji, by its
+code point: `U+732B`. Nothing is ever a box.
 """
 
 from __future__ import annotations
@@ -13,35 +15,30 @@ import threading
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 from PIL import ImageDraw, ImageFont
 
-__all__ = ["clean", "draw_text", "line_height", "shorten", "text_width", "wrap"]
+__all__ = ["BLOCK", "FONT_FILE", "clean", "draw_text", "in_blocks", "line_height", "shorten", "text_width", "wrap"]
 
+FONT_FILE: Final = Path(__file__).parent / "fonts" / "DejaVuSansCondensed.ttf"
 ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
-MISSING: Final = "\N{WHITE SQUARE}"
 # Longer texts are cut in the middle before anything is measured, which bounds the work.
 MAX_CHARACTERS: Final = 400
+BLOCK: Final = 8
 BREAK_AFTER: Final = "/\\_-.,:;|"
-TWINS: Final = {
-    "ß": "ss", "ẞ": "SS", "æ": "ae", "Æ": "AE", "ø": "o", "Ø": "O", "œ": "oe", "Œ": "OE", "đ": "d", "Đ": "D",
-    "ł": "l", "Ł": "L", "ð": "d", "Ð": "D", "þ": "th", "Þ": "Th", "\N{LATIN SMALL LETTER DOTLESS I}": "i",
-    "\N{HYPHEN}": "-", "\N{NON-BREAKING HYPHEN}": "-", "\N{FIGURE DASH}": "-", "\N{EN DASH}": "-",
-    "\N{EM DASH}": "-", "\N{MINUS SIGN}": "-", "\N{MULTIPLICATION SIGN}": "x", "\N{DIVISION SIGN}": "/",
-    "\N{RIGHTWARDS ARROW}": "->", "\N{LEFTWARDS ARROW}": "<-", "\N{BULLET}": "·", "\N{LESS-THAN OR EQUAL TO}": "<=",
-    "\N{GREATER-THAN OR EQUAL TO}": ">=", "\N{ALMOST EQUAL TO}": "~", "\N{NOT EQUAL TO}": "!=",
-    "\N{SINGLE LOW-9 QUOTATION MARK}": ",", "\N{DOUBLE LOW-9 QUOTATION MARK}": '"',
-}  # fmt: skip
+# The font is set from left to right: what is read from right to left is turned round beforehand.
+RIGHT_TO_LEFT: Final = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe]+(?: [\u0590-\u08ff\ufb1d-\ufdff]+)*")
+SOUND: Final = re.compile(r".*\b(?:LETTER|SYLLABLE)(?: SMALL| SIGN)? (\w+)$")
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 # FreeType faces are not made for two threads at once.
 _FREETYPE = threading.RLock()
 
 
-@lru_cache(maxsize=16)
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size=size)
+@lru_cache(maxsize=32)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(FONT_FILE), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 @lru_cache(maxsize=4096)
@@ -53,18 +50,18 @@ def _has_glyph(character: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _spell(character: str) -> str:
-    """One character as the font can show it: itself, a twin, its base letter, nothing, or a box."""
+    """One character as the font can show it: itself, its base letter, its sound, its code point, or nothing."""
     if character == " " or character.isspace():
         return " "
     if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Mn", "Me"):
         return ""
-    if character in TWINS:
-        return TWINS[character]
     if _has_glyph(character):
         return character
-    parts = unicodedata.normalize("NFKD", character)
-    spelled = "".join(map(_spell, parts)) if parts != character else ""
-    return spelled if spelled.strip(MISSING) else MISSING
+    parts = unicodedata.normalize("NFKC", character)
+    if parts != character:
+        return "".join(map(_spell, parts))
+    sound = SOUND.fullmatch(unicodedata.name(character, ""))
+    return sound[1].lower() if sound else f" U+{ord(character):04X} "
 
 
 def clean(text: str, *, lines: bool = False) -> str:
@@ -75,7 +72,8 @@ def clean(text: str, *, lines: bool = False) -> str:
     if lines:
         kept = (clean(line) for line in text.splitlines())
         return "\n".join(line for line in kept if line)
-    return " ".join("".join(map(_spell, unicodedata.normalize("NFC", text))).split())
+    shown = " ".join("".join(map(_spell, unicodedata.normalize("NFC", text))).split())
+    return RIGHT_TO_LEFT.sub(lambda found: found[0][::-1], shown)
 
 
 @lru_cache(maxsize=4096)
@@ -85,7 +83,6 @@ def _word_width(word: str, size: int) -> int:
 
 
 def _space(size: int) -> int:
-    """Width of a space. The font's own is so narrow that "6 0.88" reads as one number."""
     return round(0.3 * size)
 
 
@@ -95,9 +92,15 @@ def text_width(text: str, size: int) -> int:
     return sum(_word_width(word, size) for word in words) + _space(size) * (len(words) - 1)
 
 
+def in_blocks(length: int) -> int:
+    """A length rounded up to whole blocks of a JPEG, which cost less if no edge runs through them."""
+    return -(-length // BLOCK) * BLOCK
+
+
 def line_height(size: int) -> int:
-    """Distance from one baseline to the next, in pixels."""
-    return round(size * 1.25)
+    """Distance from one baseline to the next, in pixels: whole blocks if that is close to what looks best."""
+    best = round(size * 1.2)
+    return in_blocks(best) if in_blocks(best) <= 1.15 * best else best
 
 
 def shorten(text: str, fits: Callable[[str], bool], *, middle: bool = False) -> str:
@@ -113,10 +116,7 @@ def shorten(text: str, fits: Callable[[str], bool], *, middle: bool = False) -> 
 
 def _cut(text: str, kept: int, middle: bool) -> str:
     tail = text[len(text) - kept // 2 :] if middle else ""
-    # A tail that starts with a whole word reads better, and leaves more room for the head.
-    boundary = re.search(r"[\s/\\_|-]", tail)
-    tail = tail[boundary.start() :] if boundary else tail
-    return f"{text[: kept - len(tail)].rstrip()}{ELLIPSIS}{tail}"
+    return f"{text[: kept - len(tail)].rstrip()}{ELLIPSIS}{tail.lstrip()}"
 
 
 def wrap(text: str, width: int, size: int, max_lines: int, *, middle: bool = False) -> list[str]:
@@ -154,7 +154,7 @@ def _break_paragraph(text: str, width: int, size: int) -> list[str]:
 
 def _break_word(word: str, width: int, size: int) -> list[str]:
     pieces = []
-    while text_width(word, size) > width:
+    while text_width(word, size) > width and len(word) > 1:
         head = _head(word, width, size)
         pieces.append(word[:head])
         word = word[head:]
@@ -185,6 +185,6 @@ def draw_text(
     for word in text.split(" "):
         with _FREETYPE:
             draw.text((x, y), word, fill=color, font=_font(size), anchor="ls")
-            if bold:  # the font has one weight: a second pass half a pixel to the right makes a calm semi-bold
+            if bold:  # a second pass half a pixel to the right makes a calm semi-bold
                 draw.text((x + 0.5, y), word, fill=color, font=_font(size), anchor="ls")
         x += _word_width(word, size) + _space(size)

@@ -1,0 +1,111 @@
+"""`Gallery`: the pictures of a history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import NoneType
+
+import numpy as np
+
+from xai_callbacks.errors import AuditError, require_instance, require_integer, require_name
+from xai_callbacks.gallery.evidence import clusters, most_novel, quadrants
+from xai_callbacks.gallery.heat import color_scale
+from xai_callbacks.gallery.pages import all_probes, comparable_audits, filmstrip, overview, panel
+from xai_callbacks.gallery.picture import Picture
+from xai_callbacks.gallery.words import answer, tone, truth, when
+from xai_callbacks.history import History
+from xai_callbacks.probes import ProbeSet
+from xai_callbacks.record import AuditRecord
+from xai_callbacks.render import ColorScale
+
+__all__ = ["Gallery"]
+
+
+class Gallery:
+    """Draws the latest audit of a history; remembers nothing.
+
+    | tag | what it shows |
+    |---|---|
+    | `<name>/0_overview` | at a glance: what was found in few words, and the worst of the drawn probes |
+    | `<name>/1_all_probes` | all drawn probes, wrong ones first, and what was found in full |
+    | `<name>_panel/<number>_<probe>` | one probe: a tile for each question, a row for each explainer |
+    | `<name>_filmstrip/<number>_<probe>` | one probe over up to eight audits whose maps are of one kind |
+    | `<name>_summary/most_novel_<score>` | the most novel probes, and how novel they were at earlier audits |
+    | `<name>_summary/cue_<cue>` | each probe by how much it is looked at and how much it is used |
+    | `<name>_summary/clusters_<class>` | kinds of heatmaps within a class |
+
+    Pictures are 368 pixels wide (filmstrips 296), so that their type can be read in the cards of image viewers. With 16
+    probes, three questions and one explainer an audit takes some 1.5 MB as JPEG, however many came before.
+
+    Args:
+        probes: The probe set.
+        max_panels: Most probes drawn; beyond, probes evenly spaced through the set, which `ProbeSet.from_dataset`
+            orders by class. Pages about scores, cues and kinds of heatmaps choose from all.
+        name: What all tags begin with; audits in one logger need different ones.
+        scale: Colour scale of all heatmaps; None for `color_scale(probes)`, the same for all runs of a task. Give a
+            smaller limit for nets with weak heat: the colour bar says when little of the scale is used.
+
+    Raises:
+        ConfigurationError: An argument is of a wrong type or out of range.
+    """
+
+    def __init__(
+        self, probes: ProbeSet, *, max_panels: int = 16, name: str = "audit", scale: ColorScale | None = None
+    ) -> None:
+        require_instance("probes", probes, ProbeSet, "a ProbeSet")
+        require_integer("max_panels", max_panels, minimum=0, hint="0 draws none.")
+        require_name("`name`", name)
+        require_instance("scale", scale, (ColorScale, NoneType), "a ColorScale or None")
+        self.probes = probes
+        self.name = name
+        self.scale = color_scale(probes) if scale is None else scale
+        count = min(max_panels, len(probes))
+        self.drawn = sorted({round(index) for index in np.linspace(0, len(probes) - 1, count)}) if count else []
+
+    def draw(self, history: History) -> Iterator[Picture]:
+        """Draw `history.last`, one picture after another as they are taken.
+
+        Args:
+            history: Earlier audits are taken from those whose tensors are kept, of the same probes.
+
+        Raises:
+            AuditError: The latest audit is of other probes.
+        """
+        record = history.last
+        if record is None or record.thinned or not self.drawn:
+            return
+        if len(record.names) != len(self.probes) or record.fingerprint not in ("", self.probes.fingerprint):
+            raise AuditError(
+                f"Expected an audit of the probes {self.probes.fingerprint}, but the latest is of "
+                f"{record.fingerprint}. Draw it with a Gallery of its own probes."
+            )
+        audits = [each for each in history.kept().comparable(record) if not each.thinned]
+        if record.outputs is not None:
+            yield from self._of_probes(record, audits)
+        for score in record.scores:
+            page = most_novel(self.probes, audits, score, self.scale)
+            yield self._picture(f"_summary/most_novel_{score}", page, record, f"most novel probes by {score}")
+        for cue, page in quadrants(self.probes, record, self.scale):
+            yield self._picture(f"_summary/cue_{cue}", page, record, f"cue {cue}: looked at or used")
+        for kind, page in clusters(self.probes, record, self.scale):
+            yield self._picture(f"_summary/clusters_{kind}", page, record, f"kinds of heatmaps of class {kind}")
+
+    def _of_probes(self, record: AuditRecord, audits: list[AuditRecord]) -> Iterator[Picture]:
+        wrong = [self.probes.names[index] for index in self.drawn if tone(record, index) == "wrong"]
+        words = f"wrong: {', '.join(wrong)}" if wrong else "no wrong answer among the probes drawn"
+        for tag, draw in (("/0_overview", overview), ("/1_all_probes", all_probes)):
+            page = draw(self.probes, record, self.drawn, self.scale)
+            yield self._picture(tag, page, record, f"overview of {len(self.drawn)} probes; {words}")
+        alike = comparable_audits(audits, record)
+        for index in self.drawn:
+            tag = f"{index:03d}_{self.probes.names[index]}"
+            said = [f"says {answer(self.probes, record, index)}", truth(self.probes, index)]
+            words = ", ".join(filter(None, [self.probes.names[index], *said]))
+            yield self._picture(f"_panel/{tag}", panel(self.probes, record, index, self.scale), record, words)
+            if alike:
+                strip = filmstrip(self.probes, alike, index, self.scale)
+                steps = ", ".join(str(each.step) for each in alike)
+                yield self._picture(f"_filmstrip/{tag}", strip, record, f"{words}; audits at steps {steps}")
+
+    def _picture(self, tag: str, pixels: np.ndarray, record: AuditRecord, words: str) -> Picture:
+        return Picture(self.name + tag, pixels, record.step, f"{' '.join(words.split())}; {when(record)}")

@@ -1,0 +1,70 @@
+"""Heatmaps in the unit of the colour scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xai_callbacks.probes import ProbeSet
+from xai_callbacks.record import AuditRecord, MapSet
+from xai_callbacks.render import ColorScale, upsample
+
+__all__ = ["color_scale", "density", "first_answer", "heat"]
+
+# Cells a side on which maps at the pixels are shown.
+_NEIGHBOURHOODS = 16
+
+
+def heat(given: MapSet, rows: Sequence[int], scale: ColorScale) -> NDArray[np.float32]:
+    """Heatmaps of some probes, `(Q, len(rows), h, w)`, in the unit of the scale.
+
+    Maps that only tell more from less are shown as a share of the strongest of the run, which stands at the limit.
+    """
+    maps = given.heatmaps
+    if given.units == "relative":
+        peaks = maps.new_tensor(given.peaks) if given.peaks else maps.abs().nan_to_num(0, 0, 0).amax(dim=(1, 2, 3))
+        cells = maps.shape[-2] * maps.shape[-1]
+        maps = maps * (scale.limit / cells / peaks.clamp_min(1e-30))[:, None, None, None]
+    spots = [density(each, pixels=not given.layer) for each in maps[:, list(rows)]]
+    return np.stack(spots).astype(np.float32, copy=False)
+
+
+def density(heatmaps: Tensor, *, pixels: bool = False) -> NDArray[np.float32]:
+    """Heatmaps `(N, h, w)` in logits: each cell times the number of cells.
+
+    A cell then reads "the score, if the whole image looked like this spot", and the mean over the cells is the score
+    itself for a net that ends in global average pooling. Maps of different grids become comparable.
+
+    Args:
+        heatmaps: As a record has them.
+        pixels: Whether they were computed at the pixels, whose neighbours may differ wildly: each spot is then the mean
+            over a neighbourhood, on at most 16 cells a side, so that one colour scale suits all explainers.
+    """
+    height, width = heatmaps.shape[-2:]
+    spots: NDArray[np.float32] = (heatmaps * (height * width)).numpy()
+    if not pixels or max(height, width) <= _NEIGHBOURHOODS:
+        return spots
+    size = [max(1, round(side * _NEIGHBOURHOODS / max(height, width))) for side in (height, width)]
+    return np.stack([upsample(spot, (size[0], size[1])) for spot in spots])
+
+
+def color_scale(probes: ProbeSet) -> ColorScale:
+    """The colour scale of a probe set: fixed for all epochs, runs and checkpoints.
+
+    Logits have an absolute meaning, so classifiers share one scale. For regression it reaches the power of ten above
+    the range of the targets.
+    """
+    if probes.targets is None:
+        return ColorScale()
+    low, high = float(probes.targets.min()), float(probes.targets.max())
+    spread = high - low or abs(high) or 1.0
+    return ColorScale(limit=10.0 ** math.ceil(math.log10(spread)), unit="score")
+
+
+def first_answer(record: AuditRecord) -> str | None:
+    """Name of the first explainer that answers questions; None if there is none."""
+    return next((name for name, given in record.maps.items() if given.about == "question"), None)
