@@ -1,102 +1,334 @@
-"""The writer thread: order, bounds, errors, and an end that waits."""
+"""Sinks off the training thread: drawn once, in order, nothing lost that can be written, nobody held up."""
 
 from __future__ import annotations
 
+import copy
+import os
+import pickle
 import threading
+import time
 
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
-from xai_callbacks.sinks import BackgroundWriter
+from tests.sinks.given import a_history, a_picture, a_record
+from tests.tiny import image_steps, read_events
+from xai_callbacks.errors import AuditError
+from xai_callbacks.sinks import Background, Sink, TensorBoardSink
 
 TIMEOUT = 30  # seconds; only a failing test waits that long
 
 
-def test_jobs_run_in_the_order_in_which_they_came():
-    done = []
-    writer = BackgroundWriter()
-    for number in range(20):
-        writer.submit(lambda number=number: done.append(number))
-    writer.drain()
-    assert done == list(range(20))
+class Kept(Sink):
+    """Keeps what it is given."""
+
+    def __init__(self):
+        self.steps, self.pictures, self.threads, self.closed = [], [], set(), 0
+
+    def write(self, record, pictures):
+        self.threads.add(threading.current_thread())
+        self.pictures += list(pictures)
+        self.steps.append(record.step)
+
+    def close(self):
+        self.closed += 1
 
 
-def test_jobs_run_off_the_calling_thread():
-    threads = []
-    writer = BackgroundWriter()
-    writer.submit(lambda: threads.append(threading.current_thread()))
-    writer.drain()
-    assert threads[0] is not threading.current_thread()
+class Gated(Kept):
+    """Writes when it is let."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.begun = threading.Event(), threading.Event()
+
+    def write(self, record, pictures):
+        self.begun.set()
+        self.gate.wait(TIMEOUT)
+        super().write(record, pictures)
 
 
-def test_full_queue_blocks_the_caller_until_a_job_is_done():
-    gate, started, third = threading.Event(), threading.Event(), threading.Event()
-    writer = BackgroundWriter(capacity=1)
-    writer.submit(lambda: (started.set(), gate.wait(TIMEOUT)))
-    assert started.wait(TIMEOUT)  # one job runs,
-    writer.submit(lambda: None)  # one waits,
+class Failing(Kept):
+    """Raises at step 1, after its first picture."""
 
-    caller = threading.Thread(target=lambda: (writer.submit(lambda: None), third.set()))
-    caller.start()  # and one finds no room
-    assert not third.wait(0.2)
-    gate.set()
-    assert third.wait(TIMEOUT)
-    caller.join(TIMEOUT)
-    writer.drain()
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, record, pictures):
+        if record.step == 1:
+            next(iter(pictures))
+            raise self.error
+        super().write(record, pictures)
 
 
-def test_drain_waits_for_every_job_and_ends_the_thread():
-    before = threading.active_count()
-    gate, done = threading.Event(), []
-    writer = BackgroundWriter()
-    writer.submit(lambda: (gate.wait(TIMEOUT), done.append(1)))
-    writer.submit(lambda: done.append(2))
-    threading.Timer(0.05, gate.set).start()
-    writer.drain()
+class Steps(Sink):
+    """Can be copied at any time."""
 
-    assert done == [1, 2]
-    assert [thread.name for thread in threading.enumerate()].count("xai-callbacks-writer") == 0
-    assert threading.active_count() <= before + 1  # the timer may still be ending
+    def __init__(self):
+        self.steps = []
+
+    def write(self, record, pictures):
+        list(pictures)
+        self.steps.append(record.step)
 
 
-def test_drained_writer_can_be_used_again():
-    done = []
-    writer = BackgroundWriter()
+def draw(history):
     for number in range(3):
-        writer.submit(lambda number=number: done.append(number))
-        writer.drain()
-    assert done == [0, 1, 2]
+        yield a_picture(f"audit_panel/{number}", history.last.step)
 
 
-def test_draining_an_unused_writer_does_nothing():
-    writer = BackgroundWriter()
-    writer.drain()
-    assert writer.errors() == []
+def audits(background, steps):
+    for step in steps:
+        background.submit(a_history(a_record(step)))
 
 
-def test_errors_are_kept_in_order_and_told_once_and_later_jobs_still_run():
-    done = []
-
-    def fail(number):
-        raise OSError(number)
-
-    writer = BackgroundWriter()
-    writer.submit(lambda: fail(1))
-    writer.submit(lambda: done.append("between"))
-    writer.submit(lambda: fail(2))
-    writer.drain()
-
-    assert [error.args for error in writer.errors()] == [(1,), (2,)]
-    assert writer.errors() == []
-    assert done == ["between"]
+def messages(background):
+    return [str(error) for error in background.errors()]
 
 
-def test_what_was_submitted_before_an_exception_is_done_after_draining():
-    done = []
-    writer = BackgroundWriter()
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        try:
-            writer.submit(lambda: done.append(1))
-            raise KeyboardInterrupt
-        finally:
-            writer.drain()
-    assert done == [1]
+def test_every_sink_gets_every_audit_in_order_off_the_calling_thread():
+    sinks = [Kept(), Kept()]
+    background = Background(sinks, draw, capacity=20)
+    audits(background, range(10))
+    background.drain()
+    for sink in sinks:
+        assert sink.steps == list(range(10))
+        assert [(picture.tag, picture.step) for picture in sink.pictures] == [
+            (f"audit_panel/{number}", step) for step in range(10) for number in range(3)
+        ]
+        assert threading.current_thread() not in sink.threads
+    assert background.errors() == []
+
+
+def test_pictures_are_drawn_once_for_all_sinks():
+    calls, sinks = [], [Kept(), Kept(), Kept()]
+
+    def counted(history):
+        for picture in draw(history):
+            calls.append(picture)
+            yield picture
+
+    background = Background(sinks, counted)
+    audits(background, [4])
+    background.drain()
+    assert len(calls) == 3
+    assert all(sink.pictures == calls for sink in sinks)
+
+
+def test_what_is_drawn_is_the_history_as_it_was():
+    history, seen, gate = a_history(a_record(1)), [], threading.Event()
+
+    def late(given):
+        gate.wait(TIMEOUT)
+        seen.append([record.step for record in given])
+        yield a_picture(step=given.last.step)
+
+    sink = Kept()
+    background = Background([sink], late)
+    background.submit(history)
+    history.append(a_record(2))
+    gate.set()
+    background.drain()
+    assert seen == [[1]]
+    assert sink.steps == [1]
+
+
+def test_tensors_of_the_audit_are_there_although_the_history_was_thinned_meanwhile():
+    history, seen, gate = a_history(*(a_record(step) for step in range(1, 33))), [], threading.Event()
+
+    def late(given):
+        gate.wait(TIMEOUT)
+        seen.append(given.last.thinned)
+        yield from ()
+
+    background = Background([Kept()], late)
+    background.submit(history)
+    for step in range(33, 60):
+        history.append(a_record(step))
+    assert history[31].thinned
+    gate.set()
+    background.drain()
+    assert seen == [False]
+
+
+def test_an_empty_history_writes_nothing():
+    background = Background([Kept()], draw)
+    background.submit(a_history())
+    background.drain()
+    assert background.errors() == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SystemExit("gives up"), KeyboardInterrupt()])
+def test_a_sink_that_raises_costs_its_own_pictures_of_that_audit(error):
+    failing, other = Failing(error), Kept()
+    background = Background([failing, other], draw, capacity=9)
+    audits(background, range(4))
+    background.drain()
+    assert failing.steps == [0, 2, 3]
+    assert other.steps == [0, 1, 2, 3]
+    assert len(other.pictures) == 12
+    (told,) = background.errors()
+    assert isinstance(told, AuditError)
+    assert str(told).startswith(f"Failing failed: {type(error).__name__}")
+    assert told.__cause__ is error
+    assert background.errors() == []  # told once
+
+
+def test_an_error_that_cannot_be_shown_is_survived():
+    class OddError(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    failing = Failing(OddError())
+    background = Background([failing], draw, capacity=9)
+    audits(background, range(3))
+    background.drain()
+    assert failing.steps == [0, 2]
+    assert "OddError" in messages(background)[0]
+
+
+@pytest.mark.parametrize("error", [ValueError("no font"), SystemExit()])
+def test_drawing_that_raises_leaves_what_was_drawn_before(error):
+    def broken(history):
+        yield a_picture(step=history.last.step)
+        raise error
+
+    sinks = [Kept(), Kept()]
+    background = Background(sinks, broken)
+    audits(background, [1, 2])
+    background.drain()
+    for sink in sinks:
+        assert sink.steps == [1, 2]
+        assert [picture.step for picture in sink.pictures] == [1, 2]
+    (told,) = messages(background)  # the same at both audits
+    assert told.startswith(f"Pictures could not be drawn: {type(error).__name__}")
+
+
+def test_a_blocked_sink_holds_up_neither_training_nor_the_others_and_is_named():
+    blocked, other = Gated(), Kept()
+    background = Background([blocked, other], draw, capacity=2)
+    begin = time.monotonic()
+    audits(background, [0])
+    assert blocked.begun.wait(TIMEOUT)
+    for step in range(1, 6):
+        audits(background, [step])
+        while other.steps[-1:] != [step]:  # the other one goes on meanwhile
+            assert time.monotonic() - begin < TIMEOUT
+            time.sleep(0.001)
+    told = "Pictures of 3 audits were dropped, because Gated is slow or blocked."
+    assert messages(background) == [told]
+
+    background.drain(timeout=0.2)
+    assert messages(background) == [told]  # one that was being written, two that waited
+    begin = time.monotonic()
+    background.close(timeout=TIMEOUT)  # given up: not waited for again
+    assert time.monotonic() - begin < TIMEOUT / 2
+    assert messages(background) == []
+    assert (blocked.closed, other.closed) == (0, 1)
+
+    blocked.gate.set()
+    while blocked.steps != [0]:
+        time.sleep(0.001)
+    audits(background, [9])
+    background.drain()
+    assert blocked.steps == [0, 9]  # it came back
+
+
+def test_of_a_slow_sink_nothing_is_lost_at_the_end():
+    slow = Gated()
+    background = Background([slow], draw)
+    audits(background, [1])
+    assert slow.begun.wait(TIMEOUT)
+    audits(background, [2, 3])
+    threading.Timer(0.3, slow.gate.set).start()
+    background.drain()
+    assert slow.steps == [1, 2, 3]
+    assert background.errors() == []
+
+
+def test_where_no_thread_can_be_started_nothing_else_is_lost(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    sink = Kept()
+    background = Background([sink], draw)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        audits(background, [1])
+        background.drain()
+    assert messages(background) == ["Kept failed: RuntimeError: can't start new thread."]
+    audits(background, [2])
+    background.drain()
+    assert sink.steps == [2]
+
+
+def test_no_thread_is_left_when_all_is_written():
+    background = Background([Kept()], draw)
+    audits(background, [1])
+    background.drain()
+    assert not [thread for thread in threading.enumerate() if thread.name == "xai-callbacks Kept"]
+
+
+def test_draining_and_closing_an_unused_one():
+    sink = Kept()
+    background = Background([sink], draw)
+    background.drain()
+    background.close()
+    background.close()
+    assert sink.closed == 2
+    assert background.errors() == []
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda given: pickle.loads(pickle.dumps(given))])
+def test_copies_have_threads_of_their_own(copied):
+    sink = Steps()
+    background = Background([sink], draw)
+    audits(background, [1])
+    twin = copied(background)
+    background.drain()
+    audits(twin, [2])
+    twin.drain()
+    assert twin.errors() == []
+    assert sink.steps == [1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_while_a_sink_writes_goes_on_by_itself(tmp_path):
+    class ToFile(Gated):
+        def write(self, record, pictures):
+            if os.getpid() == parent:
+                super().write(record, pictures)
+            else:
+                (tmp_path / str(record.step)).touch()
+
+    parent, sink = os.getpid(), ToFile()
+    background = Background([sink], draw)
+    audits(background, [1])
+    assert sink.begun.wait(TIMEOUT)
+    child = os.fork()
+    if child == 0:
+        background.close(timeout=5)
+        audits(background, [2])
+        background.drain(timeout=5)
+        os._exit(0)
+    os.waitpid(child, 0)
+    sink.gate.set()
+    background.drain()
+    assert [path.name for path in tmp_path.iterdir()] == ["2"]
+    assert sink.steps == [1]
+
+
+def test_a_writer_that_ends_the_thread_once_costs_one_audit(tmp_path):
+    class GivesUp(SummaryWriter):
+        def add_image(self, tag, pixels, step, **options):
+            if step == 1:
+                raise SystemExit("the writer gives up")
+            super().add_image(tag, pixels, step, **options)
+
+    with GivesUp(tmp_path) as writer:
+        background = Background([TensorBoardSink(writer)], draw, capacity=9)
+        audits(background, range(6))
+        background.close()
+        assert messages(background) == ["TensorBoardSink failed: SystemExit: the writer gives up."]
+    assert image_steps(read_events(tmp_path), "audit_panel/0") == [0, 2, 3, 4, 5]

@@ -6,116 +6,125 @@ import dataclasses
 import math
 
 import pytest
-import torch
 
-from tests.tiny import centre_masks, tiny_net, tiny_probes
-from xai_callbacks import Auditor, ProbeSet
-from xai_callbacks.record import Estimate
-from xai_callbacks.sinks import detail_scalars, finite, main_scalars
-from xai_callbacks.sinks.scalars import layout
-
-
-@pytest.fixture(scope="module")
-def record():
-    auditor, net = Auditor(tiny_probes(36)), tiny_net()
-    auditor.audit(net)
-    return auditor.audit(net)
-
-
-def with_metrics(record, **metrics):
-    return dataclasses.replace(record, metrics=metrics, seconds={"explain": 0.25, "judge": 0.5})
-
-
-def test_every_metric_becomes_one_scalar_under_audit(record):
-    scalars = main_scalars(record)
-    assert scalars == {f"audit/{key}": estimate.value for key, estimate in record.metrics.items()}
-    of_maps = {"audit/gradcam/why/relevance_mass/core", "audit/gradcam/why/drift"}
-    assert {"audit/accuracy", "audit/switched"} | of_maps <= scalars.keys()
-
-
-def test_details_hold_what_exists_and_nothing_else(record):
-    estimates = {
-        "plain": Estimate(0.5, None, None, None, 6, 0),
-        "full": Estimate(0.5, 0.25, 0.75, 0.1, 40, 3),
-    }
-    assert detail_scalars(with_metrics(record, **estimates)) == {
-        "audit_detail/full/low": 0.25,
-        "audit_detail/full/high": 0.75,
-        "audit_detail/full/chance": 0.1,
-        "audit_detail/full/degenerate": 3.0,
-        "audit_detail/seconds": 0.75,
-    }
-
-
-def test_what_is_not_finite_is_left_out():
-    assert finite({"a": 1.0, "b": math.nan, "c": math.inf, "d": -math.inf, "e": 0.0}) == {"a": 1.0, "e": 0.0}
+from tests.sinks.given import ALARM, CALM, FULL, PLAIN, a_record
+from xai_callbacks.record import Estimate, Key
+from xai_callbacks.sinks import detail_scalars, finite, layout, main_scalars
 
 
 def charts(page):
     return {(category, name): chart for category, names in page.items() for name, chart in names.items()}
 
 
-def test_layout_names_only_tags_that_are_written(record):
-    written = finite({**main_scalars(record), **detail_scalars(record)}).keys()
-    tags = [tag for _kind, tags in charts(layout(record.metrics)).values() for tag in tags]
-    assert set(tags) <= written
-    assert len(tags) == len(set(tags))
-
-
-def test_layout_shows_every_metric(record):
-    tags = {tag for _kind, tags in charts(layout(record.metrics)).values() for tag in tags}
-    assert main_scalars(record).keys() <= tags
-
-
-def test_layout_groups_by_question_and_names_region_and_chance(record):
-    page = charts(layout(record.metrics, explainers=["gradcam"]))
-    key = "gradcam/why_rather_than/relevance_mass/core"
-    chance = record.metrics[key].chance
-    _kind, tags = page["audit: gradcam why rather than", f"relevance mass, core (chance {chance:.2g})"]
-    assert tags[0] == f"audit/{key}"
-
-
-def test_layout_groups_several_explainers_by_question_and_those_about_the_image_by_name():
-    estimate = Estimate(0.5, None, None, None, 6, 0)
-    keys = ("gradcam/why/drift", "occlusion/why/drift", "bright/relevance_mass/core", "bright/drift", "accuracy")
-    page = layout(dict.fromkeys(keys, estimate), explainers={"occlusion", "gradcam"})
-    assert {category: set(names) for category, names in page.items()} == {
-        "audit: gradcam why": {"drift"},
-        "audit: occlusion why": {"drift"},
-        "audit: bright": {"relevance mass, core", "drift"},
-        "audit: probes": {"accuracy"},
+def test_every_metric_becomes_one_scalar():
+    assert main_scalars(a_record(), "night") == {
+        "night/gradcam/why/relevance_mass/core": 0.5,
+        "night/accuracy": 0.5,
+        "night/cue/patch/effect": 0.5,
     }
 
 
-def test_layout_keeps_the_name_of_an_explainer_with_a_metric_of_the_same_name_apart():
-    """A novelty score may be called like an explainer."""
-    estimate = Estimate(0.5, None, None, None, 6, 0)
-    page = layout({"gradcam/why/drift": estimate, "novelty/gradcam/auroc": estimate}, explainers=["gradcam"])
-    assert set(page) == {"audit: gradcam why", "audit: novelty"}
+def test_details_are_the_intervals_of_what_findings_are_about():
+    assert detail_scalars(a_record()) == {
+        "audit_range/cue/patch/effect/low": 0.25,
+        "audit_range/cue/patch/effect/high": 0.75,
+    }
 
 
-def test_layout_draws_a_margin_where_there_is_an_interval(record):
-    page = charts(layout(record.metrics))
-    assert page["audit: probes", "confidence"] == [
-        "Margin",
-        ["audit/confidence", "audit_detail/confidence/low", "audit_detail/confidence/high"],
+def test_without_findings_the_accuracy_is_the_key_metric():
+    record = a_record(findings=(), metrics={"cue/patch/effect": FULL, "accuracy": FULL})
+    assert detail_scalars(record) == {"audit_range/accuracy/low": 0.25, "audit_range/accuracy/high": 0.75}
+    assert next(iter(layout(record))) == "audit: key metrics"
+    assert detail_scalars(a_record(findings=(), metrics={"cue/patch/effect": FULL})) == {}
+
+
+def test_findings_about_what_this_audit_has_not_are_passed_over():
+    lost = dataclasses.replace(ALARM, about="cue/tint/effect")
+    assert detail_scalars(a_record(findings=(lost, ALARM))) == detail_scalars(a_record())
+
+
+def test_what_is_not_finite_is_left_out():
+    assert finite({"a": 1.0, "b": math.nan, "c": math.inf, "d": -math.inf, "e": 0.0}) == {"a": 1.0, "e": 0.0}
+
+
+def test_key_metrics_stand_first_with_threshold_and_chance_in_the_title():
+    page = layout(a_record(findings=(ALARM, CALM)))
+    assert list(page) == ["audit: key metrics", "audit: gradcam why"]
+    assert page["audit: key metrics"] == {
+        "effect of the cue: patch (threshold 0.03, chance 0.1)": [
+            "Margin",
+            ["audit/cue/patch/effect", "audit_range/cue/patch/effect/low", "audit_range/cue/patch/effect/high"],
+        ],
+        "share of probes that are right (threshold 0.2)": ["Multiline", ["audit/accuracy"]],
+    }
+    assert list(page["audit: key metrics"]) == [
+        "effect of the cue: patch (threshold 0.03, chance 0.1)",
+        "share of probes that are right (threshold 0.2)",
     ]
-    few = Auditor(tiny_probes(4)).audit(tiny_net())
-    assert charts(layout(few.metrics))["audit: probes", "confidence"] == ["Multiline", ["audit/confidence"]]
+    assert page["audit: gradcam why"] == {
+        "share of the heat on the object (chance 0.1)": ["Multiline", ["audit/gradcam/why/relevance_mass/core"]]
+    }
 
 
-def test_layout_carries_the_prefix_of_the_logger(record):
-    tags = {tag for _kind, tags in charts(layout(record.metrics, "run7-")).values() for tag in tags}
+def test_all_thresholds_of_a_metric_are_named_once():
+    findings = [dataclasses.replace(ALARM, threshold=value) for value in (0.03, 0.1, 0.03, None)]
+    titles = layout(a_record(findings=tuple(findings)))["audit: key metrics"]
+    assert list(titles) == ["effect of the cue: patch (threshold 0.03, threshold 0.1, chance 0.1)"]
+
+
+def test_layout_shows_every_metric_once_and_only_tags_that_are_written():
+    record = a_record()
+    written = finite(main_scalars(record) | detail_scalars(record)).keys()
+    tags = [tag for _kind, tags in charts(layout(record)).values() for tag in tags]
+    assert set(tags) == written
+    assert len(tags) == len(set(tags))
+
+
+def test_metrics_without_a_value_have_no_chart():
+    nothing = Estimate(math.nan, chance=math.nan)
+    record = a_record(metrics={"accuracy": nothing, "cue/patch/effect": nothing, "drift": PLAIN})
+    assert [tags for _kind, tags in charts(layout(record)).values()] == [["audit/drift"]]
+
+
+def test_metrics_are_grouped_by_explainer_and_question_or_by_kind():
+    keys = ("gradcam/why/drift", "occlusion/why/drift", "bright/drift", "accuracy", "novelty/gradcam/auroc")
+    record = a_record(
+        metrics=dict.fromkeys(keys, PLAIN),
+        keys=(),
+        findings=(),
+        explainers=dict.fromkeys(("occlusion", "gradcam", "bright"), ""),
+    )
+    page = layout(record, name="night")
+    assert {category: list(names) for category, names in page.items()} == {
+        "night: key metrics": ["accuracy"],
+        "night: gradcam why": ["why, drift"],
+        "night: occlusion why": ["why, drift"],
+        "night: bright": ["drift"],
+        "night: novelty": ["gradcam, auroc"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("declared", "titles"),
+    [
+        ("cue/*/effect", ["effect: patch", "effect: red tint"]),
+        ("cue/*", ["effect: patch, effect", "effect: red tint, effect"]),
+        ("other", ["patch, effect", "red tint, effect"]),
+    ],
+)
+def test_titles_of_one_declaration_say_which_metric_they_are(declared, titles):
+    estimate = Estimate(0.5)
+    metrics = {"cue/patch/effect": estimate, "cue/red_tint/effect": estimate}
+    assert list(layout(a_record(metrics=metrics, findings=(), keys=(Key(declared, "effect"),)))["audit: cue"]) == titles
+
+
+def test_equal_words_for_two_metrics_do_not_hide_one():
+    keys = (Key("cue/a", "effect"), Key("cue/b", "effect"))
+    record = a_record(metrics=dict.fromkeys(("cue/a", "cue/b"), Estimate(0.5)), keys=keys, findings=())
+    assert list(layout(record)["audit: cue"]) == ["effect", "effect [cue/b]"]
+
+
+def test_layout_carries_the_prefix_of_the_logger():
+    tags = {tag for _kind, tags in charts(layout(a_record(), "run7-")).values() for tag in tags}
     assert all(tag.startswith("run7-audit") for tag in tags)
-
-
-def test_layout_of_probes_without_masks_has_no_localization():
-    record = Auditor(ProbeSet.from_tensors(torch.rand(4, 3, 8, 8))).audit(tiny_net())
-    assert set(layout(record.metrics)) == {"audit: probes", "audit: novelty"}
-
-
-def test_region_that_no_probe_has_is_no_scalar():
-    masks = {"core": centre_masks(4)["core"], "spurious": torch.zeros(4, 8, 8, dtype=torch.bool)}
-    record = Auditor(tiny_probes(4, masks=masks)).audit(tiny_net())
-    names = finite({**main_scalars(record), **detail_scalars(record)})
-    assert not [name for name in names if "spurious" in name]
+    assert "run7-audit_range/cue/patch/effect/low" in tags

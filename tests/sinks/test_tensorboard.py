@@ -1,47 +1,29 @@
-"""What is in the event files, read by TensorBoard's own reader."""
+"""Event files, read by TensorBoard's own reader."""
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from torch.utils.tensorboard import SummaryWriter
 
-from tests.tiny import image_steps, read_events, scalar_steps, tiny_net, tiny_probes
-from xai_callbacks import Auditor, Every, GradCAM, Occlusion, TensorBoardSink, Why
+from tests.sinks.given import FULL, PLAIN, a_picture, a_record, decoded
+from tests.tiny import image_steps, read_events, scalar_steps
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.sinks import PictureBook
-from xai_callbacks.sinks.scalars import layout
+from xai_callbacks.record import Estimate
+from xai_callbacks.sinks import TensorBoardSink, layout
 
 
-@pytest.fixture(scope="module")
-def record():
-    return Auditor(tiny_probes()).audit(tiny_net())
-
-
-def written(folder, records, probes=None, **options):
+def written(folder, records, pictures=(), **options):
     with SummaryWriter(folder) as writer:
-        sink = TensorBoardSink(writer, probes or tiny_probes(), **options)
+        sink = TensorBoardSink(writer, **options)
         for record in records:
-            sink.write(record)
+            sink.write(record, pictures)
         sink.close()
-    return read_events(folder), sink
-
-
-def at_steps(record, steps):
-    return [dataclasses.replace(record, step=step) for step in steps]
-
-
-def picture(event):
-    return np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+    return read_events(folder)
 
 
 def pages(events):
@@ -65,181 +47,117 @@ def pages(events):
     return found
 
 
-def test_each_drawn_probe_has_a_panel_and_a_filmstrip_at_every_audit(tmp_path, record):
-    events, _ = written(tmp_path, at_steps(record, [0, 10]), max_panels=2)
-
-    assert sorted(events.Tags()["images"]) == [
-        *(f"audit_filmstrip/{name}" for name in ("000_probe_000", "005_probe_005")),
-        "audit_novelty/gradnorm/most_novel",
-        *(f"audit_panel/{name}" for name in ("000_probe_000", "005_probe_005")),
-    ]
-    for tag in events.Tags()["images"]:
-        assert image_steps(events, tag) == [0, 10]
+@pytest.mark.parametrize("colour", [None, (200, 30, 40)])
+def test_a_picture_is_written_as_it_is_encoded(tmp_path, colour):
+    picture = a_picture(step=7, colour=colour)
+    events = written(tmp_path, [a_record(7)], [picture])
+    (event,) = events.Images("audit_panel/003_cat")
+    assert (event.step, event.width, event.height) == (7, 32, 24)
+    assert event.encoded_image_string == picture.encoded()
+    assert picture.mime == ("image/jpeg" if colour is None else "image/png")
 
 
-def test_pictures_arrive_pixel_by_pixel(tmp_path, record):
-    events, _ = written(tmp_path, [record], max_panels=1)
-    expected = PictureBook(tiny_probes(), 1).panel(record, 0)
-    assert np.array_equal(picture(events.Images("audit_panel/000_probe_000")[0]), expected)
+def test_a_writer_with_an_add_image_of_its_own_is_given_pixels(tmp_path):
+    class Own(SummaryWriter):
+        def add_image(self, tag, pixels, step, *, dataformats):
+            super().add_image(f"own/{tag}", pixels, step, dataformats=dataformats)
+
+    picture = a_picture(step=7)
+    with Own(tmp_path) as writer:
+        TensorBoardSink(writer).write(a_record(7), [picture])
+    (event,) = read_events(tmp_path).Images("own/audit_panel/003_cat")
+    assert np.array_equal(decoded(event.encoded_image_string), picture.pixels)
 
 
-def test_scalars_are_those_of_the_record(tmp_path, record):
-    events, _ = written(tmp_path, at_steps(record, [3, 9]), max_panels=0)
+def test_a_writer_of_images_alone_is_given_nothing_else():
+    class Images:
+        tags = ()
 
-    for key, estimate in record.metrics.items():
-        assert [event.value for event in events.Scalars(f"audit/{key}")] == pytest.approx([estimate.value] * 2)
-        assert scalar_steps(events, f"audit/{key}") == [3, 9]
-    area = events.Scalars("audit_detail/gradcam/why/relevance_mass/core/chance")[0].value
-    assert area == pytest.approx(0.25)
-    assert events.Tags()["images"] == []
+        def add_image(self, tag, pixels, step, *, dataformats):
+            self.tags += (tag,)
+
+    writer = Images()
+    TensorBoardSink(writer).write(a_record(), [a_picture()])
+    assert writer.tags == ("audit_panel/003_cat",)
 
 
-def test_scalars_can_be_left_to_somebody_else(tmp_path, record):
-    events, _ = written(tmp_path, [record], max_panels=1, scalars=False)
+def test_pictures_can_be_read_at_once(tmp_path):
+    writer = SummaryWriter(tmp_path)
+    TensorBoardSink(writer).write(a_record(), [a_picture()])
+    assert image_steps(read_events(tmp_path), "audit_panel/003_cat") == [1]
+    writer.close()
+
+
+def test_scalars_are_those_of_the_record(tmp_path):
+    record = a_record(3, metrics={"cue/patch/effect": FULL, "drift": PLAIN, "empty": Estimate(math.nan)})
+    events = written(tmp_path, [record, a_record(9)])
+    assert scalar_steps(events, "audit/cue/patch/effect") == [3, 9]
+    assert [event.value for event in events.Scalars("audit_range/cue/patch/effect/high")] == [0.75, 0.75]
+    assert scalar_steps(events, "audit/drift") == [3]
+    assert "audit/empty" not in events.Tags()["scalars"]
+
+
+def test_scalars_can_be_left_to_the_logger(tmp_path):
+    events = written(tmp_path, [a_record()], scalars=False)
     assert events.Tags()["scalars"] == []
-    assert len(events.Tags()["images"]) == 3
+    assert len(pages(events)) == 1
 
 
-def test_metrics_without_a_value_are_left_out(tmp_path, record):
-    key = "gradcam/why/relevance_mass/core"
-    nothing = record.metrics[key]._replace(value=math.nan, chance=math.nan, valid=0, degenerate=6)
-    empty = dataclasses.replace(record, metrics={**record.metrics, key: nothing})
-    events, _ = written(tmp_path, [empty], max_panels=0)
-
-    assert f"audit/{key}" not in events.Tags()["scalars"]
-    assert events.Scalars(f"audit_detail/{key}/degenerate")[0].value == 6
-    tags = {tag for charts in pages(events)[-1].values() for tags in charts.values() for tag in tags}
-    assert tags <= set(events.Tags()["scalars"])
+def test_novelty_scores_are_histograms_of_what_is_finite(tmp_path):
+    values = torch.tensor([0.0, 0.25, math.nan, 1.0, math.inf], dtype=torch.float64)
+    nothing = torch.full((3,), math.nan, dtype=torch.float64)
+    events = written(tmp_path, [a_record(2, scores={"gradnorm": values, "odin": nothing})])
+    assert events.Tags()["histograms"] == ["audit_summary/scores_gradnorm"]
+    (event,) = events.Histograms("audit_summary/scores_gradnorm")
+    assert (event.step, event.histogram_value.num, event.histogram_value.sum) == (2, 3, 1.25)
 
 
-def test_layout_is_written_once_and_again_when_metrics_join(tmp_path):
-    auditor, net = Auditor(tiny_probes(3)), tiny_net()
-    records = [auditor.audit(net, step=step) for step in range(4)]
-    events, _ = written(tmp_path, records, tiny_probes(3), max_panels=0)
+def test_findings_are_text_the_most_alarming_first(tmp_path):
+    record = a_record(4, failed=("GradCAM() failed: no memory.",))
+    events = written(tmp_path, [record, a_record(5, findings=())])
+    (event,) = events.Tensors("audit/findings/text_summary")
+    assert event.step == 4
+    assert event.tensor_proto.string_val[0].decode() == (
+        "- **alarm** The cue patch is \\*used\\* \\<b>since\\</b> epoch 3.\n"
+        "- **pass** accuracy > 0.2.\n"
+        "- **left out** GradCAM() failed: no memory."
+    )
 
+
+def test_the_page_of_charts_is_written_once_and_again_when_metrics_join(tmp_path):
+    more = a_record(3, metrics={**a_record().metrics, "gradcam/why/drift": PLAIN})
+    events = written(tmp_path, [a_record(1), a_record(2), more, a_record(4)])
     first, second = pages(events)
-    assert "drift" not in first["audit: gradcam why"]
-    assert second["audit: gradcam why"]["drift"] == ["audit/gradcam/why/drift"]
-    title = "relevance mass, core (chance 0.25)"
-    tags = ["audit/gradcam/why/relevance_mass/core"]
-    assert second["audit: gradcam why"][title] == first["audit: gradcam why"][title] == tags
-    assert {title: set(charts) for title, charts in second.items()} == {
-        title: set(charts) for title, charts in layout(records[1].metrics, explainers=["gradcam"]).items()
+    assert first == {
+        category: {title: tags for title, (_, tags) in charts.items()}
+        for category, charts in layout(a_record()).items()
     }
+    # It stays although the fourth audit has no value for it.
+    assert second["audit: gradcam why"]["why, drift"] == ["audit/gradcam/why/drift"]
     tags = {tag for charts in second.values() for tags in charts.values() for tag in tags}
     assert tags <= set(events.Tags()["scalars"])
 
 
-def test_charts_stay_when_a_later_audit_has_no_value_for_them(tmp_path):
-    auditor, net = Auditor(tiny_probes(3)), tiny_net()
-    first, second = auditor.audit(net, step=0), auditor.audit(net, step=1)
-    key = "gradcam/why/soft_iou/core"
-    nothing = second.metrics[key]._replace(value=math.nan)
-    second = dataclasses.replace(second, metrics={**second.metrics, key: nothing})
-    events, _ = written(tmp_path, [first, second], tiny_probes(3), max_panels=0)
-    assert "soft iou, core (chance 0.57)" in pages(events)[-1]["audit: gradcam why"]
+def test_tags_begin_with_name_and_prefix(tmp_path):
+    events = written(tmp_path, [a_record()], tag_prefix="run7-", name="night", scalars=False)
+    assert events.Tags()["histograms"] == ["night_summary/scores_gradnorm"]
+    (page,) = pages(events)
+    assert page["night: key metrics"]["share of probes that are right (threshold 0.2)"] == ["run7-night/accuracy"]
 
 
-def test_charts_of_an_explainer_that_answers_now_and_then_stay_where_they_are(tmp_path):
-    probes = tiny_probes(3)
-    auditor, net = Auditor(probes, [Why()], explainers=[GradCAM(), Every(2, Occlusion(4))]), tiny_net()
-    records = [auditor.audit(net, step=step) for step in range(3)]
-    events, _ = written(tmp_path, records, probes, max_panels=0)
+def test_an_error_of_the_writer_is_raised(tmp_path):
+    class FullDisk(SummaryWriter):
+        def add_image(self, *args, **kwargs):
+            raise OSError(28, "No space left on device")
 
-    for page in pages(events):
-        assert {"audit: gradcam why", "audit: occlusion why"} <= page.keys()
-        assert "audit: occlusion" not in page
-    assert "drift" in pages(events)[-1]["audit: occlusion why"]
-    assert scalar_steps(events, "audit/occlusion/why/drift") == [2]
-    assert scalar_steps(events, "audit/occlusion/why/relevance_mass/core") == [0, 2]
-    assert scalar_steps(events, "audit/gradcam/why/relevance_mass/core") == [0, 1, 2]
-
-
-def test_an_audit_without_heatmaps_has_panels_and_no_filmstrips(tmp_path):
-    probes = tiny_probes(3)
-    record = Auditor(probes, explainers=[]).audit(tiny_net(), step=5)
-    events, _ = written(tmp_path, [record], probes, max_panels=2)
-
-    assert sorted(events.Tags()["images"]) == [
-        "audit_novelty/gradnorm/most_novel",
-        "audit_panel/000_probe_000",
-        "audit_panel/002_probe_002",
-    ]
-    assert image_steps(events, "audit_panel/000_probe_000") == [5]
-
-
-def test_filmstrip_of_twelve_audits_shows_the_first_and_the_last(tmp_path):
-    probes, auditor = tiny_probes(2), Auditor(tiny_probes(2))
-    records = [auditor.audit(tiny_net(seed=step), step=step) for step in range(12)]
-    events, sink = written(tmp_path, records, probes, max_panels=1)
-
-    shown = sink.film.frames
-    assert len(shown) == 8
-    assert (shown[0].step, shown[-1].step) == (0, 11)
-    tag = "audit_filmstrip/000_probe_000"
-    assert image_steps(events, tag) == list(range(12))
-    expected = PictureBook(probes, 1).filmstrip(shown, records[-1].headings, 0)
-    assert np.array_equal(picture(events.Images(tag)[-1]), expected)
-    without_the_first = PictureBook(probes, 1).filmstrip(shown[1:], records[-1].headings, 0)
-    assert not np.array_equal(expected, without_the_first)
-
-
-class FullDisk(SummaryWriter):
-    """A real writer on a disk that is full."""
-
-    def add_image(self, *args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-
-def test_error_of_the_writer_comes_to_light_when_closing(tmp_path, record):
-    writer = FullDisk(tmp_path)
-    sink = TensorBoardSink(writer, tiny_probes(), max_panels=1)
-    sink.write(record)
-    with pytest.raises(OSError, match="No space left"):
-        sink.close()
-    sink.close()  # told once
-    writer.close()
-
-
-def test_error_of_flushing_is_handed_on_with_those_of_drawing(tmp_path, record):
-    class Broken(FullDisk):
-        def flush(self):
-            raise OSError(5, "Input/output error")
-
-    sink = TensorBoardSink(Broken(tmp_path), tiny_probes(), max_panels=1)
-    sink.write(record)
-    assert [error.errno for error in sink.drain()] == [28, 5]
-
-
-def test_drained_sink_goes_on(tmp_path, record):
-    with SummaryWriter(tmp_path) as writer:
-        sink = TensorBoardSink(writer, tiny_probes(), max_panels=1)
-        for one in at_steps(record, [1, 2]):
-            sink.write(one)
-            assert sink.drain() == []
-    assert image_steps(read_events(tmp_path), "audit_panel/000_probe_000") == [1, 2]
-    assert [frame.step for frame in sink.film.frames] == [1, 2]
-
-
-def test_pictures_are_written_although_nobody_closes_the_sink(tmp_path):
-    script = f"""
-from torch.utils.tensorboard import SummaryWriter
-from tests.tiny import tiny_net, tiny_probes
-from xai_callbacks import Auditor, TensorBoardSink
-sink = TensorBoardSink(SummaryWriter({str(tmp_path)!r}), tiny_probes())
-sink.write(Auditor(tiny_probes()).audit(tiny_net(), step=3))
-"""
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).resolve().parents[2])
-    assert image_steps(read_events(tmp_path), "audit_panel/000_probe_000") == [3]
+    with FullDisk(tmp_path) as writer, pytest.raises(OSError, match="No space left"):
+        TensorBoardSink(writer).write(a_record(), [a_picture()])
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         *({"writer": value} for value in (None, "runs/1", 5, object())),
-        *({"probes": value} for value in (None, "probes.safetensors", [], 5)),
-        *({"max_panels": value} for value in (None, "4", 1.5, True, -1)),
-        *({"scale": value} for value in ("logit", 5, [0, 1])),
         *({"scalars": value} for value in (None, "yes", 1)),
         *({"tag_prefix": value} for value in (None, 5, ["a"])),
         *({"name": value} for value in (None, 5, "", "a b", ["a"])),
@@ -247,12 +165,4 @@ sink.write(Auditor(tiny_probes()).audit(tiny_net(), step=3))
 )
 def test_wrong_arguments_are_refused_at_construction(tmp_path, wrong):
     with SummaryWriter(tmp_path) as writer, pytest.raises(ConfigurationError, match=f"Expected `{next(iter(wrong))}`"):
-        TensorBoardSink(**({"writer": writer, "probes": tiny_probes()} | wrong))
-
-
-def test_a_sink_is_closed_by_its_block(tmp_path, record):
-    with SummaryWriter(tmp_path) as writer:
-        with TensorBoardSink(writer, tiny_probes(), max_panels=1) as sink:
-            sink.write(record)
-        assert sink.errors() == []
-    assert len(image_steps(read_events(tmp_path), "audit_panel/000_probe_000")) == 1
+        TensorBoardSink(**({"writer": writer} | wrong))

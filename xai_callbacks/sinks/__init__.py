@@ -1,24 +1,26 @@
-"""Where a record goes."""
+"""Sinks: where records and pictures go."""
 
-from xai_callbacks.sinks.background import BackgroundWriter
-from xai_callbacks.sinks.film import Film, FilmFrame
-from xai_callbacks.sinks.pictures import PictureBook, color_scale
-from xai_callbacks.sinks.rankings import most_novel, write_histograms
-from xai_callbacks.sinks.scalars import detail_scalars, finite, main_scalars
+from xai_callbacks.sinks.background import Background
+from xai_callbacks.sinks.base import Sink
+from xai_callbacks.sinks.choosing import sink_for
+from xai_callbacks.sinks.folder import FolderSink
+from xai_callbacks.sinks.image_logger import ImageLoggerSink
+from xai_callbacks.sinks.mlflow import MLflowSink
+from xai_callbacks.sinks.scalars import detail_scalars, finite, layout, main_scalars
 from xai_callbacks.sinks.tensorboard import TensorBoardSink
-from xai_callbacks.sinks.trend import Trend
+from xai_callbacks.sinks.wandb import WandbSink
 
 __all__ = [
-    "BackgroundWriter",
-    "Film",
-    "FilmFrame",
-    "PictureBook",
+    "Background",
+    "FolderSink",
+    "ImageLoggerSink",
+    "MLflowSink",
+    "Sink",
     "TensorBoardSink",
-    "Trend",
-    "color_scale",
+    "WandbSink",
     "detail_scalars",
     "finite",
+    "layout",
     "main_scalars",
-    "most_novel",
-    "write_histograms",
+    "sink_for",
 ]
