@@ -17,7 +17,7 @@ from xai_callbacks import ConfigurationError, ProbeSet, trials
 from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.audit.trial_runner import TrialRunner
 from xai_callbacks.interventions.cues import PasteCue, PatchCue, TintCue
-from xai_callbacks.metrics.summary import Estimate, PerProbe
+from xai_callbacks.metrics.summary import Estimate, PerProbe, summarize
 from xai_callbacks.trials import Answers, Trial, Views
 
 
@@ -87,7 +87,10 @@ def suited(trial, probes):
 def estimates(model, trial, probes, chunk_size=16):
     found = tried(model, probes, trial, chunk_size=chunk_size)
     assert found.failed == ()
-    return {key: value.summary() if isinstance(value, PerProbe) else value for key, value in found.judged.items()}
+    return {
+        key: summarize(value.values, chance=value.chance) if isinstance(value, PerProbe) else value
+        for key, value in found.judged.items()
+    }
 
 
 def test_the_contract_covers_what_is_exported():

@@ -21,8 +21,8 @@ from xai_callbacks.interventions.cues import (
     TintCue,
     WatermarkCue,
 )
+from xai_callbacks.interventions.cues.overlays import TEXTURES
 from xai_callbacks.interventions.cues.painted import balanced_variants
-from xai_callbacks.interventions.cues.texture import TEXTURES
 from xai_callbacks.interventions.fills import apply_fill, dilate
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.interventions.shown import Shown
@@ -114,15 +114,11 @@ def test_classes_are_given_by_name_or_index(points_to, expected):
 @pytest.mark.parametrize(
     ("points_to", "fields", "message"),
     [
-        (
-            "bleu",
-            {},
-            "Expected `points_to` of the cue 'patch' to be the name of a class, but got 'bleu'. Did you mean ",
-        ),
-        ("wolf", {}, "but got 'wolf'. The probes know red, green, blue."),
-        ("red", {"class_names": None}, "but got 'red'. The probes know none."),
-        (3, {}, "to be a class index from 0 below 3, but got 3"),
-        (-1, {"class_names": None}, "to be a class index from 0, but got -1"),
+        ("bleu", {}, "Expected `points_to` of the cue `patch` to name a class, but got 'bleu'. Did you mean 'blue'?"),
+        ("wolf", {}, "but got 'wolf'. A class is one of red, green, blue."),
+        ("red", {"class_names": None}, "but got 'red'. A class has no names: give its index."),
+        (3, {}, "to be the index of a class below 3, the number of outputs, but got 3"),
+        (-1, {"class_names": None}, "to be the index of a class, but got -1"),
     ],
 )
 def test_a_class_that_is_not_there_is_refused(points_to, fields, message):
@@ -143,9 +139,22 @@ def test_a_name_that_would_break_a_key_is_refused(name):
         PatchCue([0.0], 0, name=name)
 
 
-def test_variants_of_one_class_only_are_refused():
-    with pytest.raises(ConfigurationError, match=r"all point to 'red'\. Give one variant"):
-        PatchCue([[0.0], [1.0]], ["red", "red"]).check(scenes())
+def test_variants_of_one_class_are_compared_with_the_image_without_any():
+    given, cue = shown(scenes()), PatchCue(COLOURS[:2], ["blue", 2], size=0.3)
+    cue.check(given.probes)
+    twins = cue.twins(given)
+    assert twins.absent is twins.neutral is given.images
+    assert twins.points_to.tolist() == [2] * 12
+    rows = zip(twins.present, twins.region, strict=True)
+    colours = [tuple(image[:, region][:, 0].tolist()) for image, region in rows]
+    assert [colours.count(colour) for colour in COLOURS[:2]] == [6, 6]
+
+
+def test_a_twin_never_has_a_variant_of_the_same_class():
+    twins = PatchCue(COLOURS, ["red", "red", "blue"], size=0.3).twins(shown(scenes(30)))
+    for absent, points_to, region in zip(twins.absent, twins.points_to.tolist(), twins.region, strict=True):
+        seen = absent[:, region][:, 0].tolist()
+        assert seen in ([list(COLOURS[2])] if points_to == 0 else [list(COLOURS[0]), list(COLOURS[1])])
 
 
 def test_regression_probes_are_refused():
@@ -549,7 +558,6 @@ def test_a_cue_is_pasted_as_displayed_between_normalised_probes():
     [
         (lambda: PasteCue([0, 1]), "to be one class, that of the region, but got"),
         (lambda: PasteCue(0, fill="swap"), "Expected `fill` of the cue 'paste' to be one of black, white, local_mean"),
-        (lambda: PasteCue(0, fill="mean"), "but got 'mean'"),
         (lambda: PasteCue(0, fill="fog"), "but got 'fog'"),
         (lambda: PasteCue(0, grow=-1), "Expected `grow` to be an integer of 0 or more, but got -1"),
         (lambda: PasteCue(0, region="patch").check(scenes()), "`region` of 'paste' to be a region of the probes"),

@@ -17,7 +17,6 @@ from xai_callbacks.interventions.fills import FILLS, apply_fill, dilate
 
 every_fill = pytest.mark.parametrize("fill", FILLS)
 NAMES = ("a", "b", "c")
-MEAN = (0.2, 0.4, 0.6)
 
 
 def images(height: int = 12, width: int = 10, count: int = 3) -> torch.Tensor:
@@ -33,7 +32,7 @@ def masks(height: int = 12, width: int = 10, count: int = 3) -> torch.Tensor:
 
 
 def filled(fill: str, **changes):
-    arguments = {"images": images(), "masks": masks(), "fill": fill, "names": NAMES, "mean": MEAN} | changes
+    arguments = {"images": images(), "masks": masks(), "fill": fill, "names": NAMES} | changes
     return apply_fill(**arguments)
 
 
@@ -48,7 +47,7 @@ def test_pixels_outside_are_bit_identical_and_the_others_lie_in_the_display_rang
     before = torch.rand(2, 3, height, width, generator=generator)
     regions = torch.rand(2, height, width, generator=generator) < share
 
-    after = apply_fill(before, regions, fill, seed=seed, mean=MEAN)
+    after = apply_fill(before, regions, fill, seed=seed)
 
     outside = ~regions[:, None].expand_as(before)
     assert torch.equal(after[outside], before[outside])
@@ -113,17 +112,14 @@ def test_inference_mode_and_autocast_change_nothing(fill):
 
 
 @pytest.mark.parametrize("fill", ["local_mean", "gauss", "road"])
-@pytest.mark.parametrize(("mean", "colour"), [(MEAN, MEAN), (None, (0.5, 0.5, 0.5))])
-def test_a_region_that_is_the_whole_image_gets_the_mean_or_grey(fill, mean, colour):
-    after = filled(fill, masks=torch.ones(3, 12, 10, dtype=torch.bool), mean=mean)
-
-    assert torch.equal(after, torch.tensor(colour).view(1, 3, 1, 1).expand(3, 3, 12, 10))
+def test_a_region_that_is_the_whole_image_gets_grey(fill):
+    assert (filled(fill, masks=torch.ones(3, 12, 10, dtype=torch.bool)) == 0.5).all()
 
 
 # ---- one by one
 
 
-@pytest.mark.parametrize(("fill", "colour"), [("black", (0, 0, 0)), ("white", (1, 1, 1)), ("mean", MEAN)])
+@pytest.mark.parametrize(("fill", "colour"), [("black", (0, 0, 0)), ("white", (1, 1, 1))])
 def test_a_colour_fills_the_region(fill, colour):
     inside = filled(fill).permute(0, 2, 3, 1)[masks()]
 
@@ -252,12 +248,6 @@ def test_dilation_grows_in_eight_directions():
         ({"images": images() * torch.nan}, "but got values from nan to nan"),
         ({"masks": masks().float()}, r"Expected `masks` to be booleans \(N, H, W\), but got torch.float32"),
         ({"masks": masks()[:2]}, r"Expected `masks` to be \(3, 12, 10\), one for each image, but got \(2, 12, 10\)"),
-        ({"names": ["a"]}, "Expected `names` to be 3 names"),
-        ({"names": "abc"}, "Expected `names` to be 3 names"),
-        ({"seed": 1.5}, "Expected `seed` to be an integer"),
-        ({"mean": (0.1, 0.2)}, r"Expected `mean` to be one value in \[0, 1\], or one for each of 3 channels"),
-        ({"mean": (123.0,)}, "units of"),
-        ({"fill": "mean", "mean": None}, "Expected `mean` to be given for the fill 'mean', but got None"),
         (
             {"fill": "swap", "images": images()[:1], "masks": masks()[:1], "names": ["a"]},
             "two or more for 'swap', but got 1",

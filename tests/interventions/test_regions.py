@@ -1,4 +1,4 @@
-"""Regions kept, removed, halved, moved, and set on other backgrounds: exact cases and properties."""
+"""Regions halved and moved, and partners that lend backgrounds: exact cases and properties."""
 
 from __future__ import annotations
 
@@ -7,27 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.interventions.fills import apply_fill
-from xai_callbacks.interventions.regions import half_masks, keep, mixed_background, partners, placebo_masks, remove
+from xai_callbacks.interventions.regions import half_masks, partners, placebo_masks
 
 
 def box(top: int, left: int, height: int, width: int, size: tuple[int, int] = (12, 10)) -> torch.Tensor:
     mask = torch.zeros(1, *size, dtype=torch.bool)
     mask[:, top : top + height, left : left + width] = True
     return mask
-
-
-def images(count: int = 3) -> torch.Tensor:
-    return torch.rand(count, 3, 12, 10, generator=torch.Generator().manual_seed(1))
-
-
-def test_keep_fills_all_else_and_remove_fills_the_region():
-    masks = torch.cat([box(2, 3, 4, 5), box(0, 0, 12, 10), box(0, 0, 0, 0)])
-    inside = masks[:, None].float()
-
-    assert torch.equal(keep(images(), masks, "black"), images() * inside)
-    assert torch.equal(remove(images(), masks, "black"), images() * (1 - inside))
 
 
 # ---- halves
@@ -57,7 +43,7 @@ def test_keep_object_marks_the_half_opposite_to_the_object(place, marked):
 
 
 def test_there_is_a_half_for_each_image():
-    assert half_masks(images()[:, 0] > 0.5, (12, 10), "top").shape == (3, 12, 10)
+    assert half_masks(torch.rand(3, 12, 10) > 0.5, (12, 10), "top").shape == (3, 12, 10)
 
 
 # ---- placebos
@@ -124,7 +110,7 @@ def test_a_placebo_depends_on_seed_and_name_only():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# ---- partners and backgrounds
+# ---- partners
 
 
 @given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=12), seed=st.integers(0, 1000))
@@ -151,42 +137,3 @@ def test_partners_are_drawn_by_the_seed():
 
     assert torch.equal(partners(labels, seed=1), partners(labels, seed=1))
     assert not torch.equal(partners(labels, seed=1), partners(labels, seed=2))
-
-
-def test_mixed_background_sets_the_object_on_the_filled_background_of_the_partner():
-    masks = torch.cat([box(2, 3, 4, 5), box(6, 0, 3, 3), box(0, 0, 0, 0)])
-    others = torch.tensor([1, 2, 0])
-
-    mixed = mixed_background(images(), masks, images()[others], masks[others])
-
-    backgrounds = apply_fill(images(), masks, "local_mean")
-    for place, other in enumerate(others.tolist()):
-        assert torch.equal(mixed[place][:, masks[place]], images()[place][:, masks[place]])
-        assert torch.equal(mixed[place][:, ~masks[place]], backgrounds[other][:, ~masks[place]])
-
-
-# ---- refusals
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: keep(images(), torch.ones(3, 12, 10), "black"), "Expected `masks` to be booleans"),
-        (lambda: half_masks(None, (12, 10), "middle"), "Expected `half` to be one of top, .*, but got 'middle'"),
-        (lambda: half_masks(None, (12, 1), "top"), "Expected `size` to be an integer of 2 or more, but got 1"),
-        (lambda: half_masks(None, (12, 10), "keep_object"), "Expected `masks` for 'keep_object', but got None"),
-        (lambda: half_masks(box(0, 0, 1, 1), (10, 12), "top"), r"of `size` \(10, 12\), but got \(1, 12, 10\)"),
-        (lambda: placebo_masks(torch.ones(1, 2, 2)), "Expected `masks` to be booleans"),
-        (lambda: placebo_masks(box(0, 0, 1, 1), avoid=box(0, 0, 1, 1, (9, 9))), "Expected `avoid` to be"),
-        (lambda: placebo_masks(box(0, 0, 1, 1), names=["a", "b"]), "Expected `names` to be 1 names"),
-        (lambda: partners(torch.zeros(3)), r"Expected `labels` to be int64 \(N,\), but got torch.float32"),
-        (lambda: partners(torch.zeros(3).long(), "next"), "Expected `kind` to be 'same' or 'rand', but got 'next'"),
-        (
-            lambda: mixed_background(images(), box(0, 0, 1, 1).repeat(3, 1, 1), images(2), box(0, 0, 1, 1)),
-            r"Expected `others` to be \(3, 3, 12, 10\) as `images`, but got \(2, 3, 12, 10\)",
-        ),
-    ],
-)
-def test_arguments_out_of_range_are_refused(call, message):
-    with pytest.raises(ConfigurationError, match=message):
-        call()

@@ -475,7 +475,7 @@ def test_an_item_without_a_mask_gives_an_all_false_row():
         ({"mask": {"core": 2}}, "Did you mean 'masks'"),
         ({"image": None}, r"fields\['image'\]"),
         ({"image": True}, r"fields\['image'\]"),
-        ({"masks": "seg"}, "map region names"),
+        ({"masks": "seg"}, "map regions to keys"),
         ({"masks": {"core": 1.5}}, r"fields\['masks'\]\['core'\]"),
         ({"label": 1, "target": 1}, "got both"),
         (["image"], "mapping"),

@@ -52,12 +52,11 @@ class Hostile:
 @pytest.mark.parametrize(
     ("dataset", "said"),
     [
-        (Subset(PLAIN, [0, 1, 50]), "item 2 of the subset is index 50"),
-        (Subset(PLAIN, [0, -5]), "item 1 of the subset is index -5"),
-        (Subset(Subset(PLAIN, [0, 1]), [0, 7]), "below 2.* item 1 of the subset is index 7"),
-        (Subset(Subset(PLAIN, [9, 1]), [1]), "item 0 of the subset is index 9"),
-        (ConcatDataset([PLAIN, Subset(PLAIN, torch.tensor([0, 4]))]), "item 1 of the subset is index 4"),
-        (Subset(PLAIN, np.array([0, 4])), "item 1 of the subset is index 4"),
+        (Subset(PLAIN, [0, 1, 50]), "item 2 of the dataset .*IndexError"),
+        (Subset(PLAIN, [0, -5]), "item 1 of the dataset .*IndexError"),
+        (Subset(Subset(PLAIN, [0, 1]), [0, 7]), "item 1 of the dataset .*IndexError"),
+        (ConcatDataset([PLAIN, Subset(PLAIN, torch.tensor([0, 4]))]), "item 5 of the dataset .*IndexError"),
+        (Subset(PLAIN, np.array([0, 4])), "item 1 of the dataset .*IndexError"),
         (Subset(odd(), ["a", "b"]), "item [01] of the dataset"),
         (Subset(PLAIN, [2**70]), "item 0 of the dataset"),
         ([(IMAGE, 2**70)] * 3, "label of item 2 .*64 bits"),

@@ -13,7 +13,7 @@ from xai_callbacks.questions import (
     check_questions,
     default_questions,
 )
-from xai_callbacks.questions.classes import cross_entropy_toward
+from xai_callbacks.questions.kinds import cross_entropy_toward
 from xai_callbacks.tasks import MultiLabel, Regression, SingleLabel
 
 CLASSES = SingleLabel(width=4)
@@ -157,7 +157,7 @@ def test_each_score_belongs_to_its_image_alone(question):
         ),
         (lambda: Why(of=-1), "Expected `of`"),
         (lambda: Why(of=True), "Expected `of`"),
-        (lambda: WhyRatherThan(foil=3, fact=3), "to differ, but got 3 for both. WhyNotCertain"),
+        (lambda: WhyRatherThan(foil=3, fact=3), "to differ, but got 3 for both. Ask WhyNotCertain"),
         (lambda: WhyValueRatherThan(float("nan")), "Expected `value` to be a finite number or 'target', but got nan"),
         (lambda: WhyValueRatherThan("mean"), "Expected `value`"),
         (lambda: WhyValueRatherThan(True), "Expected `value`"),
@@ -197,9 +197,8 @@ def test_bad_arguments_are_refused_at_construction(make, message):
         ([Why()], Regression(("blur", "noise"), 2), True, "Name one, by index or name: 'blur', 'noise'"),
         ([WhyValueRatherThan()], VALUE, False, "Expected probes with `targets`"),
         ([WhyValueRatherThan(1.0)], CLASSES, True, "to suit single-label probes"),
-        ([], CLASSES, True, "at least one question"),
         ([Why(), Why()], CLASSES, True, "to differ, but got Why(of='predicted'), whose key 'why' another has too"),
-        (["why"], CLASSES, True, "a list of questions such as Why(), but got 'why' of type str"),
+        (["why"], CLASSES, True, "a list of questions such as Why(), but got str 'why'"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_before_it_is_asked(questions, task, labelled, message):

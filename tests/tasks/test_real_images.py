@@ -87,7 +87,8 @@ def test_pairs_of_clothes_are_labelled_and_each_label_is_explained_on_its_own_ha
     )
     loss = lambda logits, labels: nn.functional.binary_cross_entropy_with_logits(logits, labels.float())  # noqa: E731
     probes = ProbeSet.from_tensors(shown, known, class_names=CLOTHES)
-    callback = AuditCallback(probes, [Why(), Why("label"), Why("trousers"), WhyNotCertain()], max_panels=2)
+    auditor = Auditor(probes, [Why(), Why("label"), Why("trousers"), WhyNotCertain()])
+    callback = AuditCallback(auditor, max_panels=2)
     trainer, events = fitted(Lit(net, loss), callback, tmp_path, images, hot, epochs=6)
     record = callback.last_record
     assert record.predictions.shape == (96, 10)
@@ -157,7 +158,7 @@ def test_a_net_of_image_quality_predicts_and_explains_two_values(shared_data, tm
     images, targets, shown = patches(shared_data, 400)
     probes = ProbeSet.from_tensors(images[:40], targets=targets[:40], target_names=["blur", "noise"], pixels=shown[:40])
     questions = [Why("noise"), WhyValueRatherThan("target", of="blur"), WhyValueRatherThan(0.0, of="noise")]
-    callback = AuditCallback(probes, questions, max_panels=1)
+    callback = AuditCallback(Auditor(probes, questions), max_panels=1)
     trainer, events = fitted(Lit(net, nn.functional.mse_loss), callback, tmp_path, images, targets, epochs=3)
     record = callback.last_record
     assert record.predictions.shape == (40, 2)

@@ -9,6 +9,7 @@ from xai_callbacks import ProbeSet
 from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.audit.trial_runner import TrialRunner
 from xai_callbacks.interventions.cues import FunctionCue, PasteCue, PatchCue, TextureCue, TintCue, WatermarkCue
+from xai_callbacks.metrics.summary import PerProbe, summarize
 from xai_callbacks.trials import BackgroundTrial, CueTrial, HalfTrial, NoiseTrial, RegionTrial
 
 HEIGHT, WIDTH = 12, 10
@@ -102,7 +103,10 @@ def values(model, probes, *trials, chunk_size=5):
     """Estimates by key; nothing may fail."""
     found = tried(model, probes, *trials, chunk_size=chunk_size)
     assert found.failed == ()
-    return {key: judged.summary() if hasattr(judged, "summary") else judged for key, judged in found.judged.items()}
+    return {
+        key: summarize(judged.values, chance=judged.chance) if isinstance(judged, PerProbe) else judged
+        for key, judged in found.judged.items()
+    }
 
 
 def every_trial():

@@ -32,6 +32,7 @@ from xai_callbacks.interventions.cues import Cue, FunctionCue, PasteCue, PatchCu
 from xai_callbacks.interventions.fills import dilate
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.interventions.shown import Shown
+from xai_callbacks.metrics.summary import summarize
 from xai_callbacks.trials import CueTrial
 
 KEYS = {
@@ -153,6 +154,22 @@ def test_a_single_cue_against_none_by_hand():
     torch.testing.assert_close(judged["cue/patch/effect"].values, hit.double() * rise, rtol=0, atol=1e-7)
     torch.testing.assert_close(judged["cue/patch/effect_logit"].values, hit.double() * (20 - 20 / 3), rtol=0, atol=1e-5)
     assert found["effect"].valid == 12
+
+
+@pytest.mark.parametrize(("colours", "points_to"), [(COLOURS[:2], [0, 0]), (COLOURS, [0, 0, 2])])
+def test_variants_of_one_class_are_one_cue_and_never_twins(colours, points_to):
+    model = Reads(CUE)
+    with torch.no_grad():
+        # Red and green are class 0, blue is class 2, grey is class 1.
+        model.head.weight.copy_(GAIN * torch.tensor([[1.0, 1.0, -1.0], [0.5, 0.5, 0.5], [0.0, 0.0, 1.0]]))
+    found = values(model, scenes(24), CueTrial(PatchCue(colours, points_to, at="spurious")))
+
+    assert found["cue/patch/effect"].value > 0.5
+    assert found["cue/patch/effect"].valid == 24
+    assert found["cue/patch/spurious_score"].value == 1
+    if len(colours) == 3:
+        # Of two variants of class 0, one against the other, the answers would be alike.
+        assert found["cue/patch/consistency"].value == 0
 
 
 def test_the_answer_as_shown_counts_as_the_answer_without_a_cue():
@@ -278,7 +295,8 @@ def test_a_logit_that_is_not_finite_is_nan_for_its_probe_and_counted():
     assert 0 < int(broken.sum()) < 12
     for key in ("effect", "effect_logit", "flip_rate", "tv", "consistency", "pair_acc"):
         assert torch.equal(judged[f"cue/patch/{key}"].values.isnan(), broken), key
-    effect = judged["cue/patch/effect"].summary()
+    effect = judged["cue/patch/effect"]
+    effect = summarize(effect.values, chance=effect.chance)
     assert (effect.valid, effect.degenerate) == (12 - int(broken.sum()), int(broken.sum()))
     assert effect.value == pytest.approx(1, abs=1e-6)
 

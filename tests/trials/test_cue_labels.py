@@ -167,9 +167,8 @@ def test_a_cue_may_point_to_labels_by_name_or_index_and_to_no_other():
     assert of_patch(Finds(CUE), points_to=[0, 1, 2]) == of_patch(Finds(CUE))
     with pytest.raises(ConfigurationError, match="Did you mean 'red'"):
         patch(points_to=["rde", "green", "blue"]).check(labelled())
-    beyond = Auditor(labelled(class_names=None), trials=[patch(points_to=[0, 1, 7])], explainers=[])
     with pytest.raises(ConfigurationError, match="below 3"):
-        beyond.prepare(Finds(CUE))
+        Auditor(labelled(class_names=None), trials=[patch(points_to=[0, 1, 7])], explainers=[])
 
 
 def test_an_audit_tells_a_model_of_the_cue_from_one_of_the_object():

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.interventions.fills import ROUNDING
 from xai_callbacks.probes import ProbeSet
 
 __all__ = ["PixelScale"]
-
-# Resizing in float32 leaves [0, 1] by rounding.
-_ROUNDING = 1e-4
 
 # Values that a normalisation, undone, may leave outside [0, 1]: resizing overshoots at edges, a wrong scale everywhere.
 _OVERSHOOT, _OVERSHOOT_SHARE = 0.05, 0.05
@@ -33,10 +31,7 @@ class PixelScale:
 
     @classmethod
     def of(cls, probes: ProbeSet) -> PixelScale:
-        """The scale of a probe set.
-
-        Args:
-            probes: The probe set. Without `mean` and `std` its images must lie in [0, 1].
+        """The scale of a probe set; without `mean` and `std` its images must lie in [0, 1].
 
         Raises:
             ConfigurationError: It is unknown, or known wrongly, which values are black and white.
@@ -44,12 +39,22 @@ class PixelScale:
         known = probes.mean is not None and probes.std is not None
         mean, std = (probes.mean, probes.std) if known else ((0.0,), (1.0,))
         scale = cls(*(probes.images.new_tensor(values).view(-1, 1, 1) for values in (mean, std)))
-        margin, share = (_OVERSHOOT, _OVERSHOOT_SHARE) if known else (_ROUNDING, 0.0)
+        margin, allowed = (_OVERSHOOT, _OVERSHOOT_SHARE) if known else (ROUNDING, 0.0)
+        low, high, outside = torch.inf, -torch.inf, 0.0
         # Image by image, so that a large set is not copied as a whole.
-        ends = torch.stack([_ends(image * scale.std + scale.mean, margin) for image in probes.images])
-        outside = float(ends[:, 2].mean())
-        if outside > share:
-            raise ConfigurationError(_refusal(known, outside, float(ends[:, 0].min()), float(ends[:, 1].max())))
+        for image in probes.images:
+            original = image * scale.std + scale.mean
+            low, high = min(low, float(original.min())), max(high, float(original.max()))
+            outside += float(((original < -margin) | (original > 1 + margin)).float().mean()) / len(probes)
+        if outside > allowed:
+            found = f"{outside:.0%} of the values outside, from {low:.3g} to {high:.3g}"
+            raise ConfigurationError(
+                f"Expected the images of `probes` to lie in [0, 1] once `mean` and `std` are undone, but got {found}. "
+                "Give `mean` and `std` in units of [0, 1] pixels, as they are in the transform."
+                if known
+                else f"Expected `probes` to have `mean` and `std`, or images in [0, 1], but got neither: {found}. "
+                "Build the probe set with the `mean` and `std` of the transform."
+            )
         return scale
 
     def displayed(self, images: Tensor) -> Tensor:
@@ -57,28 +62,10 @@ class PixelScale:
         return (images * self.std + self.mean).clamp(0, 1)
 
     def expected(self, edited: Tensor, images: Tensor) -> Tensor:
-        """Edited images in [0, 1] as the model expects them; what was not edited is bit-identical to `images`.
+        """Edited images in [0, 1] as the model expects them; bit-identical to `images` wherever they were not edited.
 
         Args:
             edited: `(N, C, H, W)` in [0, 1].
-            images: What `displayed` was given.
+            images: The images that `displayed` was given.
         """
         return torch.where(edited == self.displayed(images), images, (edited - self.mean) / self.std)
-
-
-def _ends(image: Tensor, margin: float) -> Tensor:
-    outside = ((image < -margin) | (image > 1 + margin)).float().mean()
-    return torch.stack([image.min(), image.max(), outside])
-
-
-def _refusal(known: bool, outside: float, low: float, high: float) -> str:
-    found = f"{outside:.0%} of the values outside, from {low:.3g} to {high:.3g}"
-    if known:
-        return (
-            f"Expected the images of `probes` to lie in [0, 1] once `mean` and `std` are undone, but got {found}. Give "
-            "`mean` and `std` in units of [0, 1] pixels, as they are in the transform."
-        )
-    return (
-        f"Expected `probes` to have `mean` and `std`, or images in [0, 1], but got neither: {found}. Build the probe "
-        "set with the `mean` and `std` of the transform."
-    )

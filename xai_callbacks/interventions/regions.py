@@ -1,4 +1,4 @@
-"""Regions of images kept, removed, halved, moved elsewhere, or set on another background.
+"""Regions of images halved or moved elsewhere, and backgrounds of other images.
 
 A probe that has no such region is an all-False row of its masks. It stays one here: what comes back for it says nothing
 about the model, and is to be counted as missing.
@@ -11,16 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_integer
-from xai_callbacks.interventions.fills import (
-    apply_fill,
-    check_masks,
-    check_names,
-    check_regions,
-    named_generator,
-)
+from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.interventions.fills import named_generator
+from xai_callbacks.probes import ProbeSet
 
-__all__ = ["HALVES", "half_masks", "keep", "mixed_background", "partners", "placebo_masks", "remove"]
+__all__ = ["HALVES", "half_masks", "partners", "placebo_masks", "require_region"]
 
 HALVES: tuple[str, ...] = ("top", "bottom", "left", "right", "keep_object")
 """Names of the halves that `half_masks` marks."""
@@ -29,45 +24,30 @@ HALVES: tuple[str, ...] = ("top", "bottom", "left", "right", "keep_object")
 _OVERLAP = 0.2
 
 
-def keep(
-    images: Tensor,
-    masks: Tensor,
-    fill: str,
-    *,
-    names: Sequence[str] | None = None,
-    seed: int = 0,
-    mean: Sequence[float] | None = None,
-) -> Tensor:
-    """Show the region only (foreground-only): all else is filled. Arguments and errors as those of `apply_fill`.
+def require_region(region: str, probes: ProbeSet, argument: str, name: str) -> None:
+    """Refuse the name of a region that no probe has, an argument of the cue or trial `name`.
 
-    Of a probe without the region nothing is left.
+    Raises:
+        ConfigurationError: There are no masks of that name, or all are empty.
     """
-    check_regions(images, masks)
-    return apply_fill(images, ~masks, fill, names=names, seed=seed, mean=mean)
-
-
-def remove(
-    images: Tensor,
-    masks: Tensor,
-    fill: str,
-    *,
-    names: Sequence[str] | None = None,
-    seed: int = 0,
-    mean: Sequence[float] | None = None,
-) -> Tensor:
-    """Show all but the region (background-only): it is filled. Arguments and errors as those of `apply_fill`.
-
-    A probe without the region stays as it is.
-    """
-    return apply_fill(images, masks, fill, names=names, seed=seed, mean=mean)
+    if region not in probes.masks:
+        raise ConfigurationError(
+            f"Expected `{argument}` of {name!r} to be a region of the probes, but got {region!r}. They have "
+            f"{', '.join(probes.masks) or 'none; pass `masks=` when you build them'}."
+        )
+    if not probes.masks[region].any():
+        raise ConfigurationError(
+            f"Expected some probes to have the region {region!r}, `{argument}` of {name!r}, but none has. Add probes "
+            "that show it."
+        )
 
 
 def half_masks(masks: Tensor | None, size: tuple[int, int], half: str) -> Tensor:
     """Mark the half of each image that is to be filled.
 
-    Of an odd side the middle line is not marked. `keep_object` marks the half opposite to where the centre of mass of
-    the region lies, along the axis on which the centre is further from the middle as a share of the side; the lower or
-    right half where it is in the middle.
+    Of an odd side the middle line is not marked. `keep_object` marks the half opposite to the centre of mass of the
+    region, along the axis on which the centre is further from the middle as a share of the side; the lower or right
+    half where it is in the middle.
 
     Args:
         masks: `(N, H, W)` booleans, True on the object; required by `keep_object`.
@@ -77,18 +57,16 @@ def half_masks(masks: Tensor | None, size: tuple[int, int], half: str) -> Tensor
     Returns:
         `(N, H, W)` booleans; `(1, H, W)` without masks. With `keep_object`, the row of a probe without the region is
         all False: missing.
-
-    Raises:
-        ConfigurationError: An argument has the wrong shape, type or range.
     """
-    _check_half(masks, size, half)
-    halves = _halves(size)
-    if half != "keep_object":
+    height, width = size
+    halves = {name: torch.zeros(size, dtype=torch.bool) for name in HALVES[:-1]}
+    halves["top"][: height // 2] = True
+    halves["bottom"][height - height // 2 :] = True
+    halves["left"][:, : width // 2] = True
+    halves["right"][:, width - width // 2 :] = True
+    if masks is None or half != "keep_object":
         return halves[half].expand(1 if masks is None else len(masks), -1, -1).clone()
-    if masks is None:
-        raise ConfigurationError("Expected `masks` for 'keep_object', but got None. Pass the masks of the object.")
-    found = [halves[_half_without(mask)] & mask.any().cpu() for mask in masks]
-    return torch.stack(found).to(masks.device)
+    return torch.stack([halves[_half_without(mask)] & mask.any() for mask in masks])
 
 
 def placebo_masks(
@@ -109,24 +87,10 @@ def placebo_masks(
     Returns:
         `(N, H, W)` booleans. All False, missing, is the row of a probe without the region, and of a region too large
         to move away from itself within the image.
-
-    Raises:
-        ConfigurationError: An argument has the wrong shape, type or range.
     """
-    check_masks("masks", masks)
-    require_integer("seed", seed, minimum=0)
-    names = check_names(names, len(masks))
-    if avoid is not None:
-        check_masks("avoid", avoid)
-        if avoid.shape != masks.shape:
-            raise ConfigurationError(
-                f"Expected `avoid` to be {tuple(masks.shape)} as `masks`, but got {tuple(avoid.shape)}. "
-                "Take both from the same probe set."
-            )
-    avoided = torch.zeros_like(masks) if avoid is None else avoid
-    rows = zip(masks.cpu(), avoided.cpu(), names, strict=True)
-    moved = [_moved(mask, other, named_generator("placebo", seed, name)) for mask, other, name in rows]
-    return torch.stack(moved).to(masks.device)
+    named = [str(place) for place in range(len(masks))] if names is None else names
+    rows = zip(masks, torch.zeros_like(masks) if avoid is None else avoid, named, strict=True)
+    return torch.stack([_moved(mask, other, named_generator("placebo", seed, name)) for mask, other, name in rows])
 
 
 def partners(labels: Tensor, kind: str = "same", seed: int = 0) -> Tensor:
@@ -140,81 +104,23 @@ def partners(labels: Tensor, kind: str = "same", seed: int = 0) -> Tensor:
 
     Returns:
         `(N,)` int64 places in the batch, none its own; -1 where there is no other image of the class.
-
-    Raises:
-        ConfigurationError: An argument has the wrong shape, type or range.
     """
-    if labels.ndim != 1 or labels.dtype != torch.int64:
-        raise ConfigurationError(
-            f"Expected `labels` to be int64 (N,), but got {labels.dtype} {tuple(labels.shape)}. Pass class numbers."
-        )
-    if kind not in ("same", "rand"):
-        raise ConfigurationError(f"Expected `kind` to be 'same' or 'rand', but got {kind!r}.")
-    require_integer("seed", seed, minimum=0)
     generator = named_generator("partners", seed, kind)
-    places = labels.cpu()
-    found = [_partner(places, place, kind, generator) for place in range(len(places))]
-    return torch.tensor(found, dtype=torch.int64, device=labels.device)
-
-
-def mixed_background(
-    images: Tensor,
-    masks: Tensor,
-    others: Tensor,
-    other_masks: Tensor,
-    fill: str = "local_mean",
-    *,
-    names: Sequence[str] | None = None,
-    seed: int = 0,
-    mean: Sequence[float] | None = None,
-) -> Tensor:
-    """Set the object of each image on the background of another one, whose own object is filled first.
-
-    An image without the region becomes the background only; another one without it is taken as it is.
-
-    Args:
-        images: `(N, C, H, W)` floats in [0, 1], before normalisation.
-        masks: `(N, H, W)` booleans, True on the object.
-        others: The images that lend their backgrounds, as `images`; see `partners`.
-        other_masks: `(N, H, W)` booleans, True on their objects.
-        fill: One of `FILLS`, for the objects of the others.
-        names: Names of the others; see `apply_fill`.
-        seed: See `apply_fill`.
-        mean: See `apply_fill`.
-
-    Returns:
-        New images, without gradient: shape, type and device of `images`. The object is bit-identical.
-
-    Raises:
-        ConfigurationError: An argument has the wrong shape, type or range.
-    """
-    check_regions(images, masks)
-    if others.shape != images.shape:
-        raise ConfigurationError(
-            f"Expected `others` to be {tuple(images.shape)} as `images`, but got {tuple(others.shape)}. Take one for "
-            "each image, such as `images[partners(labels)]`."
-        )
-    with torch.inference_mode(mode=False), torch.no_grad():
-        backgrounds = remove(others, other_masks, fill, names=names, seed=seed, mean=mean)
-        return torch.where(masks.to(images.device)[:, None], images.detach(), backgrounds)
-
-
-def _halves(size: tuple[int, int]) -> dict[str, Tensor]:
-    height, width = size
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)[None, :]
-    lines = {
-        "top": rows < height // 2,
-        "bottom": rows >= height - height // 2,
-        "left": columns < width // 2,
-        "right": columns >= width - width // 2,
-    }
-    return {name: line.expand(height, width) for name, line in lines.items()}
+    found = torch.full_like(labels, -1)
+    for place in range(len(labels)):
+        others, label = torch.arange(len(labels)) != place, labels[place]
+        if kind == "rand" and others.any():
+            classes = torch.unique(labels[others])
+            label = classes[torch.randint(len(classes), (), generator=generator)]
+        candidates = (others & (labels == label)).nonzero().flatten()
+        if len(candidates):
+            found[place] = candidates[torch.randint(len(candidates), (), generator=generator)]
+    return found
 
 
 def _half_without(mask: Tensor) -> str:
     """Name of the half opposite to the centre of mass; any for an empty mask."""
-    places = mask.nonzero().double().cpu()
-    down, right = ((places.mean(dim=0) + 0.5) / torch.tensor(mask.shape) - 0.5).tolist()
+    down, right = ((mask.nonzero().double().mean(dim=0) + 0.5) / torch.tensor(mask.shape) - 0.5).tolist()
     if abs(right) > abs(down):
         return "left" if right > 0 else "right"
     return "top" if down > 0 else "bottom"
@@ -232,8 +138,7 @@ def _moved(mask: Tensor, avoid: Tensor, generator: torch.Generator) -> Tensor:
     if not elsewhere.any():
         return moved
     overlap = _shared(avoid, shape)
-    allowed = elsewhere & (overlap <= max(most, int(overlap[elsewhere].min())))
-    places = allowed.nonzero()
+    places = (elsewhere & (overlap <= max(most, int(overlap[elsewhere].min())))).nonzero()
     top, left = places[int(torch.randint(len(places), (), generator=generator))].tolist()
     moved[top : top + shape.shape[0], left : left + shape.shape[1]] = shape
     return moved
@@ -241,36 +146,8 @@ def _moved(mask: Tensor, avoid: Tensor, generator: torch.Generator) -> Tensor:
 
 def _shared(region: Tensor, shape: Tensor) -> Tensor:
     """Pixels of the region under the shape, for each place of the shape's corner within the image."""
-    size = (region.shape[0], region.shape[1])
-    spectrum = torch.fft.rfft2(region.double()) * torch.fft.rfft2(shape.double(), s=size).conj()
-    places = (size[0] - shape.shape[0] + 1, size[1] - shape.shape[1] + 1)
+    from scipy.signal import correlate
+
     # Counts are whole numbers; the transform is off by far less than a half.
-    shared: Tensor = torch.fft.irfft2(spectrum, s=size).round()[: places[0], : places[1]]
-    return shared
-
-
-def _partner(labels: Tensor, place: int, kind: str, generator: torch.Generator) -> int:
-    others = torch.arange(len(labels)) != place
-    if kind == "rand" and others.any():
-        classes = torch.unique(labels[others])
-        label = classes[torch.randint(len(classes), (), generator=generator)]
-    else:
-        label = labels[place]
-    candidates = (others & (labels == label)).nonzero().flatten()
-    if not len(candidates):
-        return -1
-    return int(candidates[torch.randint(len(candidates), (), generator=generator)])
-
-
-def _check_half(masks: Tensor | None, size: tuple[int, int], half: str) -> None:
-    if half not in HALVES:
-        raise ConfigurationError(f"Expected `half` to be one of {', '.join(HALVES)}, but got {half!r}.")
-    for side in size:
-        require_integer("size", side, minimum=2, hint="Give height and width in pixels.")
-    if masks is None:
-        return
-    check_masks("masks", masks)
-    if tuple(masks.shape[1:]) != tuple(size):
-        raise ConfigurationError(
-            f"Expected `masks` to be of `size` {tuple(size)}, but got {tuple(masks.shape)}. Pass the images' size."
-        )
+    shared = correlate(region.double().numpy(), shape.double().numpy(), mode="valid", method="fft")
+    return torch.from_numpy(shared).round()

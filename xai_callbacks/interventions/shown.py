@@ -1,4 +1,4 @@
-"""`Shown`: some probes of a set as they are displayed, with what is known of them."""
+"""`Shown`: some probes of a set as they are displayed."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ class Shown:
         return [self.probes.names[row] for row in self.rows.tolist()]
 
     def region(self, name: str) -> Tensor | None:
-        """Where a region of these probes lies, `(n, H, W)` bool; None if the set has no such region."""
+        """Place of a region of these probes, `(n, H, W)` bool; None if the set has no such region."""
         masks = self.probes.masks.get(name)
         return None if masks is None else masks[self.rows]

@@ -14,20 +14,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xai_callbacks.errors import ProbeSetError
+from xai_callbacks.errors import ProbeSetError, require_instance
 from xai_callbacks.probes.paths import no_file, to_path
-from xai_callbacks.probes.probe_set import ProbeSet
+from xai_callbacks.probes.probe_set import FACTS, TENSORS, ProbeSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FORMAT_VERSION", "load_probes", "save_probes"]
+__all__ = ["FORMAT_VERSION", "load_probes", "loaded", "save_probes"]
 
 FORMAT_VERSION = 2
 HEADER_KEY = "xai_callbacks.probes"
 MASK_PREFIX = "masks/"
-TENSORS = ("images", "pixels", "labels", "targets", "groups")
-FACTS = ("names", "class_names", "target_names", "group_names", "mean", "std")
 
 
 def save_probes(probes: ProbeSet, path: str | os.PathLike[str]) -> None:
@@ -64,11 +62,8 @@ def load_probes(path: str | os.PathLike[str]) -> ProbeSet:
         ProbeSetError: The file is missing, damaged, changed since it was written, or of another format.
     """
     path = to_path(path, "path")
-    why = no_file(path)
-    if why is not None:
-        raise ProbeSetError(
-            f"Expected `path` to be a file written by `ProbeSet.save`, but {str(path)!r} is no file: {why}."
-        )
+    if why := no_file(path):
+        raise ProbeSetError(f"Expected `path` to be a file of `ProbeSet.save`, but {str(path)!r} is no file: {why}.")
     tensors, metadata = _read(path)
     header = _header(path, metadata)
     try:
@@ -96,10 +91,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
 
 def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if HEADER_KEY not in metadata:
-        raise ProbeSetError(
-            f"Expected {str(path)!r} to be written by `ProbeSet.save`, but its header has no {HEADER_KEY!r}. "
-            "It is a safetensors file of another kind."
-        )
+        raise ProbeSetError(f"Expected {str(path)!r} to be written by `ProbeSet.save`, but it has no {HEADER_KEY!r}.")
     try:
         header = json.loads(metadata[HEADER_KEY])
     except (ValueError, RecursionError) as error:
@@ -108,9 +100,8 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(version, int) or version < 1:
         raise ProbeSetError(f"Expected the header of {str(path)!r} to tell its version, but got {version!r}.")
     if version != FORMAT_VERSION:
-        age, advice = ("a newer", "Upgrade the package to read it.")
-        if version < FORMAT_VERSION:
-            age, advice = ("an older", "Build the probe set anew, from the dataset, folder or tensors it came from.")
+        older = version < FORMAT_VERSION
+        age, advice = ("an older", "Build the probe set anew.") if older else ("a newer", "Upgrade the package.")
         raise ProbeSetError(
             f"Expected {str(path)!r} to be of format version {FORMAT_VERSION}, but got {version}: it was written by "
             f"{age} xai_callbacks. {advice}"
@@ -120,16 +111,21 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _assembled(tensors: dict[str, Tensor], header: Mapping[str, Any]) -> ProbeSet:
     regions = header["regions"]
-    expected = {MASK_PREFIX + region for region in regions}
-    unknown = set(tensors) - set(TENSORS) - expected
+    unknown = set(tensors) - set(TENSORS) - {MASK_PREFIX + region for region in regions}
     if unknown:
         raise ProbeSetError(f"tensor {sorted(unknown)[0]!r} does not belong to a probe set.")
-    return ProbeSet(
-        tensors["images"],
-        tensors.get("labels"),
-        targets=tensors.get("targets"),
-        pixels=tensors["pixels"],
-        groups=tensors.get("groups"),
-        masks={region: tensors[MASK_PREFIX + region] for region in regions},
-        **{name: header[name] for name in FACTS},
-    )
+    given: dict[str, Any] = {name: tensors.get(name) for name in TENSORS} | {name: header[name] for name in FACTS}
+    given |= {name: tensors[name] for name in ("images", "pixels")}
+    return ProbeSet(**given, masks={region: tensors[MASK_PREFIX + region] for region in regions})
+
+
+def loaded(probes: ProbeSet | str | os.PathLike[str], argument: str = "probes") -> ProbeSet:
+    """A probe set, read from its file if need be.
+
+    Raises:
+        ConfigurationError: It is neither a probe set nor a path.
+    """
+    if isinstance(probes, str | os.PathLike):
+        return ProbeSet.load(probes)
+    require_instance(argument, probes, ProbeSet, "a ProbeSet, see ProbeSet.from_dataset, or the path of a saved one")
+    return probes

@@ -7,18 +7,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from xai_callbacks.errors import ProbeSetError
 
-__all__ = ["entries", "inside", "no_file", "to_path"]
+__all__ = ["inside", "no_file", "to_path"]
 
 # Longer ones no system takes.
 _LONGEST = 4096
 
 
 def to_path(path: object, argument: str) -> Path:
-    """Check a path that is an argument.
-
-    Raises:
-        ProbeSetError: It is no path.
-    """
+    """Check a path that is an argument."""
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(text, str) or "\0" in text:
         raise ProbeSetError(f"Expected `{argument}` to be a path, but got {path!r}. Pass a text or a pathlib.Path.")
@@ -26,21 +22,16 @@ def to_path(path: object, argument: str) -> Path:
 
 
 def inside(root: Path, file: str) -> Path:
-    """Return the path of `file` under `root`.
-
-    Raises:
-        ProbeSetError: The path is absolute, has `..`, or leads out of `root` by a symbolic link.
-    """
+    """Path of `file` under `root`; refused if absolute, with `..`, or out of `root` by a symbolic link."""
     if len(file) > _LONGEST:
         raise ProbeSetError(
-            f"Expected paths of at most {_LONGEST:,} characters, but got one of {len(file):,}, which begins with "
-            f"{file[:40]!r}."
+            f"Expected a path of up to {_LONGEST:,} characters, but got {len(file):,}, which begins with {file[:40]!r}."
         )
-    posix, windows = PurePosixPath(file), PureWindowsPath(file)
     # Windows rules split at both kinds of slash, so they see `..` however it is written.
-    climbs = ".." in windows.parts
-    if not climbs and not posix.is_absolute() and not windows.is_absolute() and not windows.drive and "\0" not in file:
-        path = root / posix
+    windows = PureWindowsPath(file)
+    rooted = PurePosixPath(file).is_absolute() or windows.is_absolute() or bool(windows.drive)
+    if ".." not in windows.parts and not rooted and "\0" not in file:
+        path = root / PurePosixPath(file)
         try:
             if path.resolve().is_relative_to(root.resolve()):
                 return path
@@ -57,15 +48,3 @@ def no_file(path: Path) -> str | None:
     if os.path.isfile(path):
         return None
     return "it is a folder, a pipe or a device" if os.path.exists(path) else "there is no such file"
-
-
-def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted; names that begin with a dot are left out.
-
-    Raises:
-        ProbeSetError: The folder cannot be read.
-    """
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise ProbeSetError(f"Expected {str(folder)!r} to be a folder that can be read, but got: {error}.") from error

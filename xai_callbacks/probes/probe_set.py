@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import operator
+import hashlib
+import inspect
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec
 
 import numpy as np
 import torch
@@ -14,13 +16,32 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from xai_callbacks.errors import ProbeSetError
-from xai_callbacks.probes import checks, truth
-from xai_callbacks.probes.display import display_pixels
-from xai_callbacks.probes.fingerprint import fingerprint_of
-from xai_callbacks.probes.normalisation import to_normalisation, warn_if_forgotten
+from xai_callbacks.probes import checks
+from xai_callbacks.probes.display import display_pixels, to_normalisation, warn_if_forgotten
 from xai_callbacks.tasks import Task, task_of
 
-__all__ = ["ProbeSet"]
+__all__ = ["FACTS", "TENSORS", "ProbeSet"]
+
+TENSORS = ("images", "pixels", "labels", "targets", "groups")
+"""Attributes of a probe set that are tensors, or None."""
+FACTS = ("names", "class_names", "target_names", "group_names", "mean", "std")
+"""Attributes of a probe set that are tuples, or None."""
+
+P = ParamSpec("P")
+
+
+def _arguments_of(
+    constructor: Callable[Concatenate[ProbeSet, P], None],
+) -> Callable[[Callable[..., ProbeSet]], Callable[Concatenate[type[ProbeSet], P], ProbeSet]]:
+    """Give a class method the signature of the constructor."""
+
+    def decorated(method: Callable[..., ProbeSet]) -> Callable[Concatenate[type[ProbeSet], P], ProbeSet]:
+        cls, *others = inspect.signature(constructor).parameters.values()
+        signature = inspect.Signature([cls.replace(name="cls"), *others], return_annotation="ProbeSet")
+        method.__signature__ = signature  # type: ignore[attr-defined]
+        return method
+
+    return decorated
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -62,7 +83,7 @@ class ProbeSet:
     std: tuple[float, ...] | None
     fingerprint: str
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what is known of probes
         self,
         images: Tensor | Sequence[Tensor],
         labels: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
@@ -79,7 +100,7 @@ class ProbeSet:
         std: Sequence[float] | None = None,
     ) -> None:
         """Check everything and keep own copies; see `from_tensors`."""
-        truth.check_truth(labels, targets, class_names, target_names)
+        checks.check_truth(labels, targets, class_names, target_names)
         # Tensors made in inference mode could never take part in a gradient, which is what probes are for.
         with torch.inference_mode(mode=False), torch.no_grad():
             ids = checks.to_names(names, images)
@@ -87,19 +108,19 @@ class ProbeSet:
             size = (checked.shape[2], checked.shape[3])
             means, stds = to_normalisation(mean, std, checked.shape[1])
             classes, kinds = checks.to_texts(class_names, "class_names"), checks.to_texts(group_names, "group_names")
-            known = truth.to_targets(targets, ids)
+            known = checks.to_targets(targets, ids)
             shown = None if pixels is None else checks.to_pixels(pixels, ids, size)
             warn_if_forgotten(checked, shown, means, stds)
             content: dict[str, Any] = {
                 "images": checked,
                 "pixels": display_pixels(checked, means, stds) if shown is None else shown,
-                "labels": truth.to_labels(labels, ids, classes),
+                "labels": checks.to_labels(labels, ids, classes),
                 "targets": known,
-                "groups": truth.to_groups(groups, ids, kinds),
+                "groups": checks.to_groups(groups, ids, kinds),
                 "masks": checks.to_masks(masks, ids, size),
                 "names": ids,
                 "class_names": classes,
-                "target_names": truth.to_target_names(target_names, known),
+                "target_names": checks.to_target_names(target_names, known),
                 "group_names": kinds,
                 "mean": means,
                 "std": stds,
@@ -109,59 +130,19 @@ class ProbeSet:
             object.__setattr__(self, name, value)
 
     @classmethod
-    def from_tensors(
-        cls,
-        images: Tensor | Sequence[Tensor],
-        labels: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
-        *,
-        targets: Tensor | Sequence[float] | Sequence[Sequence[float]] | None = None,
-        pixels: Tensor | None = None,
-        names: Sequence[str] | None = None,
-        groups: Tensor | Sequence[int] | None = None,
-        masks: Mapping[str, Tensor | Sequence[Tensor | None]] | None = None,
-        class_names: Sequence[str] | None = None,
-        target_names: Sequence[str] | None = None,
-        group_names: Sequence[str] | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-    ) -> ProbeSet:
+    @_arguments_of(__init__)
+    def from_tensors(cls, *args: Any, **given: Any) -> ProbeSet:
         """Build a probe set from tensors in memory.
 
-        Args:
-            images: `(N, C, H, W)` floats as the model expects them, or N tensors `(C, H, W)`.
-            labels: `(N,)` class indexes; or `(N, K)` of 0, 1 and -1 (unknown), where an image may have several of K
-                labels. `(N, 1)` is one label that an image has or has not.
-            targets: `(N,)` regression values, or `(N, V)` of several; not together with `labels`.
-            pixels: `(N, H, W, 3)` uint8 for display; derived from `images` when left out (`display.display_pixels`).
-            names: Unique names; `probe_000`, ... when left out.
-            groups: `(N,)` group indexes, -1 for unknown.
-            masks: Region name to `(N, H, W)` masks (bool, or nonzero integers = inside), or N masks `(H, W)` where
-                None is a probe without the region.
-            class_names: Name of each class of the model, or of each of the K labels, by index.
-            target_names: Name of each of the V values, by index.
-            group_names: Name of each group, by index.
-            mean: Mean of the normalisation that the images went through, one value a channel.
-            std: Its standard deviation.
-
-        Warns of images within [0, 1] that are said to be normalised.
+        Arguments are the attributes of the set. Where these say more, `labels` `(N, 1)` are one label that an image has
+        or has not, `masks` may be nonzero integers or N masks `(H, W)` of which None is a probe without the region,
+        `names` are `probe_000`, ... and `pixels` derived from `images` when left out. Warns of images within [0, 1]
+        that are said to be normalised.
 
         Raises:
             ProbeSetError: Something is malformed; the message names the probe.
         """
-        return cls(
-            images,
-            labels,
-            targets=targets,
-            pixels=pixels,
-            names=names,
-            groups=groups,
-            masks=masks,
-            class_names=class_names,
-            target_names=target_names,
-            group_names=group_names,
-            mean=mean,
-            std=std,
-        )
+        return cls(*args, **given)
 
     @classmethod
     def from_dataset(
@@ -180,19 +161,15 @@ class ProbeSet:
     ) -> ProbeSet:
         """Choose a stratified, reproducible probe set from a map-style dataset.
 
-        The same dataset and seed give the same fingerprint, whatever the state of the random generators: random
-        augmentation runs under a seed of its own, and the global random streams are left exactly as they were.
-
-        Labels are read without decoding images where the dataset tells them (`targets`, `labels`, `TensorDataset`,
-        through `Subset` and `ConcatDataset`). Otherwise items are read in a seeded order until every class is full,
-        if the number of classes is known, else to the end.
+        The same dataset and seed give the same fingerprint: random augmentation runs under a seed of its own, and the
+        global random streams are left as they were. Images are not decoded where the dataset tells its labels
+        (`targets`, `labels`, `TensorDataset`, through `Subset` and `ConcatDataset`). Otherwise items are read in a
+        seeded order until every class is full, if the number of classes is known, else to the end.
 
         A label that is a vector of 0, 1 and -1 (unknown) makes a multi-label set: of each label the first `per_class`
-        items that have it, and as many that have none, each item once.
-
-        Float labels mean regression, unless class names are known: then `per_class * 10` probes are spread evenly
-        over the sorted targets (of 1000 or more randomly drawn items where targets are only found in the items), of
-        several values over the first.
+        items that have it, and as many that have none, each item once. Float labels mean regression, unless class names
+        are known: `per_class * 10` probes are spread evenly over the sorted targets, of several values over the first
+        (of 1000 or more randomly drawn items where the dataset does not tell its targets).
 
         Args:
             dataset: Items `(image, label)`, or whatever `fields` describes. Images are float tensors `(C, H, W)`,
@@ -200,8 +177,8 @@ class ProbeSet:
             per_class: Probes from each class, label or group. Where there are fewer, all are taken, with a warning.
             by: Draw from each `"label"` or from each `"group"` (which needs `fields["group"]`; unknown groups, -1,
                 are left out).
-            seed: Which probes are drawn, 0 to 2**32 - 1.
-            fields: Where things are in an item, as an index, key or attribute. Keys are `image`, `label`, `target`,
+            seed: Seed of the draw, 0 to 2**32 - 1.
+            fields: Index, key or attribute of each thing in an item. Keys are `image`, `label`, `target`,
                 `group`, `name` and `masks`, e.g. `{"image": "x", "label": "y", "masks": {"core": "seg"}}`.
             class_names: Names by class or label index; taken from `dataset.classes` when left out.
             target_names: Names of the values of a target, by index.
@@ -214,18 +191,8 @@ class ProbeSet:
         """
         from xai_callbacks.probes.dataset import build_from_dataset
 
-        return build_from_dataset(
-            dataset,
-            per_class,
-            by=by,
-            seed=seed,
-            fields=fields,
-            class_names=class_names,
-            target_names=target_names,
-            group_names=group_names,
-            mean=mean,
-            std=std,
-        )
+        names = {"class_names": class_names, "target_names": target_names, "group_names": group_names}
+        return build_from_dataset(dataset, per_class, by=by, seed=seed, fields=fields, names=names, mean=mean, std=std)
 
     @classmethod
     def from_folder(
@@ -257,7 +224,7 @@ class ProbeSet:
         """
         from xai_callbacks.probes.folder import build_from_folder
 
-        return build_from_folder(root, size=size, resize=resize, mean=mean, std=std, class_names=class_names)
+        return build_from_folder(root, size, resize, mean, std, class_names)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ProbeSet:
@@ -282,7 +249,7 @@ class ProbeSet:
 
     @property
     def task(self) -> Task:
-        """How outputs for these probes are read: a `SingleLabel`, `MultiLabel` or `Regression` task."""
+        """A `SingleLabel`, `MultiLabel` or `Regression` task, by which outputs for these probes are read."""
         return task_of(self.labels, self.targets, self.class_names or self.target_names)
 
     @property
@@ -303,22 +270,23 @@ class ProbeSet:
         Raises:
             ProbeSetError: No index, an index out of range, or a probe twice.
         """
-        rows = _rows(indices, len(self))
-        index = torch.tensor(rows, dtype=torch.int64)
-        return ProbeSet(
-            self.images[index],
-            labels=None if self.labels is None else self.labels[index],
-            targets=None if self.targets is None else self.targets[index],
-            pixels=self.pixels[index],
-            names=[self.names[row] for row in rows],
-            groups=None if self.groups is None else self.groups[index],
-            masks={region: mask[index] for region, mask in self.masks.items()},
-            class_names=self.class_names,
-            target_names=self.target_names,
-            group_names=self.group_names,
-            mean=self.mean,
-            std=self.std,
-        )
+        count = len(self)
+        try:
+            given = torch.as_tensor(indices)
+            # Bytes would be taken for bools.
+            index = torch.arange(count)[given.long() if given.dtype == torch.uint8 else given]
+            rows = [int(row) for row in index]
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise ProbeSetError(
+                f"Expected `indices` to be one or more whole numbers from {-count} to {count - 1}, or a bool tensor "
+                f"({count},), but got {indices!r}."
+            ) from error
+        parts: dict[str, Any] = {name: getattr(self, name) for name in FACTS}
+        parts["names"] = [self.names[row] for row in rows]
+        for name in TENSORS:
+            tensor = getattr(self, name)
+            parts[name] = None if tensor is None else tensor[index]
+        return ProbeSet(**parts, masks={region: mask[index] for region, mask in self.masks.items()})
 
     def class_name(self, k: int) -> str:
         """Return the name of class or label `k`, or the number itself where no name is known."""
@@ -337,32 +305,15 @@ class ProbeSet:
 
 
 def _fingerprint(content: Mapping[str, Any]) -> str:
-    tensors = {name: content[name] for name in ("images", "pixels", "labels", "targets", "groups")}
+    """16 hex characters of the SHA-256 of all content, in little-endian order: the same on every machine."""
+    digest = hashlib.sha256()
+    tensors = {name: content[name] for name in TENSORS if content[name] is not None}
     tensors |= {f"masks/{region}": mask for region, mask in content["masks"].items()}
-    facts = ("names", "class_names", "target_names", "group_names", "mean", "std")
-    return fingerprint_of(tensors, {name: content[name] for name in facts})
-
-
-def _rows(indices: Any, count: int) -> list[int]:
-    if isinstance(indices, np.ndarray):
-        indices = checks.as_tensor(indices, "indices")
-    if isinstance(indices, Tensor) and indices.dtype == torch.bool:
-        if tuple(indices.shape) != (count,):
-            raise ProbeSetError(f"Expected a bool `indices` to be ({count},), but got {tuple(indices.shape)}.")
-        indices = indices.nonzero().flatten()
-    try:
-        given = [_whole(index) for index in indices]
-    except (TypeError, RuntimeError) as error:
-        raise ProbeSetError(
-            f"Expected `indices` to be whole numbers, or a bool tensor ({count},), but got {indices!r}."
-        ) from error
-    for index in given:
-        if not -count <= index < count:
-            raise ProbeSetError(f"Expected `indices` to be from {-count} to {count - 1}, but got {index}.")
-    return [index % count for index in given]
-
-
-def _whole(index: Any) -> int:
-    if isinstance(index, bool):
-        raise TypeError("a list of bools says which only as a tensor")
-    return operator.index(index)
+    for name, tensor in sorted(tensors.items()):
+        array = np.ascontiguousarray(tensor.numpy())
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(json.dumps([name, array.dtype.str, list(array.shape)]).encode())
+        digest.update(array.data)
+    facts = {name: content[name] for name in FACTS if content[name] is not None}
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    return digest.hexdigest()[:16]

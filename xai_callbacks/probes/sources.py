@@ -1,4 +1,4 @@
-"""What a dataset says of itself, so that images need not be decoded to learn it."""
+"""Knowledge of a dataset about itself, so that images need not be decoded to learn it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from xai_callbacks.errors import ProbeSetError
-
-__all__ = ["Column", "check_subsets", "known_class_names", "known_column", "known_normalisation", "length"]
+__all__ = ["Column", "known_class_names", "known_column", "known_normalisation", "length"]
 
 T = TypeVar("T")
 Column = npt.NDArray[Any]
@@ -31,40 +29,21 @@ def length(dataset: Any) -> int | None:
         return None
 
 
-def check_subsets(dataset: Any) -> None:
-    """Refuse indices of `Subset`s, however deep, beyond the end of their dataset.
-
-    Raises:
-        ProbeSetError: There are such; the message names the first.
-    """
-    for part in dataset.datasets if isinstance(dataset, ConcatDataset) else ():
-        check_subsets(part)
-    if not isinstance(dataset, Subset):
-        return
-    check_subsets(dataset.dataset)
-    rows, count = _rows(dataset), length(dataset.dataset)
-    if rows is None or count is None:
-        return
-    outside = ((rows < -count) | (rows >= count)).nonzero()[0]
-    if len(outside):
-        item = int(outside[0])
-        raise ProbeSetError(
-            f"Expected the indices of a `Subset` to be below {count}, the number of items of its dataset, but item "
-            f"{item} of the subset is index {rows[item]}. Make the subset of the dataset it belongs to."
-        )
-
-
 def known_column(dataset: Any, key: int | str, attributes: Sequence[str]) -> Column | None:
     """Return one number for each item `(N,)`, or a vector `(N, K)`, if the dataset tells it without reading items.
 
     Args:
         dataset: `TensorDataset`s, datasets with one of `attributes`, and `Subset`s and `ConcatDataset`s of such.
-        key: Where the number is in an item (for `TensorDataset`).
+        key: Place of the number in an item (for `TensorDataset`).
         attributes: Names under which datasets keep the column.
     """
     if isinstance(dataset, Subset):
-        base, rows = known_column(dataset.dataset, key, attributes), _rows(dataset)
-        return None if base is None or rows is None else base[rows]
+        base = known_column(dataset.dataset, key, attributes)
+        try:
+            rows = np.asarray(dataset.indices)
+            return None if base is None or rows.ndim != 1 or rows.dtype.kind not in "iu" else base[rows]
+        except (IndexError, ValueError):
+            return None  # the items tell what is wrong
     if isinstance(dataset, ConcatDataset):
         parts = [known_column(part, key, attributes) for part in dataset.datasets]
         known = [part for part in parts if part is not None]
@@ -81,14 +60,12 @@ def known_column(dataset: Any, key: int | str, attributes: Sequence[str]) -> Col
 
 
 def known_class_names(dataset: Any) -> tuple[str, ...] | None:
-    """Return `dataset.classes`, also through `Subset` and `ConcatDataset`; of synonyms the first.
+    """`dataset.classes`, also through `Subset` and `ConcatDataset`; of synonyms the first.
 
     A dataset with a `target_transform` may give its labels another meaning, so its names are not used.
     """
-    if isinstance(dataset, Subset):
-        return known_class_names(dataset.dataset)
-    if isinstance(dataset, ConcatDataset):
-        return _unanimous([known_class_names(part) for part in dataset.datasets])
+    if (parts := _parts(dataset)) is not None:
+        return _unanimous([known_class_names(part) for part in parts])
     classes = _attribute(dataset, "classes")
     if _attribute(dataset, "target_transform") is not None or not isinstance(classes, (list, tuple)):
         return None
@@ -99,13 +76,18 @@ def known_class_names(dataset: Any) -> tuple[str, ...] | None:
 
 def known_normalisation(dataset: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return mean and std of the one `Normalize` in the transform of the dataset; None if none or several."""
-    if isinstance(dataset, Subset):
-        return known_normalisation(dataset.dataset)
-    if isinstance(dataset, ConcatDataset):
-        return _unanimous([known_normalisation(part) for part in dataset.datasets])
+    if (parts := _parts(dataset)) is not None:
+        return _unanimous([known_normalisation(part) for part in parts])
     transforms = (_attribute(dataset, "transform"), _attribute(dataset, "transforms"))
     found = {pair for transform in transforms for pair in _normalisations(transform, MAX_DEPTH)}
     return found.pop() if len(found) == 1 else None
+
+
+def _parts(dataset: Any) -> Sequence[Any] | None:
+    """Datasets that a `Subset` or a `ConcatDataset` is made of; None for any other."""
+    if isinstance(dataset, Subset):
+        return [dataset.dataset]
+    return dataset.datasets if isinstance(dataset, ConcatDataset) else None
 
 
 def _attribute(thing: Any, name: str) -> Any:
@@ -114,14 +96,6 @@ def _attribute(thing: Any, name: str) -> Any:
         return getattr(thing, name, None)
     except Exception:  # whatever a foreign property raises
         return None
-
-
-def _rows(subset: Any) -> npt.NDArray[np.int64] | None:
-    try:
-        rows = np.asarray(subset.indices)
-    except Exception:  # such as of lists of several lengths
-        return None
-    return rows.astype(np.int64) if rows.ndim == 1 and rows.dtype.kind in "iu" else None
 
 
 def _normalisations(transform: Any, depth: int) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:

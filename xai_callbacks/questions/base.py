@@ -1,27 +1,30 @@
 """The contract of questions: posed once, then scored of any outputs for altered versions of the same images.
 
 A question never looks inside the model. `Question.pose` reads the outputs of the probes and settles which output is
-asked about (the fact), what it is held against (the foil), or which value. What it returns, a `Posed`, turns outputs
-of these images, or of altered versions of them, into one differentiable scalar an image, which explainers explain.
+asked about (the fact), and the output (the foil) or value that it is held against. The `Posed` turns outputs of these
+images, or of altered versions of them, into one differentiable scalar an image, which explainers explain.
 """
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.tasks import Task
 
-__all__ = ["Posed", "Question", "pick", "refuse_task"]
+__all__ = ["Posed", "Question", "check_reference", "pick", "require_outputs", "resolve", "to_reference"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Posed(ABC):
-    """A question about N particular images; a subclass says how outputs are scored.
+    """A question about N particular images.
 
     Attributes:
         fact: The output asked about, `(N,)` int64; -1 for an image that has none, whose score is 0.
@@ -35,11 +38,7 @@ class Posed(ABC):
 
     @abstractmethod
     def score(self, outputs: Tensor) -> Tensor:
-        """The scalar to explain, `(N,)`, attached to the graph of `outputs`.
-
-        Args:
-            outputs: Logits `(N, K)` or values `(N, V)` of versions of the images, in their order.
-        """
+        """The scalar to explain `(N,)`, attached to the graph of outputs `(N, K)` of versions of the images."""
 
     def rows(self, index: Tensor) -> Self:
         """The same question about the images at `index` `(M,)`, each as often as it occurs there."""
@@ -99,13 +98,54 @@ def pick(outputs: Tensor, index: Tensor) -> Tensor:
     return chosen * (index >= 0) if bool((index < 0).any()) else chosen
 
 
-def refuse_task(question: Question, task: Task, wanted: str) -> None:
-    """Raise that a question does not suit a task.
+def require_outputs(question: Question, task: Task, *, logits: bool) -> None:
+    """Refuse a task whose outputs are values for a question about logits, or the reverse."""
+    if task.classifies != logits:
+        raise ConfigurationError(
+            f"Expected `questions` to suit {task.kind} probes, but got {question!r}, which asks about "
+            f"{'classes or labels' if logits else 'values'}. Float `targets` make probes of regression, integer "
+            "`labels` of classification."
+        )
 
-    Raises:
-        ConfigurationError: Always.
-    """
-    raise ConfigurationError(
-        f"Expected `questions` to suit {task.kind} probes, but got {question!r}, which asks about {wanted}. Float "
-        "`targets` make probes of regression, integer `labels` of classification."
-    )
+
+def to_reference(argument: str, value: object, words: Collection[str]) -> str | int:
+    """Check that an argument is a word or name, or an index, also one of NumPy or torch."""
+    if isinstance(value, str) and value.strip():
+        return value
+    try:
+        index = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # that is the question
+    except TypeError:  # arrays and tensors have `__index__` but not all of them are one whole number
+        index = -1
+    if index < 0:
+        raise ConfigurationError(
+            f"Expected `{argument}` to be {', '.join(map(repr, words))}, an index >= 0, or the name of a class, label "
+            f"or value, but got {value!r}."
+        )
+    return index
+
+
+def check_reference(argument: str, reference: str | int, words: Collection[str], task: Task, *, labelled: bool) -> None:
+    """Refuse an output that the task does not have, and `label` without labels."""
+    if reference == "label" and not labelled:
+        raise ConfigurationError(
+            f"Expected probes with `labels` because `{argument}` is 'label', but got none. Give the probes labels or "
+            f"ask about a {task.noun} by index or name."
+        )
+    if reference in words:
+        return
+    try:
+        task.index(argument, reference)
+    except ConfigurationError as error:
+        options = f" Or write {' or '.join(map(repr, words))}." if isinstance(reference, str) else ""
+        raise ConfigurationError(f"{error}{options}") from None
+
+
+def resolve(reference: str | int, outputs: Tensor, truth: Tensor | None, task: Task) -> Tensor:
+    """The output that a reference means for each image, `(N,)` int64, -1 for none."""
+    if reference == "predicted":
+        return task.most_probable(outputs)
+    if reference == "label":
+        if truth is None:
+            raise ConfigurationError("Expected probes with `labels` for a question about the label, but got none.")
+        return task.truth_of(truth, outputs)
+    return torch.full((len(outputs),), task.index("of", reference), dtype=torch.int64, device=outputs.device)

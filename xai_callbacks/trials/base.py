@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from xai_callbacks.interventions.shown import Shown
-from xai_callbacks.metrics.summary import Estimate, PerProbe
 from xai_callbacks.probes import ProbeSet
+from xai_callbacks.record import Estimate, Key, PerProbe
 
 __all__ = ["Answers", "Judged", "Trial", "Views"]
 
@@ -24,7 +24,7 @@ class Views:
     Attributes:
         images: By name of the view, `(n, C, H, W)` in [0, 1]. A tensor that is given twice, or the one that was shown,
             is not run twice.
-        facts: What the judgement must know of these probes beside the answers, `(n, ...)` by name.
+        facts: More about these probes that the judgement needs, `(n, ...)` by name.
     """
 
     images: Mapping[str, Tensor]
@@ -33,7 +33,7 @@ class Views:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What the model said of all probes.
+    """Outputs of the model for all probes.
 
     Attributes:
         given: Logits of the probes as they are, `(N, K)`, or values `(N, 1)` for regression.
@@ -50,10 +50,14 @@ class Trial(ABC):
     """An edit of the probes, and a judgement of what the model makes of it.
 
     Attributes:
-        name: What the keys of the trial begin with, such as `cue/patch`; differs from that of every other trial.
+        name: Beginning of the keys of the trial, such as `cue/patch`; differs from that of every other trial.
     """
 
     name: str
+
+    def keys(self) -> Sequence[Key]:
+        """Declare the keys of `judge`, for charts and expectations; what is not declared may have any value."""
+        return ()
 
     @abstractmethod
     def check(self, probes: ProbeSet) -> None:

@@ -1,4 +1,4 @@
-"""`RegionTrial`: what does a model lose with a region?"""
+"""Trials of regions: filled, set on other backgrounds, under noise, or the half of the image opposite to them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_instance, require_integer
-from xai_callbacks.interventions.cues.checks import require_region
-from xai_callbacks.interventions.fills import apply_fill, dilate
-from xai_callbacks.interventions.regions import partners, placebo_masks
+from xai_callbacks.errors import ConfigurationError, is_number, require_instance, require_integer
+from xai_callbacks.interventions.fills import FILLS, apply_fill, dilate, named_generator
+from xai_callbacks.interventions.regions import HALVES, half_masks, partners, placebo_masks, require_region
 from xai_callbacks.interventions.shown import Shown
-from xai_callbacks.metrics.regions import correct
-from xai_callbacks.metrics.summary import PerProbe
+from xai_callbacks.metrics.regions import correct, relative_sensitivity, spread
 from xai_callbacks.probes import ProbeSet
+from xai_callbacks.record import Key, PerProbe
 from xai_callbacks.trials.base import Answers, Judged, Trial, Views
-from xai_callbacks.trials.checks import require_fills, require_labels
 
-__all__ = ["RegionTrial"]
+__all__ = ["BackgroundTrial", "HalfTrial", "NoiseTrial", "RegionTrial"]
 
 # A placebo that hides more of another region than this shows what that region does.
 _HIDES = 0.2
@@ -27,12 +25,9 @@ _HIDES = 0.2
 class RegionTrial(Trial):
     """Fills a region, and elsewhere a place of the same shape, and looks how much accuracy is lost.
 
-    | key, after `region/<region>/` | meaning | range |
-    |---|---|---|
-    | `drop` | accuracy as shown minus accuracy with the region filled, mean over the fills | [-1, 1] |
-    | `drop/<fill>` | the same for each fill: their spread is what the fill itself does | [-1, 1] |
-    | `placebo_drop` | the same with the fill elsewhere, away from `core` and `spurious` | [-1, 1] |
-    | `drop_minus_placebo` | their difference; chance 0 | [-1, 1] |
+    `region/<region>/drop` is accuracy as shown minus accuracy with the region filled, mean over the fills, and
+    `drop_minus_placebo` that beside the same fill elsewhere, away from `core` and `spurious`; the others are declared
+    in `keys`.
 
     Both placebo metrics are NaN, and counted, for a region too large to move away from itself, and where its place
     elsewhere would hide more than a fifth of `core` or `spurious`.
@@ -42,28 +37,33 @@ class RegionTrial(Trial):
 
     Args:
         region: Name of the region.
-        fills: What takes its place, see `interventions.fills`; three or more, as each leaves a mark of its own. `swap`
-            takes the place from a probe of a class drawn at random.
+        fills: Take its place, see `interventions.fills`; three or more, as each leaves a mark of its own. `swap` fills
+            from a probe of a class drawn at random.
         grow: Pixels by which the region grows first, so that no rim stays behind.
-        seed: Seed of what is random.
+        seed: Seed of fills and draws.
     """
 
     def __init__(
         self, region: str, fills: Sequence[str] = ("local_mean", "blur", "swap"), *, grow: int = 1, seed: int = 0
     ) -> None:
-        require_instance("region", region, str, "the name of a region")
-        self.region = region
-        self.fills = require_fills(fills)
-        require_integer("grow", grow, minimum=0, hint="It is a number of pixels.")
-        require_integer("seed", seed, minimum=0)
-        self.grow = grow
-        self.seed = seed
+        _require_arguments(region, grow, seed)
+        self.fills = _require_fills(fills)
+        self.region, self.grow, self.seed = region, grow, seed
         self.name = f"region/{region}"
+
+    def keys(self) -> Sequence[Key]:
+        """See `Trial.keys`."""
+        words = {
+            "drop": "accuracy lost with the region filled, mean over the fills",
+            **{f"drop/{fill}": f"accuracy lost with the region filled by {fill}" for fill in self.fills},
+            "placebo_drop": "accuracy lost with as much filled elsewhere",
+            "drop_minus_placebo": "accuracy lost with the region, beyond what is lost with as much elsewhere",
+        }
+        return [Key(f"{self.name}/{key}", meaning, -1.0, 1.0, "0") for key, meaning in words.items()]
 
     def check(self, probes: ProbeSet) -> None:
         """See `Trial.check`; needs labels and the region, and two probes to swap."""
-        require_labels(probes, self.name)
-        require_region(self.region, probes, "region", self.name)
+        _require_labelled(probes, self.region, self.name)
         if "swap" in self.fills and len(probes) < 2:
             raise ConfigurationError(f"Expected two probes or more for the fill 'swap' of {self.name}, but got one.")
 
@@ -83,11 +83,10 @@ class RegionTrial(Trial):
 
     def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
         """See `Trial.judge`."""
-        assert probes.labels is not None  # noqa: S101  # `check` says so; narrows the type
-        given, has = correct(answers.given, probes.labels), answers.facts["has"]
-        right = {name: correct(outputs, probes.labels) for name, outputs in answers.views.items()}
-        drops = {fill: given - right[fill] for fill in self.fills}
-        placebo = torch.stack([given - right[f"placebo {fill}"] for fill in self.fills]).mean(dim=0)
+        given, has = correct(answers.given, _labels(probes)), answers.facts["has"]
+        lost = {name: given - correct(outputs, _labels(probes)) for name, outputs in answers.views.items()}
+        drops = {fill: lost[fill] for fill in self.fills}
+        placebo = torch.stack([lost[f"placebo {fill}"] for fill in self.fills]).mean(dim=0)
         drop = torch.stack(list(drops.values())).mean(dim=0)
         compared = {
             "drop": drop,
@@ -99,19 +98,261 @@ class RegionTrial(Trial):
         return {f"{self.name}/{key}": PerProbe(values.where(has, torch.nan), zero) for key, values in compared.items()}
 
     def _others(self, shown: Shown) -> Tensor:
-        """What a placebo should leave alone, `(n, H, W)`: the cue where the region is the object, and the reverse."""
-        avoid = torch.zeros(len(shown.images), *shown.images.shape[-2:], dtype=torch.bool)
-        for name in ("core", "spurious"):
-            found = None if name == self.region else shown.region(name)
-            avoid = avoid if found is None else avoid | found
-        return avoid
+        """Pixels that a placebo should leave alone, `(n, H, W)`: the object, the cue, or both."""
+        names = {"core", "spurious"} & set(shown.probes.masks) - {self.region}
+        none = torch.zeros(len(shown.images), *shown.images.shape[-2:], dtype=torch.bool)
+        return torch.stack([none, *(shown.probes.masks[name][shown.rows] for name in names)]).any(dim=0)
+
+
+class BackgroundTrial(Trial):
+    """Sets objects on backgrounds of other probes, of the same class and of another one.
+
+    `bg/gap` is accuracy on backgrounds of the own class minus that on backgrounds of a class drawn at random (Xiao et
+    al. 2021, with the sign of their text), `bg/only_acc` what the background alone gives away; see `keys`.
+
+    Objects are filled by `fill` before their background is lent. Probes lend that have the region themselves and a
+    background. `bg/rand_acc` and `bg/gap` are NaN for probes of a single class. Cost: four forward passes a probe.
+
+    Args:
+        region: Region of the object.
+        fill: Takes the place of what is removed. Its outline stays, and of a `blur` its colours, too, which may tell
+            the class: `bg/only_acc` is no less than what the background gives away.
+        grow: Pixels by which an object grows before it is filled, so that no rim stays behind.
+        seed: Seed of fills and draws.
+    """
+
+    def __init__(self, region: str = "core", fill: str = "local_mean", *, grow: int = 1, seed: int = 0) -> None:
+        _require_arguments(region, grow, seed)
+        (self.fill,) = _require_fills([fill], without=["swap"])
+        self.region, self.grow, self.seed = region, grow, seed
+        self.name = "bg"
+
+    def keys(self) -> Sequence[Key]:
+        """See `Trial.keys`."""
+        shares = {
+            "bg/same_acc": "right on backgrounds of the own class",
+            "bg/rand_acc": "right on backgrounds of a class drawn at random",
+            "bg/only_acc": "right with the object filled",
+            "fg/only_acc": "right with the background filled",
+        }
+        gap = Key("bg/gap", "accuracy on backgrounds of the own class minus that on others", -1.0, 1.0, "0")
+        return [*(Key(key, words, 0.0, 1.0, "1 / K", "share") for key, words in shares.items()), gap]
+
+    def check(self, probes: ProbeSet) -> None:
+        """See `Trial.check`; needs labels and the region."""
+        _require_labelled(probes, self.region, self.name)
+
+    def views(self, shown: Shown) -> Views:
+        """See `Trial.views`."""
+        probes = shown.probes
+        masks = probes.masks[self.region]
+        own, has = masks[shown.rows], _two_parts(masks)
+        images = {
+            "background": self._filled(shown.images, dilate(own, self.grow), shown.names),
+            "foreground": self._filled(shown.images, ~own, shown.names),
+        }
+        facts = {"has": has[shown.rows]}
+        for kind in ("same", "rand"):
+            places = _lenders(_labels(probes), has, kind, self.seed)[shown.rows]
+            facts[kind] = places >= 0
+            places = torch.where(places >= 0, places, shown.rows)
+            others = shown.scale.displayed(probes.images[places])
+            names = [probes.names[place] for place in places.tolist()]
+            backgrounds = self._filled(others, dilate(masks[places], self.grow), names)
+            images[kind] = torch.where(own[:, None], shown.images, backgrounds)
+        return Views(images, facts)
+
+    def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
+        """See `Trial.judge`."""
+        right = {name: correct(outputs, _labels(probes)) for name, outputs in answers.views.items()}
+        chance = torch.full_like(right["same"], 1 / answers.given.shape[1])
+        has, same, rand = (answers.facts[name] for name in ("has", "same", "rand"))
+
+        def over(values: Tensor, where: Tensor, level: Tensor) -> PerProbe:
+            # A probe with an object should have a value; one that no other lends a background to has none.
+            return PerProbe(values.where(where, torch.nan), level.where(has, torch.nan))
+
+        return {
+            "bg/same_acc": over(right["same"], same, chance),
+            "bg/rand_acc": over(right["rand"], rand, chance),
+            "bg/gap": over(right["same"] - right["rand"], same & rand, torch.zeros_like(chance)),
+            "bg/only_acc": over(right["background"], has, chance),
+            "fg/only_acc": over(right["foreground"], has, chance),
+        }
+
+    def _filled(self, images: Tensor, masks: Tensor, names: list[str]) -> Tensor:
+        return apply_fill(images, masks, self.fill, names=names, seed=self.seed)
+
+
+class NoiseTrial(Trial):
+    """Relative foreground sensitivity: is the model hurt more by noise on the object or by noise around it?
+
+    `rfs/<region>` is `(a_bg - a_fg) / (2 min(a, 1 - a))` in [-1, 1], with a_fg the accuracy under noise on the region,
+    a_bg under noise outside, and a their mean; positive for a model that goes by the object. NaN unless .05 < a < .95.
+    Moayeri et al. 2022; in our own tests it told no shortcut from none: context, not evidence. Cost: two forward passes
+    a probe and draw.
+
+    A probe has no value without the region, or without anything around it.
+
+    Args:
+        region: Region of the object.
+        sigma: Standard deviation of the noise, in units of [0, 1] pixels.
+        draws: How often noise is drawn.
+        seed: Seed of the noise.
+    """
+
+    def __init__(self, region: str = "core", *, sigma: float = 0.25, draws: int = 3, seed: int = 0) -> None:
+        _require_arguments(region, seed=seed)
+        if not is_number(sigma) or sigma <= 0:
+            raise ConfigurationError(
+                f"Expected `sigma` to be positive and finite, in units of [0, 1] pixels, but got {sigma!r}."
+            )
+        require_integer("draws", draws, minimum=1)
+        self.region, self.sigma, self.draws, self.seed = region, sigma, draws, seed
+        self.name = f"rfs/{region}"
+
+    def keys(self) -> Sequence[Key]:
+        """See `Trial.keys`."""
+        return [Key(self.name, "harm of noise around the region less that of noise on it", -1.0, 1.0, of="nothing")]
+
+    def check(self, probes: ProbeSet) -> None:
+        """See `Trial.check`; needs labels and the region."""
+        _require_labelled(probes, self.region, self.name)
+
+    def views(self, shown: Shown) -> Views:
+        """See `Trial.views`."""
+        masks = shown.probes.masks[self.region][shown.rows]
+        images = {}
+        for draw in range(self.draws):
+            streams = [named_generator(f"noise {draw}", self.seed, name) for name in shown.names]
+            noise = torch.stack([torch.randn(shown.images.shape[1:], generator=each) for each in streams])
+            noisy = (shown.images + self.sigma * noise).clamp(0, 1)
+            images[f"object {draw}"] = torch.where(masks[:, None], noisy, shown.images)
+            images[f"around {draw}"] = torch.where(masks[:, None], shown.images, noisy)
+        return Views(images, {"has": _two_parts(masks)})
+
+    def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
+        """See `Trial.judge`."""
+        right = {name: correct(outputs, _labels(probes)) for name, outputs in answers.views.items()}
+        inside, outside = (
+            torch.stack([right[f"{side} {draw}"] for draw in range(self.draws)]).mean(dim=0)
+            for side in ("object", "around")
+        )
+        return {self.name: relative_sensitivity(inside, outside, answers.facts["has"])}
+
+
+class HalfTrial(Trial):
+    """Overwrites half of the image in several ways: does the answer depend on what stands in the other half?
+
+    `fill/tv` is the mean total variation distance of the answers from their mean, `fill/disagree` the share of probes
+    whose answers differ.
+
+    Clean models fail it, too: it measures how a model stands missing parts, not shortcuts. Read it beside its value
+    before training. Cost: one forward pass a probe and fill.
+
+    Args:
+        half: The half to overwrite: `top`, `bottom`, `left`, `right`, or `keep_object` for the one opposite to the
+            region `core`.
+        fills: Two or more.
+        seed: Seed of the fills.
+    """
+
+    def __init__(
+        self, half: str = "keep_object", fills: Sequence[str] = ("white", "black", "uniform"), *, seed: int = 0
+    ) -> None:
+        if half not in HALVES:
+            raise ConfigurationError(f"Expected `half` to be one of {', '.join(HALVES)}, but got {half!r}.")
+        _require_arguments(seed=seed)
+        self.fills = _require_fills(fills, min_count=2, without=["swap"])
+        self.half, self.seed = half, seed
+        self.name = "fill"
+
+    def keys(self) -> Sequence[Key]:
+        """See `Trial.keys`."""
+        tv = Key("fill/tv", "distance of the answers from their mean over the fills", 0.0, 1.0)
+        return [tv, Key("fill/disagree", "answered differently by what fills the other half", 0.0, 1.0, unit="share")]
+
+    def check(self, probes: ProbeSet) -> None:
+        """See `Trial.check`; `keep_object` needs the region `core`."""
+        probes.task.require_classes("HalfTrial", single=True)
+        if self.half == "keep_object":
+            require_region("core", probes, "half='keep_object'", self.name)
+
+    def views(self, shown: Shown) -> Views:
+        """See `Trial.views`."""
+        height, width = shown.images.shape[-2:]
+        masks = half_masks(shown.region("core"), (height, width), self.half).expand(len(shown.images), -1, -1)
+        images = {fill: apply_fill(shown.images, masks, fill, names=shown.names, seed=self.seed) for fill in self.fills}
+        return Views(images, {"has": masks.flatten(1).any(dim=1)})
+
+    def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
+        """See `Trial.judge`."""
+        distance, disagree = spread(torch.stack([answers.views[fill] for fill in self.fills]))
+        has = answers.facts["has"]
+        return {
+            "fill/tv": PerProbe(distance.where(has, torch.nan)),
+            "fill/disagree": PerProbe(disagree.where(has, torch.nan)),
+        }
 
 
 def _filled(shown: Shown, masks: Tensor, fill: str, seed: int) -> Tensor:
     """One fill; `swap` takes its pixels from another probe of the whole set, whatever the chunk."""
-    labels = shown.probes.labels
-    if fill != "swap" or labels is None:
+    if fill != "swap":
         return apply_fill(shown.images, masks, fill, names=shown.names, seed=seed)
     # Not from a place further in the set: where that is ordered, it would be one of the same class.
-    others = shown.scale.displayed(shown.probes.images[partners(labels, "rand", seed)[shown.rows]])
+    places = partners(_labels(shown.probes), "rand", seed)[shown.rows]
+    others = shown.scale.displayed(shown.probes.images[places])
     return torch.where(masks[:, None], others, shown.images)
+
+
+def _lenders(labels: Tensor, suited: Tensor, kind: str, seed: int) -> Tensor:
+    """The probe that lends its background to each, `(N,)`: one whose object can be removed; -1 if there is none."""
+    rows = suited.nonzero()[:, 0]
+    found = torch.full_like(labels, -1)
+    if kind == "same" or len(torch.unique(labels[rows])) > 1:
+        places = partners(labels[rows], kind, seed)
+        found[rows] = torch.where(places >= 0, rows[places], -1)
+    return found
+
+
+def _require_arguments(region: object = "", grow: object = 0, seed: object = 0) -> None:
+    """Check what most trials are given: the name of a region, pixels by which it grows, and a seed."""
+    require_instance("region", region, str, "the name of a region")
+    require_integer("grow", grow, minimum=0, hint="It is a number of pixels.")
+    require_integer("seed", seed, minimum=0)
+
+
+def _require_labelled(probes: ProbeSet, region: str, name: str) -> None:
+    """Refuse probes of the trial `name` without labels that exclude each other, or without the region."""
+    if probes.labels is None:
+        raise ConfigurationError(
+            f"Expected labelled probes for the trial {name!r}, which counts right answers, but got none. Pass "
+            "`labels=` when you build them."
+        )
+    probes.task.require_classes(name, single=True)
+    require_region(region, probes, "region", name)
+
+
+def _labels(probes: ProbeSet) -> Tensor:
+    """Labels of probes that `_require_labelled` let pass."""
+    assert probes.labels is not None  # noqa: S101  # narrows the type
+    return probes.labels
+
+
+def _require_fills(fills: Sequence[str], *, min_count: int = 1, without: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names of `min_count` or more different fills, but for `without`."""
+    known = [fill for fill in FILLS if fill not in without]
+    usable = isinstance(fills, list | tuple) and all(isinstance(fill, str) and fill in known for fill in fills)
+    if not usable or len(fills) < min_count:
+        raise ConfigurationError(
+            f"Expected `fills` to be a list of {min_count} or more of {', '.join(known)}, but got {fills!r}."
+        )
+    if len(set(fills)) < len(fills):
+        raise ConfigurationError(f"Expected `fills` to be different ones, but got {fills!r}. Name each once.")
+    return tuple(fills)
+
+
+def _two_parts(masks: Tensor) -> Tensor:
+    """Whether images have something within the region and something around it, `(N,)`."""
+    pixels = masks.flatten(1)
+    return pixels.any(dim=1) & ~pixels.all(dim=1)

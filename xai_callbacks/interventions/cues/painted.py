@@ -1,30 +1,30 @@
-"""Cues that are painted on images: a patch, or a tint."""
+"""Cues that are painted on images: a patch, a tint, or one of the user's own."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError, require_instance
-from xai_callbacks.interventions.cues.base import Cue, Twins
-from xai_callbacks.interventions.cues.checks import require_channels, require_region, require_rows, require_share
-from xai_callbacks.interventions.fills import apply_fill, dilate, named_generator
+from xai_callbacks.interventions.cues.base import Cue, Twins, require_channels, require_rows, require_share
+from xai_callbacks.interventions.fills import ROUNDING, apply_fill, dilate, named_generator
+from xai_callbacks.interventions.regions import require_region
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["PaintedCue", "PatchCue", "TintCue", "balanced_variants"]
+__all__ = ["FunctionCue", "PaintedCue", "PatchCue", "TintCue", "balanced_variants"]
 
 
 class PaintedCue(Cue):
     """A cue that can be painted on any image; subclasses say how.
 
-    It is painted on images without any variant of it. With one variant, the twin of an image with the cue is the image
-    without. With more, it is the image with another variant that points to another class. Which variants an image gets
-    is balanced over the probes and independent of their labels.
+    It is painted on images without any variant of it. The twin of an image with the cue is the image with another
+    variant, which points to another class; where all variants point to one class, the image without the cue. The
+    variants are balanced over the probes and independent of their labels.
     """
 
     @abstractmethod
@@ -32,7 +32,7 @@ class PaintedCue(Cue):
         """Images with the variants `(n,)` int64 of the cue, `(n, C, H, W)` in [0, 1]."""
 
     def region(self, shown: Shown) -> Tensor | None:
-        """Where the cue is painted, `(n, H, W)` bool; None if everywhere."""
+        """Place of the cue, `(n, H, W)` bool; None if everywhere."""
         return None
 
     def neutral(self, shown: Shown) -> Tensor:
@@ -41,29 +41,20 @@ class PaintedCue(Cue):
 
     def twins(self, shown: Shown) -> Twins:
         """The images with one variant, and with another or none."""
-        targets, others = balanced_variants(self.classes(shown.probes), len(shown.probes), shown.seed)
-        targets, others = targets[shown.rows], others[shown.rows]
-        classes = torch.tensor(self.classes(shown.probes))
+        classes = self.classes(shown.probes)
+        variants, others = balanced_variants(classes, len(shown.probes), shown.seed)
+        variants = variants[shown.rows]
         neutral = self.neutral(shown)
         bare = replace(shown, images=neutral)
-        absent = neutral if len(classes) == 1 else self.paint(bare, others)
-        return Twins(self.paint(bare, targets), absent, neutral, classes[targets], self.region(shown))
-
-    def check(self, probes: ProbeSet) -> None:
-        """See `Cue.check`; several variants must not all point to one class."""
-        super().check(probes)
-        classes = self.classes(probes)
-        if len(classes) > 1 and len(set(classes)) == 1:
-            raise ConfigurationError(
-                f"Expected the variants of the cue {self.name!r} to point to different classes, but all point to "
-                f"{self.points_to[0]!r}. Give one variant, which is then compared with images without the cue."
-            )
+        absent = neutral if others is None else self.paint(bare, others[shown.rows])
+        return Twins(self.paint(bare, variants), absent, neutral, torch.tensor(classes)[variants], self.region(shown))
 
 
-def balanced_variants(classes: Sequence[int], count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Which variant each of `count` images gets, and which one its twin: two `(count,)` int64.
+def balanced_variants(classes: Sequence[int], count: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    """The variant of each of `count` images, and that of its twin: two `(count,)` int64.
 
-    Every variant is equally frequent, to one image, and a twin points to another class, each equally likely.
+    Every variant is equally frequent, to one image, and a twin points to another class, each equally likely. None for
+    the twins where all variants point to one class.
 
     Args:
         classes: Class that each variant points to.
@@ -72,22 +63,22 @@ def balanced_variants(classes: Sequence[int], count: int, seed: int) -> tuple[Te
     """
     generator = named_generator("variants", seed, str(count))
     variants = torch.arange(count)[torch.randperm(count, generator=generator)] % len(classes)
-    weights = (torch.tensor(classes)[:, None] != torch.tensor(classes)).float()
-    if len(classes) == 1:
-        return variants, variants
-    return variants, torch.multinomial(weights[variants], 1, generator=generator)[:, 0]
+    others = (torch.tensor(classes)[:, None] != torch.tensor(classes)).float()
+    if not others.any():
+        return variants, None
+    return variants, torch.multinomial(others[variants], 1, generator=generator)[:, 0]
 
 
 class PatchCue(PaintedCue):
     """A square of one colour in a corner, or a region of the probes filled with it.
 
-    A model that leans on a patch may know it by its colour, size, edges and place: one that looks otherwise than in
-    training may find nothing. Where the probes show the real one, take `at` their region, or `PasteCue`; in a corner,
+    A model that leans on a patch may know it by its colour, size, edges and place, and find nothing in one that looks
+    otherwise than in training. Where the probes show the real one, take `at` their region, or `PasteCue`; in a corner,
     their own cue stays beside it.
 
     Args:
         colours: Colour of each variant, one value a channel in [0, 1], or a single colour.
-        points_to: See `Cue`.
+        points_to: See `Cue`. Variants of one class are colours of one cue, as in `points_to=[0, 0]`.
         size: Side as a share of the shorter side of the image, in (0, 1].
         at: `corner`: the corner that shares least with `core`, drawn among equals; a gap of a sixth of the side
             remains where there is room. Else the name of a region, where the probes themselves carry the cue: with a
@@ -110,7 +101,7 @@ class PatchCue(PaintedCue):
         name: str = "patch",
     ) -> None:
         super().__init__(name, points_to)
-        self.colours = require_rows("colours", colours, len(self.points_to), self.name)
+        self.colours = require_rows("colours", colours, self)
         require_share("size", size, name)
         require_share("opacity", opacity, name)
         require_instance("at", at, str, "'corner' or the name of a region")
@@ -136,9 +127,7 @@ class PatchCue(PaintedCue):
 
     def region(self, shown: Shown) -> Tensor:
         """See `PaintedCue.region`."""
-        if self.at == "corner":
-            return self._corners(shown)
-        return shown.probes.masks[self.at][shown.rows]
+        return self._corners(shown) if self.at == "corner" else shown.probes.masks[self.at][shown.rows]
 
     def neutral(self, shown: Shown) -> Tensor:
         """Probes that carry the cue in a region of theirs are shown with that region filled."""
@@ -147,6 +136,7 @@ class PatchCue(PaintedCue):
         return apply_fill(shown.images, dilate(self.region(shown), 1), "local_mean", names=shown.names)
 
     def _corners(self, shown: Shown) -> Tensor:
+        """The square of each image, in one of the corners that share least with the object."""
         height, width = shown.images.shape[-2:]
         side = max(1, round(self.size * min(height, width)))
         gap = min(side // 6, min(height, width) - side)
@@ -155,9 +145,12 @@ class PatchCue(PaintedCue):
         for corner in range(4):
             marks[corner, spans[0][corner // 2], spans[1][corner % 2]] = True
         core = shown.region("core")
-        empty = torch.zeros(len(shown.images), height, width, dtype=torch.bool)
-        shared = torch.einsum("chw,nhw->nc", marks.float(), (empty if core is None else core).float())
-        chosen = [_least(row, self.name, shown, name) for row, name in zip(shared, shown.names, strict=True)]
+        chosen = []
+        for index, name in enumerate(shown.names):
+            shared = torch.zeros(4) if core is None else (marks & core[index]).flatten(1).sum(dim=1)
+            best = (shared == shared.min()).nonzero()[:, 0]
+            generator = named_generator(f"corner of {self.name}", shown.seed, name)
+            chosen.append(best[torch.randint(len(best), (), generator=generator)])
         return marks[torch.stack(chosen)]
 
 
@@ -181,7 +174,7 @@ class TintCue(PaintedCue):
         name: str = "tint",
     ) -> None:
         super().__init__(name, points_to)
-        self.gains = require_rows("gains", gains, len(self.points_to), self.name, most=None)
+        self.gains = require_rows("gains", gains, self, most=torch.inf)
 
     def check(self, probes: ProbeSet) -> None:
         """See `Cue.check`; there must be a factor for each channel."""
@@ -193,8 +186,65 @@ class TintCue(PaintedCue):
         return (shown.images * self.gains.to(shown.images.dtype)[variants][:, :, None, None]).clamp(0, 1)
 
 
-def _least(shared: Tensor, cue: str, shown: Shown, name: str) -> Tensor:
-    """One of the corners that share least with the object."""
-    best = (shared == shared.min()).nonzero()[:, 0]
-    generator = named_generator(f"corner of {cue}", shown.seed, name)
-    return best[torch.randint(len(best), (), generator=generator)]
+class FunctionCue(PaintedCue):
+    """A cue of the user's own.
+
+    Args:
+        function: Gets images `(n, C, H, W)` in [0, 1] and the variant of each, `(n,)` int64; returns the images with
+            the cue, of the same shape. It must do the same to an image at every call.
+        points_to: See `Cue`.
+        name: See `Cue`.
+        region: Gets the images, returns the place of the cue, `(n, H, W)` bool; None if everywhere or unknown.
+
+    Raises:
+        ConfigurationError: A function is not callable; when it is used, if it returns something else.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        points_to: int | str | Sequence[int | str],
+        *,
+        name: str = "own",
+        region: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(name, points_to)
+        for argument, given in (("function", function), ("region", region)):
+            if not callable(given) and (argument == "function" or given is not None):
+                raise ConfigurationError(
+                    f"Expected `{argument}` of the cue {name!r} to be callable, but got {type(given).__name__}. Pass a "
+                    "function of images."
+                )
+        self.function = function
+        self._region = region
+
+    def paint(self, shown: Shown, variants: Tensor) -> Tensor:
+        """See `PaintedCue.paint`."""
+        painted: object = self.function(shown.images.clone(), variants.clone())
+        if isinstance(painted, Tensor) and painted.shape == shown.images.shape and painted.is_floating_point():
+            if bool(((painted >= -ROUNDING) & (painted <= 1 + ROUNDING)).all()):
+                return painted.detach().to(shown.images).clamp(0, 1)
+            got = f"values from {float(painted.min()):.3g} to {float(painted.max()):.3g}. Clamp what it returns"
+        else:
+            got = _described(painted)
+        raise ConfigurationError(
+            f"Expected `function` of the cue {self.name!r} to return images {tuple(shown.images.shape)} in [0, 1], but "
+            f"got {got}."
+        )
+
+    def region(self, shown: Shown) -> Tensor | None:
+        """See `PaintedCue.region`."""
+        if self._region is None:
+            return None
+        found: object = self._region(shown.images.clone())
+        size = (len(shown.images), *shown.images.shape[-2:])
+        if isinstance(found, Tensor) and found.shape == size and found.dtype == torch.bool:
+            return found.cpu()
+        raise ConfigurationError(
+            f"Expected `region` of the cue {self.name!r} to return booleans {size}, but got {_described(found)}. "
+            "Compare a map with a threshold."
+        )
+
+
+def _described(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

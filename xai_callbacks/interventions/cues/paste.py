@@ -7,15 +7,15 @@ from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError, require_instance, require_integer
 from xai_callbacks.interventions.cues.base import Cue, Twins
-from xai_callbacks.interventions.cues.checks import require_region
 from xai_callbacks.interventions.fills import FILLS, apply_fill, dilate, named_generator
+from xai_callbacks.interventions.regions import require_region
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 
 __all__ = ["PasteCue"]
 
-# These ask for more than an image and a region.
-_UNSUITED = ("swap", "mean")
+# It asks for more than an image and a region.
+_FILLS = [fill for fill in FILLS if fill != "swap"]
 
 # Share of the object that a pasted region may hide.
 _HIDES = 0.2
@@ -32,7 +32,7 @@ class PasteCue(Cue):
     Args:
         points_to: The class that the cue points to, as an index or a name.
         region: Name of the region.
-        fill: What takes its place, one of `FILLS` but `swap` and `mean`.
+        fill: What takes its place, one of `FILLS` but `swap`.
         grow: Pixels by which the region grows before it is cut or filled, so that no rim stays behind.
         name: See `Cue`.
 
@@ -57,10 +57,10 @@ class PasteCue(Cue):
                 "Make one cue a class."
             )
         require_integer("grow", grow, minimum=0, hint="It is a number of pixels.")
-        require_instance("fill", fill, str, "the name of a fill")
-        if fill not in FILLS or fill in _UNSUITED:
-            allowed = ", ".join(known for known in FILLS if known not in _UNSUITED)
-            raise ConfigurationError(f"Expected `fill` of the cue {name!r} to be one of {allowed}, but got {fill!r}.")
+        if fill not in _FILLS:
+            raise ConfigurationError(
+                f"Expected `fill` of the cue {name!r} to be one of {', '.join(_FILLS)}, but got {fill!r}."
+            )
         require_instance("region", region, str, "the name of a region")
         self.region, self.fill, self.grow = region, fill, grow
 
@@ -88,7 +88,7 @@ class PasteCue(Cue):
         pieces = shown.scale.displayed(shown.probes.images[lenders])
         pasted = torch.where(lent[:, None], pieces, shown.images)
         take = has[:, None, None, None]
-        points_to = torch.full_like(lenders, self.classes(shown.probes)[0]).where(has | found, -1)
+        points_to = torch.where(has | found, self.classes(shown.probes)[0], -1)
         present, absent = torch.where(take, shown.images, pasted), torch.where(take, emptied, shown.images)
         return Twins(present, absent, absent, points_to, torch.where(has[:, None, None], own, lent), ~has)
 
@@ -97,13 +97,11 @@ class PasteCue(Cue):
         generator = named_generator(f"source of {self.name}", shown.seed, shown.probes.names[row])
         candidates = donors.nonzero()[:, 0]
         shuffled = candidates[torch.randperm(len(candidates), generator=generator)].tolist()
-        core = shown.probes.masks.get("core")
-        if core is None or not core[row].any():
-            return int(shuffled[0])
-        most = _HIDES * int(core[row].sum())
+        core = shown.probes.masks.get("core", torch.zeros_like(shown.probes.masks[self.region]))[row]
+        most = _HIDES * int(core.sum())
         for source in shuffled:
             # Most often the first will do, and regions are not grown before they must be.
             region = dilate(shown.probes.masks[self.region][source : source + 1], self.grow)[0]
-            if int((region & core[row]).sum()) <= most:
+            if int((region & core).sum()) <= most:
                 return int(source)
         return -1

@@ -1,4 +1,4 @@
-"""Questions about classes and labels.
+"""Questions about classes and labels, and about values of regression nets.
 
 Notation: `z` logits, `p` their probabilities (softmax of classes, sigmoid of labels), `P` the fact, `Q` the foil,
 `R_c` the heatmap of logit `z_c`. The cross-entropy toward the foil, `J_Q = -log p_Q`, has the gradient `p - e_Q`, so
@@ -10,19 +10,20 @@ heatmap `p_P R_P - (1 - p_Q) R_Q`. Both tend to `R_P - R_Q` as the model becomes
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, softplus
 
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.questions.base import Posed, Question, pick, refuse_task
-from xai_callbacks.questions.references import check_reference, resolve, to_reference
+from xai_callbacks.questions.base import Posed, Question, check_reference, pick, require_outputs, resolve, to_reference
 from xai_callbacks.tasks import Task, in_key
 
-__all__ = ["WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "cross_entropy_toward"]
+__all__ = ["WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "cross_entropy_toward"]
 
 _OF = ("predicted", "label")
 _FOIL = ("runner-up", "label")
@@ -39,31 +40,27 @@ class _Logit(Posed):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Difference(Posed):
+class _Contrast(Posed):
     foil: Tensor
+    kind: str  # "difference", or that of the task
 
     def score(self, outputs: Tensor) -> Tensor:
+        if self.kind == "single-label":
+            return cross_entropy_toward(outputs, self.foil)
+        fact, foil = pick(outputs, self.fact), pick(outputs, self.foil)
         asked = (self.fact >= 0) & (self.foil >= 0)
-        return (pick(outputs, self.fact) - pick(outputs, self.foil)) * asked
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _TowardClass(Posed):
-    foil: Tensor
-
-    def score(self, outputs: Tensor) -> Tensor:
-        return cross_entropy_toward(outputs, self.foil)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _TowardLabel(Posed):
-    foil: Tensor
-
-    def score(self, outputs: Tensor) -> Tensor:
-        toward = softplus(-pick(outputs, self.foil), threshold=_LINEAR_ABOVE)
-        away = softplus(pick(outputs, self.fact), threshold=_LINEAR_ABOVE)
-        asked = (self.fact >= 0) & (self.foil >= 0)
+        if self.kind == "difference":
+            return (fact - foil) * asked
+        toward, away = softplus(-foil, threshold=_LINEAR_ABOVE), softplus(fact, threshold=_LINEAR_ABOVE)
         return (toward + away * (self.fact != self.foil)) * asked
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _SquaredError(Posed):
+    value: Tensor
+
+    def score(self, outputs: Tensor) -> Tensor:
+        return (pick(outputs, self.fact) - self.value.to(outputs)).square()
 
 
 class Why(Question):
@@ -87,7 +84,7 @@ class Why(Question):
         if task.classifies:
             check_reference("of", self.of, _OF, task, labelled=labelled)
         else:
-            check_value("of", self.of, task)
+            _check_value("of", self.of, task)
 
     def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
         """Score `z_P`, or the value."""
@@ -102,8 +99,7 @@ class WhyRatherThan(Question):
     """Ask "Why P, rather than Q?": a contrast.
 
     Without `fact`, the score is the cross-entropy toward the foil, in nats; the fact is the predicted class and enters
-    through its probability alone. With `fact`, the score is the logit difference `z_P - z_Q`, which is what the
-    cross-entropy tends to as `p_P` approaches 1.
+    through its probability alone. With `fact`, it is the logit difference `z_P - z_Q`, the limit for `p_P` near 1.
 
     Args:
         foil: What is held against the fact: `runner-up` (the most probable other one), `label`, an index or a name.
@@ -119,8 +115,7 @@ class WhyRatherThan(Question):
         self.fact = None if fact is None else to_reference("fact", fact, _OF)
         if self.foil == self.fact:
             raise ConfigurationError(
-                f"Expected `foil` and `fact` to differ, but got {foil!r} for both. WhyNotCertain() asks why the answer "
-                "is not certain."
+                f"Expected `foil` and `fact` to differ, but got {foil!r} for both. Ask WhyNotCertain() instead."
             )
 
     @property
@@ -131,23 +126,20 @@ class WhyRatherThan(Question):
 
     def check(self, task: Task, *, labelled: bool) -> None:
         """Labels and classes must exist."""
-        _require_logits(self, task)
+        require_outputs(self, task, logits=True)
         check_reference("foil", self.foil, _FOIL, task, labelled=labelled)
         if self.fact is not None:
             check_reference("fact", self.fact, _OF, task, labelled=labelled)
         if task.width == 1:
             raise ConfigurationError(
-                f"Expected `questions` to suit a model of one label, but got {self!r}, which needs two. Ask Why() or "
-                "WhyNotCertain()."
+                f"Expected `questions` to suit a model of one label, but got {self!r}, which needs two. Ask Why()."
             )
 
     def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
         """Score `-log p_Q`, or `z_P - z_Q` where a fact was named."""
         fact = resolve(self.fact if self.fact is not None else "predicted", outputs, truth, task)
         foil = _runner_up(outputs, fact) if self.foil == "runner-up" else resolve(self.foil, outputs, truth, task)
-        if self.fact is not None:
-            return _Difference(fact=fact, foil=foil)
-        return _toward(task)(fact=fact, foil=foil)
+        return _Contrast(fact=fact, foil=foil, kind=task.kind if self.fact is None else "difference")
 
     def title(self, fact: str, foil: str) -> str:
         """Such as "Why cat, rather than dog?"; where the foil is the fact itself, the question about certainty."""
@@ -158,7 +150,7 @@ class WhyRatherThan(Question):
 class WhyNotCertain(Question):
     """Ask "Why not P with 100 % confidence?": the cross-entropy toward the predicted class or label itself, in nats.
 
-    Its heatmap is `sum_c p_c R_c - R_P`: evidence for the competing classes; of a label, `-(1 - p_P) R_P`: what speaks
+    Its heatmap is `sum_c p_c R_c - R_P`, evidence for the competing classes; of a label, `-(1 - p_P) R_P`, evidence
     against it. It fades as the net becomes certain, which is the answer.
     """
 
@@ -169,12 +161,12 @@ class WhyNotCertain(Question):
 
     def check(self, task: Task, *, labelled: bool) -> None:
         """Values have no confidence."""
-        _require_logits(self, task)
+        require_outputs(self, task, logits=True)
 
     def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
         """Score `-log p_P`, computed so that its gradient survives `p_P` near 1."""
         fact = task.most_probable(outputs)
-        return _toward(task)(fact=fact, foil=fact)
+        return _Contrast(fact=fact, foil=fact, kind=task.kind)
 
     def title(self, fact: str, foil: str) -> str:
         """Such as "Why not cat with 100 % confidence?"."""
@@ -198,7 +190,7 @@ class WhatIfNot(Question):
 
     def check(self, task: Task, *, labelled: bool) -> None:
         """Labels and classes must exist."""
-        _require_logits(self, task)
+        require_outputs(self, task, logits=True)
         check_reference("of", self.of, _OF, task, labelled=labelled)
 
     def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
@@ -208,6 +200,62 @@ class WhatIfNot(Question):
     def title(self, fact: str, foil: str) -> str:
         """Such as "What if not cat?"."""
         return f"What if not {fact}?"
+
+
+class WhyValueRatherThan(Question):
+    """Ask "Why 0.58, rather than 0.75?": squared error `(y - v)^2` of a regression net toward the value `v`.
+
+    The heatmap is `2 (y - v) R` with `R` that of the predicted value: where the net predicts too low, negative evidence
+    lights up.
+
+    Args:
+        value: The value held against the prediction, or `target`, each probe's own target.
+        of: Which value, by index or name, where the net predicts several; `predicted` is the only one.
+    """
+
+    def __init__(
+        self, value: float | Literal["target"] = "target", of: Literal["predicted"] | str | int = "predicted"
+    ) -> None:
+        given: Any = value
+        number = not isinstance(given, bool) and isinstance(given, numbers.Real) and math.isfinite(given)
+        if not number and not (isinstance(value, str) and value == "target"):
+            raise ConfigurationError(f"Expected `value` to be a finite number or 'target', but got {value!r}.")
+        # A plain float compares and prints the same wherever it came from.
+        self.value = value if isinstance(value, str) else float(value)
+        self.of = to_reference("of", of, ("predicted",))
+
+    @property
+    def key(self) -> str:
+        """`why_value_rather_than_target` or `why_value_rather_than_<value>`; `why_<of>_rather_than_...` of several."""
+        asked = "value" if self.of == "predicted" else in_key(self.of)
+        if isinstance(self.value, str):
+            return f"why_{asked}_rather_than_{self.value}"
+        short = format(self.value, "g")
+        # Six digits unless they are not enough: two questions must never share a key.
+        return f"why_{asked}_rather_than_{short if float(short) == self.value else repr(self.value)}"
+
+    def check(self, task: Task, *, labelled: bool) -> None:
+        """`target` needs targets."""
+        require_outputs(self, task, logits=False)
+        if self.value == "target" and not labelled:
+            raise ConfigurationError(f"Expected probes with `targets` for {self!r}, but got none. Ask for a number.")
+        _check_value("of", self.of, task)
+
+    def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
+        """Score `(y - v)^2`."""
+        fact = resolve(self.of, outputs, truth, task)
+        if not isinstance(self.value, str):
+            value = torch.full_like(outputs.detach()[:, 0], self.value)
+        elif truth is None:
+            raise ConfigurationError(f"Expected probes with `targets` for {self!r}, but got none.")
+        else:
+            targets = truth.to(outputs.detach())
+            value = targets if targets.ndim == 1 else pick(targets, fact)
+        return _SquaredError(fact=fact, value=value)
+
+    def title(self, fact: str, foil: str) -> str:
+        """Such as "Why 0.58, rather than 0.75?"."""
+        return f"Why {fact}, rather than {foil}?"
 
 
 def cross_entropy_toward(logits: Tensor, classes: Tensor) -> Tensor:
@@ -221,12 +269,8 @@ def cross_entropy_toward(logits: Tensor, classes: Tensor) -> Tensor:
     return softplus(others - pick(logits, classes), threshold=_LINEAR_ABOVE)
 
 
-def check_value(argument: str, reference: str | int, task: Task) -> None:
-    """Check which value of a regression net is asked about; `predicted` is the only one.
-
-    Raises:
-        ConfigurationError: There is no such value, or there are several and none was named.
-    """
+def _check_value(argument: str, reference: str | int, task: Task) -> None:
+    """Refuse a value that a regression net does not have, and `predicted` where there are several."""
     if reference != "predicted":
         task.index(argument, reference)
     elif task.width is not None and task.width > 1:
@@ -235,15 +279,6 @@ def check_value(argument: str, reference: str | int, task: Task) -> None:
             f"Expected `{argument}` to say which of {task.width} values is asked about, but got 'predicted'. Name one, "
             f"by index or name: {names}."
         )
-
-
-def _toward(task: Task) -> type[_TowardClass] | type[_TowardLabel]:
-    return _TowardClass if task.kind == "single-label" else _TowardLabel
-
-
-def _require_logits(question: Question, task: Task) -> None:
-    if not task.classifies:
-        refuse_task(question, task, "classes or labels")
 
 
 def _runner_up(outputs: Tensor, fact: Tensor) -> Tensor:
