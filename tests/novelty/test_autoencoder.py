@@ -4,9 +4,7 @@ from torch import nn
 
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty.autoencoder import (
-    COLLAPSE_ADVICE,
     ConvAutoencoder,
-    collapsed,
     dead,
     reconstruction_error,
 )
@@ -96,58 +94,34 @@ def dead_net():
     return net
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_a_dead_net_is_collapsed(given):
+def test_dead_is_one_picture_without_grey():
     images = torch.rand(8, 1, 28, 28)
+    checkers = (torch.rand(1, 28, 28) > 0.5).float().expand_as(images)
     black = dead_net().reconstruct(images)
     assert black.max() < 1e-6
-    assert collapsed(black, images if given else None)
-    assert "bce" in COLLAPSE_ADVICE
+    assert dead(black, images)
+    assert dead(checkers, images)
+    assert not dead(ConvAutoencoder().reconstruct(images), images)
+    assert not dead(images.mean(dim=0).expand_as(images), images)
+    assert not dead((images > 0.5).float(), images)
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_one_picture_for_everything_is_collapsed_whatever_it_shows(given):
+@pytest.mark.parametrize(("trace", "expected"), [(1e-5, True), (0.01, False)])
+def test_a_trace_of_the_image_is_life(trace, expected):
     images = torch.rand(8, 1, 28, 28)
-    mean = images.mean(dim=0).expand_as(images) + 1e-6 * torch.randn_like(images)
-    assert collapsed(mean, images if given else None)
-
-
-@pytest.mark.parametrize("given", [True, False])
-def test_a_trace_of_the_image_is_no_collapse(given):
-    images = torch.rand(8, 1, 28, 28)
-    mean = images.mean(dim=0)
-    assert not collapsed(mean + 0.01 * (images - mean), images if given else None)
+    checkers = (torch.rand(1, 28, 28) > 0.5).float()
+    assert dead((checkers + trace * (images - images.mean(dim=0))).clamp(0, 1), images) == expected
 
 
 def test_the_spread_is_measured_in_units_of_the_images():
-    images = 0.5 + 0.002 * torch.rand(8, 1, 28, 28)
-    assert collapsed(images)
-    assert not collapsed(images, images)
-    # Exactly at the tolerance counts, just above does not: pictures that are 0 and 1 lie 1/2 from their mean.
-    pair = torch.tensor([[0.0], [1.0]]).double()
-    assert collapsed(pair, tolerance=0.5)
-    assert not collapsed(pair, tolerance=0.499)
-
-
-def test_equal_images_are_no_collapse():
-    images = torch.rand(1, 1, 28, 28).expand(4, -1, -1, -1)
-    assert not collapsed(images, images)
+    images, black = torch.rand(8, 1, 28, 28), torch.zeros(8, 1, 28, 28)
+    black[0, 0, :2, :2] = 0.01
+    assert dead(black, images)
+    assert not dead(black, 0.5 + 0.002 * images)
+    assert not dead(black, images[:1].expand(8, -1, -1, -1))
 
 
 def test_what_cannot_show_a_collapse_is_refused():
-    with pytest.raises(ConfigurationError, match="two or more, but got 1"):
-        collapsed(torch.rand(1, 1, 28, 28))
-    with pytest.raises(ConfigurationError, match="shape of `reconstructions`"):
-        collapsed(torch.rand(2, 1, 28, 28), torch.rand(3, 1, 28, 28))
-
-
-@pytest.mark.parametrize("given", [True, False])
-def test_dead_is_one_picture_without_grey(given):
-    images = torch.rand(8, 1, 28, 28)
-    known = images if given else None
-    checkers = (torch.rand(1, 28, 28) > 0.5).float().expand_as(images)
-    assert dead(dead_net().reconstruct(images), known)
-    assert dead(checkers, known)
-    assert not dead(ConvAutoencoder().reconstruct(images), known)
-    assert not dead(images.mean(dim=0).expand_as(images), known)
-    assert not dead((images > 0.5).float(), known)
+    for pictures, images in ((torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4)), (torch.rand(2, 4), torch.rand(3, 4))):
+        with pytest.raises(ConfigurationError, match="two or more and `images` to have their shape"):
+            dead(pictures, images)

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from tests.tiny import random_streams
-from xai_callbacks import Auditor, ProbeSet, novelty
+from xai_callbacks import Auditor, ProbeSet, Separation, novelty
 from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.errors import AuditError, ConfigurationError
-from xai_callbacks.novelty.all_layers import Label
+from xai_callbacks.novelty.losses import Label
 from xai_callbacks.novelty.scoring import Scorer
 from xai_callbacks.tasks import MultiLabel, Regression, SingleLabel
 
@@ -365,18 +365,18 @@ def probes(count, seed, prefix):
 
 def test_an_audit_judges_every_score_of_a_classifier():
     scores = [make() for make in OF_CLASSES]
-    given = {"inliers": probes(40, 11, "inlier"), "novel": probes(5, 3, "novel"), "chunk_size": 4}
+    given = {"inliers": probes(40, 11, "inlier"), "measures": [Separation(probes(5, 3, "novel"))], "chunk_size": 4}
     record = Auditor(probes(8, 5, "probe"), novelty=scores, **given).audit(SmallNet().train())
     assert record.notes == ()
-    assert set(record.scores) == set(record.novel_scores) == {score.name for score in scores}
+    assert set(record.scores) == {score.name for score in scores}
     for score in scores:
         assert 0 <= record.metrics[f"novelty/{score.name}/auroc"].value <= 1
 
 
 def test_an_audit_leaves_out_scores_without_an_order_and_says_why():
-    auditor = Auditor(probes(8, 5, "probe"), novelty=[Flat(), novelty.Energy(), Holed()], novel=probes(5, 3, "novel"))
+    auditor = Auditor(probes(8, 5, "probe"), novelty=[Flat(), novelty.Energy(), Holed()])
     record = auditor.audit(SmallNet())
-    assert set(record.scores) == set(record.novel_scores) == {"energy"}
+    assert set(record.scores) == {"energy"}
     assert {key.split("/")[1] for key in record.metrics if key.startswith("novelty/")} == {"energy"}
     flat, holed = record.useless
     assert "`flat`" in flat

@@ -7,9 +7,11 @@ from torch import nn
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty.base import LastLayerScore
 from xai_callbacks.novelty.last_layer import ConfoundingLabels, GradNorm, GradTrust
+from xai_callbacks.novelty.logits import Energy, Entropy, JointEnergy, MaxLogit, MaxSoftmax
 
 BATCH, FEATURES = 6, 5
 SCORES = [GradNorm(), ConfoundingLabels(), GradTrust()]
+ALL = [*SCORES, MaxSoftmax(), MaxLogit(), Energy(), JointEnergy(), Entropy()]
 
 
 def loop(loss, classes):
@@ -90,7 +92,7 @@ def test_larger_is_more_novel():
     assert scores[0] > scores[1] > 0
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", ALL, ids=lambda score: score.name)
 def test_half_precision_is_scored_in_double(score):
     features, logits = torch.randn(3, FEATURES).half(), torch.randn(3, 4).half()
     found = score.score(features, logits)
@@ -98,7 +100,7 @@ def test_half_precision_is_scored_in_double(score):
     torch.testing.assert_close(found, score.score(features.double(), logits.double()))
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", ALL, ids=lambda score: score.name)
 def test_each_image_is_scored_by_itself(score):
     features, logits = torch.randn(BATCH, FEATURES), torch.randn(BATCH, 4)
     together = score.score(features, logits)
@@ -120,7 +122,7 @@ def test_confounding_labels_of_a_confident_logit_does_not_round_to_zero():
     torch.testing.assert_close(found, torch.tensor([math.exp(-80)], dtype=torch.float64), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("score", SCORES, ids=lambda score: score.name)
+@pytest.mark.parametrize("score", ALL, ids=lambda score: score.name)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", ["features", "logits"])
 def test_what_is_not_finite_scores_nan_and_spoils_no_other_image(score, value, place):
@@ -133,7 +135,7 @@ def test_what_is_not_finite_scores_nan_and_spoils_no_other_image(score, value, p
     assert found[[0, 2]].tolist() == sound[[0, 2]].tolist()
 
 
-@pytest.mark.parametrize("score", SCORES, ids=lambda score: score.name)
+@pytest.mark.parametrize("score", ALL, ids=lambda score: score.name)
 @pytest.mark.parametrize(
     ("features", "logits"), [((2, 3), (3, 3)), ((2, 3), (2,)), ((2, 3, 1), (2, 3)), ((2, 3), (2, 0))]
 )
@@ -142,7 +144,7 @@ def test_other_shapes_are_refused(score, features, logits):
         score.score(torch.zeros(features), torch.zeros(logits))
 
 
-@pytest.mark.parametrize("score", SCORES, ids=lambda score: score.name)
+@pytest.mark.parametrize("score", ALL, ids=lambda score: score.name)
 def test_scores_of_the_last_layer_need_no_fit(score):
     assert isinstance(score, LastLayerScore)
     assert not score.learns

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.callbacks.runs import PACKAGES, caught, package, rows, trainer
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.novelty.autoencoder import collapsed, reconstruction_error
+from xai_callbacks.novelty.autoencoder import reconstruction_error
 from xai_callbacks.novelty.constraint import GradientConstraint
 from xai_callbacks.reference import AutoencoderModule
 
@@ -42,9 +42,8 @@ def collapses(found):
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-@pytest.mark.parametrize("reference", ["total", "reconstruction"])
-def test_it_trains_and_logs_in_both_packages(tmp_path, name, reference):
-    module = AutoencoderModule(constraint=0.03, reference=reference)
+def test_it_trains_and_logs_in_both_packages(tmp_path, name):
+    module = AutoencoderModule(constraint=0.03)
     assert isinstance(module, package(name).LightningModule)
     one = fit(tmp_path, module, name=name)
 
@@ -129,7 +128,7 @@ def test_neither_package_takes_inherited_methods_for_overridden_ones(name):
 
 
 def test_a_checkpoint_loads_weights_only_with_its_settings(tmp_path):
-    module = AutoencoderModule(channels=3, loss="mse", learning_rate=0.01, constraint=0.2, reference="reconstruction")
+    module = AutoencoderModule(channels=3, loss="mse", learning_rate=0.01, constraint=0.2)
     data = loader(channels=3)
     one = fit(tmp_path, module, train=data, val=data, max_epochs=1)
     one.save_checkpoint(tmp_path / "a.ckpt")
@@ -137,7 +136,7 @@ def test_a_checkpoint_loads_weights_only_with_its_settings(tmp_path):
     loaded = AutoencoderModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     assert loaded.autoencoder.channels == 3
     assert (loaded.loss, loaded.learning_rate) == ("mse", 0.01)
-    assert (loaded.constraint.strength, loaded.constraint.reference) == (0.2, "reconstruction")
+    assert loaded.constraint.strength == 0.2
     for name, mean in module.constraint.references.items():
         assert mean.any()
         assert torch.equal(mean, loaded.constraint.references[name])
@@ -157,8 +156,6 @@ def test_a_net_that_has_hardly_trained_is_not_called_dead(tmp_path, loss):
     module = AutoencoderModule(loss=loss)
     with caught() as found:
         fit(tmp_path, module, max_epochs=1, num_sanity_val_steps=2)
-    images = torch.cat([batch for batch, _ in loader(8, seed=1)])
-    assert collapsed(module.autoencoder.reconstruct(images), images)
     assert collapses(found) == []
 
 

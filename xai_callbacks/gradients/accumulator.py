@@ -3,76 +3,87 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.gradients.attention import AttentionRule
-from xai_callbacks.gradients.axes import Axes
-from xai_callbacks.gradients.calls import Call, Edge, Key, precise
+from xai_callbacks.gradients.calls import Axes, Call, Edge, Key, precise
 from xai_callbacks.gradients.functional import functional_gradients
-from xai_callbacks.gradients.reading import GradientReading, Reduce
-from xai_callbacks.gradients.rules import Formed, Rule, rule_of
+from xai_callbacks.gradients.rules import AttentionRule, Rule, rule_of
 
-__all__ = ["Accumulator"]
+__all__ = ["Accumulator", "GradientReading", "Reduce"]
 
-_Parts = dict[str, list[Tensor]]
+Reduce = Callable[[str, Tensor], Tensor]
+"""From the name of a parameter and its gradients `(N, *shape)` to what is kept of them, `(N, ...)`."""
 
 
-class Accumulator:
-    """Squared norms, inner products and reductions of the gradients of a batch, by parameter.
+@dataclass(frozen=True, eq=False)
+class GradientReading:
+    """Per-sample gradients of N images; by name of the parameter.
 
-    The images come in one pass or several: for each, `expect` before its backward pass, and `finish` after it.
-
-    Args:
-        parameters: Whose gradients to take.
-        axes: Of the images, by call.
-        norms: Whether to keep squared norms.
-        reference: Gradients to form inner products with.
-        reduce: What to make of the gradients themselves.
+    Attributes:
+        losses: Loss of every image, `(N,)`.
+        squared_norms: Squared Euclidean norm of the gradient of every image's loss, `(N,)` float64 a parameter.
+        inner_products: Inner product of that gradient with the reference, `(N,)` float64 a parameter that has one.
+        reference_norms: Norm of the reference, a parameter.
+        reduced: Reductions of the gradients by `reduce`.
+        unused: Parameters that the losses do not depend on; their gradient is zero.
+        slow: Modules that had to be run again under `torch.func`, and why; a rule of their own would be faster.
     """
 
-    def __init__(
-        self,
-        parameters: Mapping[str, Tensor],
-        axes: Mapping[Key, Axes],
-        *,
-        norms: bool,
-        reference: Mapping[str, Tensor],
-        reduce: Reduce | None,
-    ) -> None:
-        self._parameters = parameters
-        self._axes = axes
-        self._with_norms = norms
-        self._reference = reference
-        self._reduce = reduce
-        self._losses: list[Tensor] = []
-        self._norms: _Parts = defaultdict(list)
-        self._inner: _Parts = defaultdict(list)
-        self._reduced: _Parts = defaultdict(list)
-        self._used: set[str] = set()
-        self._slow: dict[str, str] = {}
-        # Of one pass.
-        self._assigned: Mapping[str, list[Call]] = {}
-        self._wanted: dict[Call, dict[str, str]] = {}
-        self._layers: set[Call] = set()
-        self._sums: dict[str, Tensor] = {}
-        self._missing: set[str] = set()
+    losses: Tensor
+    squared_norms: dict[str, Tensor]
+    inner_products: dict[str, Tensor]
+    reference_norms: dict[str, float]
+    reduced: dict[str, Tensor]
+    unused: tuple[str, ...]
+    slow: dict[str, str]
+
+    def cosines(self) -> dict[str, Tensor]:
+        """Cosine of every image's gradient and the reference, in [-1, 1], `(N,)` a parameter; NaN where either is 0."""
+        return {
+            name: inner / (self.squared_norms[name].sqrt() * self.reference_norms[name])
+            for name, inner in self.inner_products.items()
+        }
+
+
+@dataclass(eq=False)
+class Accumulator:
+    """Squared norms, inner products with `reference`, and reductions of the gradients of a batch, by parameter.
+
+    The images come in one pass or several: for each, `expect` before its backward pass, and `finish` after it.
+    """
+
+    parameters: Mapping[str, Tensor]
+    axes: Mapping[Key, Axes]
+    norms: bool
+    reference: Mapping[str, Tensor]
+    reduce: Reduce | None
+    _losses: list[Tensor] = field(default_factory=list)
+    _kept: dict[tuple[str, str], list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # by kind and name
+    _used: set[str] = field(default_factory=set)
+    _slow: dict[str, str] = field(default_factory=dict)
+    _wanted: dict[Call, dict[str, str]] = field(default_factory=dict)
 
     def expect(self, losses: Tensor, calls: Sequence[Call], assigned: Mapping[str, list[Call]]) -> list[Edge]:
         """Learn which of the calls use which parameters; returns where in the graph their gradients arrive."""
         wanted: dict[Call, dict[str, str]] = defaultdict(dict)
         for name, users in assigned.items():
             for call in users:
-                wanted[call][call.local_name(self._parameters[name])] = name
+                named = call.module.named_parameters(remove_duplicate=False)
+                wanted[call][next(local for local, each in named if each is self.parameters[name])] = name
         for call in calls:
             if call not in wanted:
                 call.release()
         self._losses.append(losses.detach())
         self._used |= {name for name, users in assigned.items() if users}
-        self._assigned, self._wanted, self._sums, self._missing = assigned, dict(wanted), {}, set(self._parameters)
+        # Of this pass.
+        self._assigned, self._wanted = assigned, dict(wanted)
+        self._sums: dict[str, Tensor] = {}
+        self._missing = set(self.parameters)
         self._layers = {call for call in wanted if self._is_layer(call)}
         return [edge for call in wanted for edge in call.outputs if edge is not None]
 
@@ -90,31 +101,31 @@ class Accumulator:
             if any(gradient is not None for gradient in call.gradients):
                 self._settle(call)
         for name, total in self._sums.items():
-            self._take(name, Formed({name: total}), name)
+            self._take(name, Rule({name: total}), name)
         for name in sorted(self._missing):
-            shape = (len(self._losses[-1]), *self._parameters[name].shape)
-            zeros = precise(self._parameters[name].detach()).new_zeros(()).expand(shape)
-            self._take(name, Formed({name: zeros}), name)
+            shape = (len(self._losses[-1]), *self.parameters[name].shape)
+            zeros = precise(self.parameters[name].detach()).new_zeros(()).expand(shape)
+            self._take(name, Rule({name: zeros}), name)
 
     def reading(self) -> GradientReading:
-        """What was asked for, of all passes."""
-
-        def joined(parts: _Parts) -> dict[str, Tensor]:
-            return {name: torch.cat(parts[name]) for name in self._parameters if name in parts}
-
+        """All that was asked for, of all passes."""
+        kept = {
+            what: {name: torch.cat(self._kept[what, name]) for name in self.parameters if (what, name) in self._kept}
+            for what in ("norms", "inner", "reduced")
+        }
         return GradientReading(
             losses=torch.cat(self._losses),
-            squared_norms={name: values.double() for name, values in joined(self._norms).items()},
-            inner_products={name: values.double() for name, values in joined(self._inner).items()},
-            reference_norms={name: float(each.double().norm()) for name, each in self._reference.items()},
-            reduced=joined(self._reduced),
-            unused=tuple(name for name in self._parameters if name not in self._used),
+            squared_norms={name: values.double() for name, values in kept["norms"].items()},
+            inner_products={name: values.double() for name, values in kept["inner"].items()},
+            reference_norms={name: float(each.double().norm()) for name, each in self.reference.items()},
+            reduced=kept["reduced"],
+            unused=tuple(name for name in self.parameters if name not in self._used),
             slow=self._slow,
         )
 
     def _is_layer(self, call: Call) -> bool:
         """Whether a call can be settled by the rule of a single layer."""
-        axes = self._axes[call.key]
+        axes = self.axes[call.key]
         single = len(axes.inputs) == len(axes.outputs) == 1 and None not in axes.inputs + axes.outputs
         return single and rule_of(call.module) is not None and self._wanted[call].keys() <= {"weight", "bias"}
 
@@ -137,25 +148,24 @@ class Accumulator:
         call.gradients = []
 
     def _rule(self, call: Call) -> Rule:
-        axes, gradients = self._axes[call.key], call.gradients
+        axes, (gradient, *others) = self.axes[call.key], call.gradients
         if call in self._layers:
-            kind, given, gradient = rule_of(call.module), precise(call.tensors[0].detach()), gradients[0]
-            (given_axis,), (axis,) = axes.inputs, axes.outputs
+            kind, (given_axis,), (axis,) = rule_of(call.module), axes.inputs, axes.outputs
             assert kind and gradient is not None and given_axis is not None and axis is not None  # noqa: S101, PT018
+            given = precise(call.tensors[0].detach())
             return kind(call.module, given.movedim(given_axis, 0), gradient.movedim(axis, 0))
-        first, *others = gradients
-        if AttentionRule.knows(call) and first is not None and all(each is None for each in others):
-            return AttentionRule(call, first)
+        if AttentionRule.knows(call) and gradient is not None and all(each is None for each in others):
+            return AttentionRule(call, gradient)
         self._slow[call.name] = f"no rule for {type(call.module).__name__}"
-        return Formed(functional_gradients(call, list(self._wanted[call]), axes, gradients))
+        return Rule(functional_gradients(call, list(self._wanted[call]), axes))
 
     def _take(self, name: str, rule: Rule, local: str) -> None:
         """Keep what is asked for of the whole gradient of a parameter."""
         self._missing.discard(name)
-        if self._reduce is not None:
-            rule = Formed({local: torch.cat(list(rule.blocks(local)))})
-            self._reduced[name].append(self._reduce(name, rule.gradients(local)))
-        if self._with_norms:
-            self._norms[name].append(rule.squared_norms(local))
-        if name in self._reference:
-            self._inner[name].append(rule.inner_products(local, self._reference[name]))
+        if self.reduce is not None:
+            rule = Rule({local: torch.cat(list(rule.blocks(local)))})
+            self._kept["reduced", name].append(self.reduce(name, rule.gradients(local)))
+        if self.norms:
+            self._kept["norms", name].append(rule.squared_norms(local))
+        if name in self.reference:
+            self._kept["inner", name].append(rule.inner_products(local, self.reference[name]))

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
+from xai_callbacks.access.trace import gradient_edge
 from xai_callbacks.access.watching import module_names, plain_name
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.gradients.axes import Axes
-from xai_callbacks.gradients.calls import Call, Edge, Key
+from xai_callbacks.gradients.calls import Axes, Call, Edge, Key
 
 __all__ = ["HIDDEN", "assign_calls", "deepest", "plain_parameters"]
 
@@ -38,14 +39,7 @@ def plain_parameters(root: nn.Module) -> dict[str, nn.Parameter]:
 def assign_calls(
     root: nn.Module, chosen: Mapping[str, Tensor], calls: Sequence[Call], axes: Mapping[Key, Axes], losses: Tensor
 ) -> dict[str, list[Call]]:
-    """For every parameter the calls that use it, each of which contains all of its edges; empty if it is unused.
-
-    Args:
-        root: The model.
-        chosen: The parameters of interest by name.
-        calls: Those of one forward pass.
-        axes: As `find_axes` gives them.
-        losses: The end of the graph.
+    """For every chosen parameter the calls that use it, together with all of its edges; empty if it is unused.
 
     Raises:
         ConfigurationError: A parameter is used where no call contains it, or where the graph does not show it.
@@ -55,12 +49,32 @@ def assign_calls(
     by_module: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
         by_module[call.name].append(call)
-    owners = _owners(root, chosen)
-    _refuse_hidden([name for name in chosen if not total[name]], nodes, owners, by_module)
-    return {
-        name: graph.containing(name, total[name], _candidates(owners[name], by_module)) if total[name] else []
-        for name in chosen
-    }
+    owners: dict[int, list[str]] = defaultdict(list)
+    for owner, module in module_names(root).items():
+        for parameter in module._parameters.values():
+            owners[id(parameter)].append(owner)
+    # A function with a backward pass of its own may hide a parameter, which then looks as if nothing used it.
+    custom = [node for node in nodes if isinstance(node, _CUSTOM)]
+    checkpointed = any("Checkpoint" in node.name() for node in custom)
+    assigned: dict[str, list[Call]] = {name: [] for name in chosen}
+    for name, chosen_one in chosen.items():
+        own = owners[id(chosen_one)]
+        ran = [call for owner in own for call in by_module.get(owner, [])]
+        without_graph = bool(ran) and not any(edge for call in ran for edge in call.outputs)
+        if total[name]:
+            assigned[name] = graph.containing(name, total[name], _candidates(ran, own, by_module))
+        elif checkpointed or (custom and without_graph):
+            raise ConfigurationError(f"Expected the autograd graph to show the use of `{name}`, but it runs {HIDDEN}")
+    return assigned
+
+
+def _candidates(ran: list[Call], owners: list[str], by_module: Mapping[str, list[Call]]) -> Iterator[list[Call]]:
+    """Calls that may contain all uses of a parameter, smallest modules first."""
+    yield ran
+    levels = zip(*(owner.split(".") for owner in owners), strict=False)
+    shared = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels)]
+    for length in range(len(shared), -1, -1):
+        yield by_module.get(".".join(shared[:length]), [])
 
 
 class _Graph:
@@ -111,41 +125,6 @@ class _Graph:
         return not self._inside(call).keys() <= own - {None}
 
 
-def _refuse_hidden(
-    unused: list[str], nodes: set[Node], owners: Mapping[str, list[str]], by_module: Mapping[str, list[Call]]
-) -> None:
-    """Tell parameters that nothing uses from those that a function with a backward pass of its own hides."""
-    custom = [node for node in nodes if isinstance(node, _CUSTOM)]
-    checkpointed = any("Checkpoint" in node.name() for node in custom)
-    for name in unused if custom else ():
-        ran = [call for owner in owners[name] for call in by_module.get(owner, [])]
-        without_graph = bool(ran) and not any(edge for call in ran for edge in call.outputs)
-        if checkpointed or without_graph:
-            raise ConfigurationError(f"Expected the autograd graph to show the use of `{name}`, but it runs {HIDDEN}")
-
-
-def _owners(root: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Names of the modules that hold each parameter as their own."""
-    names = {id(parameter): name for name, parameter in parameters.items()}
-    owners: dict[str, list[str]] = defaultdict(list)
-    for module_name, module in module_names(root).items():
-        for _, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in names:
-                owners[names[id(parameter)]].append(module_name)
-    return owners
-
-
-def _candidates(owners: list[str], by_module: Mapping[str, list[Call]]) -> Iterator[list[Call]]:
-    """Calls that may contain all uses of a parameter, smallest modules first."""
-    yield [call for owner in owners for call in by_module.get(owner, [])]
-    parts = [owner.split(".") for owner in owners]
-    shared = 0
-    while all(len(part) > shared and part[shared] == parts[0][shared] for part in parts):
-        shared += 1
-    for length in range(shared, -1, -1):
-        yield by_module.get(".".join(parts[0][:length]), [])
-
-
 def deepest(edges: Sequence[Edge]) -> list[GradientEdge]:
     """Those of the edges from which no way leads on to another one: a gradient of theirs passes all others."""
     nodes = {node for node, _ in edges}
@@ -161,4 +140,4 @@ def deepest(edges: Sequence[Edge]) -> list[GradientEdge]:
                 leads_on[node] = False
                 waiting += [(node, True), *((each, False) for each in after)]
     # Several outputs of one node, as of a split, are asked for together.
-    return [GradientEdge(node, number, None) for node, number in dict.fromkeys(edges) if not leads_on[node]]
+    return [gradient_edge(node, number) for node, number in dict.fromkeys(edges) if not leads_on[node]]

@@ -9,38 +9,30 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from xai_callbacks.errors import AuditError, ConfigurationError, in_words, is_out_of_memory
-from xai_callbacks.gradients.accumulator import Accumulator
+from xai_callbacks.errors import AuditError, ConfigurationError, in_words, is_out_of_memory, require_instance, texts_of
+from xai_callbacks.gradients.accumulator import Accumulator, GradientReading, Reduce
 from xai_callbacks.gradients.assignment import HIDDEN, assign_calls, deepest, plain_parameters
-from xai_callbacks.gradients.axes import Axes, find_axes
-from xai_callbacks.gradients.calls import Call, Edge, Key, recording
-from xai_callbacks.gradients.reading import GradientReading, Reduce
+from xai_callbacks.gradients.calls import Axes, Call, Edge, Key, find_axes, recording
 
 __all__ = ["Loss", "PerSampleGradients"]
 
 Loss = Callable[[object, Tensor], Tensor]
 """From what the model returned and the images to one loss an image, `(N,)`."""
 
-# Numbers of images in one pass on a CPU, six images of 3 x 224 x 224. The feature maps of more leave the caches and are
-# given back to the system after every layer: on 16 images, MobileNetV2 then takes 1.6 times as long.
+# Numbers of images in one pass on a CPU, six images of 3 x 224 x 224: the feature maps of more leave the caches.
 _PASS = 2**20
 
 
 class PerSampleGradients:
     """Measures the gradient of every image's own loss without a backward pass for each.
 
-    Convolutions (strided, dilated, grouped, transposed; one to three dimensions), linear layers, batch norm in eval
-    mode, instance, group and layer norm, and multi-head attention are computed from what went into the layer and the
-    gradient of what came out. Any other module that holds parameters is run again under `torch.func`, with all that is
-    in it, and `GradientReading.slow` says so: a vision transformer holds its class token itself, so that the whole
-    network is run again, which takes several times as long, unless `parameters` leaves that out. What is scripted or
-    traced is run again with the module around it. Layers used several times, weights shared between layers, in-place
-    activations, parameters without dimensions and frozen ones are accounted for by walking the autograd graph: right
-    or refused, never silently wrong.
+    Convolutions, linear layers, batch norm in eval mode, instance, group and layer norm, and plain multi-head attention
+    have rules of their own: about one forward and backward pass together, or less; memory about the same. Any other
+    module that holds parameters is run again under `torch.func`, with all that is in it, which takes several times as
+    long, and `GradientReading.slow` says so. Layers used several times, tied weights, in-place activations, parameters
+    without dimensions and frozen ones are accounted for by walking the autograd graph: right or refused.
 
     Call inside `access.undisturbed`, or with the model in eval mode: no `.grad` is touched and no hook is left behind.
-    Cost where every module has a rule: about one forward and backward pass, or less; memory about the same. On a CPU,
-    batches of more than `2**20` numbers go through the model in several passes, which is faster there.
 
     Args:
         module: The model.
@@ -49,12 +41,6 @@ class PerSampleGradients:
 
     Raises:
         ConfigurationError: No such parameter, none requires grad, or the whole model is scripted.
-
-    Example:
-        >>> measure = PerSampleGradients(torch.nn.Linear(4, 2))
-        >>> reading = measure(torch.ones(3, 4), lambda outputs, images: outputs.sum(dim=1))
-        >>> reading.squared_norms["weight"]
-        tensor([8., 8., 8.], dtype=torch.float64)
     """
 
     def __init__(
@@ -64,6 +50,9 @@ class PerSampleGradients:
         *,
         parameters: Sequence[str] | None = None,
     ) -> None:
+        require_instance("module", module, nn.Module, "a module")
+        if call is not None and not callable(call):
+            raise ConfigurationError(f"Expected `call` to be a function of images, but got {call!r}.")
         if isinstance(module, torch.jit.ScriptModule):
             raise ConfigurationError(
                 "Expected a module of which only parts are scripted or traced, but all of it is: TorchScript shows no "
@@ -71,10 +60,10 @@ class PerSampleGradients:
             )
         self.module = module
         self.call = module if call is None else call
-        self.parameters = _choose(module, parameters)
+        self.parameters = _choose(module, None if parameters is None else texts_of("parameters", parameters))
         holders = {name.rpartition(".")[0] for name in self.parameters}
         self._watched = {".".join(each.split(".")[:depth]) for each in holders for depth in range(each.count(".") + 2)}
-        self._axes: dict[torch.Size, dict[Key, Axes]] = {}
+        self._axes: dict[torch.Size, dict[Key, Axes]] = {}  # by the shape of an image
 
     def __call__(
         self,
@@ -88,12 +77,11 @@ class PerSampleGradients:
         """Measure one batch.
 
         Args:
-            images: `(N, ...)`, as the model expects them, where the model is.
-            loss: From what the model returned and the images to one loss an image, `(N,)`; called once a pass.
+            images: Shape `(N, ...)`, as the model expects them, where the model is.
+            loss: One loss an image, `(N,)`, of the outputs and the images; called once a pass.
             norms: Whether to compute squared norms.
             reference: Gradients to compare with, by parameter name; those of other parameters are ignored.
-            reduce: Called with a name and the gradients `(N, *parameter.shape)`, which are formed for it; what it
-                returns is kept.
+            reduce: Called with a name and the gradients `(N, *parameter.shape)`, which are formed for it.
 
         Raises:
             ConfigurationError: The loss is not one an image, images are not independent, a parameter is used where its
@@ -107,9 +95,11 @@ class PerSampleGradients:
         images = images.detach().clone() if images.is_inference() else images.detach()
         _refuse_coupling(self.module)
         try:
-            axes = self._find_axes(images)
-            accumulator = Accumulator(self.parameters, axes, norms=norms, reference=reference or {}, reduce=reduce)
-            size = _images_in_a_pass(images)
+            if images.shape[1:] not in self._axes:
+                self._axes = {images.shape[1:]: find_axes(self.module, self._run, images, self._watched)}
+            axes = self._axes[images.shape[1:]]
+            accumulator = Accumulator(self.parameters, axes, norms, reference or {}, reduce)
+            size = len(images) if images.device.type != "cpu" else max(1, _PASS // max(1, images[0].numel()))
             for start in range(0, len(images), size):
                 self._pass(images[start : start + size], loss, accumulator, axes, start)
         except RuntimeError as error:
@@ -139,12 +129,6 @@ class PerSampleGradients:
             for each in calls:
                 each.forget()
 
-    def _find_axes(self, images: Tensor) -> dict[Key, Axes]:
-        kind = images.shape[1:]
-        if kind not in self._axes:
-            self._axes = {kind: find_axes(self.module, self._run, images, self._watched)}
-        return self._axes[kind]
-
 
 def _choose(module: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Parameter]:
     everything = plain_parameters(module)
@@ -169,12 +153,6 @@ def _choose(module: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.P
             "layer, which needs no gradients."
         )
     return trainable
-
-
-def _images_in_a_pass(images: Tensor) -> int:
-    if images.device.type != "cpu":
-        return len(images)
-    return max(1, _PASS // max(1, images[0].numel()))
 
 
 def _refuse_coupling(module: nn.Module) -> None:

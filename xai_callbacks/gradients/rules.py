@@ -1,47 +1,43 @@
-"""Per-sample parameter gradients of one layer, from what went into it and the gradient of what came out.
+"""Per-sample parameter gradients of one layer, from its input and the gradient of its output.
 
-Summed over a batch these are the gradients that autograd computes; here they stay apart for each image. Norms are
-computed without the gradients where that is cheaper. Convolutions follow Rochette, Manoel and Tramel, "Efficient
-per-example gradient computations in convolutional neural networks" (2019); the norm by Gram matrices follows
-Goodfellow, "Efficient per-example gradient computations" (2015), extended to layers with positions by Li et al., "Large
-language models can be strong differentially private learners" (2022).
-
-Letters: N images, T positions, P entries of a patch (input channels of a group times kernel), O output channels.
+Convolutions follow Rochette, Manoel and Tramel (arXiv 1912.06015), norms by Gram matrices Goodfellow (arXiv 1510.01799)
+and, with positions, Li et al. (arXiv 2110.05679). Letters: N images, T positions, P entries of a patch, O outputs.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from math import prod
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import grad as convolution_gradients
 
-__all__ = ["ConvolutionRule", "Formed", "LayerRule", "LinearRule", "NormRule", "Rule", "rule_of"]
+from xai_callbacks.gradients.calls import Call, precise
+
+__all__ = ["AttentionRule", "ConvolutionRule", "LayerRule", "LinearRule", "NormRule", "Rule", "rule_of"]
 
 _ALL = slice(None)
 
-# Entries of per-sample gradients held at once where the gradient of each image is formed: 1 MB in float32, which stays
-# in the cache.
+# Entries of formed per-sample gradients held at once: 1 MB in float32, which stays in the cache.
 _BLOCK = 2**18
 
 
-class Rule(ABC):
-    """Per-sample gradients of the parameters of one call; parameters are named from its module."""
+class Rule:
+    """Per-sample gradients of the parameters of one call, named from its module; here those formed already."""
 
-    @abstractmethod
+    def __init__(self, formed: Mapping[str, Tensor]) -> None:
+        self._formed = formed
+
     def gradients(self, name: str, images: slice = _ALL) -> Tensor:
         """Gradient of a parameter for some of the images, `(n, *parameter.shape)`."""
+        return self._formed[name][images]
 
     def blocks(self, name: str) -> Iterator[Tensor]:
-        """The gradients of all images, some at a time."""
+        """Gradients of all images, some at a time."""
         yield self.gradients(name)
-
-    # Layers override these where there is a way without the gradients themselves.
 
     def squared_norms(self, name: str) -> Tensor:
         """Squared Euclidean norm of the gradient of a parameter, `(N,)`."""
@@ -53,25 +49,10 @@ class Rule(ABC):
         return torch.cat([_rows(block) @ reference.to(block).flatten() for block in self.blocks(name)])
 
 
-class Formed(Rule):
-    """Gradients that are there already, by name of the parameter."""
-
-    def __init__(self, formed: Mapping[str, Tensor]) -> None:
-        self._formed = formed
-
-    def gradients(self, name: str, images: slice = _ALL) -> Tensor:
-        """Look them up."""
-        return self._formed[name][images]
-
-
 class LayerRule(Rule):
-    """One call of one plain layer with the parameters `weight` and `bias`, images first.
+    """One call of a layer with `weight` and `bias`: input and gradient of the output `(N, ...)`.
 
-    Args:
-        module: The layer.
-        given: What went in, `(N, ...)`.
-        gradient: Gradient of the sum of the losses with respect to what came out, `(N, ...)`.
-        entries: Numbers in the gradient of one image.
+    `entries` are the numbers in the gradient of one image.
     """
 
     def __init__(self, module: nn.Module, given: Tensor, gradient: Tensor, entries: int = 1) -> None:
@@ -81,7 +62,7 @@ class LayerRule(Rule):
         self._block = max(1, _BLOCK // max(1, entries))
 
     def blocks(self, name: str) -> Iterator[Tensor]:
-        """As many at a time as stay in the cache."""
+        """Gradients of as many images at a time as stay in the cache."""
         count = len(self.given)
         step = max(1, count) if name == "bias" else self._block
         for start in range(0, count, step):
@@ -92,7 +73,8 @@ class LinearRule(LayerRule):
     """`nn.Linear` on `(N, ..., I)`."""
 
     def __init__(self, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
-        super().__init__(module, _positions(given), _positions(gradient), given.shape[-1] * gradient.shape[-1])
+        given, gradient = (each.reshape(len(each), -1, each.shape[-1]) for each in (given, gradient))
+        super().__init__(module, given, gradient, given.shape[-1] * gradient.shape[-1])
 
     def gradients(self, name: str, images: slice = _ALL) -> Tensor:
         """Sum over positions of outer products."""
@@ -101,208 +83,187 @@ class LinearRule(LayerRule):
         return self.gradient[images].transpose(1, 2) @ self.given[images]
 
     def squared_norms(self, name: str) -> Tensor:
-        """By Gram matrices where positions are few."""
+        """Squared norms by Gram matrices where positions are few."""
         positions, outputs, inputs = self.given.shape[1], self.gradient.shape[2], self.given.shape[2]
         if name == "weight" and positions * (inputs + outputs) <= inputs * outputs:
             return _gram_norms(self.given, self.gradient)
         return super().squared_norms(name)
 
-    def inner_products(self, name: str, reference: Tensor) -> Tensor:
-        """`<dL/dW, R> = <dL/dy, R x>`."""
-        if name == "bias":
-            return super().inner_products(name, reference)
-        return ((self.given @ reference.to(self.given).T) * self.gradient).flatten(1).sum(dim=1)
-
 
 class ConvolutionRule(LayerRule):
-    """Convolutions and transposed convolutions of one to three dimensions, whatever their stride, groups or padding."""
+    """Convolutions and transposed convolutions of one to three dimensions, whatever their stride, groups or padding.
+
+    A transposed convolution is the convolution that leads from its output, the wide side, back to its input.
+    """
 
     module: nn.Conv2d | nn.ConvTranspose2d
 
     def __init__(self, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
         assert isinstance(module, _CONVOLUTIONS)  # noqa: S101  # rule_of chose this class; narrows the type
         super().__init__(module, given, gradient, module.weight.numel())
-        self._dimensions = given.dim() - 2
-        self._padding: tuple[int, ...]
-        if isinstance(module.padding, tuple) and module.padding_mode == "zeros":
-            self._padding = module.padding
-        else:
+        self._wide, self._narrow = (gradient, given) if isinstance(module, _TRANSPOSED) else (given, gradient)
+        padding, none = module.padding, (0,) * len(given.shape[2:])
+        if isinstance(padding, str) or module.padding_mode != "zeros":
             mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-            self.given = F.pad(given, module._reversed_padding_repeated_twice, mode=mode)
-            self._padding = (0,) * self._dimensions
-        self._wide, self._narrow = self.given, gradient
-        self._transposed = isinstance(module, _TRANSPOSED)
-        if self._transposed:
-            # A transposed convolution swaps the roles of what goes in and what comes out.
-            self._wide, self._narrow = gradient, given
-            if any(near != far for near, far in self._cut()):
-                sides = [side for pair in reversed(self._cut()) for side in pair]
-                self._wide, self._padding = F.pad(gradient, sides), (0,) * self._dimensions
+            self._wide, padding = F.pad(given, module._reversed_padding_repeated_twice, mode=mode), none
+        elif isinstance(module, _TRANSPOSED):
+            # More is cut off before than after where it pads its output; seen from the shapes, since a forward pass may
+            # have been told its output size.
+            sizes = zip(given.shape[2:], module.stride, module.dilation, module.kernel_size, strict=True)
+            whole = [(size - 1) * step + dilation * (kernel - 1) + 1 for size, step, dilation, kernel in sizes]
+            cut = [(p, full - p - size) for p, full, size in zip(padding, whole, gradient.shape[2:], strict=True)]
+            if any(before != after for before, after in cut):
+                self._wide, padding = F.pad(gradient, [side for pair in reversed(cut) for side in pair]), none
+        self._options = (module.stride, padding, module.dilation, False, none)
+        self._pointwise = prod(module.kernel_size) == 1 and not any(padding)
 
     def gradients(self, name: str, images: slice = _ALL) -> Tensor:
-        """By one convolution with a group for each image."""
+        """Gradients by one convolution with a group for each image."""
         if name == "bias":
             return self.gradient[images].flatten(2).sum(dim=2)
-        module = self.module
-        wide, narrow = self._wide[images], self._narrow[images]
-        count, shape = wide.shape[0], module.weight.shape
-        if module.groups == 1 and self._is_pointwise():
-            product = narrow.flatten(2) @ self._sampled(wide).flatten(2).transpose(1, 2)
-            return product.reshape(count, *shape)
-        weight_gradient = (
-            convolution_gradients.conv1d_weight,
-            convolution_gradients.conv2d_weight,
-            convolution_gradients.conv3d_weight,
-        )[self._dimensions - 1]
-        gradients: Tensor = weight_gradient(  # type: ignore[no-untyped-call]
-            wide.reshape(1, -1, *wide.shape[2:]),
-            (count * shape[0], *shape[1:]),
-            narrow.reshape(1, -1, *narrow.shape[2:]),
-            module.stride,
-            self._padding,
-            module.dilation,
-            count * module.groups,
-        )
+        wide, narrow, module = self._wide[images], self._narrow[images], self.module
+        count, shape = len(wide), module.weight.shape
+        if self._pointwise and module.groups == 1:
+            return (narrow.flatten(2) @ self._patches(images).transpose(1, 2)).reshape(count, *shape)
+        both = (each.reshape(1, -1, *each.shape[2:]) for each in (narrow, wide))
+        weight = wide.new_empty(1).expand(count * shape[0], *shape[1:])
+        options = (*self._options, count * module.groups, (False, True, False))
+        gradients: Tensor = torch.ops.aten.convolution_backward(*both, weight, None, *options)[1]
         return gradients.reshape(count, *shape)
 
     def squared_norms(self, name: str) -> Tensor:
-        """By Gram matrices where the narrow map is small; seldom so of grouped, 1-d and 3-d convolutions."""
-        if name == "bias" or self.module.groups != 1 or self._dimensions != 2:
-            return super().squared_norms(name)
+        """Squared norms by Gram matrices where the narrow map is small; seldom so of grouped, 1-d and 3-d ones."""
         narrow, patch = self._narrow.shape[1], prod(self.module.weight.shape[1:])
-        if self._narrow[0, 0].numel() * (patch + narrow) > patch * narrow:
+        small = self._narrow[0, 0].numel() * (patch + narrow) <= patch * narrow
+        if name == "bias" or self.module.groups != 1 or self._narrow.dim() != 4 or not small:
             return super().squared_norms(name)
         return _gram_norms(self._patches().transpose(1, 2), self._narrow.flatten(2).transpose(1, 2))
 
     def inner_products(self, name: str, reference: Tensor) -> Tensor:
-        """`<dL/dW, R> = <dL/dy, layer_R(x)>`, where `layer_R` has the weight R and no bias."""
+        """`<dL/dW, R> = <narrow, convolution of wide by R>`."""
         if name == "bias":
             return super().inner_products(name, reference)
-        module, kind, weight = self.module, self._dimensions - 1, reference.to(self.given)
-        if self._transposed:
-            back = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[kind]
-            came_out = back(self._narrow, weight, None, module.stride, self._padding, 0, module.groups, module.dilation)
-            return (came_out * self._wide).flatten(1).sum(dim=1)
-        convolve = (F.conv1d, F.conv2d, F.conv3d)[kind]
-        came_out = convolve(self._wide, weight, None, module.stride, self._padding, module.dilation, module.groups)
-        return (came_out * self._narrow).flatten(1).sum(dim=1)
+        weight, groups = reference.to(self._wide), self.module.groups
+        return (
+            (torch.convolution(self._wide, weight, None, *self._options, groups) * self._narrow).flatten(1).sum(dim=1)
+        )
 
-    def _cut(self) -> list[tuple[int, int]]:
-        """What a transposed convolution cuts off before and after, by axis: they differ where it pads its output.
-
-        Seen from the shapes, since a forward pass may have been told its output size.
-        """
-        module, cut = self.module, []
-        for axis, (given, came_out) in enumerate(zip(self.given.shape[2:], self.gradient.shape[2:], strict=True)):
-            whole = (given - 1) * module.stride[axis] + module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
-            cut.append((self._padding[axis], whole - self._padding[axis] - came_out))
-        return cut
-
-    def _is_pointwise(self) -> bool:
-        return all(size == 1 for size in self.module.kernel_size) and not any(self._padding)
-
-    def _sampled(self, wide: Tensor) -> Tensor:
-        """What a kernel of one entry meets."""
-        for axis, step in enumerate(self.module.stride):
-            if step > 1:
-                wide = wide.index_select(axis + 2, torch.arange(0, wide.shape[axis + 2], step, device=wide.device))
-        return wide
-
-    def _patches(self) -> Tensor:
-        """The part of the wide side that belongs to each position of the narrow one, `(N, P, T)`."""
-        module = self.module
-        if self._is_pointwise():
-            return self._sampled(self._wide).flatten(2)
-        return F.unfold(self._wide, module.kernel_size, module.dilation, self._padding, module.stride)
+    def _patches(self, images: slice = _ALL) -> Tensor:
+        """Part of the wide side that belongs to each position of the narrow one, `(N, P, T)`."""
+        stride, padding, dilation, *_ = self._options
+        if self._pointwise:
+            return self._wide[(images, _ALL, *(slice(None, None, step) for step in stride))].flatten(2)
+        return F.unfold(self._wide[images], self.module.kernel_size, dilation, padding, stride)
 
 
 class NormRule(LayerRule):
     """Batch norm in eval mode, instance, group and layer norm: `y = weight * normalised + bias`."""
 
+    module: Any
+
     def gradients(self, name: str, images: slice = _ALL) -> Tensor:
-        """Sum over positions, for bias and weight."""
+        """Sum over positions."""
         return self._gradients[name][images]
 
     @cached_property
     def _gradients(self) -> dict[str, Tensor]:
-        if isinstance(self.module, _BATCH_NORMS):
-            return self._of_running_statistics()
-        normalised = self._normalised()
-        if isinstance(self.module, nn.LayerNorm):
-            shape = (len(self.gradient), -1, *self.module.normalized_shape)
-            weight, bias = ((each.reshape(shape)).sum(dim=1) for each in (self.gradient * normalised, self.gradient))
-            return {"weight": weight, "bias": bias}
-        count, channels = self.gradient.shape[:2]
-        gradient = self.gradient.reshape(count, channels, -1)
-        # A batch of inner products over positions, without a third tensor of the size of the feature map.
-        positions = gradient.shape[2]
-        products = gradient.reshape(-1, 1, positions) @ normalised.reshape(-1, positions, 1)
-        return {"weight": products.reshape(count, channels), "bias": gradient.sum(dim=2)}
-
-    def _of_running_statistics(self) -> dict[str, Tensor]:
-        """Both gradients at once: every channel of every image is a channel of its own to autograd's own kernel.
-
-        It reads both maps once and adds up in double precision; five to nine times as fast as products and sums here.
-        """
-        count, channels = self.gradient.shape[:2]
-        rows = (1, count * channels, -1)
-        mean, var = self._running()
-        assert mean is not None and var is not None  # noqa: S101, PT018  # refused before; narrows the types
-        _, weight, bias = torch.ops.aten.native_batch_norm_backward(
-            self.gradient.reshape(rows),
-            self.given.reshape(rows),
-            None,
-            mean.expand(count, -1).flatten(),
-            var.expand(count, -1).flatten(),
-            None,
-            None,
-            False,
-            self.module.eps,
-            [False, True, True],
-        )
-        return {"weight": weight.view(count, channels), "bias": bias.view(count, channels)}
-
-    def _normalised(self) -> Tensor:
-        module, given = self.module, self.given
+        module, given, gradient = self.module, self.given, self.gradient
+        count, channels = gradient.shape[:2]
+        # A half-precision model keeps its statistics in half precision.
+        running = [getattr(module, f"running_{name}", None) for name in ("mean", "var")]
+        mean, var = (None if each is None else each.to(given.dtype) for each in running)
+        if isinstance(module, _BATCH_NORMS):
+            # Every channel of every image is a channel of its own to autograd's kernel, which reads both maps once and
+            # adds up in double precision: five to nine times as fast as products and sums.
+            maps = (each.reshape(1, count * channels, -1) for each in (gradient, given))
+            statistics = (each.expand(count, -1).flatten() for each in (mean, var) if each is not None)
+            options = (None, None, False, module.eps, (False, True, True))
+            _, weight, bias = torch.ops.aten.native_batch_norm_backward(*maps, None, *statistics, *options)
+            return {"weight": weight.view(count, channels), "bias": bias.view(count, channels)}
         if isinstance(module, nn.LayerNorm):
-            return F.layer_norm(given, module.normalized_shape, None, None, module.eps)
+            normalised = F.layer_norm(given, module.normalized_shape, None, None, module.eps)
+            shape = (count, -1, *module.normalized_shape)
+            weight, bias = ((each.reshape(shape)).sum(dim=1) for each in (gradient * normalised, gradient))
+            return {"weight": weight, "bias": bias}
         if isinstance(module, nn.GroupNorm):
-            return F.group_norm(given, module.num_groups, None, None, module.eps)
-        mean, var = self._running()
-        return F.instance_norm(given, mean, var, None, None, mean is None, 0.0, module.eps)  # type: ignore[arg-type]
+            normalised = F.group_norm(given, module.num_groups, None, None, module.eps)
+        else:
+            normalised = F.instance_norm(given, mean, var, None, None, mean is None, 0.0, module.eps)
+        gradient = gradient.flatten(2)
+        # A batch of inner products over positions, without a third tensor of the size of the feature map.
+        return {"weight": torch.einsum("nct,nct->nc", gradient, normalised.flatten(2)), "bias": gradient.sum(dim=2)}
 
-    def _running(self) -> tuple[Tensor | None, Tensor | None]:
-        """Running statistics of a half-precision model in the precision of what goes in, which has been widened."""
-        mean, var = self.module.running_mean, self.module.running_var
-        widened = (each.to(self.given.dtype) if isinstance(each, Tensor) else None for each in (mean, var))
-        return next(widened), next(widened)
+
+class AttentionRule(Rule):
+    """A call of `nn.MultiheadAttention` that it `knows`, taken apart into its projections, which are linear layers."""
+
+    _NAMES = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
+
+    def __init__(self, call: Call, gradient: Tensor) -> None:
+        module, arguments = cast("nn.MultiheadAttention", call.module), self._arguments(call)
+        *given, gradient = (
+            each if module.batch_first else each.transpose(0, 1)
+            for each in (*(precise(arguments[name].detach()) for name in self._NAMES[:3]), gradient)
+        )
+        together: Tensor | None = module.in_proj_bias
+        bias = (None,) * 3 if together is None else together.detach().to(gradient).chunk(3)
+        projections = zip(given, module.in_proj_weight.detach().to(gradient).chunk(3), bias, strict=True)
+        projected = [F.linear(*each).requires_grad_(True) for each in projections]
+        with torch.enable_grad():
+            q, k, v = [each.reshape(*each.shape[:2], module.num_heads, -1).transpose(1, 2) for each in projected]
+            context = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        gradients = torch.autograd.grad(context, projected, gradient @ module.out_proj.weight.detach().to(gradient))
+        self._in = [LinearRule(module, *each) for each in zip(given, gradients, strict=True)]
+        self._out = [LinearRule(module.out_proj, context.detach(), gradient)]
+
+    @classmethod
+    def knows(cls, call: Call) -> bool:
+        """Whether this is plain attention: no masks, keys as wide as queries, and none that are learnt."""
+        module, arguments = call.module, cls._arguments(call)
+        return (
+            isinstance(module, nn.MultiheadAttention)
+            and type(module).forward is nn.MultiheadAttention.forward
+            and module._qkv_same_embed_dim
+            and module.bias_k is None
+            and not module.add_zero_attn
+            and arguments.get("attn_mask") is None
+            and arguments.get("key_padding_mask") is None
+        )
+
+    def gradients(self, name: str, images: slice = _ALL) -> Tensor:
+        """Rows of each projection, one below the other."""
+        return torch.cat([rule.gradients(kind, images) for rule, kind in self._rules(name)], dim=1)
+
+    def squared_norms(self, name: str) -> Tensor:
+        """Sum over the projections."""
+        return torch.stack([rule.squared_norms(kind) for rule, kind in self._rules(name)]).sum(dim=0)
+
+    def _rules(self, name: str) -> list[tuple[LinearRule, str]]:
+        rules = self._out if name.startswith("out_proj") else self._in
+        return [(rule, "bias" if name.endswith("bias") else "weight") for rule in rules]
+
+    @classmethod
+    def _arguments(cls, call: Call) -> dict[str, Any]:
+        return dict(zip(cls._NAMES, call.arguments[0], strict=False)) | dict(call.arguments[1])
 
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_RULES: dict[tuple[type[nn.Module], ...], type[LayerRule]] = {
-    (nn.Linear,): LinearRule,
-    _CONVOLUTIONS: ConvolutionRule,
-    (*_BATCH_NORMS, *_INSTANCE_NORMS, nn.GroupNorm, nn.LayerNorm): NormRule,
+_RULES: dict[type[nn.Module], type[LayerRule]] = {
+    nn.Linear: LinearRule,
+    **dict.fromkeys(_CONVOLUTIONS, ConvolutionRule),
+    **dict.fromkeys((*_BATCH_NORMS, *_INSTANCE_NORMS, nn.GroupNorm, nn.LayerNorm), NormRule),
 }
 
 
 def rule_of(module: nn.Module) -> type[LayerRule] | None:
     """The rule of a layer; None for any other, also for a subclass with a `forward` of its own."""
-    for kinds, rule in _RULES.items():
-        for known in kinds:
-            if isinstance(module, known):
-                methods = ("forward", "_conv_forward")
-                plain = all(getattr(type(module), name, None) is getattr(known, name, None) for name in methods)
-                return rule if plain else None
-    return None
-
-
-def _positions(tensor: Tensor) -> Tensor:
-    """`(N, ..., C)` as `(N, T, C)`."""
-    return tensor.reshape(tensor.shape[0], -1, tensor.shape[-1])
+    known = next((kind for kind in _RULES if isinstance(module, kind)), nn.Module)
+    methods = ("forward", "_conv_forward")
+    plain = all(getattr(type(module), name, None) is getattr(known, name, None) for name in methods)
+    return _RULES.get(known) if plain else None
 
 
 def _rows(gradients: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """How new an image is to a model, measured by gradients; larger = more novel, always."""
 
 from xai_callbacks.novelty.address import layer_shares, novelty_map
-from xai_callbacks.novelty.all_layers import GradientNorm, PurviewDistance, purview_features
-from xai_callbacks.novelty.autoencoder import ConvAutoencoder, collapsed, dead, reconstruction_error
+from xai_callbacks.novelty.all_layers import GradientNorm, PurviewDistance
+from xai_callbacks.novelty.autoencoder import ConvAutoencoder, dead, reconstruction_error
 from xai_callbacks.novelty.base import Inliers, LastLayerScore, ModelScore, NoveltyScore
 from xai_callbacks.novelty.constraint import GradientConstraint
 from xai_callbacks.novelty.feature_space import KNearest, Mahalanobis, ViM
@@ -10,6 +10,7 @@ from xai_callbacks.novelty.fisher import FisherNovelty, gradient_features
 from xai_callbacks.novelty.gradcon import GradConScore, ReconstructionError
 from xai_callbacks.novelty.last_layer import ConfoundingLabels, GradNorm, GradTrust
 from xai_callbacks.novelty.logits import Energy, Entropy, JointEnergy, MaxLogit, MaxSoftmax
+from xai_callbacks.novelty.map import NoveltyMap
 from xai_callbacks.novelty.odin import ODIN
 
 __all__ = [
@@ -32,15 +33,14 @@ __all__ = [
     "MaxLogit",
     "MaxSoftmax",
     "ModelScore",
+    "NoveltyMap",
     "NoveltyScore",
     "PurviewDistance",
     "ReconstructionError",
     "ViM",
-    "collapsed",
     "dead",
     "gradient_features",
     "layer_shares",
     "novelty_map",
-    "purview_features",
     "reconstruction_error",
 ]

@@ -13,21 +13,16 @@ __all__ = ["Inliers", "LastLayerScore", "ModelScore", "NoveltyScore"]
 
 
 class Inliers(NamedTuple):
-    """What the last layer saw and said for familiar images.
+    """Input and output of the last layer for familiar images.
 
-    Attributes:
-        features: Inputs of the linear head, `(N, F)`.
-        logits: Its outputs, `(N, K)`.
-        labels: Classes `(N,)` int64, all the same where there are none that exclude each other; None where unknown.
-        weight: Weight of the head, `(K, F)`.
-        bias: Bias of the head, `(K,)`; zeros where it has none.
+    Labels are all the same where there are no classes that exclude each other.
     """
 
-    features: Tensor
-    logits: Tensor
-    labels: Tensor | None
-    weight: Tensor
-    bias: Tensor
+    features: Tensor  # inputs of the linear head, (N, F)
+    logits: Tensor  # its outputs, (N, K)
+    labels: Tensor | None  # classes (N,) int64; None where unknown
+    weight: Tensor  # of the head, (K, F)
+    bias: Tensor  # of the head, (K,); zeros where it has none
 
 
 class NoveltyScore(ABC):
@@ -45,56 +40,36 @@ class NoveltyScore(ABC):
 
 
 class LastLayerScore(NoveltyScore):
-    """A score from what the last layer saw and said: it costs no pass through the model of its own.
+    """A score of input and output of the last layer: it costs no pass through the model of its own.
 
     Name in `tasks` what the outputs may be: a softmax wants classes that exclude each other, `("single-label",)`;
     logits of labels, each by itself, are `("single-label", "multi-label")`; features suit any task.
     """
 
     def check(self, count: int, width: int) -> None:
-        """Raise what is wrong with the inliers before training; only scores that learn are asked.
-
-        Args:
-            count: Number of familiar images to come.
-            width: Features of the last layer, F.
-        """
+        """Raise before training what is wrong with `count` familiar images of `width` features, if the score learns."""
 
     def fit(self, inliers: Inliers) -> None:
-        """Learn what is familiar; scores with `learns = False` need not be fitted."""
+        """Learn what is familiar, if the score learns."""
 
     @abstractmethod
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Score a batch.
-
-        Args:
-            features: Input of the linear head, `(N, F)`.
-            logits: Outputs of the head as the model gave them, `(N, K)`; K = 1 is one sigmoid logit.
-
-        Returns:
-            Shape `(N,)`, float64.
-        """
+        """Score inputs `(N, F)` and outputs `(N, K)` of the head; K = 1 is one logit. Returns `(N,)` float64."""
 
 
 class ModelScore(NoveltyScore):
-    """A score that runs the model itself, forward and often backward."""
+    """A score that runs the model itself, forward and often backward; all its methods run inside `undisturbed`."""
 
     def check(self, subject: Subject, images: Tensor) -> None:
-        """Raise before training what would keep `fit` or `score` from working, at little cost, inside `undisturbed`.
+        """Raise before training, at little cost, what would keep `fit` or `score` from working.
 
-        Scores that do not learn are asked for those of two images besides, and need not do so here.
-
-        Args:
-            subject: The model.
-            images: The first two familiar images `(N, C, H, W)`, or the only one, if the score learns; else two probes.
+        Scores that learn are shown the first two familiar images `(N, C, H, W)`; others two probes, which are also
+        scored.
         """
 
     def fit(self, subject: Subject, images: Tensor, *, chunk_size: int = 64) -> None:
-        """Learn what is familiar from images `(N, C, H, W)`; scores with `learns = False` need not be fitted."""
+        """Learn what is familiar from images `(N, C, H, W)`, if the score learns."""
 
     @abstractmethod
     def score(self, subject: Subject, images: Tensor) -> Tensor:
-        """Score a batch of images `(N, C, H, W)`; call inside `access.undisturbed`.
-
-        Returns:
-            Shape `(N,)`, float64.
-        """
+        """Score a batch of images `(N, C, H, W)`; returns `(N,)` float64."""

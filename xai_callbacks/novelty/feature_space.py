@@ -1,9 +1,4 @@
-"""Novelty as distance in the space of features, learnt from familiar images; larger = more novel.
-
-Features are the inputs of the linear head. Everything is computed in float64, on the device of the features, and is
-differentiable in them. `fit` refuses what it cannot learn from; `score` gives NaN where features or logits are not
-finite, see `last_layer`.
-"""
+"""Distance from familiar images in the features, the inputs of the linear head: float64, differentiable in them."""
 
 from __future__ import annotations
 
@@ -13,16 +8,16 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.errors import AuditError, ConfigurationError, require_integer
+from xai_callbacks.novelty.arguments import require_finite, require_fitted, require_images, require_positive
 from xai_callbacks.novelty.base import Inliers, LastLayerScore
 from xai_callbacks.novelty.last_layer import as_classes, checked
-from xai_callbacks.novelty.logits import require_positive
 
 __all__ = ["KNearest", "Mahalanobis", "ViM"]
 
-# Images of a batch and of the bank whose distances are held at once: 32 MB in float64.
-_ROWS, _PIECE = 512, 8192
+# Distances to the bank that are held at once: 32 MB in float64.
+_HELD = 2**22
 
-# Features are float32 at most; what is this small beside them is their rounding.
+# Features are float32 at most; relative to them, what is this small is their rounding.
 _ROUNDING = 1e-6
 
 
@@ -31,7 +26,7 @@ class _Learner(LastLayerScore):
 
     learns = True
     _learnt: tuple[Tensor, ...] = ()
-    _width: int = 0
+    _width: int | None = None
 
     def fit(self, inliers: Inliers) -> None:
         """Learn what is familiar; an earlier fit is replaced, and kept if this one fails.
@@ -40,27 +35,18 @@ class _Learner(LastLayerScore):
             ConfigurationError: The shapes do not belong together, or there are too few images.
             AuditError: Features or logits are NaN or infinite, or do not vary as they must.
         """
-        self._learnt = self._learn(_sound(inliers))
-        self._width = inliers.features.shape[1]
+        sound = _sound(inliers)
+        self.check(*sound.features.shape)
+        self._learnt, self._width = self._learn(sound), inliers.features.shape[1]
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Score a batch.
+        """Score features `(N, F)` and logits `(N, K)`.
 
         Raises:
             ConfigurationError: `fit` has not been called, or with features of another width.
         """
-        name = type(self).__name__
         features, logits = checked(features, logits)
-        if not self._learnt:
-            raise ConfigurationError(
-                f"Expected `{name}` to have learnt what is familiar, but `fit` has not been called. Call it with "
-                "features of familiar images, such as the training set."
-            )
-        if features.shape[1] != self._width:
-            raise ConfigurationError(
-                f"Expected `features` to be (N, {self._width}) as when `{name}` was fitted, but got "
-                f"{tuple(features.shape)}. Fit it again for this model."
-            )
+        require_fitted(self, self._width, features.shape[1])
         broken = features.isnan().any(dim=1)
         # Zeros instead of NaN, so that no decomposition or sorting ever meets one.
         features, logits = (each.masked_fill(broken[:, None], 0) for each in (features, logits))
@@ -81,21 +67,20 @@ class Mahalanobis(_Learner):
     2018, for the last layer and without their step on the image. S is the covariance around the class means, tied over
     classes (divided by N), plus `shrinkage * trace / F` on the diagonal, so that fewer images than features and dead
     features have an answer. Classes are `labels` where known, else what the model predicted. Range `[0, inf)`; about F
-    for familiar images where N is much larger than F.
-
-    Cost: F^3 for `fit`; F^2 + C F an image.
+    for familiar images where N is much larger than F. Cost: F^3 for `fit`; F^2 + C F an image.
 
     Args:
         shrinkage: Share of the mean variance added to every variance, above 0.
-
-    Raises:
-        ConfigurationError: `shrinkage` is not above 0.
     """
 
     name = "mahalanobis"
 
     def __init__(self, shrinkage: float = 1e-3) -> None:
         self.shrinkage = require_positive("shrinkage", shrinkage)
+
+    def check(self, count: int, width: int) -> None:
+        """Raise `ConfigurationError` of a single familiar image, which has no spread."""
+        require_images(count, 2, "for `Mahalanobis`")
 
     def _learn(self, inliers: Inliers) -> tuple[Tensor, ...]:
         """The mean of all, the Cholesky factor of S, and the class means around that mean, whitened."""
@@ -132,15 +117,10 @@ class KNearest(_Learner):
 
     Sun et al., "Out-of-distribution detection with deep nearest neighbors", ICML 2022. They use k = 50 for a bank of
     50,000; about 10 suits up to 2,000. An image of the bank is its own first neighbour. Features of zeros stay zeros,
-    at a distance of 1 from all others.
-
-    Cost: M F an image for a bank of M, which is kept in float64; 32 MB beside it whatever M and the batch.
+    at a distance of 1 from all others. Cost: M F an image for a bank of M, which is kept in float64; 32 MB beside it.
 
     Args:
-        k: Which neighbour; the bank must hold more images.
-
-    Raises:
-        ConfigurationError: `k` is no integer of 1 or more.
+        k: Which neighbour, 1 or more; the bank must hold more images.
     """
 
     name = "k_nearest"
@@ -150,27 +130,18 @@ class KNearest(_Learner):
         self.k = k
 
     def check(self, count: int, width: int) -> None:
-        """Refuse fewer familiar images than neighbours are asked for.
-
-        Raises:
-            ConfigurationError: There are no more than `k`.
-        """
-        if count <= self.k:
-            raise ConfigurationError(
-                f"Expected more than k = {self.k} familiar images for `KNearest`, but got {count}. Give more, or lower "
-                "`k`."
-            )
+        """Raise `ConfigurationError` of no more than `k` familiar images."""
+        require_images(count, self.k + 1, f"for `KNearest` with k = {self.k}", "Give more, or lower `k`.")
 
     def _learn(self, inliers: Inliers) -> tuple[Tensor, ...]:
-        self.check(*inliers.features.shape)
         return (_unit(inliers.features),)
 
     def _measure(self, features: Tensor, logits: Tensor, *learnt: Tensor) -> Tensor:
         (bank,) = learnt
         unit = _unit(features)
         with torch.no_grad():
-            starts = range(0, max(1, len(unit)), _ROWS)
-            index = torch.cat([_kth_nearest(unit[start : start + _ROWS], bank, self.k) for start in starts])
+            chunks = torch.split(unit, max(1, _HELD // len(bank)))
+            index = torch.cat([torch.cdist(rows, bank).topk(self.k, largest=False).indices[:, -1] for rows in chunks])
         # Found by products, measured by a difference: products cannot resolve distances below 1e-8.
         distance: Tensor = torch.linalg.vector_norm(unit - bank[index], dim=1)
         return distance
@@ -181,16 +152,12 @@ class ViM(_Learner):
 
     Wang et al., "ViM: out-of-distribution with virtual-logit matching", CVPR 2022. `u = -W^+ b` is where all logits
     are 0; R spans the directions beyond the D in which familiar features lie, around u, the most; alpha makes the mean
-    virtual logit equal to the mean largest logit of familiar images. Unbounded, in units of the logits.
-
-    Cost: F^3 for `fit`; F (F - D) an image.
+    virtual logit equal to the mean largest logit of familiar images. Unbounded, in units of the logits. Cost: F^3 for
+    `fit`; F (F - D) an image.
 
     Args:
         dimensions: D, at least 1 and below F; None for the authors' choice: 1000 from F = 2048 on, 512 from 768 on,
             else F / 2.
-
-    Raises:
-        ConfigurationError: `dimensions` is no integer of 1 or more.
     """
 
     name = "vim"
@@ -202,17 +169,23 @@ class ViM(_Learner):
         self.dimensions = dimensions
 
     def check(self, count: int, width: int) -> None:
-        """Refuse dimensions that these features do not have, or too few familiar images to find them.
+        """Raise `ConfigurationError` of no more features, or no more familiar images, than dimensions."""
+        principal = self._principal(width)
+        if not 1 <= principal < width:
+            raise ConfigurationError(
+                f"Expected `dimensions` to be at least 1 and below the {width} features, but got {principal}. `ViM` "
+                "measures what lies beyond them."
+            )
+        why = f"for {principal} principal dimensions of `ViM`"
+        require_images(count, principal + 1, why, "Give more, or lower `dimensions`.")
 
-        Raises:
-            ConfigurationError: There are no more features, or no more images, than dimensions.
-        """
-        self._principal(count, width)
+    def _principal(self, width: int) -> int:
+        return self.dimensions or (1000 if width >= 2048 else 512 if width >= 768 else width // 2)
 
     def _learn(self, inliers: Inliers) -> tuple[Tensor, ...]:
         """The origin u `(F,)`, the basis R `(F, F - D)`, and alpha."""
         count, width = inliers.features.shape
-        principal = self._principal(count, width)
+        principal = self._principal(width)
         origin = -(torch.linalg.pinv(inliers.weight) @ inliers.bias)
         centred = inliers.features - origin
         _, vectors = torch.linalg.eigh(centred.T @ centred / count)
@@ -231,21 +204,6 @@ class ViM(_Learner):
                 "model; logarithms of probabilities are no logits to it."
             )
         return origin, basis, largest / residual
-
-    def _principal(self, count: int, width: int) -> int:
-        usual = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
-        principal = usual if self.dimensions is None else self.dimensions
-        if not 1 <= principal < width:
-            raise ConfigurationError(
-                f"Expected `dimensions` to be at least 1 and below the {width} features, but got {principal}. `ViM` "
-                "measures what lies beyond them."
-            )
-        if count <= principal:
-            raise ConfigurationError(
-                f"Expected more than {principal} familiar images for the {principal} principal dimensions of `ViM`, "
-                f"but got {count}. Give more, or lower `dimensions`."
-            )
-        return principal
 
     def _measure(self, features: Tensor, logits: Tensor, *learnt: Tensor) -> Tensor:
         origin, basis, alpha = learnt
@@ -270,18 +228,9 @@ def _sound(inliers: Inliers) -> Inliers:
         )
     sound = [each.detach().to(features.device).double() for each in (features, logits, weight, bias)]
     for name, values in zip(("features", "logits", "weight", "bias"), sound, strict=True):
-        _require_finite(name, values)
+        advice = "The training has probably diverged, or an image is broken; look at the loss and at that image."
+        require_finite(f"the {name} of `inliers`", values, advice)
     return Inliers(sound[0], sound[1], labels, sound[2], sound[3])
-
-
-def _require_finite(name: str, values: Tensor) -> None:
-    broken = (~values.isfinite()).flatten(1).any(dim=1) if values.ndim > 1 else ~values.isfinite()
-    if broken.any():
-        raise AuditError(
-            f"Expected the {name} of `inliers` to be finite, but got NaN or inf in {int(broken.sum())} of "
-            f"{len(values)} rows, the first at index {int(broken.nonzero()[0])}. The training has probably diverged, "
-            "or an image is broken; look at the loss and at that image."
-        )
 
 
 def _whiten(factor: Tensor, rows: Tensor) -> Tensor:
@@ -294,18 +243,4 @@ def _unit(rows: Tensor) -> Tensor:
     """Rows scaled to length 1; zeros stay zeros."""
     # By the largest entry first, so that no square over- or underflows.
     largest = rows.abs().amax(dim=1, keepdim=True)
-    rows = rows / torch.where(largest > 0, largest, 1.0)
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows / torch.where(largest > 0, length, 1.0)
-
-
-def _kth_nearest(rows: Tensor, bank: Tensor, k: int) -> Tensor:
-    """Indices `(n,)` into the bank of the k-th nearest to each row, a piece of the bank at a time."""
-    distances, indices = rows.new_empty(len(rows), 0), rows.new_empty(len(rows), 0, dtype=torch.long)
-    for start in range(0, len(bank), _PIECE):
-        piece = torch.cdist(rows, bank[start : start + _PIECE])
-        near, where = piece.topk(min(k, piece.shape[1]), largest=False)
-        distances, indices = torch.cat([distances, near], dim=1), torch.cat([indices, where + start], dim=1)
-        distances, kept = distances.topk(min(k, distances.shape[1]), largest=False)
-        indices = indices.gather(1, kept)
-    return indices[:, -1]
+    return torch.nn.functional.normalize(rows / torch.where(largest > 0, largest, 1.0), dim=1)

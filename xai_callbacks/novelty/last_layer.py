@@ -1,14 +1,13 @@
-"""Gradient-based novelty from the last layer, in closed form.
+"""Gradient-based novelty from the last layer, in closed form, float64.
 
 For a linear head `z = W h + b`, the gradient of a loss with respect to `W` is the outer product `(dJ/dz) h^T`, so its
-norm is the product of two norms that the forward pass has already computed: no backward pass is needed. A gradient says
-how much the *model* would have to change for an image. Scores follow one orientation: larger = more novel.
-
-All scores of features and logits, also those of `logits` and `feature_space`, share one rule: an image whose features
-or logits hold NaN or infinity scores NaN, never a number. The caller knows its name and says it.
+norm is the product of two norms that the forward pass has already computed. Images whose features or logits hold NaN
+or infinity score NaN, here and in `logits` and `feature_space`.
 """
 
 from __future__ import annotations
+
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -17,18 +16,11 @@ from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty.base import LastLayerScore
 from xai_callbacks.tasks import binary_logits
 
-__all__ = ["ConfoundingLabels", "GradNorm", "GradTrust", "as_classes", "checked"]
+__all__ = ["ClosedForm", "ConfoundingLabels", "GradNorm", "GradTrust", "as_classes", "checked"]
 
 
 def checked(features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Features `(N, F)` and logits `(N, K)` in float64; a row of either that is not finite becomes NaN in both.
-
-    A formula may hide what is not finite: `sigmoid(inf) - 1` is an unremarkable 0. To raise here would make the device
-    wait for every batch, and would lose the scores of the other images.
-
-    Raises:
-        ConfigurationError: The shapes are others.
-    """
+    """Features `(N, F)` and logits `(N, K)` in float64; a row of either that is not finite becomes NaN in both."""
     if features.ndim != 2 or logits.ndim != 2 or len(features) != len(logits) or logits.shape[1] == 0:
         raise ConfigurationError(
             f"Expected `features` to be (N, F) and `logits` to be (N, K), but got {tuple(features.shape)} and "
@@ -40,11 +32,24 @@ def checked(features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def as_classes(logits: Tensor) -> Tensor:
-    """Logits `(N, K)` with K >= 2: one sigmoid logit becomes two classes."""
+    """Logits `(N, K)` with K >= 2: one sigmoid logit s becomes the two classes `(-s/2, s/2)`."""
     return binary_logits(logits) if logits.shape[1] == 1 else logits
 
 
-class GradNorm(LastLayerScore):
+class ClosedForm(LastLayerScore):
+    """A formula of features and logits."""
+
+    tasks: tuple[str, ...] = ("single-label",)
+
+    def score(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Score features `(N, F)` and logits `(N, K)`."""
+        return self._of(*checked(features, logits))
+
+    @abstractmethod
+    def _of(self, features: Tensor, logits: Tensor) -> Tensor: ...
+
+
+class GradNorm(ClosedForm):
     """`-||d KL(uniform || p) / dW||_1 = -||h||_1 ||p - 1/K||_1`: familiar images have large gradients.
 
     Huang et al., "On the importance of gradients for detecting distributional shifts in the wild", NeurIPS 2021.
@@ -53,11 +58,8 @@ class GradNorm(LastLayerScore):
     """
 
     name = "gradnorm"
-    tasks = ("single-label",)
 
-    def score(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Closed form for the weight of the head; the bias is left out, as in the paper."""
-        features, logits = checked(features, logits)
+    def _of(self, features: Tensor, logits: Tensor) -> Tensor:
         if logits.shape[1] == 1:
             distance = (logits[:, 0].sigmoid() - 0.5).abs()
         else:
@@ -65,43 +67,34 @@ class GradNorm(LastLayerScore):
         return -features.abs().sum(dim=1) * distance
 
 
-class ConfoundingLabels(LastLayerScore):
+class ConfoundingLabels(ClosedForm):
     """`||dJ/dW||^2 = ||sigmoid(z) - 1||^2 ||h||^2 / K^2`, J the mean binary cross-entropy toward an all-ones label.
 
     Lee and AlRegib, "Gradients as a measure of uncertainty in neural networks", ICIP 2020: no image belongs to all
-    classes at once, and an unfamiliar one asks for a larger update. Range `[0, inf)`. Every logit counts by itself, so
-    that it suits labels that do not exclude each other, too.
+    classes at once, and an unfamiliar one asks for a larger update. Range `[0, inf)`.
     """
 
     name = "confounding_labels"
     tasks = ("single-label", "multi-label")
 
-    def score(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Closed form for the weight of the head."""
-        features, logits = checked(features, logits)
+    def _of(self, features: Tensor, logits: Tensor) -> Tensor:
         # sigmoid(z) - 1 would round to 0 for a confident logit.
         residual = (-logits).sigmoid()
         return residual.square().sum(dim=1) * features.square().sum(dim=1) / logits.shape[1] ** 2
 
 
-class GradTrust(LastLayerScore):
+class GradTrust(ClosedForm):
     """`-max_k r_k^4 / mean_k r_k^4` with `r = z - 1/K`: on a trusted image one class alone asks for a change.
 
     Prabhushankar and AlRegib, "Counterfactual gradients-based quantification of prediction trust in neural networks",
-    MIPR 2024. There, J is the mean squared error between the logits and 1/K for every class, and trust is the largest
-    over the mean of the variances that the squared gradient `dJ/dW` has within each row. Row k of `dJ/dW` is
-    `2 r_k h^T / K`, so its variance is `(2 r_k / K)^4 Var(h^2)`, and the features cancel. What is left tells the
-    magnitudes of the logits apart, not their order: a strongly negative logit counts as much as a positive one.
-
-    Range `[-K, -1]`; -1 where all logits have the same magnitude around 1/K.
+    MIPR 2024: trust is the largest over the mean of the variances that the squared gradient of the mean squared error
+    between the logits and 1/K has within each row of W. Row k of it is `2 r_k h^T / K`, so that the features cancel. A
+    strongly negative logit counts as much as a positive one. Range `[-K, -1]`.
     """
 
     name = "gradtrust"
-    tasks = ("single-label",)
 
-    def score(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Closed form for the weight of the head; one sigmoid logit is read as two classes."""
-        _, logits = checked(features, logits)
+    def _of(self, features: Tensor, logits: Tensor) -> Tensor:
         logits = as_classes(logits)
         residual = (logits - 1 / logits.shape[1]).abs()
         largest = residual.amax(dim=1, keepdim=True)

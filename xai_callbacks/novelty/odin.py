@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from xai_callbacks.access import Subject
 from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.novelty.arguments import require_positive
 from xai_callbacks.novelty.base import ModelScore
-from xai_callbacks.novelty.logits import require_positive
 
 __all__ = ["ODIN"]
 
@@ -18,18 +18,13 @@ class ODIN(ModelScore):
     """`-max_k softmax(z(x') / T)_k` with `x' = x - epsilon sign(dCE(z(x) / T, argmax z) / dx)`; in [-1, -1/K].
 
     Liang, Li and Srikant, "Enhancing the reliability of out-of-distribution image detection in neural networks", ICLR
-    2018: the step raises the probability of the predicted class more for familiar images than for others. No learning,
-    but the paper tunes `epsilon` on unfamiliar images, which an honest comparison cannot do.
-
-    Cost: two forward and one backward pass down to the images; parameters get no gradient and may be frozen.
+    2018. The paper tunes `epsilon` on unfamiliar images, which an honest comparison cannot do. Cost: two forward and
+    one backward pass down to the images; parameters may be frozen.
 
     Args:
         temperature: T, above 0.
-        epsilon: Step on every pixel, in units of the images as the model gets them, whatever their normalisation; 0
-            leaves only the temperature. The paper's 0.0014 is in units of images with a standard deviation of about 1.
-
-    Raises:
-        ConfigurationError: An argument is out of range.
+        epsilon: Step on every pixel, 0 or more, in units of the images as the model gets them; the paper's 0.0014 is in
+            units of images with a standard deviation of about 1.
     """
 
     name = "odin"
@@ -40,11 +35,10 @@ class ODIN(ModelScore):
         self.epsilon = require_positive("epsilon", epsilon, or_zero=True)
 
     def score(self, subject: Subject, images: Tensor) -> Tensor:
-        """Score images `(N, C, H, W)` with any number of channels; NaN where image, gradient or logits are not finite.
+        """Score images `(N, C, H, W)`; NaN where image, gradient or logits are not finite.
 
         Raises:
-            ConfigurationError: The task has no classes that exclude each other, or the model gives no gradient with
-                respect to its images.
+            ConfigurationError: Classes do not exclude each other, or the model gives no gradient for its images.
         """
         subject.task.require_classes("ODIN", single=True)
         images = subject.images(images).detach()
@@ -56,7 +50,7 @@ class ODIN(ModelScore):
         return -logits.softmax(dim=1).amax(dim=1).masked_fill(broken, torch.nan)
 
     def _gradient(self, subject: Subject, images: Tensor) -> Tensor:
-        """Of the cross-entropy times T, which has the same sign and does not underflow in half precision."""
+        """Gradient of the cross-entropy times T, which has the same sign and does not underflow in half precision."""
         with torch.enable_grad():
             leaf = images.clone().requires_grad_(True)
             # The model gets a copy: it may normalise its input in place.
@@ -66,7 +60,6 @@ class ODIN(ModelScore):
                     "Expected logits that can be differentiated with respect to the images, but the model cut the "
                     "graph (`no_grad`, `detach`, or NumPy inside `forward`). Mend that, or use ODIN(epsilon=0)."
                 )
-            # The sum over images, so that each one gets the gradient it would get alone.
             loss = F.cross_entropy(logits / self.temperature, logits.argmax(dim=1), reduction="sum")
             (gradient,) = torch.autograd.grad(loss * self.temperature, leaf, allow_unused=True, materialize_grads=True)
         return gradient
@@ -74,5 +67,4 @@ class ODIN(ModelScore):
 
 def _finite_or_nan(logits: Tensor) -> Tensor:
     """Logits in float64, whose softmax still differs between images at a temperature of 1000; broken rows all NaN."""
-    broken = ~logits.isfinite().all(dim=1, keepdim=True)
-    return logits.double().masked_fill(broken, torch.nan)
+    return logits.double().masked_fill(~logits.isfinite().all(dim=1, keepdim=True), torch.nan)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xai_callbacks._lightning import LightningModule
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.novelty.autoencoder import (
-    COLLAPSE_ADVICE,
-    ConvAutoencoder,
-    ErrorKind,
-    dead,
-    reconstruction_error,
-)
-from xai_callbacks.novelty.constraint import GradientConstraint, Reference
+from xai_callbacks.novelty.arguments import require_choice, require_positive
+from xai_callbacks.novelty.autoencoder import ERRORS, ConvAutoencoder, ErrorKind, dead, reconstruction_error
+from xai_callbacks.novelty.constraint import GradientConstraint
 
 __all__ = ["AutoencoderModule"]
 
@@ -32,7 +26,7 @@ class AutoencoderModule(LightningModule):
 
     Batches are images `(N, C, 28, 28)` in [0, 1], or tuples that begin with them; labels are not read. Adam, as in the
     paper. Losses are logged without the penalty: with it, a checkpoint would be chosen by alignment rather than by
-    reconstruction.
+    reconstruction. A warning tells once of an output that a validation finds dead, see `novelty.dead`.
 
     | key | when | what |
     |---|---|---|
@@ -40,15 +34,11 @@ class AutoencoderModule(LightningModule):
     | `train_alignment` | each step, with a constraint | mean cosine to the reference gradients, 0 in the first step |
     | `val_loss` | each validation | mean `loss` over pixels and images |
 
-    Warns once when a validation finds the output dead, see `novelty.autoencoder.dead`: a squared error on mostly black
-    images often ends there within the first epoch.
-
     Args:
         channels: Channels of the images.
         loss: `bce`, binary cross-entropy of the logits, which trains reliably; or `mse` of the sigmoid, as published.
         learning_rate: Of Adam.
         constraint: Strength of the gradient constraint on the decoder, published: .03 with `mse`; None for none.
-        reference: Which gradient the constraint follows, see `GradientConstraint`.
 
     Attributes:
         autoencoder: The `ConvAutoencoder`; calling this module calls it.
@@ -59,27 +49,15 @@ class AutoencoderModule(LightningModule):
     """
 
     def __init__(
-        self,
-        channels: int = 1,
-        loss: ErrorKind = "bce",
-        learning_rate: float = 1e-3,
-        constraint: float | None = None,
-        reference: Reference = "total",
+        self, channels: int = 1, loss: ErrorKind = "bce", learning_rate: float = 1e-3, constraint: float | None = None
     ) -> None:
         super().__init__()
-        if loss not in get_args(ErrorKind):
-            raise ConfigurationError(f"Expected `loss` to be one of {get_args(ErrorKind)}, but got {loss!r}.")
-        if isinstance(learning_rate, bool) or not (math.isfinite(learning_rate) and learning_rate > 0):
-            raise ConfigurationError(
-                f"Expected `learning_rate` to be a finite number above 0, but got {learning_rate!r}. Try 1e-3."
-            )
+        require_choice("loss", loss, ERRORS)
+        self.learning_rate = require_positive("learning_rate", learning_rate, hint="Try 1e-3.")
         self.save_hyperparameters()
         self.loss: ErrorKind = loss
-        self.learning_rate = learning_rate
         self.autoencoder = ConvAutoencoder(channels)
-        self.constraint = (
-            None if constraint is None else GradientConstraint(self.autoencoder.decoder, constraint, reference)
-        )
+        self.constraint = None if constraint is None else GradientConstraint(self.autoencoder.decoder, constraint)
         self._looked_at: list[tuple[Tensor, Tensor]] = []
         self._warned = False
 
@@ -112,12 +90,8 @@ class AutoencoderModule(LightningModule):
         """Log the loss, keep a few pictures."""
         images = _images(batch)
         logits = self(images)
-        self.log(
-            "val_loss",
-            reconstruction_error(logits, images, self.loss).mean(),
-            batch_size=len(images),
-            sync_dist=True,
-        )
+        loss = reconstruction_error(logits, images, self.loss).mean()
+        self.log("val_loss", loss, batch_size=len(images), sync_dist=True)
         left = _LOOKED_AT - sum(len(kept) for kept, _ in self._looked_at)
         if left > 0:
             self._looked_at.append((logits[:left].sigmoid(), images[:left]))
@@ -132,7 +106,9 @@ class AutoencoderModule(LightningModule):
             self._warned = True
             warnings.warn(
                 f"The autoencoder gives the same picture, black or white in every pixel, for all of {len(images)} "
-                f"validation images (loss={self.loss!r}). {COLLAPSE_ADVICE}",
+                f"validation images (loss={self.loss!r}). A sigmoid output trained with a squared error can die: no "
+                "gradient is left to recover with. Train on logits with loss='bce', lower the learning rate, or start "
+                "from another seed.",
                 UserWarning,
                 stacklevel=2,
             )

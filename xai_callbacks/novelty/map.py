@@ -1,0 +1,67 @@
+"""`NoveltyMap`: an explainer of where in the image a probe is novel."""
+
+from __future__ import annotations
+
+from types import NoneType
+from typing import ClassVar
+
+from torch import Tensor
+
+from xai_callbacks.access import Trace, choose_layer, name_layer
+from xai_callbacks.errors import ConfigurationError, require_instance
+from xai_callbacks.explainers import Explainer, Observation, Plan
+from xai_callbacks.explainers.base import About
+from xai_callbacks.novelty.address import novelty_map
+from xai_callbacks.novelty.base import LastLayerScore
+from xai_callbacks.novelty.logits import Energy
+
+__all__ = ["NoveltyMap"]
+
+
+class NoveltyMap(Explainer):
+    """Heatmap of what makes each image novel, whatever is asked: `novelty_map` of a score of the last layer.
+
+    Positive cells make the image more novel; they add up to the score to first order. One map an image, under the key
+    of the explainer alone. Cost: one backward pass to the layer, no forward pass of its own.
+
+    Args:
+        score: A smooth score that does not learn; None for `Energy()`.
+        target_layer: Name of the layer; None chooses as Grad-CAM does.
+        name: What its keys begin with; None for `novelty_map`.
+
+    Raises:
+        ConfigurationError: The score learns or is none of the last layer, or an argument is of a wrong type.
+    """
+
+    about: ClassVar[About] = "image"
+
+    def __init__(
+        self, score: LastLayerScore | None = None, *, target_layer: str | None = None, name: str | None = None
+    ) -> None:
+        super().__init__("novelty_map" if name is None else name)
+        self.score = Energy() if score is None else score
+        require_instance("score", self.score, LastLayerScore, "a score of the last layer, such as Energy()")
+        if self.score.learns:
+            raise ConfigurationError(
+                f"Expected `score` to be one that does not learn, but got {self.score.name!r}. Choose Energy()."
+            )
+        require_instance("target_layer", target_layer, (str, NoneType), "the name of a layer, or None")
+        self.target_layer = target_layer
+
+    def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
+        """See `Explainer.prepare`; needs a model that ends in one linear layer."""
+        if trace.head() is None:
+            raise ConfigurationError(
+                "Expected a model that ends in one linear layer for NoveltyMap, but got none at its end. Leave it out."
+            )
+        layer = choose_layer(trace) if self.target_layer is None else name_layer(trace, self.target_layer)
+        return Plan((layer,), layer.reason, verified=layer.verified)
+
+    def explain(self, observation: Observation, plan: Plan) -> Tensor:
+        """See `Explainer.explain`; `(1, N, h, w)`."""
+        assert observation.head is not None  # noqa: S101  # `prepare` says so; narrows the type
+        (layer,) = plan.layers
+        return novelty_map(observation.activations[layer.name], layer.layout, *observation.head, self.score)[None]
+
+    def __repr__(self) -> str:
+        return f"NoveltyMap({type(self.score).__name__}(), target_layer={self.target_layer!r})"
