@@ -11,6 +11,7 @@ from typing import TypeGuard
 __all__ = [
     "AuditError",
     "ConfigurationError",
+    "DroppedError",
     "NoveltyError",
     "OutputError",
     "ProbeSetError",
@@ -54,19 +55,54 @@ class AuditError(XAICallbacksError, RuntimeError):
     """One audit failed although its configuration was sound, e.g. on non-finite logits."""
 
 
+class DroppedError(AuditError):
+    """Pictures were left out for want of time. It depends on the machine, so that it is told and never ends a run."""
+
+
 class NoveltyError(AuditError):
     """A novelty score says nothing: it is NaN, infinite, or the same for all probes."""
 
 
 def require_integer(name: str, value: object, *, minimum: int, hint: str = "") -> None:
-    """Check an argument that counts something; `True` and `2.0` are no counts.
-
-    Raises:
-        ConfigurationError: `value` is not an int of `minimum` or more.
-    """
+    """Raise a `ConfigurationError` unless an argument counts something; `True` and `2.0` are no counts."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         advice = f" {hint}" if hint else ""
         raise ConfigurationError(f"Expected `{name}` to be an integer of {minimum} or more, but got {value!r}.{advice}")
+
+
+def require_bool(name: str, value: object) -> None:
+    """Raise a `ConfigurationError` unless an argument is a bool; the text "false" of a file is true to Python."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"Expected `{name}` to be True or False, but got {value!r}.")
+
+
+def require_instance(name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
+    """Raise a `ConfigurationError` unless an argument is of a class, or one of several; `wanted` says so in words."""
+    if not isinstance(value, kind):
+        shown = repr(value)
+        # A tensor or a list of images says nothing by its numbers.
+        got = f"{type(value).__name__} {shown}" if len(shown) <= _SHOWN else type(value).__name__
+        raise ConfigurationError(f"Expected `{name}` to be {wanted}, but got {got}.")
+
+
+def require_name(what: str, value: object) -> None:
+    """Raise a `ConfigurationError` unless what is named, such as "`name` of a cue", can be a part of keys and tags."""
+    if not isinstance(value, str) or not re.fullmatch(r"[\w.-]+", value):
+        raise ConfigurationError(f"Expected {what} to be letters, digits, '_', '-' and '.', but got {value!r}.")
+
+
+def texts_of(name: str, value: object) -> tuple[str, ...]:
+    """Read one text or several, or raise a `ConfigurationError`."""
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
+        raise ConfigurationError(f"Expected `{name}` to be a text or a list of texts, but got {value!r}.")
+    return tuple(value)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether an argument is a finite int or float; `True` and `"1"` are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -81,64 +117,3 @@ def in_words(error: Exception) -> str:
         return str(error)
     first = next(iter(str(error).splitlines()), "").rstrip(".")
     return f"{type(error).__name__}: {first}." if first else f"{type(error).__name__}."
-
-
-def require_bool(name: str, value: object) -> None:
-    """Check a switch; the text "false" of a configuration file is true to Python.
-
-    Raises:
-        ConfigurationError: `value` is not a bool.
-    """
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"Expected `{name}` to be True or False, but got {value!r}.")
-
-
-def require_instance(name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
-    """Check the class of an argument.
-
-    Args:
-        name: The argument.
-        value: What was given.
-        kind: Its class, or one of several.
-        wanted: What is wanted, in words.
-
-    Raises:
-        ConfigurationError: `value` is of another class.
-    """
-    if not isinstance(value, kind):
-        shown = repr(value)
-        # A tensor or a list of images says nothing by its numbers.
-        got = f"{type(value).__name__} {shown}" if len(shown) <= _SHOWN else type(value).__name__
-        raise ConfigurationError(f"Expected `{name}` to be {wanted}, but got {got}.")
-
-
-def texts_of(name: str, value: object) -> tuple[str, ...]:
-    """Read one text, or several.
-
-    Raises:
-        ConfigurationError: It is neither.
-    """
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
-        raise ConfigurationError(f"Expected `{name}` to be a text or a list of texts, but got {value!r}.")
-    return tuple(value)
-
-
-def require_name(what: str, value: object) -> None:
-    """Check a name that becomes a part of keys and tags.
-
-    Args:
-        what: What is named so, such as "`name` of a cue".
-        value: What was given.
-
-    Raises:
-        ConfigurationError: `value` is no text of letters, digits, '_', '-' and '.'.
-    """
-    if not isinstance(value, str) or not re.fullmatch(r"[\w.-]+", value):
-        raise ConfigurationError(f"Expected {what} to be letters, digits, '_', '-' and '.', but got {value!r}.")
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether an argument is a finite int or float; `True` and `"1"` are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf

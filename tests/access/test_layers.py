@@ -219,7 +219,6 @@ def test_layers_are_named_by_string_or_module():
     assert by_name == by_module
     assert by_name.layout.grid == (4, 4)
     assert "as named" in by_name.reason
-    assert "as named" in by_name.reason
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,7 @@ def test_a_regression_has_as_many_values_as_the_model_gives():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            lambda: Subject("resnet"),
-            "a torch.nn.Module, or a function from images to outputs, but got str",
-        ),
+        (lambda: Subject("resnet"), "a torch.nn.Module, or a function from images to outputs, but got str"),
         (lambda: Subject(Lit(), select="net.clasifier"), "but got 'net.clasifier'. Did you mean 'net.classifier'"),
         (lambda: Subject(Lit(), select=lambda _: 3), "Expected `model` to lead to a module or a callable, but got int"),
         (lambda: find_module(cnn(), "", "target_layer"), "Expected `target_layer` to name a submodule"),

@@ -119,10 +119,7 @@ def test_a_map_of_which_few_cells_get_gradient_is_explained(pool):
 
 @pytest.mark.parametrize(
     "style",
-    [
-        *("in place", "in place behind an Identity", "function", "function in place", "method", "maximum"),
-        "operator",
-    ],
+    [*("in place", "in place behind an Identity", "function", "function in place", "method", "maximum"), "operator"],
 )
 @pytest.mark.parametrize("explainer", [GradCAM(), HiResCAM()], ids=["gradcam", "hirescam"])
 def test_the_same_net_has_the_same_map_however_it_is_written(style, explainer):

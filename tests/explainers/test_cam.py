@@ -49,7 +49,10 @@ def shaken(name):
     return model
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vgg11", "densenet121", "convnext_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "mobilenet_v2", pytest.param("vgg11", marks=pytest.mark.slow), "densenet121", "convnext_tiny"],
+)
 def test_grad_cam_equals_captum(name):
     from captum.attr import LayerGradCam
 

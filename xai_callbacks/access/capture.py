@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
-from xai_callbacks.access.addresses import Address
 from xai_callbacks.access.subject import Subject, find_module
 from xai_callbacks.access.watching import Returned, watching
 from xai_callbacks.errors import TargetLayerError
@@ -25,66 +24,38 @@ class Tapped(NamedTuple):
     output: Tensor
 
 
-class Captured:
+class Captured(dict[str, list[Tensor]]):
     """Captured tensors by the name of their layer; filled by the forward pass inside the `with`."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._wanted = {name: Address.parse(name) for name in names}
-        self._found: dict[str, list[Tensor]] = {name: [] for name in names}
-
-    @property
-    def uses_functions(self) -> bool:
-        """Whether any layer is what a function returns."""
-        return any(address.function is not None for address in self._wanted.values())
-
-    def names_of(self, address: Address) -> list[str]:
-        """Layers that are at an address."""
-        return [name for name, wanted in self._wanted.items() if wanted.matches(address)]
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Keep a tensor."""
-        self._found[name].append(tensor)
-
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name.
-
-        Raises:
-            TargetLayerError: A layer did not run, or ran several times.
-        """
-        for name, found in self._found.items():
+        """The tensors by name; raises a `TargetLayerError` where a layer did not run, or ran several times."""
+        for name, found in self.items():
             if len(found) != 1:
                 raise TargetLayerError(
                     f"Expected the layer `{name}` to run once in a forward pass, but it ran {len(found)} times. Name a "
                     f"layer that runs once with `target_layer=`, or one of its calls, such as '{name}#0'."
                 )
-        return {name: found[0] for name, found in self._found.items()}
+        return {name: tensor for name, (tensor,) in self.items()}
 
 
 @contextmanager
 def capture(subject: Subject, names: Sequence[str]) -> Iterator[Captured]:
-    """Record tensors and the graph from the first of them on.
+    """Record tensors by their names, see `Address`, and the graph from the first of them on.
 
     Inside, run `subject` under `torch.no_grad()`: everything up to the first tensor then costs what inference costs,
     and gradients are switched on for what follows. The model goes on with copies, so that an in-place operation does
     not change what was captured. Tensors that come later are part of the graph of those before.
-
-    Args:
-        subject: The model.
-        names: Names of the layers, see `Address`.
     """
-    captured = Captured(names)
+    captured = Captured({name: [] for name in names})
 
-    def cut(returned: Returned) -> Tensor | None:
-        layers = captured.names_of(returned.address)
-        if not layers:
-            return None
+    def cut(returned: Returned) -> Tensor:
         tensor = returned.tensor
         kept = tensor.clone() if returned.in_place else tensor
         if not kept.requires_grad:
             kept = kept.detach().requires_grad_(True)
         torch.set_grad_enabled(True)
-        for name in layers:
-            captured.add(name, kept)
+        for name in returned.names:
+            captured[name].append(kept)
         if not returned.in_place:
             return kept.clone()
         # What changed its input in place may have been called for that alone, so the input must carry the graph on. The
@@ -94,7 +65,7 @@ def capture(subject: Subject, names: Sequence[str]) -> Iterator[Captured]:
 
     grad_mode = torch.is_grad_enabled()
     try:
-        with watching(subject.module, cut, functions=captured.uses_functions):
+        with watching(subject.module, cut, names):
             yield captured
     finally:
         torch.set_grad_enabled(grad_mode)
@@ -102,13 +73,7 @@ def capture(subject: Subject, names: Sequence[str]) -> Iterator[Captured]:
 
 @contextmanager
 def tap(subject: Subject, name: str, *, detach: bool = True) -> Iterator[list[Tapped]]:
-    """Record what goes into and comes out of a module at every call, without changing anything.
-
-    Args:
-        subject: The model.
-        name: Dotted name of the module.
-        detach: Whether to cut what is recorded off the graph.
-    """
+    """Record copies of what goes into and comes out of a module at every call, off the graph if `detach`."""
     calls: list[Tapped] = []
 
     def note(_module: nn.Module, given: tuple[object, ...], output: object) -> None:

@@ -1,39 +1,26 @@
-"""What lies in containers, arrays and random generators, and how it is put back."""
+"""Contents of tensors, containers, arrays and random generators, and how they are put back."""
 
 from __future__ import annotations
 
 import array
 import ctypes
 import mmap
+import operator
 import random
-from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import chain
-from operator import is_
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-__all__ = [
-    "Children",
-    "Handler",
-    "Part",
-    "identical",
-    "keep_array",
-    "keep_attributes",
-    "keep_bit_generator",
-    "keep_bytes",
-    "keep_mapping",
-    "keep_memory",
-    "keep_python_random",
-    "keep_random_state",
-    "keep_seed_sequence",
-    "keep_sequence",
-    "keep_set",
-    "keep_torch_generator",
-]
+__all__ = ["CONTENTS", "Children", "Handler", "Part", "checksums", "keep_attributes", "keep_mapping", "keep_names"]
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_KEY = object()  # name of what hangs on a mapping as a key
 
 
 class Part(NamedTuple):
@@ -55,28 +42,28 @@ class Part(NamedTuple):
 Handler = Callable[[Any], Part]
 Children = list[tuple[object, Any]]
 
-_KEY = object()  # name of what hangs on a mapping as a key
 
+def keep_names(
+    read: Callable[[], dict[Any, Any]], put: Callable[[Any, Any], None], delete: Callable[[Any], None] | None = None
+) -> Part:
+    """What is read, put and deleted by name."""
+    kept = read()
 
-def identical(some: Collection[object], others: Collection[object]) -> bool:
-    """Whether both hold the same objects in the same order."""
-    return len(some) == len(others) and all(map(is_, some, others))
+    def restore() -> None:
+        now = read()
+        if delete is not None:
+            for name in now.keys() - kept.keys():
+                delete(name)
+        for name, item in kept.items():
+            if name not in now or now[name] is not item:
+                put(name, item)
+
+    return Part(restore, kept.items(), put)
 
 
 def keep_attributes(*names: str) -> Handler:
     """A handler for attributes that every object of a kind has."""
-
-    def handler(value: Any) -> Part:
-        kept = [(name, getattr(value, name)) for name in names]
-
-        def restore() -> None:
-            for name, item in kept:
-                if getattr(value, name) is not item:
-                    setattr(value, name, item)
-
-        return Part(restore, kept, lambda name, item: setattr(value, name, item))
-
-    return handler
+    return lambda value: keep_names(lambda: {name: getattr(value, name) for name in names}, partial(setattr, value))
 
 
 def keep_mapping(value: dict[Any, Any]) -> Part:
@@ -85,6 +72,14 @@ def keep_mapping(value: dict[Any, Any]) -> Part:
     base: Any = OrderedDict if isinstance(value, OrderedDict) else dict
     keys, values = list(base.keys(value)), list(base.values(value))
 
+    def restore() -> None:
+        if not _identical(base.keys(value), keys):
+            base.clear(value)
+        elif _identical(base.values(value), values):
+            return
+        for key, item in zip(keys, values, strict=True):
+            base.__setitem__(value, key, item)
+
     def put(key: object, item: object) -> None:
         if key is not _KEY:
             base.__setitem__(value, key, item)
@@ -92,69 +87,51 @@ def keep_mapping(value: dict[Any, Any]) -> Part:
     children: Iterable[tuple[object, Any]] = zip(keys, values, strict=True)
     if any(type(key) is not str for key in keys):
         children = chain(children, ((_KEY, key) for key in keys))
-    return Part(partial(_refill, base, value, keys, values), children, put)
+    return Part(restore, children, put)
 
 
-def _refill(base: Any, value: dict[Any, Any], keys: list[Any], values: list[Any]) -> None:
-    if not identical(base.keys(value), keys):
-        base.clear(value)
-    elif identical(base.values(value), values):
-        return
-    for key, item in zip(keys, values, strict=True):
-        base.__setitem__(value, key, item)
+def _identical(some: Collection[object], others: Collection[object]) -> bool:
+    """Whether both hold the same objects in the same order."""
+    return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
-def keep_sequence(value: list[Any] | deque[Any]) -> Part:
-    """A list or deque of any class."""
-    base: Any = list if isinstance(value, list) else deque
-    items = list(base.__iter__(value))
+def _keep_items(base: Any, fill: Callable[[Any, list[Any]], object]) -> Handler:
+    """A handler for a list, deque or set of any class."""
 
-    def restore() -> None:
-        if not identical(list(base.__iter__(value)), items):
-            base.clear(value)
-            base.extend(value, items)
+    def handler(value: Any) -> Part:
+        items = list(base.__iter__(value))
 
-    def put(index: int, item: object) -> None:
-        base.__setitem__(value, index, item)
+        def restore() -> None:
+            if not _identical(list(base.__iter__(value)), items):
+                base.clear(value)
+                fill(value, items)
 
-    return Part(restore, enumerate(items), put)
+        return Part(restore, enumerate(items), None if base is set else partial(base.__setitem__, value))
 
-
-def keep_set(value: set[Any]) -> Part:
-    """A set of any class."""
-    items = list(set.__iter__(value))
-
-    def restore() -> None:
-        if not identical(list(set.__iter__(value)), items):
-            set.clear(value)
-            set.update(value, items)
-
-    return Part(restore, enumerate(items))
+    return handler
 
 
-def keep_bytes(value: bytearray | array.array[Any]) -> Part:
-    """Bytes or numbers whose count can change."""
-    content: Any = value[:]
+def _keep_whole(
+    read: Callable[[Any], Any],
+    write: Callable[[Any, Any], object],
+    same: Callable[[Any, Any], bool] = operator.eq,
+    attributes: Iterable[str] = (),
+) -> Handler:
+    """A handler for what is read and written as a whole, and for attributes that it keeps all its life."""
 
-    def restore() -> None:
-        if bytes(value) != bytes(content):
-            value[:] = content
+    def handler(value: Any) -> Part:
+        content = read(value)
 
-    return Part(restore)
+        def restore() -> None:
+            if not same(read(value), content):
+                write(value, content)
 
+        return Part(restore, [(name, getattr(value, name, None)) for name in attributes])
 
-def keep_memory(value: Any) -> Part:
-    """A number or structure of `ctypes`, perhaps shared between processes."""
-    content = bytes(value)
-
-    def restore() -> None:
-        if bytes(value) != content:
-            ctypes.memmove(ctypes.addressof(value), content, len(content))
-
-    return Part(restore)
+    return handler
 
 
-def keep_array(value: np.ndarray[Any, Any]) -> Part:
+def _keep_array(value: np.ndarray[Any, Any]) -> Part:
     """An array of any class and type; one that lies in a file is left alone."""
     owner: Any = value
     while isinstance(owner.base, np.ndarray) and not isinstance(owner, np.memmap):
@@ -184,37 +161,122 @@ def keep_array(value: np.ndarray[Any, Any]) -> Part:
     return Part(restore, enumerate(content.flat) if dtype.kind == "O" else (), put if writeable else None)
 
 
-def keep_torch_generator(value: torch.Generator) -> Part:
-    """A generator of torch, on any device."""
-    state = value.get_state()
+def _keep_tensor(value: Tensor) -> Part:
+    """Memory, shape, the gradient as an object, `requires_grad`, being a leaf, and values, but for parameters'."""
+    # Subclasses may refuse even this, such as parameters without a shape.
+    with torch._C.DisableTorchFunctionSubclass():
+        held = value.detach()  # the same memory, looked at in the same way
+        content = None if isinstance(value, nn.Parameter) or held.is_meta else _dense(held).clone()
+        leaf, trained, gradient = value.is_leaf, value.requires_grad, value.grad if value.is_leaf else None
 
     def restore() -> None:
-        if not torch.equal(value.get_state(), state):
-            value.set_state(state)
+        with torch._C.DisableTorchFunctionSubclass():
+            if leaf and not value.is_leaf:
+                value.detach_()
+            if _place(value) != _place(held):
+                value.data = held
+            if content is not None and not _same(_dense(value), content):
+                with torch.inference_mode(value.is_inference()):
+                    _dense(value).copy_(content)
+            if leaf and value.grad is not gradient:
+                value.grad = gradient
+            if leaf and value.requires_grad != trained:
+                value.requires_grad_(trained)
 
     return Part(restore)
 
 
-def keep_python_random(value: random.Random) -> Part:
-    """A generator of Python."""
-    state = value.getstate()
-    return Part(lambda: value.setstate(state))
+def _place(tensor: Tensor) -> object:
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return tensor.shape
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
-def keep_random_state(value: np.random.RandomState) -> Part:
-    """NumPy's generator of old, with the normal number it may have in store."""
-    state = value.get_state(legacy=False)
-    return Part(lambda: value.set_state(state), [("bit_generator", value._bit_generator)])
+def _dense(tensor: Tensor) -> Tensor:
+    """Without the dimensions along which `expand` repeats: they take no memory and cannot be written."""
+    if tensor.layout != torch.strided or 0 not in tensor.stride():
+        return tensor
+    return tensor[tuple(slice(None) if stride else slice(0, 1) for stride in tensor.stride())]
 
 
-def keep_bit_generator(value: Any) -> Part:
-    """What NumPy's generators draw from, with the seeds of those it may spawn."""
-    state = value.state
-    return Part(lambda: setattr(value, "state", state), [("seed_seq", getattr(value, "seed_seq", None))])
+def _same(tensor: Tensor, content: Tensor) -> bool:
+    """Bitwise, so that a NaN equals itself and a negative zero is none."""
+    try:
+        if tensor.is_complex():
+            tensor, content = (torch.view_as_real(each.resolve_conj()) for each in (tensor, content))
+        tensor, content = (each.resolve_neg().view(_INTEGERS[each.element_size()]) for each in (tensor, content))
+        return torch.equal(tensor, content)
+    except (KeyError, NotImplementedError, RuntimeError):  # sparse, quantised, nested
+        return False
 
 
-def keep_seed_sequence(value: Any) -> Part:
-    """A sequence of seeds, with the number of those it has spawned."""
-    *_, state = value.__reduce__()
-    spawned = value.n_children_spawned
-    return Part(lambda: None if value.n_children_spawned == spawned else value.__setstate__(state))
+def _unknown(_now: object, _before: object) -> bool:
+    return False  # states with arrays are not compared, but written
+
+
+def checksums(tensors: Sequence[Tensor]) -> list[float]:
+    """The sum of each tensor, as it comes out on its device; 0 for what has no values or many owners.
+
+    Cost: one look at all values, and one synchronisation a device.
+    """
+    sums = [_sum(tensor) for tensor in tensors]
+    found: dict[int, float] = {}
+    for kind in {(each.device, each.dtype) for each in sums}:
+        alike = [index for index, each in enumerate(sums) if (each.device, each.dtype) == kind]
+        found |= zip(alike, torch.stack([sums[index] for index in alike]).tolist(), strict=True)
+    return [found[index] for index in range(len(sums))]
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    if type(tensor) is not Tensor or tensor.is_meta:
+        return torch.zeros(())
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        return tensor.view(torch.uint8).sum()
+    return tensor.sum(dtype=torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else None)
+
+
+CONTENTS: list[tuple[Any, Handler]] = [
+    (Tensor, _keep_tensor),
+    (dict, keep_mapping),
+    (defaultdict, keep_attributes("default_factory")),
+    (list, _keep_items(list, list.extend)),
+    (deque, _keep_items(deque, deque.extend)),
+    (set, _keep_items(set, set.update)),
+    ((tuple, frozenset), lambda value: Part(children=enumerate(value))),
+    (np.ndarray, _keep_array),
+    (
+        (bytearray, array.array),
+        _keep_whole(
+            lambda value: value[:],
+            lambda value, content: value.__setitem__(slice(None), content),
+            lambda now, content: bytes(now) == bytes(content),
+        ),
+    ),
+    (  # numbers and structures of `ctypes`, perhaps shared between processes
+        ctypes._SimpleCData.__mro__[1],
+        _keep_whole(bytes, lambda value, content: ctypes.memmove(ctypes.addressof(value), content, len(content))),
+    ),
+    (torch.Generator, _keep_whole(torch.Generator.get_state, torch.Generator.set_state, torch.equal)),
+    (random.Random, _keep_whole(lambda value: value.getstate(), lambda value, state: value.setstate(state))),
+    (np.random.Generator, lambda value: Part(children=[("bit_generator", value.bit_generator)])),
+    (  # with the normal number it may have in store
+        np.random.RandomState,
+        _keep_whole(
+            lambda value: value.get_state(legacy=False),
+            lambda value, state: value.set_state(state),
+            _unknown,
+            ["_bit_generator"],
+        ),
+    ),
+    (  # with the seeds of those it may spawn
+        np.random.BitGenerator,
+        _keep_whole(
+            operator.attrgetter("state"), lambda value, state: setattr(value, "state", state), _unknown, ["seed_seq"]
+        ),
+    ),
+    (  # with the number of those it has spawned
+        np.random.SeedSequence,
+        _keep_whole(lambda value: value.__reduce__()[-1], lambda value, state: value.__setstate__(state), _unknown),
+    ),
+]
+"""A handler for each kind of content, by the classes whose objects have it."""

@@ -26,10 +26,9 @@ def undisturbed(model: nn.Module | Callable[..., object]) -> Iterator[None]:
 
     Restored on leaving, also by an exception: the random streams of Python, NumPy, torch and every initialised
     accelerator, the grad and inference mode, and whatever hangs on the model, bit by bit, as the same objects in the
-    same places. That is what attributes lead to, through modules (registered or not), containers, arrays, tensors,
-    objects with or without `__slots__`, closures and defaults of functions, partials and bound methods: flags, buffers,
-    `.grad`, `requires_grad`, counters, contents, random generators, and attributes of the classes of all these. Copied
-    are tensors that are no parameters, and arrays. Where an iterator hangs, a copy of it hangs inside.
+    same places: flags, buffers, `.grad`, `requires_grad`, counters, contents, random generators, wherever attributes
+    lead to through modules (registered or not), containers, arrays, tensors, objects, closures and defaults of
+    functions, partials, bound methods, and the classes of all these. Where an iterator hangs, a copy hangs inside.
 
     Of what is merely around the model, only random generators and modules are restored: what the model's hooks and the
     closures of its methods lead to, and generators that are globals of a file in which a class or function of the model
@@ -57,11 +56,12 @@ def undisturbed(model: nn.Module | Callable[..., object]) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(isolated_rng())
-        stack.enter_context(_eager())
         stack.enter_context(_layer_by_layer())
-        stack.enter_context(_without_checkpoints())
         state = stack.enter_context(kept_state(model))
-        stack.enter_context(_no_autocast({tensor.device.type for _, tensor in state.parameters}))
+        # A float32 island: small gradients underflow in half precision.
+        for device in sorted({"cpu", *(tensor.device.type for _, tensor in state.parameters)} - {"meta"}):
+            if torch.amp.is_autocast_available(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
         for module in state.modules:
             # Not `model.eval()`: users override `train()` to pin parts of a model, and may do more there than set a
             # flag. The state that is kept has the flags of before. A frozen TorchScript module has none.
@@ -79,41 +79,18 @@ class _Direct:
 
 
 @contextmanager
-def _without_checkpoints() -> Iterator[None]:
-    before = torch.utils.checkpoint.CheckpointFunction
-    torch.utils.checkpoint.CheckpointFunction = _Direct  # type: ignore[misc, assignment]  # the same `apply`
-    try:
-        yield
-    finally:
-        torch.utils.checkpoint.CheckpointFunction = before  # type: ignore[misc]
-
-
-@contextmanager
-def _no_autocast(devices: set[str]) -> Iterator[None]:
-    """A float32 island: small gradients underflow in half precision."""
-    with ExitStack() as stack:
-        for device in sorted((devices | {"cpu"}) - {"meta"}):
-            if torch.amp.is_autocast_available(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
-
-
-@contextmanager
 def _layer_by_layer() -> Iterator[None]:
-    # Fused, without gradients, a transformer never calls its parts: two passes would not see the same operations.
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextmanager
-def _eager() -> Iterator[None]:
-    # A compiled region is one autograd node: activations captured inside it are not part of the graph.
-    if "torch._dynamo" in sys.modules:
-        with torch.compiler.set_stance("force_eager"):
+    """Have every layer called by itself, on one graph."""
+    checkpoint, fused = torch.utils.checkpoint.CheckpointFunction, torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:
+            # A compiled region is one autograd node: activations captured inside it are not part of the graph.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # Fused, without gradients, a transformer never calls its parts: two passes would not see the same operations.
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch.utils.checkpoint.CheckpointFunction = _Direct  # type: ignore[misc, assignment]  # the same `apply`
+        try:
             yield
-    else:
-        yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
+            torch.utils.checkpoint.CheckpointFunction = checkpoint  # type: ignore[misc]

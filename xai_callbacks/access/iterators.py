@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import types
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import copy
 from typing import Any, NoReturn
 
@@ -13,7 +11,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = ["GENERATORS", "Refusing", "StandIns", "needs_stand_in", "parts_of"]
+__all__ = ["GENERATORS", "StandIns", "needs_stand_in", "parts_of"]
 
 GENERATORS = (types.GeneratorType, types.AsyncGeneratorType, types.CoroutineType, _BaseDataLoaderIter)
 """Iterators that cannot be copied."""
@@ -22,41 +20,33 @@ _BOUND = (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)
 _WRITTEN_IN_C = ("builtins", "itertools", "collections", "_collections")
 
 
-class Refusing:
-    """Hangs where an iterator hung that cannot be copied, and refuses to give its next value.
-
-    Args:
-        where: Path of the iterator, for the message.
-    """
+class _Refusing:
+    """Hangs at a path where an iterator hung that cannot be copied, and refuses to give its next value."""
 
     def __init__(self, where: str) -> None:
         self.where = where
 
-    def __iter__(self) -> Refusing:
+    def __iter__(self) -> _Refusing:
         return self
 
-    def __next__(self) -> NoReturn:
+    def __next__(self, *_: object) -> NoReturn:
         raise ConfigurationError(
             f"Expected `{self.where}` to be left alone while the model is looked at, but a forward pass asked this "
             "iterator for its next value, which cannot be given back. Advance it in the training step only, or use an "
             "iterator that can be copied, such as itertools.count, or a random generator."
         )
 
-    def send(self, *_: object) -> NoReturn:
-        """Refuse, as for the next value."""
-        self.__next__()
-
-    throw = close = __anext__ = asend = send
-
-
-def _is_iterator(cls: type) -> bool:
-    """Whether instances are iterators whose position Python code cannot set, such as `itertools.count`."""
-    return any("__next__" in vars(base) and base.__module__ in _WRITTEN_IN_C for base in cls.__mro__)
+    send = throw = close = __anext__ = asend = __next__
 
 
 def needs_stand_in(cls: type) -> bool:
-    """Whether a stand-in may have to hang where an instance hangs: an iterator, or what holds one for ever."""
-    return issubclass(cls, (tuple, *GENERATORS, *_BOUND)) or _is_iterator(cls)
+    """Whether a stand-in may have to hang where an instance hangs.
+
+    That is an iterator whose position Python code cannot set, such as `itertools.count`, or what holds one for ever.
+    """
+    return issubclass(cls, (tuple, *GENERATORS, *_BOUND)) or any(
+        "__next__" in vars(base) and base.__module__ in _WRITTEN_IN_C for base in cls.__mro__
+    )
 
 
 def parts_of(iterator: Any) -> tuple[Any, ...]:
@@ -67,18 +57,10 @@ def parts_of(iterator: Any) -> tuple[Any, ...]:
 def _reduced(iterator: Any) -> Any:
     """What rebuilds an iterator, `(make, arguments)` or `(make, arguments, state)`; None if nothing does."""
     try:
-        with _undeprecated():
-            reduced = iterator.__reduce__()
+        reduced = iterator.__reduce__()
     except Exception:  # whatever a class raises that cannot be copied
         return None
     return reduced if isinstance(reduced, tuple) else None
-
-
-@contextmanager
-def _undeprecated() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.14 copies no `itertools` any more
-        yield
 
 
 class StandIns:
@@ -88,14 +70,8 @@ class StandIns:
         self._made: dict[int, tuple[object, object]] = {}
 
     def of(self, value: Any, where: Callable[[], str]) -> Any:
-        """The stand-in of a value, or the value itself where it needs none.
-
-        Args:
-            value: What hangs somewhere; of a class that `needs_stand_in`.
-            where: Gives its path.
-        """
-        cls = type(value)
-        if not needs_stand_in(cls):
+        """The stand-in of what hangs at a path, or the value itself where it needs none."""
+        if not needs_stand_in(type(value)):
             return value
         if id(value) not in self._made:
             self._made[id(value)] = (value, self._make(value, where))
@@ -107,32 +83,21 @@ class StandIns:
             same = all(one is other for one, other in zip(items, value, strict=True))
             return value if same else tuple.__new__(type(value), items)
         if isinstance(value, _BOUND):
-            return self._bound(value, where)
-        return Refusing(where()) if isinstance(value, GENERATORS) else self._copy(value, where)
-
-    def _bound(self, value: Any, where: Callable[[], str]) -> Any:
-        owner = value.__self__
-        other = self.of(owner, where)
-        if other is owner:
-            return value
-        return (
-            types.MethodType(value.__func__, other)
-            if isinstance(value, types.MethodType)
-            else getattr(other, value.__name__)
-        )
-
-    def _copy(self, value: Any, where: Callable[[], str]) -> Any:
+            owner = self.of(value.__self__, where)
+            if owner is value.__self__:
+                return value
+            if isinstance(value, types.MethodType):
+                return types.MethodType(value.__func__, owner)
+            return getattr(owner, value.__name__)
         if hasattr(type(value), "__copy__"):  # itertools.tee
-            with _undeprecated():
-                return copy(value)
-        reduced = _reduced(value)
+            return copy(value)
+        reduced = None if isinstance(value, GENERATORS) else _reduced(value)
         if reduced is None:
-            return Refusing(where())
+            return _Refusing(where())
         make, arguments, *states = reduced
         other = make(*(self.of(argument, where) for argument in arguments))
         if states and states[0] is not None:
-            with _undeprecated():
-                other.__setstate__(self._state(states[0], where))
+            other.__setstate__(self._state(states[0], where))
         return other
 
     def _state(self, state: Any, where: Callable[[], str]) -> Any:

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
-from xai_callbacks.access.addresses import Address
-from xai_callbacks.access.around import share_around
 from xai_callbacks.access.layouts import FeatureLayout, LayoutName, possible_layouts
-from xai_callbacks.access.locality import Locality, measure
+from xai_callbacks.access.locality import Locality, measure, share_around
 from xai_callbacks.access.reach import cancels, carries_all, gradients_of, is_reached
 from xai_callbacks.access.refusals import nothing_holds, nothing_to_explain
 from xai_callbacks.access.subject import find_module
-from xai_callbacks.access.trace import Edge, Trace, Value, depends_on_images, leads_to
-from xai_callbacks.access.watching import module_names
+from xai_callbacks.access.trace import Edge, Trace, Value, depends_on_images, leads_to, rearranged
+from xai_callbacks.access.watching import Address, module_names
 from xai_callbacks.errors import ConfigurationError, TargetLayerError
 
 __all__ = ["Layer", "NoFeatureMapError", "choose_layer", "name_layer"]
 
 # Candidates measured at a time, by the same forward passes; the first batch nearly always holds the layer.
-_AT_ONCE = (12, 32)
+_FIRST, _LATER = 12, 32
 # Share of what outputs see of the image that may go around a layer without being seen by gradients.
 _AROUND = 0.1
 # Branches named in a refusal.
 _BRANCHES = 4
 # Functions after which a map is no longer at the resolution of the network.
 _POOLING = ("pool", "interpolate", "upsample")
+_STILL = Locality()
 
 
 class NoFeatureMapError(TargetLayerError):
@@ -54,18 +52,19 @@ class Layer:
     cancels: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Candidate:
+    """A tensor that may be a grid; once it is measured, `layout` is the best of its layouts.
+
+    `ran` tells whether it was there in every forward pass; None before it is measured.
+    """
+
     value: Value
     name: str
     layouts: tuple[FeatureLayout, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    candidate: _Candidate
     layout: FeatureLayout
-    locality: Locality
+    locality: Locality = _STILL
+    ran: bool | None = None
 
 
 def choose_layer(trace: Trace) -> Layer:
@@ -86,232 +85,190 @@ def choose_layer(trace: Trace) -> Layer:
         NoFeatureMapError: No tensor may be a grid.
         TargetLayerError: None passes; the message says what was seen, why it was refused, and what to do.
     """
-    candidates = list(_candidates(trace))
+    candidates = _candidates(trace)
     if not candidates:
         raise NoFeatureMapError(nothing_to_explain(trace))
     refused: list[str] = []
-    measured: dict[str, _Measured | None] = {}
-    for some in _batches(iter(candidates)):
+    for some in _batches(candidates):
         through = [each for each in some if not depends_on_images(trace, around=each.value.edge)]
         if not through:
             continue
         gradients = gradients_of(trace, [each.value for each in through])
         # Tokens through which not everything goes may be the last that all cells go through, see `_refined`.
-        tokens = [each for each in some if each not in through and len(each.value.shape) == 3]
-        measured |= _measured(trace, through + tokens)
-        for index, (each, gradient) in enumerate(zip(through, gradients, strict=True)):
-            best = measured[each.name]
-            if best is None:
-                continue
-            before = measured[through[index + 1].name] if index + 1 < len(through) else None
-            if not (best.locality.holds or _is_no_worse(best, before)):
-                objection = str(best.locality)
-            elif not is_reached(gradient, best.layout):
-                objection = "no gradient of the outputs reaches its cells"
-            elif (found := _carrying(trace, best)) is None:
-                objection = "the outputs see the image around it, too, where no gradient leads"
-            else:
-                return _layer(trace, _refined(trace, found, candidates, measured), found)
-            refused.append(f"`{each.name}` {each.value.shape}: {objection}")
-    branches = [each.candidate.name for each in _branches(trace, candidates)]
+        _measure(trace, through + [each for each in some if each not in through and len(each.value.shape) == 3])
+        for each, before, gradient in zip(through, [*through[1:], None], gradients, strict=True):
+            if each.ran:
+                objection = _objection(trace, each, before, gradient)
+                if not objection:
+                    return _layer(trace, each, candidates[: candidates.index(each)])
+                refused.append(f"`{each.name}` {each.value.shape}: {objection}")
+    branches = [each.name for each in _branches(trace, candidates)]
     raise TargetLayerError(nothing_holds(trace, [each.value for each in candidates], branches, refused))
 
 
 def name_layer(trace: Trace, target: str | nn.Module, layout: LayoutName | None = None) -> Layer:
-    """Look up the layer the user named, and verify it.
+    """Look up the layer the user named by its address or as a module, and verify it.
 
-    Args:
-        trace: A forward pass of the model.
-        target: Address of a tensor, such as the dotted name of a module, or the module itself.
-        layout: How its output is read; None tries what its shape allows.
-
-    Raises:
-        TargetLayerError: It is not part of the model, did not run exactly once, is no grid of more than one cell, or
-            does not lie on the image.
+    Its output is read in the given layout; None tries what its shape allows. Raises a `TargetLayerError` where it is
+    not part of the model, did not run exactly once, is no grid of more than one cell, or does not lie on the image.
     """
     address = _address(trace, target)
-    name = str(address)
-    values = trace.at(address)
+    values, name = trace.at(address), str(address)
     if len(values) != 1:
         raise TargetLayerError(_not_once(trace, address, len(values)))
-    value = values[0]
-    layouts = tuple(possible_layouts(value.shape, trace.images.shape, trace.grids, layout))
-    if not layouts:
+    named = _candidate(trace, values[0], name, layout)
+    if named is None:
         raise TargetLayerError(
-            f"Expected `target_layer` to be a feature map of more than one cell, but `{name}` is {value.shape} for "
+            f"Expected `target_layer` to be a feature map of more than one cell, but `{name}` is {values[0].shape} for "
             f"{trace.images.shape[0]} images of {tuple(trace.images.shape[-2:])}. Name an earlier layer, or say how to "
             "read it with `layout=`."
         )
-    best = _measured(trace, [_Candidate(value, name, layouts)])[name]
-    if best is None or best.locality.elsewhere:
+    _measure(trace, [named])
+    locality = named.locality
+    if not named.ran or locality.elsewhere:
+        refuted = locality.words if named.ran else "it is not there in every forward pass"
         raise TargetLayerError(
-            f"Expected `{name}` to lie on the image, but {_refuted(best)}. A heatmap of it would point at the wrong "
+            f"Expected `{name}` to lie on the image, but {refuted}. A heatmap of it would point at the wrong "
             "place. Name another layer, or leave `target_layer` out to have one found."
         )
-    sure = best.locality.holds and best.locality.certain
-    doubts = ("" if sure else f"; not verified: {best.locality}") + best.locality.rim
-    if depends_on_images(trace, around=value.edge):
+    sure = locality.holds and locality.certain
+    doubts = ("" if sure else f"; not verified: {locality.words}") + locality.rim
+    if depends_on_images(trace, around=named.value.edge):
         doubts += "; the outputs depend on the images around it, too, which its heatmaps do not show"
-    reason = f"`{name}`, as named: {_describe(best)}{doubts}"
-    cancelled = cancels(trace, value, best.layout)
-    return Layer(name, best.layout, sure, reason, cancelled)
+    reason = f"`{name}`, as named: {_describe(named)}{doubts}"
+    return Layer(name, named.layout, sure, reason, cancels(trace, named.value, named.layout))
 
 
-def _candidates(trace: Trace) -> Iterator[_Candidate]:
+def _candidates(trace: Trace) -> list[_Candidate]:
     """Tensors that may be grids, the last first; patches as they are embedded come at the very end."""
-    embedded: list[_Candidate] = []
-    made = {value.edge: value for value in trace.values}
-    for value in reversed(trace.values):
-        layouts = tuple(possible_layouts(value.shape, trace.images.shape, trace.grids))
-        if not layouts or value.weighted == 0 or _is_pooled(value) or _is_mere_rearrangement(value, made, trace):
-            continue
-        candidate = _Candidate(value, trace.address(value), layouts)
-        if trace.patches and value.weighted == 1:
-            embedded.append(candidate)
-        else:
-            yield candidate
-    yield from embedded
+    made: dict[Edge | None, Value] = {value.edge: value for value in trace.values}
+    kept = [value for value in reversed(trace.values) if value.weighted and not _is_pooled(value)]
+    found = [_candidate(trace, value) for value in kept if not _is_mere_rearrangement(value, made, trace)]
+    candidates = [each for each in found if each is not None]
+    return sorted(candidates, key=lambda each: trace.patches and each.value.weighted == 1)
+
+
+def _candidate(
+    trace: Trace, value: Value, name: str | None = None, layout: LayoutName | None = None
+) -> _Candidate | None:
+    layouts = tuple(possible_layouts(value.shape, trace.images.shape, trace.grids, layout))
+    return _Candidate(value, name or trace.address(value), layouts, layouts[0]) if layouts else None
 
 
 def _is_pooled(value: Value) -> bool:
     return any(word in (value.function or "") for word in _POOLING)
 
 
-def _is_mere_rearrangement(value: Value, made: Mapping[Edge, Value], trace: Trace) -> bool:
+def _is_mere_rearrangement(value: Value, made: Mapping[Edge | None, Value], trace: Trace) -> bool:
     """Whether the values are those of another candidate, in another order or a part of them."""
-    source = value.rearranged
-    while source is not None and source in made:
-        origin = made[source]
-        if next(possible_layouts(origin.shape, trace.images.shape, trace.grids), None) is not None:
+    edge = rearranged(value.edge)
+    while edge is not None:
+        origin = made.get(edge)  # none of what is only a step on the way, as an index makes several
+        if origin and next(possible_layouts(origin.shape, trace.images.shape, trace.grids), None) is not None:
             return not _is_pooled(origin) or origin.weighted > 0
-        source = origin.rearranged
+        edge = rearranged(edge)
     return False
 
 
-def _batches(candidates: Iterator[_Candidate]) -> Iterator[list[_Candidate]]:
-    first, later = _AT_ONCE
-    size = first
-    while some := list(islice(candidates, size)):
-        yield some
-        size = later
+def _batches(candidates: Sequence[_Candidate]) -> Iterator[Sequence[_Candidate]]:
+    yield candidates[:_FIRST]
+    for start in range(_FIRST, len(candidates), _LATER):
+        yield candidates[start : start + _LATER]
 
 
-def _measured(trace: Trace, candidates: Sequence[_Candidate]) -> dict[str, _Measured | None]:
-    """The best layout of each candidate; None where it did not run as it was traced."""
-    found = measure(
-        trace.subject,
-        trace.images.detach(),
-        {each.name: each.layouts for each in candidates},
-        chunk_size=trace.chunk_size,
-    )
-    best: dict[str, _Measured | None] = {}
-    for each in candidates:
-        fits = found.get(each.name, {})
-        layout = min(fits, key=lambda layout: (not fits[layout].holds, fits[layout].distance), default=None)
-        best[each.name] = None if layout is None else _Measured(each, layout, fits[layout])
-    return best
+def _measure(trace: Trace, candidates: Sequence[_Candidate]) -> None:
+    """Find the best layout of each candidate that was not yet measured."""
+    new = [each for each in candidates if each.ran is None]
+    layers = {each.name: each.layouts for each in new}
+    found = measure(trace.subject, trace.images.detach(), layers, chunk_size=trace.chunk_size) if new else {}
+    for each in new:
+        fits = found[each.name]
+        each.ran = bool(fits)
+        if fits:
+            each.layout, each.locality = min(fits.items(), key=lambda fit: (not fit[1].holds, fit[1].distance))
 
 
-def _is_no_worse(best: _Measured, before: _Measured | None) -> bool:
+def _objection(trace: Trace, each: _Candidate, before: _Candidate | None, gradient: Tensor | None) -> str:
+    """What speaks against a tensor through which everything seems to go; empty if nothing does."""
+    if not (each.locality.holds or _is_no_worse(each, before)):
+        return each.locality.words
+    if not is_reached(gradient, each.layout):
+        return "no gradient of the outputs reaches its cells"
+    # What is kept under the outermost name may be read elsewhere, while what made it is read where it is made.
+    image = trace.images[0].detach()
+    for name in dict.fromkeys((each.name, trace.address(each.value, inner=True))):
+        if share_around(trace.subject, image, name, each.layout, chunk_size=trace.chunk_size) <= _AROUND:
+            each.name = name
+            return ""
+    return "the outputs see the image around it, too, where no gradient leads"
+
+
+def _is_no_worse(each: _Candidate, before: _Candidate | None) -> bool:
     """Whether a map may do although it was not measured to hold.
 
     Nothing shows it elsewhere, and it is either too coarse to be measured, or an activation or norm of a map that
     holds: two probes may move few of its cells.
     """
-    if best.locality.elsewhere or best.locality.answered == 0:
+    if each.locality.elsewhere or each.locality.answered == 0:
         return False
-    if best.locality.coarse or before is None:
-        return best.locality.coarse
-    value, made_of = best.candidate.value, before.candidate.value
-    cell_by_cell = (value.shape, value.weighted) == (made_of.shape, made_of.weighted)
-    return cell_by_cell and before.locality.holds and before.layout == best.layout
+    if each.locality.coarse or before is None:
+        return each.locality.coarse
+    cell_by_cell = (each.value.shape, each.value.weighted) == (before.value.shape, before.value.weighted)
+    return cell_by_cell and before.locality.holds and before.layout == each.layout
 
 
-def _carrying(trace: Trace, best: _Measured) -> _Measured | None:
-    """The tensor under the name by which everything goes through it; None where outputs see the image around it."""
-    value = best.candidate.value
-    for name in dict.fromkeys((best.candidate.name, trace.address(value, inner=True))):
-        image = trace.images[0].detach()
-        if share_around(trace.subject, image, name, best.layout, chunk_size=trace.chunk_size) <= _AROUND:
-            return replace(best, candidate=replace(best.candidate, name=name))
-    return None
-
-
-def _refined(
-    trace: Trace,
-    best: _Measured,
-    candidates: Sequence[_Candidate],
-    known: Mapping[str, _Measured | None],
-) -> _Measured:
+def _refined(trace: Trace, best: _Candidate, later: Sequence[_Candidate]) -> _Candidate:
     """The last tensor of the same grid and width through which all that the cells contribute goes."""
-    order = {value.edge: index for index, value in enumerate(trace.values)}
-    later = [
-        each
-        for each in candidates
-        if order[each.value.edge] > order[best.candidate.value.edge]
-        and each.value.shape == best.candidate.value.shape
-        and best.layout in each.layouts
-    ]
-    if "L" not in best.layout.name or not later:
+    if "L" not in best.layout.name:
         return best
-    kept = [each for each in later if carries_all(trace, best.candidate.value, each.value, best.layout)]
-    kept = kept[: _AT_ONCE[0]]
-    measured = {**known, **_measured(trace, [each for each in kept if each.name not in known])}
-    for each in kept:
-        found = measured[each.name]
-        if found is not None and found.locality.holds and found.layout == best.layout:
-            return found
-    return best
+    alike = [each for each in later if each.value.shape == best.value.shape and best.layout in each.layouts]
+    kept = [each for each in alike if carries_all(trace, best.value, each.value, best.layout)][:_FIRST]
+    _measure(trace, kept)
+    return next((each for each in kept if each.locality.holds and each.layout == best.layout), best)
 
 
-def _layer(trace: Trace, chosen: _Measured, bottleneck: _Measured) -> Layer:
-    if chosen is bottleneck:
+def _layer(trace: Trace, bottleneck: _Candidate, later: Sequence[_Candidate]) -> Layer:
+    chosen = _refined(trace, bottleneck, later)
+    if trace.patches and chosen.value.weighted == 1:
+        kind = "the embedded patches, since nothing later lies on the image"
+    elif chosen is bottleneck:
         kind = "the last feature map before pooling through which everything goes"
     else:
         kind = "the last token grid that the outputs depend on everywhere; later ones pass on the class token alone"
-    if trace.patches and chosen.candidate.value.weighted == 1:
-        kind = "the embedded patches, since nothing later lies on the image"
-    sure = chosen.locality.certain and (chosen.locality.holds or not chosen.locality.coarse)
-    doubts = "" if sure else f"; not verified: {chosen.locality}"
-    doubts += chosen.locality.rim
+    locality = chosen.locality
+    sure = locality.certain and (locality.holds or not locality.coarse)
+    doubts = ("" if sure else f"; not verified: {locality.words}") + locality.rim
     coarse = "; so few cells hardly say where" if chosen.layout.cells <= 4 else ""
-    name = chosen.candidate.name
-    reason = f"`{name}`: {kind} ({_describe(chosen)}{coarse}{doubts})"
-    cancelled = cancels(trace, chosen.candidate.value, chosen.layout)
-    return Layer(name, chosen.layout, sure, reason, cancelled)
+    reason = f"`{chosen.name}`: {kind} ({_describe(chosen)}{coarse}{doubts})"
+    return Layer(chosen.name, chosen.layout, sure, reason, cancels(trace, chosen.value, chosen.layout))
 
 
-def _describe(measured: _Measured) -> str:
-    value, layout = measured.candidate.value, measured.layout
-    module = next((value.modules[each] for each in value.addresses if each in value.modules), None)
+def _describe(each: _Candidate) -> str:
+    value, layout = each.value, each.layout
+    module = next(iter(value.modules.values()), None)
     made = type(module).__name__ if module is not None else value.function
     extra = layout.prefix + layout.suffix
     beside = f" beside {extra} other token{'s' if extra > 1 else ''}" if extra else ""
     return f"{made}, {layout.channels(value.shape)} channels on {layout.grid[0]} x {layout.grid[1]}{beside}"
 
 
-def _refuted(best: _Measured | None) -> str:
-    return "it is not there in every forward pass" if best is None else str(best.locality)
-
-
-def _branches(trace: Trace, candidates: Sequence[_Candidate]) -> list[_Measured]:
+def _branches(trace: Trace, candidates: Sequence[_Candidate]) -> list[_Candidate]:
     """The last maps side by side that lie on the image; what two were computed from stands for both."""
-    kept: list[_Measured] = []
-
-    def later_than(each: _Candidate) -> list[_Measured]:
-        return [other for other in kept if leads_to(other.candidate.value.edge, each.value.edge)]
-
-    for some in _batches(each for each in candidates if len(later_than(each)) != 1):
-        gradients = gradients_of(trace, [each.value for each in some])
-        measured = _measured(trace, some)
-        for each, gradient in zip(some, gradients, strict=True):
-            best, later = measured[each.name], later_than(each)
-            if best is None or len(later) == 1 or not best.locality.holds or not is_reached(gradient, best.layout):
-                continue
-            kept = [other for other in kept if other not in later] + [best]
+    kept: list[_Candidate] = []
+    for batch in _batches(candidates):
+        some = [each for each in batch if len(_made_from(each, kept)) != 1]
+        _measure(trace, some)
+        for each, gradient in zip(some, gradients_of(trace, [each.value for each in some]), strict=True):
+            later = _made_from(each, kept)
+            if len(later) != 1 and each.locality.holds and is_reached(gradient, each.layout):
+                kept = [other for other in kept if other not in later] + [each]
         if len(kept) >= _BRANCHES:
             break
     return kept[:_BRANCHES]
+
+
+def _made_from(each: _Candidate, others: Sequence[_Candidate]) -> list[_Candidate]:
+    return [other for other in others if leads_to(other.value.edge, each.value.edge)]
 
 
 def _not_once(trace: Trace, address: Address, values: int) -> str:
@@ -327,20 +284,20 @@ def _not_once(trace: Trace, address: Address, values: int) -> str:
 
 
 def _address(trace: Trace, target: str | nn.Module) -> Address:
-    root = trace.subject.module
+    modules = module_names(trace.subject.module)
     if isinstance(target, str):
-        address = Address(target) if target in module_names(root) and target else Address.parse(target)
+        address = Address(target) if target in modules and target else Address.parse(target)
         if address.module:
             try:
-                find_module(root, address.module, "target_layer")
+                find_module(trace.subject.module, address.module, "target_layer")
             except ConfigurationError as error:
                 raise TargetLayerError(str(error)) from None
         return address
     target = getattr(target, "_orig_mod", target)  # what `torch.compile` wraps
-    for name, module in module_names(root).items():
+    for name, module in modules.items():
         if module is target and name:
             return Address(name)
     raise TargetLayerError(
-        f"Expected `target_layer` to be part of {type(root).__name__}, but got a {type(target).__name__} that is not. "
-        "Pass its dotted name, which survives copying the model."
+        f"Expected `target_layer` to be part of {type(trace.subject.module).__name__}, but got a "
+        f"{type(target).__name__} that is not. Pass its dotted name, which survives copying the model."
     )

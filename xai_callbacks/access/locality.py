@@ -1,4 +1,4 @@
-"""`measure`: whether the cells of a feature map lie where they claim to lie on the image.
+"""Measurements on changed images: whether a feature map lies where it claims to, and whether all goes through it.
 
 The image is changed at some places, one after another, and each cell of the map is asked how much it moved. In a map
 that lies on the image as it should, what moved is where the change is, in both axes. Maps that are mirrored, transposed
@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from xai_callbacks.access.addresses import Address
 from xai_callbacks.access.layouts import FeatureLayout, LayoutName
 from xai_callbacks.access.subject import Subject
 from xai_callbacks.access.watching import Returned, watching
 
-__all__ = ["Locality", "changed_at_places", "measure"]
+__all__ = ["Locality", "measure", "share_around"]
 
 # Centres of the changed places, the side of the image = 1: each of 16 rows and 16 columns has one, so that every turn
 # and mirroring shows, and cells in another order wherever they are.
@@ -56,220 +56,149 @@ _COARSE = 4
 # A token whose response at most places is below this share of its strongest lies at a place.
 _LOCAL = 0.2
 
+# Every so many of the places are enough to ask whether outputs move, and not where.
+_EVERY = 8
+# Outputs that differ by more than this share on the same image are drawn at random.
+_ROUNDING = 1e-3
 
-@dataclass(frozen=True)
-class Locality:
-    """Where a map moves when the image is changed; rows and columns, the side of the image = 1.
+
+class Locality(NamedTuple):
+    """Responses of a map to changes of the image.
 
     Attributes:
-        grid: Height and width of the map in cells.
         answered: Share of the places at which the map moves at all.
-        slope: How far the response moves with the place; 1 is right, below 0 is mirrored, above 1 a crop, near 0 no
-            place at all.
-        offset: Mean distance from place to response, with its sign; 0 is right.
-        distance: Distance between place and response in the image where it is smaller, mean of the worst quarter.
-        farthest: The largest of these distances.
-        turned: Whether the responses lie at their places better when the map is mirrored or transposed.
+        distance: Distance between place and response in the image where it is smaller, mean of the worst quarter; the
+            side of the image = 1.
+        holds: Whether what moved lies where the image was changed.
+        elsewhere: Whether it lies elsewhere beyond doubt: turned, of a crop, shifted, or nowhere in a fine grid.
         coarse: Whether it has so few rows and columns that a change at one place moves most of it.
-        beside: Whether tokens beside the grid lie on the image as well, such as those of a second, coarser grid.
+        words: What was seen.
+        rim: How far the map is drawn beside its place at the rim, in words; empty where that is little.
     """
 
-    grid: tuple[int, int]
-    answered: float
-    slope: tuple[float, float]
-    offset: tuple[float, float]
-    distance: float
-    farthest: float
-    turned: bool = False
+    answered: float = 0.0
+    distance: float = 1.0
+    holds: bool = False
+    elsewhere: bool = False
     coarse: bool = False
-    beside: bool = False
-
-    @property
-    def holds(self) -> bool:
-        """Whether what moved lies where the image was changed."""
-        return (
-            self.answered > 0
-            and not self.beside
-            and all(self._least(axis) <= self.slope[axis] <= self._most for axis in self._axes)
-            and all(abs(self.offset[axis]) <= self._furthest_off(axis) for axis in self._axes)
-            and self.distance <= _DISTANCE + _DISTANCE_A_CELL / self._cells + self._at_corners
-            and self.farthest <= _FARTHEST + _FARTHEST_A_CELL / self._cells + self._at_corners
-        )
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether what moved lies elsewhere beyond doubt: turned, of a crop, shifted, or nowhere in a fine grid."""
-        nowhere = self.farthest > _BEYOND * (_FARTHEST + _FARTHEST_A_CELL / self._cells) or any(
-            self.slope[axis] < self._least(axis) / _BEYOND for axis in self._axes
-        )
-        return self.answered > 0 and (
-            self.turned
-            or any(self.slope[axis] > (self._most if self.coarse else _CROP) for axis in self._axes)
-            or any(abs(self.offset[axis]) > _BEYOND * self._furthest_off(axis) for axis in self._axes)
-            or (nowhere and not self.coarse)
-        )
+    words: str = "it does not move when the image is changed"
+    rim: str = ""
 
     @property
     def certain(self) -> bool:
         """Whether most places were answered."""
         return self.answered >= _ANSWERED
 
-    @property
-    def rim(self) -> str:
-        """How far the map is drawn beside its place at the rim, in words; empty where that is little."""
-        widest = max((self.slope[axis] for axis in self._axes), default=1.0)
-        if not _WIDENED < widest <= self._most:
-            return ""
-        off = 100 * (widest - 1) / 2
-        return f"; cut by convolutions without padding or a crop, so drawn up to {off:.0f} % of the side too far out"
 
-    @property
-    def _at_corners(self) -> float:
-        """How far convolutions without padding move the corners; 0 where not all places are seen."""
-        widest = max(self.slope[axis] for axis in self._axes)
-        return max(0.0, widest - 1) / math.sqrt(2) if self.answered >= _EVERYWHERE else 0.0
-
-    @property
-    def _axes(self) -> list[int]:
-        # An axis of a single cell cannot be wrong.
-        return [axis for axis in (0, 1) if self.grid[axis] > 1]
-
-    @property
-    def _cells(self) -> int:
-        return min(self.grid[axis] for axis in self._axes)
-
-    @property
-    def _most(self) -> float:
-        return _MOST_SLOPE if self.answered >= _EVERYWHERE else _MOST_SLOPE_OF_A_PART
-
-    def _least(self, axis: int) -> float:
-        return _LEAST_SLOPE + _LEAST_SLOPE_A_CELL / self.grid[axis]
-
-    def _furthest_off(self, axis: int) -> float:
-        return _OFFSET + _OFFSET_A_CELL / self.grid[axis]
-
-    def __str__(self) -> str:
-        slopes = [self.slope[axis] for axis in self._axes]
-        if self.answered == 0:
-            return "it does not move when the image is changed"
-        if self.turned:
-            return "it is mirrored or transposed: it moves on another side than the image is changed"
-        if max(slopes) > self._most:
-            return "it is of a part of the image: it moves further than the place at which the image is changed"
-        if self.beside:
-            return "tokens beside its grid lie on the image, too, as those of a second grid do, and would be left out"
-        if self.farthest > 2 * self.distance:
-            return (
-                f"at places it moves {100 * self.farthest:.0f} % of the side away from where the image is changed, as "
-                "tokens in another order do"
-            )
-        far = f"{100 * self.distance:.0f} % of the side away from where the image is changed"
-        return f"it moves {far}" if self.certain else f"it moves at few places, and {far}"
-
-
+@torch.no_grad()
 def measure(
     subject: Subject, images: Tensor, layers: Mapping[str, Sequence[FeatureLayout]], *, chunk_size: int
 ) -> dict[str, dict[FeatureLayout, Locality]]:
-    """Measure several layers by the same forward passes; call inside `undisturbed`.
+    """Measure layers in all their possible layouts on one image or two `(N, C, H, W)`; call inside `undisturbed`.
 
-    Cost: seventeen forward passes for each image, without gradients.
-
-    Args:
-        subject: The model.
-        images: One image or two, `(N, C, H, W)`.
-        layers: Possible layouts by name of the layer.
-        chunk_size: Images in one pass.
-
-    Returns:
-        By name and layout; a layer that did not run as expected is missing.
+    Nothing is found for a layer that did not run as expected. Cost: seventeen forward passes for each image, at most
+    `chunk_size` images at a time, without gradients.
     """
-    if not layers:
-        return {}
-    moved: dict[tuple[str, LayoutName], list[Tensor]] = {}
-    placed = torch.empty(0)
+    found: dict[str, dict[FeatureLayout, Locality]] = {name: {} for name in layers}
+    moved: dict[tuple[str, LayoutName], list[Tensor]] = defaultdict(list)
     for index, image in enumerate(subject.images(images)):
-        before = _look(subject, image[None], layers)
-        several, placed = changed_at_places(image, brighter=index % 2 == 0)
-        for some in torch.split(several, chunk_size):
-            for key, response in _look(subject, some, layers, before).items():
-                moved.setdefault(key, []).append(response)
-    found: dict[str, dict[FeatureLayout, Locality]] = {}
-    for (name, order), parts in moved.items():
-        response = torch.cat(parts)
-        if len(response) == len(images) * _COUNT:
-            for layout in layers[name]:
-                if layout.name == order:
-                    of_image = response.reshape(-1, _COUNT, *response.shape[1:])
-                    found.setdefault(name, {})[layout] = _locality(of_image, placed, layout)
+        several, placed = _changed_at_places(image, brighter=index % 2 == 0)
+        for key, response in _responses(subject, image[None], several, layers, chunk_size).items():
+            moved[key].append(response)
+    for (name, order), responses in moved.items():
+        if len(responses) == len(images):
+            alike = [layout for layout in layers[name] if layout.name == order]
+            found[name] |= {layout: _locality(torch.stack(responses), placed, layout) for layout in alike}
     return found
 
 
-def changed_at_places(image: Tensor, *, brighter: bool) -> tuple[Tensor, Tensor]:
-    """The image with another place made brighter or darker and noisy.
+def _responses(
+    subject: Subject, image: Tensor, several: Tensor, layers: Mapping[str, Sequence[FeatureLayout]], chunk_size: int
+) -> dict[tuple[str, LayoutName], Tensor]:
+    """How far cells `(P, ...)` are moved by each change of an image, by name and order of axes; on the CPU."""
+    before: dict[tuple[str, LayoutName], Tensor] = {}
+    moved: dict[tuple[str, LayoutName], list[Tensor]] = defaultdict(list)
 
-    Returns:
-        Images `(P, C, H, W)`, and the centres of the places `(P, 2)`, rows and columns, on the CPU.
-    """
-    height, width = image.shape[-2:]
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(image.shape, generator=generator).to(image)
-    spread = image.float().std().to(image).clamp_min(1e-3)
-    shift = spread * _STRENGTH * ((1 if brighter else -1) + noise)
-    result = image.expand(_COUNT, -1, -1, -1).clone()
-    placed = []
-    for each, (row, column) in zip(result, _CENTRES, strict=True):
-        top, bottom = _span(row, height)
-        left, right = _span(column, width)
-        each[:, top:bottom, left:right] += shift[:, top:bottom, left:right]
-        placed.append(((top + bottom) / 2 / height, (left + right) / 2 / width))
-    return result, torch.tensor(placed)
+    def look(returned: Returned) -> None:
+        for name in returned.names:
+            for order, layout in {layout.name: layout for layout in layers[name]}.items():
+                if not layout.fits(returned.tensor, len(some)):
+                    continue
+                if some is image:
+                    before[name, order] = returned.tensor.clone()
+                elif (name, order) in before:
+                    away = returned.tensor.float() - before[name, order].float()
+                    away = torch.linalg.vector_norm(away, dim=order.index("C"))
+                    moved[name, order].append(away.movedim(order.replace("C", "").index("N"), 0).cpu())
 
-
-def _span(centre: float, side: int) -> tuple[int, int]:
-    start = round((centre - _SIDE / 2) * side)
-    end = max(start + 1, round((centre + _SIDE / 2) * side))
-    return max(0, start), min(side, end)
+    for some in (image, *torch.split(several, chunk_size)):
+        with watching(subject.module, look, layers):
+            subject.run(some)
+    joined = {key: torch.cat(parts) for key, parts in moved.items()}
+    return {key: response for key, response in joined.items() if len(response) == len(several)}
 
 
 @torch.no_grad()
-def _look(
-    subject: Subject,
-    images: Tensor,
-    layers: Mapping[str, Sequence[FeatureLayout]],
-    before: Mapping[tuple[str, LayoutName], Tensor] | None = None,
-) -> dict[tuple[str, LayoutName], Tensor]:
-    """Tensors by name and order of axes; or, given those of one image, how far their cells `(N, ...)` moved from it."""
-    addresses = {name: Address.parse(name) for name in layers}
-    orders = {name: {layout.name: layout for layout in layouts} for name, layouts in layers.items()}
-    found: dict[tuple[str, LayoutName], Tensor] = {}
+def share_around(subject: Subject, image: Tensor, name: str, layout: FeatureLayout, *, chunk_size: int) -> float:
+    """Share of what outputs move with an image `(C, H, W)` that is left when a layer is held as it was.
 
-    def look(returned: Returned) -> None:
-        for name, address in addresses.items():
-            if not address.matches(returned.address):
-                continue
-            for order, layout in orders[name].items():
-                if not layout.fits(returned.tensor, len(images)):
-                    continue
-                if before is None:
-                    found[name, order] = returned.tensor.clone()
-                elif (name, order) in before:
-                    found[name, order] = _moved(returned.tensor, before[name, order], order)
+    It is 0 where everything goes through the layer, and where outputs do not move, or differ at random. It is more
+    where a part of the model runs without gradients, is detached or rounds, or where the model keeps the tensor and
+    reads it in another place than that of the name. Call inside `undisturbed`. Cost: six forward passes.
+    """
+    image = subject.images(image)
+    images = torch.cat([image[None], _changed_at_places(image, brighter=True)[0][::_EVERY]])
+    held: list[Tensor] = []
+    axis = layout.name.index("N")
 
-    functions = any(address.function is not None for address in addresses.values())
-    with watching(subject.module, look, functions=functions):
-        subject.run(images)
-    return found
+    def keep(returned: Returned) -> None:
+        if not held:
+            held.append(returned.tensor.narrow(axis, 0, 1).clone())
+
+    def hold(returned: Returned) -> Tensor | None:
+        if returned.in_place:
+            returned.tensor.copy_(held[0])
+            return None
+        return held[0].expand_as(returned.tensor).clone()
+
+    runs = []
+    for each in (keep, hold):
+        parts = []
+        for some in torch.split(images, chunk_size):
+            with watching(subject.module, each, [name]):  # calls are counted anew in each pass
+                parts.append(subject.select(subject.run(some), len(some)))
+        runs.append(torch.cat(parts).double())
+    free, bound = (run[1:] - run[:1] for run in runs)
+    largest = float(runs[0].abs().amax())
+    same = bool((runs[0][0] - runs[1][0]).abs().amax() <= _ROUNDING * largest)
+    if not same or float(free.abs().amax()) <= _ROUNDING**2 * largest:
+        return 0.0
+    return float(bound.norm() / free.norm())
 
 
-def _moved(after: Tensor, before: Tensor, order: LayoutName) -> Tensor:
-    """Norm over channels of what changed, images first, on the CPU."""
-    away: Tensor = torch.linalg.vector_norm(after.float() - before.float(), dim=order.index("C"))
-    return away.movedim(order.replace("C", "").index("N"), 0).cpu()
+def _changed_at_places(image: Tensor, *, brighter: bool) -> tuple[Tensor, Tensor]:
+    """Copies `(P, C, H, W)` of an image, each with another place brighter or darker, and the centres `(P, 2)`."""
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    spread = image.float().std().to(image).clamp_min(1e-3)
+    changed = image + spread * _STRENGTH * ((1 if brighter else -1) + noise)
+    result = image.expand(_COUNT, -1, -1, -1).clone()
+    placed = []
+    for each, centre in zip(result, _CENTRES, strict=True):
+        spans = []
+        for middle, side in zip(centre, image.shape[-2:], strict=True):
+            start = round((middle - _SIDE / 2) * side)
+            end = max(start + 1, round((middle + _SIDE / 2) * side))
+            spans.append((max(0, start), min(side, end)))
+        rows, columns = (slice(*span) for span in spans)
+        each[:, rows, columns] = changed[:, rows, columns]
+        placed.append([sum(span) / 2 / side for span, side in zip(spans, image.shape[-2:], strict=True)])
+    return result, torch.tensor(placed)
 
 
 def _locality(response: Tensor, placed: Tensor, layout: FeatureLayout) -> Locality:
     """From responses `(images, places, ...)` of the cells, or of all tokens."""
     grid, beside = layout.grid, False
+    axes = [axis for axis in (0, 1) if grid[axis] > 1]  # an axis of a single cell cannot be wrong
     coarse = "H" in layout.name and 1 < min(grid) <= max(grid) <= _COARSE
     if "L" in layout.name:
         first, last = layout.prefix, layout.prefix + layout.cells
@@ -279,29 +208,66 @@ def _locality(response: Tensor, placed: Tensor, layout: FeatureLayout) -> Locali
     largest = response.flatten(2).amax(dim=2)
     answered = largest > _FAINT * largest.amax().clamp_min(1e-12)
     if not answered.any():
-        return Locality(grid, 0.0, (0.0, 0.0), (0.0, 0.0), 1.0, 1.0, coarse=coarse, beside=beside)
-    centres = _centres(response)
-    away = centres - placed
-    # An axis of a single cell cannot be wrong.
-    distances = (away * torch.tensor([side > 1 for side in grid])).norm(dim=2)
+        return Locality(coarse=coarse)
+    centres, placed = _centres(response)[..., axes], placed[:, axes]
     # What lies elsewhere does so in every image; what an image happens to show at a place may outshine the change.
-    nearest = distances.masked_fill(~answered, torch.inf).amin(dim=0)[answered.any(dim=0)].sort().values
-    away, places = away[answered], placed.expand(len(response), -1, -1)[answered]
-    turned = _is_turned(centres[answered], places, grid)
-    centred = places - places.mean(dim=0)
+    distances = (centres - placed).norm(dim=2).masked_fill(~answered, torch.inf)
+    nearest = distances.amin(dim=0)[answered.any(dim=0)].sort().values
+    centres, places = centres[answered], placed.expand(len(response), -1, -1)[answered]
+    share, turned = float(answered.float().mean()), _is_turned(centres, places)
+    return _judged(share, centres, places, nearest, torch.tensor(grid)[axes], turned, coarse=coarse, beside=beside)
+
+
+def _judged(
+    answered: float,
+    centres: Tensor,
+    places: Tensor,
+    nearest: Tensor,
+    sides: Tensor,
+    turned: bool,
+    *,
+    coarse: bool,
+    beside: bool,
+) -> Locality:
+    """From centres `(M, axes)` of responses and their places, sorted distances, and cells `(axes,)`.
+
+    `turned` tells that the map is mirrored or transposed, `beside` that tokens beside it lie on the image as well, such
+    as those of a second, coarser grid.
+    """
+    centred, away = places - places.mean(dim=0), centres - places
+    # How far the response moves with the place: 1 is right, below 0 mirrored, above 1 a crop, near 0 no place at all.
     slope = 1 + (centred * away).sum(dim=0) / centred.square().sum(dim=0).clamp_min(1e-12)
-    offset = away.mean(dim=0)
-    return Locality(
-        grid,
-        float(answered.float().mean()),
-        (float(slope[0]), float(slope[1])),
-        (float(offset[0]), float(offset[1])),
-        float(nearest[-max(1, len(nearest) // 4) :].mean()),
-        float(nearest[-1]),
-        turned,
-        coarse,
-        beside,
-    )
+    shift = away.mean(dim=0).abs() / (_OFFSET + _OFFSET_A_CELL / sides)
+    least, widest = _LEAST_SLOPE + _LEAST_SLOPE_A_CELL / sides, float(slope.max())
+    everywhere, cell = answered >= _EVERYWHERE, 1 / int(sides.min())
+    most = _MOST_SLOPE if everywhere else _MOST_SLOPE_OF_A_PART
+    near, far = _DISTANCE + _DISTANCE_A_CELL * cell, _FARTHEST + _FARTHEST_A_CELL * cell
+    distance, farthest = float(nearest[-max(1, len(nearest) // 4) :].mean()), float(nearest[-1])
+    corners = max(0.0, widest - 1) / math.sqrt(2) if everywhere else 0.0  # moved by convolutions without padding
+    right = widest <= most and bool((slope >= least).all()) and bool((shift <= 1).all())
+    holds = right and not beside and distance <= near + corners and farthest <= far + corners
+    nowhere = farthest > _BEYOND * far or bool((slope < least / _BEYOND).any())
+    crop = widest > (most if coarse else _CROP)
+    elsewhere = turned or crop or bool((shift > _BEYOND).any()) or (nowhere and not coarse)
+    if turned:
+        words = "it is mirrored or transposed: it moves on another side than the image is changed"
+    elif widest > most:
+        words = "it is of a part of the image: it moves further than the place at which the image is changed"
+    elif beside:
+        words = "tokens beside its grid lie on the image, too, as those of a second grid do, and would be left out"
+    elif farthest > 2 * distance:
+        words = f"at places it moves {_percent(farthest)}, as tokens in another order do"
+    else:
+        words = f"it moves {'' if answered >= _ANSWERED else 'at few places, and '}{_percent(distance)}"
+    rim = ""
+    if _WIDENED < widest <= most:
+        off = 100 * (widest - 1) / 2
+        rim = f"; cut by convolutions without padding or a crop, so drawn up to {off:.0f} % of the side too far out"
+    return Locality(answered, distance, holds, elsewhere, coarse, words, rim)
+
+
+def _percent(distance: float) -> str:
+    return f"{100 * distance:.0f} % of the side away from where the image is changed"
 
 
 def _centres(response: Tensor) -> Tensor:
@@ -314,14 +280,13 @@ def _centres(response: Tensor) -> Tensor:
     return torch.stack([rows, columns], dim=-1)
 
 
-def _is_turned(centres: Tensor, places: Tensor, grid: tuple[int, int]) -> bool:
-    """Whether the centres `(P, 2)` lie nearer to their places in a map that is turned or mirrored, in any of 7 ways."""
-    if min(grid) == 1:
-        centres = torch.where(torch.tensor([side > 1 for side in grid]), centres, places)
+def _is_turned(centres: Tensor, places: Tensor) -> bool:
+    """Whether centres `(P, axes)` lie nearer to their places in a map that is turned or mirrored, in any way."""
+    axes = centres.shape[1]
     away = [
         (((turned - 0.5) * torch.tensor(signs) + 0.5) - places).norm(dim=1).mean()
-        for turned in (centres, centres.flip(1))
-        for signs in itertools.product((1.0, -1.0), repeat=2)
+        for turned in (centres, centres.flip(1))[:axes]
+        for signs in itertools.product((1.0, -1.0), repeat=axes)
     ]
     return bool(min(away[1:]) < _NEARER * away[0])
 

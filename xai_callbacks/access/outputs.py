@@ -40,16 +40,17 @@ def select_output(raw: object, output: OutputSelector | None, batch: int, task: 
         OutputError: Nothing fits, or several things do; the message lists what the model returned.
     """
     found = _automatic(raw, batch, task) if output is None else _chosen(raw, output)
+    how = "the automatic choice" if output is None else f"`output={output!r}`"
     if isinstance(found, np.ndarray):
         found = torch.from_numpy(found)
     if not isinstance(found, Tensor):
         raise OutputError(
-            f"Expected `output` to lead to a tensor of shape (N, K), but {_how(output)} led to {_describe(found)} in "
+            f"Expected `output` to lead to a tensor of shape (N, K), but {how} led to {_describe(found)} in "
             f"{_describe(raw)}. Pass `output=` as a key, an index, or a callable."
         )
     if not found.is_floating_point():
         raise OutputError(
-            f"Expected the model outputs to be logits, probabilities or values, but {_how(output)} gave {found.dtype} "
+            f"Expected the model outputs to be logits, probabilities or values, but {how} gave {found.dtype} "
             f"in {_describe(raw)}, as class numbers are. Let the model return what it chooses them by."
         )
     if found.ndim == 0 and batch == 1:  # of a single image, all axes may have been squeezed away
@@ -58,7 +59,7 @@ def select_output(raw: object, output: OutputSelector | None, batch: int, task: 
         found = found[:, None]
     if found.ndim != 2 or found.shape[0] != batch or found.shape[1] == 0:
         raise OutputError(
-            f"Expected the model outputs to have shape (N, K) with N = {batch}, but {_how(output)} gave "
+            f"Expected the model outputs to have shape (N, K) with N = {batch}, but {how} gave "
             f"{tuple(found.shape)} in {_describe(raw)}. Pass `output=` as a key, an index, or a callable that returns "
             "the logits; `model=` says which part of the model classifies images."
         )
@@ -68,16 +69,13 @@ def select_output(raw: object, output: OutputSelector | None, batch: int, task: 
 def _automatic(raw: object, batch: int, task: Task) -> object:
     if isinstance(raw, (Tensor, np.ndarray)):
         return raw
-    fitting = {key: item for key, item in _items(raw).items() if _fits(item, batch)}
-    if len(fitting) == 1:
-        return next(iter(fitting.values()))
-    accepted = {key: item for key, item in fitting.items() if task.accepts(_width(item))}
-    if len(accepted) == 1:
-        return next(iter(accepted.values()))
-    if _LOGITS in accepted:
-        return accepted[_LOGITS]
-    if not fitting:
-        return None
+    fitting = {key: item for key, item in _parts(raw).items() if isinstance(item, Tensor) and _fits(item, batch)}
+    accepted = {key: item for key, item in fitting.items() if task.accepts(item.shape[1:].numel())}
+    for some in (fitting, accepted):
+        if len(some) == 1:
+            return next(iter(some.values()))
+    if _LOGITS in accepted or not fitting:
+        return accepted.get(_LOGITS)
     several = " and ".join(f"{tuple(item.shape)} at {key!r}" for key, item in list(fitting.items())[:4])
     fits = f"{'none' if not accepted else 'more than one'} of them fits {task.wanted}"
     keys = " or ".join(f"`output={key!r}`" for key in list(accepted or fitting)[:4])
@@ -87,17 +85,8 @@ def _automatic(raw: object, batch: int, task: Task) -> object:
     )
 
 
-def _width(item: Tensor) -> int:
-    return 1 if item.ndim == 1 else item.shape[1]
-
-
-def _items(raw: object) -> dict[str | int, Tensor]:
-    """Tensors in what was returned, by the `output=` that leads to each."""
-    if isinstance(raw, Sequence) and not isinstance(raw, str) and not hasattr(raw, "_fields"):
-        found: dict[str | int, object] = dict(enumerate(raw))
-    else:
-        found = dict(_named(raw).items())
-    return {key: item for key, item in found.items() if isinstance(item, Tensor)}
+def _fits(item: Tensor, batch: int) -> bool:
+    return item.ndim in (1, 2) and item.shape[0] == batch and item.is_floating_point() and item.numel() > 0
 
 
 def _chosen(raw: object, output: OutputSelector) -> object:
@@ -120,13 +109,14 @@ def _chosen(raw: object, output: OutputSelector) -> object:
         ) from error
 
 
-def _fits(item: Tensor, batch: int) -> bool:
-    if item.ndim == 0:
-        return False
-    return item.ndim in (1, 2) and item.shape[0] == batch and item.is_floating_point() and item.numel() > 0
+def _is_row(raw: object) -> bool:
+    return isinstance(raw, Sequence) and not isinstance(raw, str) and not hasattr(raw, "_fields")
 
 
-def _named(raw: object) -> dict[Any, object]:
+def _parts(raw: Any) -> dict[Any, object]:
+    """The parts of what was returned, by the `output=` that leads to each."""
+    if _is_row(raw):
+        return dict(enumerate(raw))
     if isinstance(raw, Mapping):
         return dict(raw.items())
     if hasattr(raw, "_asdict"):
@@ -136,16 +126,13 @@ def _named(raw: object) -> dict[Any, object]:
     return dict(getattr(raw, "__dict__", {}))
 
 
-def _how(output: OutputSelector | None) -> str:
-    return "the automatic choice" if output is None else f"`output={output!r}`"
-
-
 def _describe(item: object) -> str:
     if isinstance(item, (Tensor, np.ndarray)):
         return f"{'a tensor' if isinstance(item, Tensor) else 'an array'} of shape {tuple(item.shape)}"
-    if isinstance(item, Sequence) and not isinstance(item, str) and not hasattr(item, "_fields"):
-        return f"a {type(item).__name__} of [{', '.join(_describe(part) for part in item)}]"
-    if named := _named(item):
-        parts = ", ".join(f"{key}: {_describe(value)}" for key, value in named.items())
-        return f"a {type(item).__name__} with {{{parts}}}"
-    return f"{item!r}" if item is None or isinstance(item, (str, int, float)) else f"a {type(item).__name__}"
+    if item is None or isinstance(item, (str, int, float)):
+        return repr(item)
+    parts = {key: _describe(value) for key, value in _parts(item).items()}
+    if _is_row(item):
+        return f"a {type(item).__name__} of [{', '.join(parts.values())}]"
+    listed = ", ".join(f"{key}: {part}" for key, part in parts.items())
+    return f"a {type(item).__name__} with {{{listed}}}" if parts else f"a {type(item).__name__}"

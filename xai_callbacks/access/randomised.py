@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
@@ -26,11 +24,11 @@ def randomised_copy(
 
     Parameters are drawn anew by the `reset_parameters` of their module. Those that no such method touches are shuffled
     element by element, which keeps their distribution; a parameter of one element stays. Tied parameters stay tied, and
-    buffers are kept, but for the running statistics of batch normalisation: untrained weights need their own. They are
-    taken from one forward pass over `images`, with these layers alone in training mode.
+    buffers are kept, but for the running statistics of batch normalisation, which are taken from one forward pass over
+    `images`, with these layers alone in training mode: untrained weights need their own.
 
-    The model is as `undisturbed` would leave it, bit by bit; so are the random streams. Equal seeds give equal copies
-    on one kind of device.
+    The model is as `undisturbed` would leave it; so are the random streams. Equal seeds give equal copies on one kind
+    of device.
 
     Args:
         module: The model, or the LightningModule that holds it; wrappers are looked through, and are not copied.
@@ -54,7 +52,9 @@ def randomised_copy(
         copied = _copied(root)
         seed_generators(seed)
         with torch.no_grad():
-            _randomise(copied)
+            # Parts first, as in construction: a whole may draw the parameters of its parts in its own way.
+            for part in reversed(list(copied.modules())):
+                _randomise(part)
             _normalise(Subject(copied, select=select), images, chunk_size)
     return copied
 
@@ -70,44 +70,31 @@ def _copied(root: nn.Module) -> nn.Module:
     kept = [value for each in root.modules() for value in vars(each).values() if isinstance(value, Tensor)]
     memo: dict[int, object] = {id(value): value.detach().clone() for value in kept if not value.is_leaf}
     try:
-        copied = deepcopy(root, memo)
+        return deepcopy(root, memo)
     except Exception as error:  # whatever a user's attributes make of it
         raise ConfigurationError(
             f"Expected `module` to be one that copy.deepcopy can copy, but got {type(root).__name__}, where it raised "
             f"{type(error).__name__}: {error}. Keep what cannot be copied out of the model's attributes, or go without "
             "a model-randomised reference."
         ) from error
-    return copied
 
 
-def _randomise(model: nn.Module) -> None:
-    # Parts first, as in construction: a whole may draw the parameters of its parts in its own way.
-    for module in reversed(list(model.modules())):
-        own = list(module.parameters(recurse=False))
-        before = [parameter.clone() for parameter in own]
-        _reset(module)
-        for parameter, old in zip(own, before, strict=True):
-            if torch.equal(parameter, old):
-                _shuffle(parameter)
-
-
-def _reset(module: nn.Module) -> None:
+def _randomise(module: nn.Module) -> None:
+    before = [(parameter, parameter.clone()) for parameter in module.parameters(recurse=False)]
     reset = getattr(module, "reset_parameters", None)
-    if not callable(reset):
-        return
     try:
-        reset()
+        if callable(reset):
+            reset()
     except Exception as error:  # it is the user's method
         raise ConfigurationError(
             f"Expected `reset_parameters` of {type(module).__name__} to draw its parameters anew, but it raised "
             f"{type(error).__name__}: {error}. Make it work without arguments, or give it another name: parameters "
             "without such a method are shuffled."
         ) from error
-
-
-def _shuffle(parameter: Tensor) -> None:
-    order = torch.randperm(parameter.numel()).to(parameter.device)
-    parameter.copy_(parameter.flatten()[order].view(parameter.shape))
+    for parameter, old in before:
+        if torch.equal(parameter, old):
+            order = torch.randperm(parameter.numel()).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view(parameter.shape))
 
 
 def _normalise(subject: Subject, images: Tensor, chunk_size: int | None) -> None:
@@ -122,26 +109,17 @@ def _normalise(subject: Subject, images: Tensor, chunk_size: int | None) -> None
         )
     # At least two images a chunk, and chunks as equal as can be: each counts the same.
     chunks = min(-(-len(images) // (chunk_size or len(images))), len(images) // 2)
-    with _gathering(layers):
-        for chunk in images.tensor_split(chunks):
-            subject.run(subject.images(chunk))
-
-
-@contextmanager
-def _gathering(layers: list[_BatchNorm]) -> Iterator[None]:
-    """Layers average what they see; then they are as before, but for their statistics."""
-    before = [(layer, layer.momentum) for layer in layers]
+    momenta = [layer.momentum for layer in layers]
     for layer in layers:
         if isinstance(layer, nn.SyncBatchNorm):
             # In training mode it would wait for processes that look at nothing. In eval mode there is no difference.
             layer.__class__ = _LocalBatchNorm  # type: ignore[assignment]
         layer.reset_running_stats()
-        layer.momentum, layer.training = None, True
-    try:
-        yield
-    finally:
-        for layer, momentum in before:
-            layer.momentum, layer.training = momentum, False
+        layer.momentum, layer.training = None, True  # the mean over all chunks
+    for chunk in images.tensor_split(chunks):
+        subject.run(subject.images(chunk))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum, layer.training = momentum, False
 
 
 class _LocalBatchNorm(_BatchNorm):

@@ -27,19 +27,16 @@ def gradients_of(trace: Trace, values: Sequence[Value]) -> list[Tensor | None]:
 
     What is read out is a fixed random projection of the outputs and of the input of the head: a head that starts at
     zero, as in fine-tuning, would otherwise hide every layer. Where zeros elsewhere keep gradients from the images, it
-    is a projection of the last tensor for each value from which gradients reach it.
-
-    Raises:
-        ConfigurationError: The model cannot be differentiated.
+    is a projection of the last tensor for each value from which gradients reach it. Raises a `ConfigurationError` where
+    the model cannot be differentiated.
     """
     if not values or not trace.outputs.requires_grad:
         return [None] * len(values)
     head = trace.head()
-    sources = [trace.outputs] + ([] if head is None else [head.given])
     generator = torch.Generator().manual_seed(0)
     projected = [
         (source.float() * torch.randn(source.shape, generator=generator).to(source.device)).sum()
-        for source in sources
+        for source in ([trace.outputs] if head is None else [trace.outputs, head.given])
         if source.requires_grad
     ]
     scalar = torch.stack(projected).sum()
@@ -48,7 +45,7 @@ def gradients_of(trace: Trace, values: Sequence[Value]) -> list[Tensor | None]:
         return found
     for source in reversed(trace.values[-_BEFORE_ZEROS:]):
         direction = torch.randn(source.shape, generator=generator).to(scalar.device, source.dtype)
-        before = _differentiated(trace, gradient_edge(source), values, direction)
+        before = _differentiated(trace, gradient_edge(*source.edge), values, direction)
         found = [one if _is_any(one) else other for one, other in zip(found, before, strict=True)]
         if all(_is_any(gradient) for gradient in found):
             break
@@ -84,11 +81,7 @@ def carries_all(trace: Trace, before: Value, after: Value, layout: FeatureLayout
     total, later = gradients_of(trace, [before, after])
     if total is None or later is None or not is_reached(later, layout):
         return False
-    after_edge, before_edge = gradient_edge(after), gradient_edge(before)
-    found: tuple[Tensor | None, ...] = torch.autograd.grad(
-        [after_edge], [before_edge], grad_outputs=[later], retain_graph=True, allow_unused=True
-    )
-    through = found[0]
+    (through,) = _gradients(gradient_edge(*after.edge), [before], later)
     if through is None:
         return False
     cells, all_of_them = layout.to_nchw(through).float(), layout.to_nchw(total).float()
@@ -105,7 +98,7 @@ def _is_constant(trace: Trace, scalar: Tensor) -> bool:
     if node is None or not trace.differentiable:
         return False
     try:
-        (gradient,) = torch.autograd.grad(scalar, [GradientEdge(node, 0, None)], retain_graph=True, allow_unused=True)
+        (gradient,) = torch.autograd.grad(scalar, [gradient_edge(node)], retain_graph=True, allow_unused=True)
     except RuntimeError:
         return False
     return not _is_any(gradient)
@@ -115,11 +108,15 @@ def _differentiated(
     trace: Trace, source: Tensor | GradientEdge, values: Sequence[Value], direction: Tensor | None = None
 ) -> list[Tensor | None]:
     try:
-        edges = [gradient_edge(value) for value in values]
-        return list(torch.autograd.grad(source, edges, direction, retain_graph=True, allow_unused=True))
+        return _gradients(source, values, direction)
     except RuntimeError as error:
         # What comes before a part that cannot be differentiated must not hide what comes after.
-        found = [_reached_or_none(trace, source, value, direction) for value in values] if len(values) > 1 else []
+        found: list[Tensor | None] = []
+        for value in values:
+            try:
+                found += _gradients(source, [value], direction)
+            except RuntimeError:
+                found.append(None)
         if any(gradient is not None for gradient in found):
             return found
         raise ConfigurationError(
@@ -129,10 +126,6 @@ def _differentiated(
         ) from error
 
 
-def _reached_or_none(
-    trace: Trace, source: Tensor | GradientEdge, value: Value, direction: Tensor | None
-) -> Tensor | None:
-    try:
-        return _differentiated(trace, source, [value], direction)[0]
-    except ConfigurationError:
-        return None
+def _gradients(source: Tensor | GradientEdge, values: Sequence[Value], direction: Tensor | None) -> list[Tensor | None]:
+    edges = [gradient_edge(*value.edge) for value in values]
+    return list(torch.autograd.grad([source], edges, direction, retain_graph=True, allow_unused=True))  # type: ignore[arg-type]

@@ -11,15 +11,20 @@ from xai_callbacks.access.trace import Trace, Value
 
 __all__ = ["nothing_holds", "nothing_to_explain"]
 
+_WITHOUT = (
+    "Explain by methods that need no layer, such as Occlusion() or IntegratedGradients(), or go without heatmaps with "
+    "`explainers=[]`."
+)
+
 
 def nothing_to_explain(trace: Trace) -> str:
     """The message where no tensor may be a feature map."""
-    kind = type(trace.subject.module).__name__
+    module = trace.subject.module
     if folded := _folded(trace):
         return folded
-    if isinstance(trace.subject.module, BlackBox):
+    if isinstance(module, BlackBox):
         seen = "a function is not looked into"
-    elif any(isinstance(part, torch.jit.ScriptModule) for part in trace.subject.module.modules()):
+    elif any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
         seen = "what runs inside of its scripted parts is not seen"
     elif not trace.differentiable:
         seen = (
@@ -29,8 +34,8 @@ def nothing_to_explain(trace: Trace) -> str:
     else:
         seen = "no tensor that is seen in it has rows and columns"
     return (
-        f"Expected a feature map between the images and the outputs of {kind}, but {seen}. Class activation maps need "
-        "one; explainers such as Occlusion() and IntegratedGradients() do not."
+        f"Expected a feature map between the images and the outputs of {type(module).__name__}, but {seen}. Class "
+        "activation maps need one; explainers such as Occlusion() and IntegratedGradients() do not."
     )
 
 
@@ -50,39 +55,31 @@ def _folded(trace: Trace) -> str:
 
 
 def nothing_holds(trace: Trace, maps: Sequence[Value], branches: Sequence[str], refused: Sequence[str]) -> str:
-    """The message where no feature map passes.
+    """The message where none of the `maps`, the last first, passes.
 
-    Args:
-        trace: A forward pass of the model.
-        maps: Tensors that may be feature maps, the last first.
-        branches: Names of maps side by side that lie on the image.
-        refused: What was found of those through which all paths lead.
+    `branches` are names of maps side by side that lie on the image; `refused` is what was found of those through which
+    all paths lead.
     """
     kind = type(trace.subject.module).__name__
-    without = (
-        "Explain by methods that need no layer, such as Occlusion() or IntegratedGradients(), or go without heatmaps "
-        "with `explainers=[]`."
-    )
     seen = f" Of those through which all paths lead, {'; '.join(refused[:4])}." if refused else ""
     if not trace.differentiable:
         return (
             f"Expected to differentiate {kind}, but its outputs are detached, rounded or computed without gradients "
-            f"after `{trace.address(maps[0])}`. {without}"
+            f"after `{trace.address(maps[0])}`. {_WITHOUT}"
         )
     if not branches:
         # Maps of crops, or of other images beside these, are no candidates.
         folded = "" if any(len(value.shape) == 4 for value in maps) else _folded(trace)
-        return folded or f"Expected a feature map of {kind} that lies on the image, but found none.{seen} {without}"
+        return folded or f"Expected a feature map of {kind} that lies on the image, but found none.{seen} {_WITHOUT}"
     if len(branches) == 1:
-        return (
-            f"Expected a feature map through which all paths from the images to the outputs of {kind} lead, but they "
-            f"see the images around `{branches[0]}` as well.{seen} Its heatmap would be given for all. Explain there "
-            f"all the same, `explainers=[GradCAM({branches[0]!r})]`. {without}"
-        )
-    listed = ", ".join(f"`{name}`" for name in branches)
-    each = ", ".join(f"GradCAM({name!r}, name='gradcam_{index + 1}')" for index, name in enumerate(branches))
+        depend = f"see the images around `{branches[0]}` as well.{seen} Its heatmap would be given for all."
+        each, advice = f"GradCAM({branches[0]!r})", "there all the same"
+    else:
+        listed = ", ".join(f"`{name}`" for name in branches)
+        depend = f"depend on several side by side: {listed}.{seen} The heatmap of one branch would be given for all."
+        each = ", ".join(f"GradCAM({name!r}, name='gradcam_{index + 1}')" for index, name in enumerate(branches))
+        advice = "at each"
     return (
-        f"Expected a feature map through which all paths from the images to the outputs of {kind} lead, but "
-        f"they depend on several side by side: {listed}.{seen} The heatmap of one branch would be given "
-        f"for all. Explain at each, `explainers=[{each}]`. {without}"
+        f"Expected a feature map through which all paths from the images to the outputs of {kind} lead, but they "
+        f"{depend} Explain {advice}, `explainers=[{each}]`. {_WITHOUT}"
     )

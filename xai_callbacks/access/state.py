@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -10,11 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xai_callbacks.access.contents import Handler, Part
+from xai_callbacks.access.contents import Handler, checksums
 from xai_callbacks.access.iterators import StandIns, needs_stand_in
-from xai_callbacks.access.kinds import PLAIN, RANDOM, handlers_of
-from xai_callbacks.access.namespaces import is_library
-from xai_callbacks.access.tensors import checksums
+from xai_callbacks.access.kinds import PLAIN, RANDOM, handlers_of, is_library
 from xai_callbacks.errors import ConfigurationError
 
 __all__ = ["State", "kept_state"]
@@ -24,17 +23,11 @@ Path = tuple[Any, object] | None  # of what it hangs on, and its name there
 
 @contextmanager
 def kept_state(root: object) -> Iterator[State]:
-    """Put back on leaving, also by an exception, whatever hangs on an object; see `undisturbed` for what that is.
-
-    Args:
-        root: A module, or any callable.
-
-    Raises:
-        ConfigurationError: The state of something cannot be read, or was changed and cannot be put back.
-    """
+    """Put back on leaving, also by an exception, whatever hangs on a module or callable; see `undisturbed`."""
     state = State()
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.14 copies no `itertools` any more
             state.keep(root)
         yield state
     except BaseException as error:
@@ -46,6 +39,8 @@ def kept_state(root: object) -> Iterator[State]:
 
 
 class _Plan(NamedTuple):
+    """How objects of a class are treated."""
+
     handlers: tuple[Handler, ...]
     replaced: bool
     from_user: bool
@@ -64,23 +59,30 @@ class State:
         self.parameters: list[tuple[Path, Tensor]] = []
         self._sums: list[float] = []
         self._restores: list[tuple[Path, Callable[[], None]]] = []
+        self._plans: dict[type, _Plan] = {}
+        self._stand_ins = StandIns()
+        # What is still to be visited; of what is merely around the model only random generators and modules are kept.
+        self._waiting: list[tuple[Any, Path]] = []
+        self._around: list[tuple[Any, Path]] = []
+        # What was visited as around, and as belonging to the model. The objects themselves, too: another could get the
+        # address of one that has died.
+        self._seen: tuple[dict[int, object], dict[int, object]] = ({}, {})
 
     def keep(self, root: object) -> None:
         """Walk from `root` and remember what is found; stand-ins replace iterators."""
-        walk = _Walk()
-        walk.waiting.append((root, (None, "model")))
-        while walk.waiting or walk.around:
-            if walk.waiting:
-                value, path = walk.waiting.pop()
-                belongs = True
-            else:
-                value, path = walk.around.pop()
-                belongs = issubclass(type(value), nn.Module)
-            if walk.sees(value, belongs):
-                self._enter(value, path, belongs, walk)
+        self._waiting.append((root, (None, "model")))
+        while self._waiting or self._around:
+            belongs = bool(self._waiting)
+            value, path = (self._waiting or self._around).pop()
+            belongs = belongs or issubclass(type(value), nn.Module)
+            if id(value) in self._seen[True] or (not belongs and id(value) in self._seen[False]):
+                continue
+            self._seen[belongs][id(value)] = value
+            if belongs or not issubclass(type(value), (Tensor, np.ndarray)):
+                self._enter(value, path, belongs)
         self._sums = checksums([tensor for _, tensor in self.parameters])
 
-    def _enter(self, value: Any, path: Path, belongs: bool, walk: _Walk) -> None:
+    def _enter(self, value: Any, path: Path, belongs: bool) -> None:
         """Remember one object; what hangs on it comes next."""
         cls = type(value)  # not `isinstance`: proxies and mocks say that they are something else
         if issubclass(cls, nn.Module):
@@ -88,20 +90,47 @@ class State:
         elif issubclass(cls, Tensor) and isinstance(value, nn.Parameter):
             with torch._C.DisableTorchFunctionSubclass():
                 self.parameters.append((path, value.detach()))
-        plan, after = walk.plan(cls), walk.waiting if belongs else walk.around
+        plan, after = self._plan(cls), self._waiting if belongs else self._around
         if plan.from_user:
             after.append((cls, path))
         for handler in plan.handlers:
-            part = _part(handler, value, path)
+            try:
+                part = handler(value)
+            except Exception as error:
+                raise ConfigurationError(
+                    f"Expected `{_name(path)}` to have a state that can be put back after the model was looked at, but "
+                    f"reading it from {cls.__name__} raised {type(error).__name__}: {error}. Keep it outside the model."
+                ) from error
             if part.restore is not None and (belongs or issubclass(cls, RANDOM)):
                 self._restores.append((path, part.restore))
-            put = part.put if belongs else None
             for name, child in part.children:
-                if walk.leads_on(child):
-                    if put is not None and walk.plan(type(child)).replaced:
-                        _replace(child, (path, name), put, walk.stand_ins)
+                if self._leads_on(child):
+                    if belongs and part.put is not None and self._plan(type(child)).replaced:
+                        self._replace(child, (path, name), part.put)
                     after.append((child, (path, name)))
-            walk.around += [(child, (path, name)) for name, child in part.around if walk.leads_on(child)]
+            self._around += [(child, (path, name)) for name, child in part.around if self._leads_on(child)]
+
+    def _replace(self, child: object, path: tuple[Path, object], put: Callable[[Any, Any], None]) -> None:
+        other = self._stand_ins.of(child, lambda: _name(path))
+        if other is not child:
+            put(path[1], other)
+
+    def _leads_on(self, value: object) -> bool:
+        """Whether something hangs on a value, or it can change."""
+        cls = type(value)
+        if cls in PLAIN or (id(value) in self._seen[True] and not self._plan(cls).replaced):
+            return False
+        if cls is tuple and all(type(item) in PLAIN for item in value):  # type: ignore[attr-defined]
+            return False
+        return bool(self._plan(cls).handlers)
+
+    def _plan(self, cls: type) -> _Plan:
+        plan = self._plans.get(cls)
+        if plan is None:
+            handlers = handlers_of(cls)
+            from_user = bool(handlers) and not is_library(cls.__module__)
+            plan = self._plans[cls] = _Plan(handlers, needs_stand_in(cls), from_user)
+        return plan
 
     def restore(self) -> list[str]:
         """Put everything back; complaints about what could not be."""
@@ -124,64 +153,6 @@ class State:
                     "step only, or make it a buffer."
                 )
         return complaints
-
-
-class _Walk:
-    """Where a walk has been and what is still to be visited.
-
-    Attributes:
-        waiting: What belongs to the model, with its path.
-        around: What can merely be reached from it; of that only random generators and modules are kept.
-    """
-
-    def __init__(self) -> None:
-        self.waiting: list[tuple[Any, Path]] = []
-        self.around: list[tuple[Any, Path]] = []
-        self.stand_ins = StandIns()
-        self._plans: dict[type, _Plan] = {}
-        # The objects themselves, too: another could get the address of one that has died.
-        self._seen: tuple[dict[int, object], dict[int, object]] = ({}, {})
-
-    def sees(self, value: object, belongs: bool) -> bool:
-        """Whether a value has to be visited, which is then done."""
-        if id(value) in self._seen[True] or (not belongs and id(value) in self._seen[False]):
-            return False
-        self._seen[belongs][id(value)] = value
-        return belongs or not issubclass(type(value), (Tensor, np.ndarray))
-
-    def leads_on(self, value: object) -> bool:
-        """Whether something hangs on a value, or it can change."""
-        cls = type(value)
-        if cls in PLAIN or (id(value) in self._seen[True] and not self.plan(cls).replaced):
-            return False
-        if cls is tuple and all(type(item) in PLAIN for item in value):  # type: ignore[attr-defined]
-            return False
-        return bool(self.plan(cls).handlers)
-
-    def plan(self, cls: type) -> _Plan:
-        """How objects of a class are treated."""
-        plan = self._plans.get(cls)
-        if plan is None:
-            handlers = handlers_of(cls)
-            from_user = bool(handlers) and not is_library(cls.__module__)
-            plan = self._plans[cls] = _Plan(handlers, needs_stand_in(cls), from_user)
-        return plan
-
-
-def _part(handler: Handler, value: object, path: Path) -> Part:
-    try:
-        return handler(value)
-    except Exception as error:
-        raise ConfigurationError(
-            f"Expected `{_name(path)}` to have a state that can be put back after the model was looked at, but reading "
-            f"it from {type(value).__name__} raised {type(error).__name__}: {error}. Keep it outside the model."
-        ) from error
-
-
-def _replace(child: object, path: tuple[Path, object], put: Callable[[Any, Any], None], stand_ins: StandIns) -> None:
-    other = stand_ins.of(child, lambda: _name(path))
-    if other is not child:
-        put(path[1], other)
 
 
 def _name(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -27,11 +28,7 @@ Model = nn.Module | Callable[[Tensor], object]
 
 
 class BlackBox(nn.Module):
-    """A function from images to outputs that is no module: nothing in it can be watched or differentiated.
-
-    Args:
-        call: The function; it may return arrays.
-    """
+    """A function from images to outputs, perhaps arrays: nothing in it can be watched or differentiated."""
 
     def __init__(self, call: Callable[[Tensor], object]) -> None:
         super().__init__()
@@ -44,11 +41,7 @@ class BlackBox(nn.Module):
 
 
 def as_module(model: Model) -> nn.Module:
-    """The model, or a black box around a function.
-
-    Raises:
-        ConfigurationError: It is neither.
-    """
+    """The model, or a black box around a function; raises a `ConfigurationError` where it is neither."""
     if isinstance(model, nn.Module):
         return model
     if not callable(model) or isinstance(model, type):  # type: ignore[redundant-expr]  # users may pass anything
@@ -92,15 +85,17 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter or buffer lives."""
-        tensor = self._any_tensor()
-        return torch.device("cpu") if tensor is None else tensor.device
+        """Where the first floating parameter or buffer lives."""
+        return self._any_tensor().device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating-point type the model computes in, that of its first floating parameter or buffer."""
-        tensor = self._any_tensor()
-        return torch.float32 if tensor is None else tensor.dtype
+        """The floating-point type of the first floating parameter or buffer."""
+        return self._any_tensor().dtype
+
+    def _any_tensor(self) -> Tensor:
+        tensors = itertools.chain(self.module.parameters(), self.module.buffers())
+        return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0, dtype=torch.float32))
 
     def images(self, images: Tensor) -> Tensor:
         """A copy of images `(N, C, H, W)`, on the model's device and of its type."""
@@ -119,11 +114,7 @@ class Subject:
         return self.interpret(self.select(self.run(images), images.shape[0]))
 
     def interpret(self, outputs: Tensor) -> Tensor:
-        """Read outputs of the model as the task does.
-
-        Raises:
-            OutputError: They were learnt to be probabilities, and are none.
-        """
+        """Read outputs of the model as the task does; raises an `OutputError` if they are no longer probabilities."""
         # NaN is told elsewhere, with the probe.
         if self.probabilities and bool(((outputs < -_ROUNDING) | (outputs > 1 + _ROUNDING)).any()):
             raise OutputError(
@@ -135,26 +126,14 @@ class Subject:
     def learn_outputs(self, outputs: Tensor, ending: Ending) -> None:
         """Learn from outputs `(N, K)` of sample images whether the model gives probabilities, and how many outputs.
 
-        Raises:
-            OutputError: They cannot be those of the probes.
+        Raises an `OutputError` where they cannot be those of the probes.
         """
         self.probabilities = self.task.check(outputs, ending, self.dtype)
         self.task = self.task.sized(self.interpret(outputs).shape[1])
 
-    def _any_tensor(self) -> Tensor | None:
-        for source in (self.module.parameters(), self.module.buffers()):
-            for tensor in source:
-                if tensor.is_floating_point():
-                    return tensor
-        return None
-
 
 def check_selectors(model: object, output: object) -> None:
-    """Refuse `model=` and `output=` of a wrong type before there is a model.
-
-    Raises:
-        ConfigurationError: One is neither a name or an index nor a function.
-    """
+    """Raise a `ConfigurationError` for `model=` and `output=` of a wrong type, before there is a model."""
     if isinstance(model, nn.Module):
         raise ConfigurationError(
             f"Expected `model` to say where in the LightningModule the classifier is, but got a {type(model).__name__} "
@@ -169,24 +148,18 @@ def check_selectors(model: object, output: object) -> None:
 def find_module(root: nn.Module, name: str, argument: str) -> nn.Module:
     """The submodule of a dotted name; `_orig_mod.` of compiled modules may be left out.
 
-    Raises:
-        ConfigurationError: No such module; the message suggests the nearest names.
+    Raises a `ConfigurationError` that suggests the nearest names.
     """
     modules = module_names(root)
     if name in modules and name:
         return modules[name]
-    near = (
-        difflib.get_close_matches(name, modules, n=3, cutoff=0.5)
-        or [key for key in modules if key.endswith(f".{name}")][:3]
-    )
-    hint = f"Did you mean {' or '.join(repr(key) for key in near)}?" if near else f"Its parts are {_top_level(root)}."
+    near = difflib.get_close_matches(name, modules, n=3, cutoff=0.5)
+    near = near or [key for key in modules if key.endswith(f".{name}")][:3]
+    parts = ", ".join(repr(key) for key in modules if key and "." not in key) or "none"
+    hint = f"Did you mean {' or '.join(repr(key) for key in near)}?" if near else f"Its parts are {parts}."
     raise ConfigurationError(
         f"Expected `{argument}` to name a submodule of {type(root).__name__}, but got {name!r}. {hint}"
     )
-
-
-def _top_level(root: nn.Module) -> str:
-    return ", ".join(repr(name) for name in module_names(root) if name and "." not in name) or "none"
 
 
 def _unwrap(model: nn.Module) -> nn.Module:

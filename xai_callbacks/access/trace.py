@@ -3,44 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from xai_callbacks.access.addresses import Address
 from xai_callbacks.access.subject import Subject
-from xai_callbacks.access.watching import Returned, watching
+from xai_callbacks.access.watching import Address, Returned, watching
 from xai_callbacks.errors import ConfigurationError, is_out_of_memory
 from xai_callbacks.tasks import Ending
 
-__all__ = ["Edge", "HeadCall", "Trace", "Value", "depends_on_images", "gradient_edge", "leads_to", "trace_model"]
+__all__ = [
+    "Edge",
+    "HeadCall",
+    "Trace",
+    "Value",
+    "depends_on_images",
+    "gradient_edge",
+    "leads_to",
+    "rearranged",
+    "trace_model",
+]
 
 Edge = tuple[Node, int]
 """A value in the autograd graph: the node that made it, and which of its results."""
 
-# Names of nodes that hand values on in another shape or order, or hand on a part of them.
-_REARRANGING = frozenset(
-    {
-        *("Alias", "AsStrided", "Clone", "Expand", "Permute", "ReshapeAlias", "Select", "Slice", "Split"),
-        *("SplitWithSizes", "Squeeze", "T", "ToCopy", "Transpose", "Unbind", "UnsafeSplit", "UnsafeView", "Unsqueeze"),
-        *("Chunk", "Flip", "Roll", "View", "Narrow", "SwapAxes", "Unflatten"),
-    }
-)
-# Those that change nothing but the shape.
+# Names of nodes that change nothing but the shape.
 _RESHAPING = frozenset({"Alias", "Clone", "ReshapeAlias", "Squeeze", "ToCopy", "UnsafeView", "Unsqueeze", "View"})
-_ENDINGS: dict[str, Ending] = {"Sigmoid": "sigmoid", "Softmax": "softmax", "LogSoftmax": None}
-# What turns logits into probabilities one by one, and what probabilities may go through and stay such.
-_SQUASHING = frozenset({"Sigmoid", "Hardsigmoid"})
+# Those that hand values on in another shape or order, or hand on a part of them.
+_REARRANGING = _RESHAPING | {
+    *("AsStrided", "Chunk", "Expand", "Flip", "Narrow", "Permute", "Roll", "Select", "Slice", "Split"),
+    *("SplitWithSizes", "SwapAxes", "T", "Transpose", "Unbind", "Unflatten", "UnsafeSplit"),
+}
+# Those that put values together from several, or choose among them.
 _GATHERING = _REARRANGING | {
     *("Add", "Amax", "Amin", "Cat", "Clamp", "ClampMax", "ClampMin", "Div", "Gather", "Index", "Kthvalue", "Max"),
     *("Maximum", "Mean", "Median", "Min", "Minimum", "Mul", "Prod", "Rsub", "Sort", "Stack", "Sub", "Sum", "Topk"),
 }
+_ENDINGS: dict[str, Ending] = {"Sigmoid": "sigmoid", "Softmax": "softmax", "LogSoftmax": None}
+# Those that turn logits into probabilities one by one.
+_SQUASHING = frozenset({"Sigmoid", "Hardsigmoid"})
 
 _CONVOLUTIONS = frozenset(f"conv{transpose}{axes}d" for transpose in ("", "_transpose") for axes in (1, 2, 3))
 _WEIGHTED = _CONVOLUTIONS | {"linear", "multi_head_attention_forward", "matmul", "bmm", "einsum", "mm", "addmm"}
@@ -72,28 +79,11 @@ class Value:
     modules: dict[Address, nn.Module] = field(default_factory=dict)
     used: bool = False
 
-    @property
-    def rearranged(self) -> Edge | None:
-        """The value that this one is a rearrangement or a part of; None if it was computed."""
-        node = self.edge[0]
-        if _kind(node) not in _REARRANGING or not node.next_functions or node.next_functions[0][0] is None:
-            return None
-        return node.next_functions[0][0], node.next_functions[0][1]
 
-
-@dataclass(frozen=True, eq=False)
-class HeadCall:
-    """One call of a linear layer.
-
-    Attributes:
-        name: Dotted name of the layer.
-        module: The layer.
-        given: What went in, on the graph.
-        edge: What came out.
-    """
+class HeadCall(NamedTuple):
+    """One call of a linear layer: its dotted name, what went in, on the graph, and what came out."""
 
     name: str
-    module: nn.Linear
     given: Tensor
     edge: Edge
 
@@ -151,45 +141,37 @@ class Trace:
         """The linear layer whose results are the outputs, up to a sigmoid or softmax; None if there is none."""
         source = _behind(self.outputs.grad_fn, _RESHAPING | _ENDINGS.keys())
         found = [call for call in self.heads if call.edge[0] is source]
-        if any(call.given.ndim != 2 or len(call.given) != len(self.images) for call in found):
-            return None  # rows that are no images
-        times = sum(call.name == found[0].name for call in self.heads) if found else 0
-        return found[0] if len(found) == 1 and times == 1 else None
+        if len(found) != 1 or found[0].given.ndim != 2 or len(found[0].given) != len(self.images):
+            return None  # none, or rows that are no images
+        return found[0] if sum(call.name == found[0].name for call in self.heads) == 1 else None
 
     def at(self, address: Address) -> list[Value]:
         """The values at an address: one for each call, and none for what did not run."""
         return [value for value in self.values if any(address.matches(each) for each in value.addresses)]
 
     def address(self, value: Value, *, inner: bool = False) -> str:
-        """The name of a value: of the outermost module around what made it that returns it, or else of the function.
-
-        Args:
-            value: The value.
-            inner: Whether to name what made it instead.
-        """
-        made = value.addresses[0].module
-        modules = [each for each in value.addresses if each.function is None and each.module]
-        around = [each for each in modules if f"{made}.".startswith(f"{each.module}.")]
-        # An outer module that returns a tuple names a value less plainly than an inner one that returns it alone.
-        plain = [each for each in around if not each.item]
-        best = value.addresses[0] if inner else (plain or around or value.addresses[:1])[-1]
-        once = self._counted[best.module, best.function] == 1
+        """The name of a value: of what made it if `inner`, or else of the outermost module around that returns it."""
+        best = made = value.addresses[0]
+        if not inner:
+            modules = [each for each in value.addresses if each.function is None and each.module]
+            around = [each for each in modules if f"{made.module}.".startswith(f"{each.module}.")]
+            # An outer module that returns a tuple names a value less plainly than an inner one that returns it alone.
+            best = ([each for each in around if not each.item] or around or [made])[-1]
+        once = self._last[best.module, best.function] == 0
         return str(Address(best.module, best.function, None if once else best.index, best.item or None))
 
     @cached_property
-    def _counted(self) -> dict[tuple[str, str | None], int]:
-        counted: dict[tuple[str, str | None], int] = {}
-        for value in self.values:
-            for each in value.addresses:
-                key = (each.module, each.function)
-                counted[key] = max(counted.get(key, 0), (each.index or 0) + 1)
-        return counted
+    def _last(self) -> dict[tuple[str, str | None], int]:
+        """The largest index of the calls of each module and function."""
+        addresses = sorted(
+            (each for value in self.values for each in value.addresses), key=lambda each: each.index or 0
+        )
+        return {(each.module, each.function): each.index or 0 for each in addresses}
 
 
 def depends_on_images(trace: Trace, *, around: Edge | None = None) -> bool:
     """Whether a path of the autograd graph leads from the outputs to the images, around a value if one is given."""
-    outputs = trace.outputs.grad_fn
-    images = trace.images.grad_fn
+    outputs, images = trace.outputs.grad_fn, trace.images.grad_fn
     return outputs is not None and images is not None and leads_to((outputs, 0), (images, 0), around=around)
 
 
@@ -209,15 +191,25 @@ def leads_to(start: Edge, goal: Edge, *, around: Edge | None = None) -> bool:
     return False
 
 
+def rearranged(edge: Edge) -> Edge | None:
+    """What a tensor is a rearrangement or a part of; None if it was computed."""
+    node, number = next(iter(edge[0].next_functions), (None, 0))
+    return (node, number) if node is not None and _kind(edge[0]) in _REARRANGING else None
+
+
+def gradient_edge(node: Node, number: int = 0) -> GradientEdge:
+    """An output of a node, as `torch.autograd.grad` takes it."""
+    # Later releases than the oldest that we support have a third field, which may be None.
+    return GradientEdge(node, number, *[None] * (len(GradientEdge._fields) - 2))
+
+
 def trace_model(subject: Subject, images: Tensor, *, chunk_size: int = 16) -> Trace:
     """Run the model on `images` `(N, C, H, W)` and record what every module and function returns.
 
     Call inside `undisturbed`. The images require grad, so that the graph exists for frozen models too. A model that
     switches gradients off itself, as wrappers of frozen backbones do, is run a second time with gradients switched on
-    again by each module. Cost: one forward pass whose activations are kept.
-
-    Raises:
-        ConfigurationError: The model cannot run on these images; the cause is chained.
+    again by each module. Cost: one forward pass whose activations are kept. Raises a `ConfigurationError` with the
+    cause where the model cannot run on these images.
     """
     trace = _run(subject, images, chunk_size)
     if not trace.differentiable:
@@ -232,12 +224,12 @@ def _run(subject: Subject, images: Tensor, chunk_size: int, *, insist: bool = Fa
     recorder = _Recorder()
     with ExitStack() as stack:
         if insist:
-            stack.enter_context(_gradients_on())
+            stack.callback(register_module_forward_pre_hook(_switch_gradients_on).remove)
         stack.enter_context(watching(subject.module, recorder.record))
         try:
             raw = subject.run(images)
         except Exception as error:
-            raise _cannot_run(images, error) from error
+            raise ConfigurationError(_cannot_run(images, error)) from error
     return Trace(
         subject,
         images,
@@ -251,14 +243,19 @@ def _run(subject: Subject, images: Tensor, chunk_size: int, *, insist: bool = Fa
     )
 
 
-def _cannot_run(images: Tensor, error: Exception) -> ConfigurationError:
+def _switch_gradients_on(_module: nn.Module, _given: tuple[Any, ...]) -> None:
+    # Leaving the `no_grad` that this undoes switches back to what was before it.
+    torch.set_grad_enabled(True)
+
+
+def _cannot_run(images: Tensor, error: Exception) -> str:
     shape = tuple(images.shape[1:])
     if is_out_of_memory(error):
-        return ConfigurationError(
+        return (
             f"Expected {len(images)} probe images of shape {shape} (C, H, W) to fit into memory with their "
             f"activations, but the device ran out of it: {error}. Lower `chunk_size`, or give probes of a smaller size."
         )
-    return ConfigurationError(
+    return (
         f"Expected the model to run on probe images of shape {shape} (C, H, W), but it raised "
         f"{type(error).__name__}: {error}. Give the probes the size and normalisation of the training images, or say "
         "with `model=` which part classifies images; if it takes a batch, "
@@ -277,56 +274,51 @@ class _Recorder:
         self._weighted = 0
 
     def record(self, returned: Returned) -> None:
-        tensor, address = returned.tensor, returned.address
-        if address.function is not None or isinstance(returned.module, torch.jit.ScriptModule):
-            self._mark_used(returned)
-        if address.function in _WEIGHTED or _is_scripted_whole(returned):
+        """Note one tensor."""
+        tensor, address, module = returned.tensor, returned.address, returned.module
+        scripted = isinstance(module, torch.jit.ScriptModule)  # what runs inside of it is not seen
+        if address.function is not None or scripted:
+            for each in _tensors_in(returned.given):
+                used = self.values.get(_edge(each)) if each.grad_fn is not None and each is not tensor else None
+                if used is not None:
+                    used.used = True
+        if address.function in _WEIGHTED or (scripted and any(True for _ in module.parameters())):
             self._weigh(returned)
         if tensor.grad_fn is None:
             return
-        edge = get_gradient_edge(tensor)
-        place = (edge.node, edge.output_nr)
-        if place not in self.values:
-            self.values[place] = Value(place, tuple(tensor.shape), tensor.dtype, address.function, self._weighted)
-        value = self.values[place]
+        edge = _edge(tensor)
+        new = Value(edge, tuple(tensor.shape), tensor.dtype, address.function, self._weighted)
+        value = self.values.setdefault(edge, new)
         if value.used and value.addresses:
             return
         value.addresses.append(address)
         if address.function is None:
-            value.modules[address] = returned.module
+            value.modules[address] = module
             given = returned.given[0] if returned.given else None
-            if isinstance(returned.module, nn.Linear) and isinstance(given, Tensor):
-                self.heads.append(HeadCall(address.module, returned.module, given, place))
-
-    def _mark_used(self, returned: Returned) -> None:
-        for given in tensors_in(returned.given):
-            if given.grad_fn is not None and given is not returned.tensor:
-                edge = get_gradient_edge(given)
-                value = self.values.get((edge.node, edge.output_nr))
-                if value is not None:
-                    value.used = True
+            if isinstance(module, nn.Linear) and isinstance(given, Tensor):
+                self.heads.append(HeadCall(address.module, given, edge))
 
     def _weigh(self, returned: Returned) -> None:
-        # What runs inside of a scripted module is not seen.
-        convolves = returned.address.function in _CONVOLUTIONS or returned.address.function is None
-        if convolves and returned.tensor.ndim == 4:
-            self.grids.append((returned.tensor.shape[2], returned.tensor.shape[3]))
+        function, shape = returned.address.function, returned.tensor.shape
+        if len(shape) == 4 and (function in _CONVOLUTIONS or function is None):
+            self.grids.append((shape[2], shape[3]))
         if self._weighted == 0:
             self.patches = _embeds_patches(returned)
         self._weighted += 1
 
 
-def tensors_in(given: Iterable[object]) -> Iterator[Tensor]:
+def _edge(tensor: Tensor) -> Edge:
+    edge = get_gradient_edge(tensor)
+    return edge.node, edge.output_nr
+
+
+def _tensors_in(given: Iterable[object]) -> Iterator[Tensor]:
     """The tensors among arguments, also in lists and tuples."""
     for each in given:
         if isinstance(each, Tensor):
             yield each
         elif isinstance(each, (list, tuple)):
-            yield from tensors_in(each)
-
-
-def _is_scripted_whole(returned: Returned) -> bool:
-    return isinstance(returned.module, torch.jit.ScriptModule) and any(True for _ in returned.module.parameters())
+            yield from _tensors_in(each)
 
 
 def _embeds_patches(returned: Returned) -> bool:
@@ -338,24 +330,6 @@ def _embeds_patches(returned: Returned) -> bool:
     return max(weight.shape[-2:]) >= 4 and cut == list(returned.tensor.shape[-2:])
 
 
-@contextmanager
-def _gradients_on() -> Iterator[None]:
-    def switch_on(_module: nn.Module, _given: tuple[Any, ...]) -> None:
-        # Leaving the `no_grad` that this undoes switches back to what was before it.
-        torch.set_grad_enabled(True)
-
-    handle = register_module_forward_pre_hook(switch_on)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def gradient_edge(value: Value) -> GradientEdge:
-    """The value as `torch.autograd.grad` takes it."""
-    return GradientEdge(*value.edge, None)
-
-
 def _behind(node: Node | None, passed: frozenset[str]) -> Node | None:
     """The first node, seen from the outputs, whose kind is not among those to be passed."""
     while node is not None and _kind(node) in passed and node.next_functions:
@@ -363,16 +337,16 @@ def _behind(node: Node | None, passed: frozenset[str]) -> Node | None:
     return node
 
 
-def _sources(node: Node | None) -> set[str]:
+def _sources(node: Node) -> set[str]:
     """Kinds of nodes that results were put together from; constants are none."""
     waiting, seen, found = [node], set(), set()
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
+        if node in seen:
             continue
         seen.add(node)
         if _kind(node) in _GATHERING:
-            waiting.extend(after for after, _ in node.next_functions)
+            waiting.extend(after for after, _ in node.next_functions if after is not None)
         else:
             found.add(_kind(node))
     return found

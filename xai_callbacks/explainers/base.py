@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -25,7 +25,7 @@ About = Literal["question", "image"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What an explainer needs of one model; plain data, valid for every model of the same architecture.
+    """Needs of an explainer; plain data, valid for every model of the same architecture.
 
     Attributes:
         layers: Tensors to capture in the shared forward pass.
@@ -48,7 +48,7 @@ def _ignore(_share: float) -> None:
 
 @dataclass(eq=False, kw_only=True)
 class Observation:
-    """What one forward pass over a chunk of N images gave; shared by all explainers, and thrown away with the chunk.
+    """One forward pass over a chunk of N images; shared by all explainers, and thrown away with the chunk.
 
     Attributes:
         subject: The model.
@@ -85,19 +85,19 @@ class Observation:
         Raises:
             TargetLayerError: The outputs do not depend on the layer.
         """
-        names = list(self.activations) if self.shared else [layer.name]
         found = self._gradients.get(question)
         if found is None:
             score = self.posed[question].score(self.outputs)
-            tensors = [self.activations[name] for name in names]
-            # Images do not influence each other in eval mode, so the gradient of the sum is that of each score.
-            gradients: Sequence[Tensor | None] = [None] * len(names)
+            wanted = {name: tensor for name, tensor in self.activations.items() if self.shared or name == layer.name}
+            found = {}
             if score.requires_grad:
+                # Images do not influence each other in eval mode, so the gradient of the sum is that of each score.
+                tensors = list(wanted.values())
                 gradients = torch.autograd.grad(score.sum(), tensors, retain_graph=True, allow_unused=True)
-            found = dict(zip(names, gradients, strict=True))
+                found = dict(zip(wanted, gradients, strict=True))
             if self.shared:
                 self._gradients[question] = found
-        gradient = found[layer.name]
+        gradient = found.get(layer.name)
         if gradient is None:
             raise TargetLayerError(
                 f"Expected the outputs to depend on the target layer `{layer.name}`, but no gradient reaches it. It "
@@ -107,11 +107,9 @@ class Observation:
         return gradient
 
     def scores(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Scores `(Q, M)` of the posed questions for altered versions of the images: one forward pass.
+        """Scores `(Q, M)` of the posed questions for altered versions `(M, C, H, W)` of the images: one forward pass.
 
-        Args:
-            images: `(M, C, H, W)`.
-            rows: Which image each of them is a version of, `(M,)`; None for each in order.
+        `rows` `(M,)` tells which image each is a version of; None for each in order.
         """
         outputs = self.subject(images)
         posed = self.posed if rows is None else tuple(each.rows(rows) for each in self.posed)
@@ -121,8 +119,8 @@ class Observation:
 class Explainer(ABC):
     """Answers posed questions about images with heatmaps.
 
-    An explainer holds plain settings; what it learns about a model in `prepare` is plain data too, so that it can be
-    copied and pickled and never keeps a model alive. It never relies on being first, or on a layer.
+    It holds plain settings, so that it can be copied and pickled and never keeps a model alive, and never relies on
+    being first, or on a layer.
 
     Attributes:
         name: What its keys begin with, such as `gradcam`; letters, digits, `_`, `-` and `.`.
@@ -142,23 +140,14 @@ class Explainer(ABC):
 
     @abstractmethod
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
-        """Look at one model, once, and say what is needed of its forward pass, and what explaining will cost.
+        """Look once at the trace of two probes, and say what is needed of forward passes, and what explaining costs.
 
-        Args:
-            trace: A forward pass on two probes, with its graph.
-            reference: Familiar images, or None.
-
-        Raises:
-            ConfigurationError: The model does not suit this explainer.
+        `reference` are familiar images, or None. A `ConfigurationError` says that the model does not suit.
         """
 
     @abstractmethod
     def explain(self, observation: Observation, plan: Plan) -> Tensor:
-        """Answer all questions about one chunk; call inside `undisturbed`.
-
-        Args:
-            observation: What the shared forward pass gave.
-            plan: What `prepare` returned.
+        """Answer all questions about one chunk, with the plan of `prepare`; call inside `undisturbed`.
 
         Returns:
             Signed `(Q, N, h, w)`, float32, on the explainer's own grid: positive cells raise the score of the
@@ -171,12 +160,7 @@ class Explainer(ABC):
 
 
 class Every(Explainer):
-    """An explainer that answers at every n-th audit only, since it is costly.
-
-    Args:
-        n: Audits from one answer to the next.
-        explainer: The explainer.
-    """
+    """A costly explainer, answering at every n-th audit only."""
 
     def __init__(self, n: int, explainer: Explainer) -> None:
         require_integer("n", n, minimum=1)

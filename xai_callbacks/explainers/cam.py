@@ -1,7 +1,4 @@
-"""Class activation maps for any number of questions from the shared forward pass.
-
-That pass records a graph only from the first captured layer on. Each question then costs one backward pass through the
-head, which is a small part of the network, instead of a forward and a backward pass through all of it.
+"""Class activation maps: one backward pass a question through what follows the layer in the shared forward pass.
 
 With `A` the activations `(N, D, h, w)`, `G` the gradient of a question's score with respect to them, and `w` that with
 respect to the input of the last linear layer:
@@ -21,15 +18,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from xai_callbacks.access import Layer, LayoutName, Trace, choose_layer, name_layer
-from xai_callbacks.access.addresses import Address
+from xai_callbacks.access import Address, Layer, LayoutName, Trace, choose_layer, name_layer
+from xai_callbacks.access.layouts import check_layout
 from xai_callbacks.access.trace import gradient_edge
-from xai_callbacks.errors import ConfigurationError, TargetLayerError
+from xai_callbacks.errors import TargetLayerError
 from xai_callbacks.explainers.base import Explainer, Observation, Plan
 
 __all__ = ["CAM", "GradCAM", "HiResCAM", "LayerCAM", "LayerExplainer"]
@@ -46,11 +42,7 @@ class LayerExplainer(Explainer):
     """
 
     def __init__(
-        self,
-        target_layer: str | nn.Module | None = None,
-        layout: LayoutName | None = None,
-        *,
-        name: str | None = None,
+        self, target_layer: str | nn.Module | None = None, layout: LayoutName | None = None, *, name: str | None = None
     ) -> None:
         if layout is not None and target_layer is None:
             raise TargetLayerError(
@@ -60,10 +52,8 @@ class LayerExplainer(Explainer):
             raise TargetLayerError(
                 f"Expected `target_layer` to be the name of a layer or a module, but got {target_layer!r}."
             )
-        if layout is not None and layout not in get_args(LayoutName):
-            raise ConfigurationError(
-                f"Expected `layout` to be one of {', '.join(get_args(LayoutName))}, but got {layout!r}."
-            )
+        if layout is not None:
+            check_layout(layout)
         super().__init__(name)
         self.target_layer = target_layer
         self.layout = layout
@@ -75,11 +65,7 @@ class LayerExplainer(Explainer):
         return Plan((layer,), layer.reason, verified=layer.verified)
 
     def explain(self, observation: Observation, plan: Plan) -> Tensor:
-        """One backward pass through the head a question, shared with all explainers at layers.
-
-        Raises:
-            TargetLayerError: The outputs do not depend on the layer.
-        """
+        """One backward pass through the head a question, shared with all explainers at layers."""
         (layer,) = plan.layers
         activations = layer.layout.to_nchw(observation.activations[layer.name].detach()).float()
         questions = range(len(observation.posed))
@@ -109,7 +95,7 @@ class GradCAM(LayerExplainer):
             f"`{plan.layers[0].name}` they add up to 0, as after global max and min pooling. Use HiResCAM(), which "
             "does not average."
         )
-        return replace(plan, notes=(*plan.notes, note))
+        return replace(plan, notes=(note,))
 
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """`sum_d mean_hw(G_d) A_d`."""
@@ -145,11 +131,7 @@ class CAM(LayerExplainer):
     name = "cam"
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
-        """Check that what goes into the last linear layer is the mean of the map.
-
-        Raises:
-            TargetLayerError: The model does not end in global average pooling and one linear layer.
-        """
+        """Check that what goes into the last linear layer is the mean of the map."""
         plan = super().prepare(trace, reference)
         head = trace.head()
         if head is None or not _averages(trace, plan.layers[0], head.given):
@@ -178,6 +160,6 @@ def _averages(trace: Trace, layer: Layer, pooled: Tensor) -> bool:
     if layer.layout.channels(value.shape) != pooled.shape[1]:
         return False
     weights = torch.linspace(0.5, 1.5, pooled.shape[1], device=pooled.device, dtype=pooled.dtype)
-    (gradient,) = torch.autograd.grad((pooled * weights).sum(), [gradient_edge(value)], retain_graph=True)
+    (gradient,) = torch.autograd.grad((pooled * weights).sum(), [gradient_edge(*value.edge)], retain_graph=True)
     cells = layer.layout.to_nchw(gradient) * layer.layout.cells
     return torch.allclose(cells, weights[None, :, None, None].expand_as(cells), rtol=1e-3)

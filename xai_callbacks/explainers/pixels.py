@@ -1,8 +1,4 @@
-"""Explainers at the pixels: integrated gradients and occlusion, by captum.
-
-Both ask the posed question of altered versions of each image, so that fact and foil stay what they were for the image
-itself.
-"""
+"""Explainers at the pixels, by captum: posed questions asked of altered versions of each image."""
 
 from __future__ import annotations
 
@@ -15,8 +11,9 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.access import Trace
-from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.errors import ConfigurationError, is_number, require_integer
 from xai_callbacks.explainers.base import Explainer, Observation, Plan
+from xai_callbacks.questions import Posed
 
 __all__ = ["Baseline", "IntegratedGradients", "Occlusion"]
 
@@ -24,7 +21,24 @@ Baseline = Literal["mean"] | float
 """What stands for "no evidence": `mean`, the mean colour of each image, or a number in the units of the images."""
 
 
-class IntegratedGradients(Explainer):
+class _PixelExplainer(Explainer):
+    """Base of explainers that compare images with a baseline."""
+
+    def __init__(self, baseline: Baseline, name: str | None) -> None:
+        super().__init__(name)
+        if baseline != "mean" and not is_number(baseline):
+            raise ConfigurationError(f"Expected `baseline` to be 'mean' or a finite number, but got {baseline!r}.")
+        self.baseline: Baseline = "mean" if baseline == "mean" else float(baseline)
+        _captum()
+
+    def _baselines(self, images: Tensor) -> Tensor:
+        """The baseline of each image, of their shape."""
+        if self.baseline == "mean":
+            return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+        return torch.full_like(images, self.baseline)
+
+
+class IntegratedGradients(_PixelExplainer):
     """Integrated gradients, summed over the channels (Sundararajan, Taly and Yan, ICML 2017).
 
     `(x - x') * integral of the gradient along the line from the baseline x' to the image x`. The sum over the pixels is
@@ -44,16 +58,10 @@ class IntegratedGradients(Explainer):
     def __init__(self, steps: int = 64, baseline: Baseline = 0.0, *, name: str | None = None) -> None:
         require_integer("steps", steps, minimum=1)
         self.steps = steps
-        super().__init__(name)
-        self.baseline = _to_baseline(baseline)
-        _captum()
+        super().__init__(baseline, name)
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
-        """Check that the model can be differentiated down to the images.
-
-        Raises:
-            ConfigurationError: It cannot.
-        """
+        """Check that the model can be differentiated down to the images."""
         if not trace.differentiable or trace.insisted:
             raise ConfigurationError(
                 "Expected a model that can be differentiated with respect to its images for IntegratedGradients(), but "
@@ -65,35 +73,29 @@ class IntegratedGradients(Explainer):
     def explain(self, observation: Observation, plan: Plan) -> Tensor:
         """`steps` forward and backward passes a question, `chunk_size` images at a time."""
         images = observation.images
-        rows = torch.arange(len(images), device=images.device)
-        baseline = _baseline(images, self.baseline)
         maps = []
         for index, posed in enumerate(observation.posed):
 
-            def score(altered: Tensor, which: Tensor, posed: object = posed) -> Tensor:
-                # The model gets a copy: it may normalise its input in place.
-                return posed.rows(which).score(observation.subject(altered.clone()))  # type: ignore[attr-defined,no-any-return]
+            def score(altered: Tensor, which: Tensor, posed: Posed = posed) -> Tensor:
+                return posed.rows(which).score(observation.subject(altered))
 
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Input Tensor 0 did not already require gradients")
-                found = (
-                    _captum()
-                    .IntegratedGradients(score)
-                    .attribute(
-                        images.detach(),
-                        baselines=baseline,
-                        additional_forward_args=(rows,),
-                        n_steps=self.steps,
-                        method="riemann_middle",
-                        internal_batch_size=max(observation.chunk_size, len(images)),
-                    )
+                method = _captum().IntegratedGradients(score)
+                found: Tensor = method.attribute(
+                    images.detach(),
+                    baselines=self._baselines(images),
+                    additional_forward_args=(torch.arange(len(images), device=images.device),),
+                    n_steps=self.steps,
+                    method="riemann_middle",
+                    internal_batch_size=max(observation.chunk_size, len(images)),
                 )
             maps.append(found.detach().float().sum(dim=1))
             observation.progress((index + 1) / len(observation.posed))
         return torch.stack(maps)
 
 
-class Occlusion(Explainer):
+class Occlusion(_PixelExplainer):
     """Occlusion: what the score loses when a square of the image is hidden (Zeiler and Fergus, ECCV 2014).
 
     A square slides over the image; each pixel gets the mean loss over the squares that hide it, divided by the pixels
@@ -122,86 +124,60 @@ class Occlusion(Explainer):
         for argument, value in (("window", window), ("stride", stride)):
             if value is not None:
                 require_integer(argument, value, minimum=1)
-        if window is not None and stride is not None:
-            _require_stride(window, stride)
-        self.window = window
-        self.stride = stride
-        super().__init__(name)
-        self.baseline = _to_baseline(baseline)
-        _captum()
+        self.window, self.stride = window, stride
+        if window is not None:
+            self._sizes(window)
+        super().__init__(baseline, name)
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
-        """Settle the square for the size of the images.
-
-        Raises:
-            ConfigurationError: The square is larger than the images.
-        """
-        height, width = trace.images.shape[-2:]
-        window, stride = self._sizes(height, width)
-        _require_stride(window, stride)
-        if window > min(height, width):
+        """Settle the square for the size of the images."""
+        shape = trace.images.shape[-2:]
+        window, stride = self._sizes(min(shape))
+        if window > min(shape):
             raise ConfigurationError(
-                f"Expected `window` to be at most {min(height, width)}, the shorter side of the images, but got "
-                f"{window}."
+                f"Expected `window` to be at most {min(shape)}, the shorter side of the images, but got {window}."
             )
-        places = math.prod(math.ceil((side - window) / stride) + 1 for side in (height, width))
+        places = math.prod(math.ceil((side - window) / stride) + 1 for side in shape)
         return Plan(reason=f"{places} squares of {window} x {window} pixels, hidden one after another", cost=places)
 
     def explain(self, observation: Observation, plan: Plan) -> Tensor:
         """One forward pass a place for all questions, `chunk_size` images at a time."""
         images = observation.images
-        window, stride = self._sizes(*images.shape[-2:])
-        together = max(1, observation.chunk_size // len(images))
-        rows = torch.arange(len(images), device=images.device)
+        count, channels, *shape = images.shape
+        window, stride = self._sizes(min(shape))
         done = 0
 
         def scores(altered: Tensor, which: Tensor) -> Tensor:
             nonlocal done
             done += len(altered)
-            observation.progress(min(1.0, done / (len(images) * (plan.cost + 1))))
+            observation.progress(min(1.0, done / (count * (plan.cost + 1))))
             return observation.scores(altered, which).T
 
-        channels = images.shape[1]
-        found = (
+        found: Tensor = (
             _captum()
             .Occlusion(scores)
             .attribute(
                 images.detach(),
                 sliding_window_shapes=(channels, window, window),
                 strides=(channels, stride, stride),
-                baselines=_baseline(images, self.baseline),
-                additional_forward_args=(rows,),
-                perturbations_per_eval=together,
+                baselines=self._baselines(images),
+                additional_forward_args=(torch.arange(count, device=images.device),),
+                perturbations_per_eval=max(1, observation.chunk_size // count),
             )
         )
         # Captum gives one row for each number that came out: images by questions.
-        summed: Tensor = found.float().mean(dim=1) / window**2
-        return summed.reshape(len(images), len(observation.posed), *images.shape[-2:]).transpose(0, 1)
+        summed = found.float().mean(dim=1) / window**2
+        return summed.reshape(count, len(observation.posed), *shape).transpose(0, 1)
 
-    def _sizes(self, height: int, width: int) -> tuple[int, int]:
-        window = max(1, round(min(height, width) / 7)) if self.window is None else self.window
-        return window, max(1, window // 2) if self.stride is None else self.stride
-
-
-def _require_stride(window: int, stride: int) -> None:
-    if stride > window:
-        raise ConfigurationError(
-            f"Expected `stride` to be at most `window`, {window}, so that every pixel is hidden, but got {stride}."
-        )
-
-
-def _to_baseline(value: object) -> Baseline:
-    if value == "mean":
-        return "mean"
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    raise ConfigurationError(f"Expected `baseline` to be 'mean' or a finite number, but got {value!r}.")
-
-
-def _baseline(images: Tensor, baseline: Baseline) -> Tensor:
-    if baseline == "mean":
-        return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
-    return torch.full_like(images, baseline)
+    def _sizes(self, side: int) -> tuple[int, int]:
+        """Window and stride for images whose shorter side has so many pixels."""
+        window = max(1, round(side / 7)) if self.window is None else self.window
+        stride = max(1, window // 2) if self.stride is None else self.stride
+        if stride > window:
+            raise ConfigurationError(
+                f"Expected `stride` to be at most `window`, {window}, so that every pixel is hidden, but got {stride}."
+            )
+        return window, stride
 
 
 def _captum() -> ModuleType:
