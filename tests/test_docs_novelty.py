@@ -71,7 +71,8 @@ def test_the_yaml_block_makes_a_callback(tmp_path, monkeypatch):
     parser.add_argument("--callbacks", type=list[pl.Callback])
     (callback,) = parser.instantiate_classes(parser.parse_object({"callbacks": yaml.safe_load(block)})).callbacks
     assert [score.name for score in callback.auditor.novelty] == ["reconstruction", "fisher"]
-    assert callback.auditor.conditions == ("blur", "noise")
+    assert callback.auditor.measures[-1].names == ("blur", "noise")
+    assert callback.auditor.questions == ()
     assert len(callback.auditor.probes) == 4
 
 

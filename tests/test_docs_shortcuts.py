@@ -59,9 +59,10 @@ def test_the_python_blocks_run_in_order(tmp_path, monkeypatch):
         "model": Net(),
         "datamodule": (loader, loader),
     }
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     for block in BLOCKS:
         exec(compile(block, str(PAGE), "exec"), names)
     assert -1 <= names["monitor"].auditor.probes.images.min() <= 1
     assert "cue/patch/effect" in names["record"].metrics
+    assert {"cue/patch/effect", "gradcam/why/shift_p/core", "group/wga"} <= {key.key for key in names["audit"].keys}
     assert len(names["power"].rows) == 5

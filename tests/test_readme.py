@@ -10,6 +10,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from xai_callbacks import History, ProbeSet
+
 README = Path(__file__).resolve().parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
 
@@ -61,6 +63,7 @@ def namespace(tmp_path, monkeypatch):
     return {
         "val_set": val_set,
         "train_set": val_set,
+        "unfamiliar": ProbeSet.from_tensors(torch.rand(8, 3, 16, 16, generator=generator)),
         "model": model,
         "datamodule": (loader, loader),
         "Trainer": Quiet,
@@ -72,9 +75,10 @@ def namespace(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_the_python_blocks_run_in_order(namespace, capsys):
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 8
     for block in BLOCKS:
         exec(compile(block, str(README), "exec"), namespace)
     assert namespace["record"].metrics["accuracy"].valid == 40
     assert "`layer3`" in capsys.readouterr().out
     assert list(Path("runs/plain").glob("events*"))
+    assert len(History("lightning_logs/version_0/audit/history")) == 2

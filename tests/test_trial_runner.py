@@ -242,7 +242,7 @@ def test_a_trial_that_raises_is_told_and_loses_nothing_else():
     auditor.prepare(net)
     record = auditor.audit(net)
 
-    assert record.failed == ("The trial 'cue/own' failed and was left out. RuntimeError: no such file: cue.png",)
+    assert record.failed == ("The trial 'cue/own' failed and was left out. RuntimeError: no such file: cue.png.",)
     assert not any(key.startswith("cue/own") for key in record.metrics)
     whole = Auditor(probes, trials=others, chunk_size=4).audit(net)
     assert record.metrics.keys() == whole.metrics.keys()
@@ -317,7 +317,7 @@ def test_a_mistake_that_only_later_probes_show_fails_with_a_sentence():
         return images * 3 if len(images) > 2 else images * 0.5
 
     failed = tried(Reads(CUE), scenes(), CueTrial(FunctionCue(edit, 0))).failed
-    assert failed[0].startswith("The trial 'cue/own' failed and was left out. ConfigurationError: Expected `function`")
+    assert failed[0].startswith("The trial 'cue/own' failed and was left out. Expected `function`")
 
 
 def test_a_look_at_one_probe_passes_whatever_needs_no_second():

@@ -9,9 +9,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from xai_callbacks.alarms import AlarmRule, Finding
-    from xai_callbacks.audit import Auditor, NoveltyAuditor
-    from xai_callbacks.callbacks import AuditCallback, Group, NoveltyCallback, ShortcutMonitor
+    from xai_callbacks.audit import Auditor
+    from xai_callbacks.callbacks import (
+        AuditCallback,
+        GroupAccuracy,
+        Schedule,
+        ShortcutMonitor,
+        ValidationNovelty,
+        Watch,
+    )
     from xai_callbacks.errors import (
         AuditError,
         ConfigurationError,
@@ -21,10 +27,21 @@ if TYPE_CHECKING:
         TargetLayerError,
         XAICallbacksError,
     )
-    from xai_callbacks.expectations import Expectation, Vocabulary, assert_expectations
-    from xai_callbacks.explainers import CAM, Every, GradCAM, HiResCAM, IntegratedGradients, LayerCAM, Occlusion
+    from xai_callbacks.explainers import (
+        CAM,
+        Every,
+        Explainer,
+        GradCAM,
+        HiResCAM,
+        IntegratedGradients,
+        LayerCAM,
+        Occlusion,
+    )
+    from xai_callbacks.gallery import Gallery, Picture
     from xai_callbacks.gradients import PerSampleGradients
+    from xai_callbacks.history import History
     from xai_callbacks.interventions.cues import Cue, FunctionCue, PasteCue, PatchCue, TextureCue, TintCue, WatermarkCue
+    from xai_callbacks.measures import Baselines, Conditions, Localization, MapClusters, Measure, Separation
     from xai_callbacks.novelty import (
         ODIN,
         ConfoundingLabels,
@@ -41,162 +58,66 @@ if TYPE_CHECKING:
         Mahalanobis,
         MaxLogit,
         MaxSoftmax,
+        NoveltyMap,
         PurviewDistance,
         ReconstructionError,
         ViM,
     )
     from xai_callbacks.probes import ProbeSet
-    from xai_callbacks.questions import WhatIfNot, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan
-    from xai_callbacks.record import AuditRecord, NoveltyRecord
-    from xai_callbacks.sinks import TensorBoardSink
+    from xai_callbacks.questions import Question, WhatIfNot, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan
+    from xai_callbacks.record import AuditRecord, Estimate, Finding, Key, MapSet, PerProbe
+    from xai_callbacks.rules import AlarmRule, Expectation, Rule, assert_expectations
+    from xai_callbacks.sinks import FolderSink, ImageLoggerSink, MLflowSink, Sink, TensorBoardSink, WandbSink
     from xai_callbacks.tasks import MultiLabel, Regression, SingleLabel
     from xai_callbacks.trials import BackgroundTrial, CueTrial, HalfTrial, NoiseTrial, RegionTrial, Trial
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "AlarmRule": "alarms",
-    "AuditCallback": "callbacks",
-    "AuditError": "errors",
-    "AuditRecord": "record",
-    "Auditor": "audit",
-    "BackgroundTrial": "trials",
-    "CAM": "explainers",
-    "ConfigurationError": "errors",
-    "ConfoundingLabels": "novelty",
-    "Cue": "interventions.cues",
-    "CueTrial": "trials",
-    "Energy": "novelty",
-    "Entropy": "novelty",
-    "Every": "explainers",
-    "Expectation": "expectations",
-    "Finding": "alarms",
-    "FisherNovelty": "novelty",
-    "FunctionCue": "interventions.cues",
-    "GradCAM": "explainers",
-    "GradConScore": "novelty",
-    "GradNorm": "novelty",
-    "GradTrust": "novelty",
-    "GradientConstraint": "novelty",
-    "GradientNorm": "novelty",
-    "Group": "callbacks",
-    "HalfTrial": "trials",
-    "HiResCAM": "explainers",
-    "JointEnergy": "novelty",
-    "IntegratedGradients": "explainers",
-    "KNearest": "novelty",
-    "LayerCAM": "explainers",
-    "Mahalanobis": "novelty",
-    "MaxLogit": "novelty",
-    "MaxSoftmax": "novelty",
-    "MultiLabel": "tasks",
-    "NoiseTrial": "trials",
-    "NoveltyAuditor": "audit",
-    "NoveltyCallback": "callbacks",
-    "NoveltyError": "errors",
-    "NoveltyRecord": "record",
-    "ODIN": "novelty",
-    "Occlusion": "explainers",
-    "OutputError": "errors",
-    "PasteCue": "interventions.cues",
-    "PatchCue": "interventions.cues",
-    "PerSampleGradients": "gradients",
-    "ProbeSet": "probes",
-    "ProbeSetError": "errors",
-    "PurviewDistance": "novelty",
-    "ReconstructionError": "novelty",
-    "RegionTrial": "trials",
-    "Regression": "tasks",
-    "ShortcutMonitor": "callbacks",
-    "SingleLabel": "tasks",
-    "TargetLayerError": "errors",
-    "TensorBoardSink": "sinks",
-    "TextureCue": "interventions.cues",
-    "TintCue": "interventions.cues",
-    "Trial": "trials",
-    "ViM": "novelty",
-    "Vocabulary": "expectations",
-    "WatermarkCue": "interventions.cues",
-    "WhatIfNot": "questions",
-    "Why": "questions",
-    "WhyNotCertain": "questions",
-    "WhyRatherThan": "questions",
-    "WhyValueRatherThan": "questions",
-    "XAICallbacksError": "errors",
-    "assert_expectations": "expectations",
-}
-
+# fmt: off
 __all__ = [
-    "CAM",
-    "ODIN",
-    "AlarmRule",
-    "AuditCallback",
-    "AuditError",
-    "AuditRecord",
-    "Auditor",
-    "BackgroundTrial",
-    "ConfigurationError",
-    "ConfoundingLabels",
-    "Cue",
-    "CueTrial",
-    "Energy",
-    "Entropy",
-    "Every",
-    "Expectation",
-    "Finding",
-    "FisherNovelty",
-    "FunctionCue",
-    "GradCAM",
-    "GradConScore",
-    "GradNorm",
-    "GradTrust",
-    "GradientConstraint",
-    "GradientNorm",
-    "Group",
-    "HalfTrial",
-    "HiResCAM",
-    "IntegratedGradients",
-    "JointEnergy",
-    "KNearest",
-    "LayerCAM",
-    "Mahalanobis",
-    "MaxLogit",
-    "MaxSoftmax",
-    "MultiLabel",
-    "NoiseTrial",
-    "NoveltyAuditor",
-    "NoveltyCallback",
-    "NoveltyError",
-    "NoveltyRecord",
-    "Occlusion",
-    "OutputError",
-    "PasteCue",
-    "PatchCue",
-    "PerSampleGradients",
-    "ProbeSet",
-    "ProbeSetError",
-    "PurviewDistance",
-    "ReconstructionError",
-    "RegionTrial",
-    "Regression",
-    "ShortcutMonitor",
-    "SingleLabel",
-    "TargetLayerError",
-    "TensorBoardSink",
-    "TextureCue",
-    "TintCue",
-    "Trial",
-    "ViM",
-    "Vocabulary",
-    "WatermarkCue",
-    "WhatIfNot",
-    "Why",
-    "WhyNotCertain",
-    "WhyRatherThan",
-    "WhyValueRatherThan",
-    "XAICallbacksError",
-    "assert_expectations",
+    "CAM", "ODIN", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor", "BackgroundTrial",
+    "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial", "Energy",
+    "Entropy", "Estimate", "Every", "Expectation", "Explainer", "Finding", "FisherNovelty", "FolderSink",
+    "FunctionCue", "Gallery", "GradCAM", "GradConScore", "GradNorm", "GradTrust", "GradientConstraint",
+    "GradientNorm", "GroupAccuracy", "HalfTrial", "HiResCAM", "History", "ImageLoggerSink",
+    "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM", "Localization", "MLflowSink",
+    "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax", "Measure", "MultiLabel", "NoiseTrial",
+    "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue", "PerProbe",
+    "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "Question",
+    "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation", "ShortcutMonitor",
+    "SingleLabel", "Sink", "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial",
+    "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatIfNot", "Why", "WhyNotCertain",
+    "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
 ]
+
+_ROOMS = {
+    "audit": "Auditor",
+    "callbacks": "AuditCallback GroupAccuracy Schedule ShortcutMonitor ValidationNovelty Watch",
+    "errors": (
+        "AuditError ConfigurationError NoveltyError OutputError ProbeSetError "
+        "TargetLayerError XAICallbacksError"
+    ),
+    "explainers": "CAM Every Explainer GradCAM HiResCAM IntegratedGradients LayerCAM Occlusion",
+    "gallery": "Gallery Picture",
+    "gradients": "PerSampleGradients",
+    "history": "History",
+    "interventions.cues": "Cue FunctionCue PasteCue PatchCue TextureCue TintCue WatermarkCue",
+    "measures": "Baselines Conditions Localization MapClusters Measure Separation",
+    "novelty": (
+        "ConfoundingLabels Energy Entropy FisherNovelty GradConScore GradNorm GradTrust "
+        "GradientConstraint GradientNorm JointEnergy KNearest Mahalanobis MaxLogit "
+        "MaxSoftmax NoveltyMap ODIN PurviewDistance ReconstructionError ViM"
+    ),
+    "probes": "ProbeSet",
+    "questions": "Question WhatIfNot Why WhyNotCertain WhyRatherThan WhyValueRatherThan",
+    "record": "AuditRecord Estimate Finding Key MapSet PerProbe",
+    "rules": "AlarmRule Expectation Rule assert_expectations",
+    "sinks": "FolderSink ImageLoggerSink MLflowSink Sink TensorBoardSink WandbSink",
+    "tasks": "MultiLabel Regression SingleLabel",
+    "trials": "BackgroundTrial CueTrial HalfTrial NoiseTrial RegionTrial Trial",
+}
+# fmt: on
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:

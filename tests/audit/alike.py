@@ -1,12 +1,13 @@
-"""When two records say the same, and a state that went through a file."""
+"""When two records say the same, and several audits as of one run."""
 
 from __future__ import annotations
 
-import io
 import math
 
 import pytest
 import torch
+
+from xai_callbacks import History
 
 
 def numbers(estimate):
@@ -34,9 +35,9 @@ def close(first, second, tolerance):
     torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-def saved_and_loaded(state):
-    """A state that went through a file that may hold plain data only."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
+def run_of(auditor, *models, past=None):
+    """The history of a run with one audit of each model; it goes on from `past`."""
+    history = History() if past is None else past
+    for model in models:
+        history.append(auditor.audit(model, step=len(history), past=history))
+    return history

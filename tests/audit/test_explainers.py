@@ -5,13 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.audit.alike import same_records, saved_and_loaded
+from tests.audit.alike import run_of, same_records
 from tests.explaining import Brightness
 from tests.tiny import tiny_net, tiny_probes
-from xai_callbacks import Auditor, ConfigurationError, Every, GradCAM, IntegratedGradients, LayerCAM, Occlusion, Why
+from xai_callbacks import (
+    Auditor,
+    Baselines,
+    ConfigurationError,
+    Every,
+    GradCAM,
+    History,
+    IntegratedGradients,
+    LayerCAM,
+    Localization,
+    Occlusion,
+    Why,
+)
 from xai_callbacks.explainers import Explainer, Plan
 
-METRICS = ("relevance_mass", "relevance_lift", "relevance_rank", "soft_iou")
+METRICS = ("relevance_mass", "relevance_lift")
 REGIONS = ("core", "spurious")
 
 
@@ -60,14 +72,13 @@ def test_the_first_explainer_gives_the_heatmaps_of_the_record():
     assert "squares of 4 x 4" in record.layer_reason
 
 
-def test_nulls_are_of_every_explainer_and_random_models_of_those_that_cost_nothing():
-    record = Auditor(tiny_probes(), [Why()], explainers=[GradCAM(), IntegratedGradients(8)], nulls=True).audit(
-        tiny_net()
-    )
+def test_baselines_are_of_every_explainer_and_random_models_of_those_that_cost_nothing():
+    explainers = [GradCAM(), IntegratedGradients(8)]
+    record = Auditor(tiny_probes(), [Why()], explainers=explainers, measures=[Baselines()]).audit(tiny_net())
 
     for name in ("gradcam", "integrated_gradients"):
-        for null in ("shift_p", "permuted_mass", "signed_share"):
-            assert f"{name}/why/{null}/core" in record.metrics
+        for baseline in ("shift_p", "permuted_mass", "signed_share"):
+            assert f"{name}/why/{baseline}/core" in record.metrics
     assert [key for key in record.metrics if key.endswith("/reference")] == [
         "gradcam/why/relevance_lift/core/reference",
         "gradcam/why/relevance_lift/spurious/reference",
@@ -90,7 +101,7 @@ def test_progress_of_costly_explainers_grows_within_a_chunk_and_ends_with_it():
 
 def test_every_second_audit_has_the_maps_of_an_explainer_that_answers_every_second_time():
     auditor, net = Auditor(tiny_probes(), explainers=[GradCAM(), Every(2, Occlusion(4))]), tiny_net()
-    records = [auditor.audit(net, step=step) for step in range(5)]
+    records = run_of(auditor, *[net] * 5)
 
     found = [list(record.maps) for record in records]
     assert found == [
@@ -109,48 +120,40 @@ def test_every_second_audit_has_the_maps_of_an_explainer_that_answers_every_seco
 def test_drift_of_an_explainer_that_answers_now_and_then_is_from_answer_to_answer():
     auditor = Auditor(tiny_probes(), [Why(0)], explainers=[GradCAM(), Every(2, Occlusion(4))])
     nets = [tiny_net(seed=seed) for seed in range(3)]
-    records = [auditor.audit(net) for net in nets]
-    compared = Auditor(tiny_probes(), [Why(0)], explainers=[Occlusion(4)])
-    compared.audit(nets[0])
-    expected = compared.audit(nets[2])
+    records = run_of(auditor, *nets)
+    expected = run_of(Auditor(tiny_probes(), [Why(0)], explainers=[Occlusion(4)]), nets[0], nets[2]).last
 
     assert "occlusion/why_0/drift" not in records[1].metrics
     assert records[2].metrics["occlusion/why_0/drift"] == expected.metrics["occlusion/why_0/drift"]
 
 
-def test_an_interval_survives_a_resume():
+def test_an_interval_survives_a_resume(tmp_path):
     def auditor():
         return Auditor(tiny_probes(), [Why(0)], explainers=[Every(2, Occlusion(4)), GradCAM()])
 
     nets = [tiny_net(seed=seed) for seed in range(5)]
-    through = auditor()
-    expected = [through.audit(net) for net in nets]
-    state, found = auditor().state_dict(), []
+    expected = run_of(auditor(), *nets)
     for net in nets:
-        resumed = auditor()
-        resumed.load_state_dict(saved_and_loaded(state))
-        found.append(resumed.audit(net))
-        state = resumed.state_dict()
+        run_of(auditor(), net, past=History(tmp_path))
+    found = History(tmp_path)
 
     assert [("occlusion" in record.maps) for record in found] == [True, False, True, False, True]
     for one, other in zip(found, expected, strict=True):
         same_records(one, other, tolerance=0)
 
 
-def test_forgetting_begins_the_interval_anew():
+def test_a_new_run_begins_the_interval_anew():
     auditor, net = Auditor(tiny_probes(), [Why(0)], explainers=[Every(3, Occlusion(4))]), tiny_net()
-    assert list(auditor.audit(net).maps) == ["occlusion"]
-    assert list(auditor.audit(net).maps) == []
-    auditor.forget()
+    assert [list(record.maps) for record in run_of(auditor, net, net)] == [["occlusion"], []]
     assert list(auditor.audit(net).maps) == ["occlusion"]
 
 
 def test_an_explainer_that_is_not_due_costs_nothing():
     auditor, net = Auditor(tiny_probes(), explainers=[GradCAM(), Every(2, Occlusion(4))]), tiny_net()
-    auditor.audit(net)
+    history = run_of(auditor, net)
     calls = []
     net[0].register_forward_hook(lambda _module, given, _output: calls.append(len(given[0])))
-    auditor.audit(net)
+    run_of(auditor, net, past=history)
     assert calls == [6]
 
 
@@ -217,12 +220,12 @@ def test_an_explainer_that_fails_costs_itself_alone(how, said, cost):
     probes, net = tiny_probes(), tiny_net()
     auditor = Auditor(probes, explainers=[mine, GradCAM(), Occlusion(4)], chunk_size=4)
     plain = Auditor(probes, explainers=[GradCAM(), Occlusion(4)], chunk_size=4)
-    assert list(auditor.audit(net).maps) == ["mine", "gradcam", "occlusion"]
-    plain.audit(net)
+    history = run_of(auditor, net)
+    assert list(history.last.maps) == ["mine", "gradcam", "occlusion"]
     mine.how, mine.chunks = how, 0
-    second = auditor.audit(net)
+    second = run_of(auditor, net, past=history).last
 
-    same_records(second, plain.audit(net), tolerance=0)
+    same_records(second, run_of(plain, net, net).last, tolerance=0)
     assert len(second.failed) == 1
     assert second.failed[0].startswith("The explainer `mine` failed and was left out. ")
     assert said in second.failed[0]
@@ -232,11 +235,11 @@ def test_an_explainer_that_fails_costs_itself_alone(how, said, cost):
 def test_an_explainer_that_recovers_answers_again_and_no_longer_counts_as_failed():
     mine, net = Fails(), tiny_net()
     auditor = Auditor(tiny_probes(), explainers=[GradCAM(), mine])
-    auditor.audit(net)
+    history = run_of(auditor, net)
     mine.how = raising(RuntimeError("for now"))
-    assert auditor.audit(net).failed
+    assert run_of(auditor, net, past=history).last.failed
     mine.how = None
-    third = auditor.audit(net)
+    third = run_of(auditor, net, past=history).last
 
     assert third.failed == ()
     assert list(third.maps) == ["gradcam", "mine"]
@@ -245,10 +248,10 @@ def test_an_explainer_that_recovers_answers_again_and_no_longer_counts_as_failed
 
 
 @pytest.mark.parametrize("cost", [0.0, 99.0], ids=["free", "costly"])
-def test_an_explainer_that_fails_at_the_first_audit_costs_itself_alone_with_nulls_too(cost):
+def test_an_explainer_that_fails_at_the_first_audit_costs_itself_alone_with_baselines_too(cost):
     """Also where models with random weights are explained beside."""
     mine, net = Fails(cost), tiny_net()
-    auditor = Auditor(tiny_probes(), [Why()], explainers=[mine, GradCAM()], nulls=True)
+    auditor = Auditor(tiny_probes(), [Why()], explainers=[mine, GradCAM()], measures=[Baselines()])
     auditor.prepare(net)
     mine.how = raising(RuntimeError("from now on"))
     record = auditor.audit(net)
@@ -267,8 +270,8 @@ def test_an_explainer_that_fails_on_random_models_alone_costs_its_reference_alon
             super().__init__(cost=0.0)
             self.how = raising(RuntimeError("not of random weights"), at=3)
 
-    auditor = Auditor(tiny_probes(), [Why()], explainers=[OfTrainedModels(), GradCAM()], nulls=True)
-    record = auditor.audit(tiny_net())
+    explainers = [OfTrainedModels(), GradCAM()]
+    record = Auditor(tiny_probes(), [Why()], explainers=explainers, measures=[Baselines()]).audit(tiny_net())
 
     assert list(record.maps) == ["mine", "gradcam"]
     assert "gradcam/why/relevance_lift/core/reference" in record.metrics
@@ -298,10 +301,11 @@ def test_an_explainer_that_cannot_be_prepared_is_refused_when_a_model_is_prepare
 # ---- an explainer about the image
 
 
-@pytest.mark.parametrize("nulls", [False, True])
-def test_an_explainer_about_the_image_has_one_map_and_keys_without_a_question(nulls):
-    auditor = Auditor(tiny_probes(), explainers=[Brightness(), GradCAM()], nulls=nulls)
-    first, second = auditor.audit(tiny_net()), auditor.audit(tiny_net())
+@pytest.mark.parametrize("baselines", [False, True])
+def test_an_explainer_about_the_image_has_one_map_and_keys_without_a_question(baselines):
+    measures = [Localization(), Baselines()] if baselines else None
+    auditor = Auditor(tiny_probes(), explainers=[Brightness(), GradCAM()], measures=measures)
+    first, second = run_of(auditor, tiny_net(), tiny_net())
 
     assert first.maps["brightness"].heatmaps.shape == (1, 6, 8, 8)
     judged = {key for key in first.metrics if key.startswith("brightness/")}
@@ -311,5 +315,5 @@ def test_an_explainer_about_the_image_has_one_map_and_keys_without_a_question(nu
     assert second.metrics["brightness/drift"].value == pytest.approx(0, abs=1e-12)
     assert auditor.asked == ("gradcam/why", "gradcam/why_rather_than", "gradcam/why_not_certain")
     assert keys_of("gradcam") <= first.metrics.keys()
-    references = {key for key in judged if key.endswith("/reference")}
-    assert references == ({f"brightness/relevance_lift/{region}/reference" for region in REGIONS} if nulls else set())
+    references = {f"brightness/relevance_lift/{region}/reference" for region in REGIONS}
+    assert {key for key in judged if key.endswith("/reference")} == (references if baselines else set())

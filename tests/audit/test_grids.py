@@ -71,7 +71,9 @@ def test_grids_have_at_most_64_cells_a_side_and_keep_sums(size, grid):
     torch.testing.assert_close(found.sum(dim=(2, 3)) / scale, given.sum(dim=(2, 3)) / scale, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(224, 224), (65, 65), (130, 70), (66, 200)], ids=str)
+@pytest.mark.parametrize(
+    "size", [pytest.param((224, 224), marks=pytest.mark.slow), (65, 65), (130, 70), (66, 200)], ids=str
+)
 def test_cells_are_divided_by_area(size):
     given = maps(*size)
     found = bounded(given)

@@ -9,12 +9,14 @@ from tests.access.odd_nets import scenes
 from xai_callbacks import (
     CAM,
     Auditor,
+    Baselines,
     GradCAM,
     GradientNorm,
     HiResCAM,
     IntegratedGradients,
     Occlusion,
     ProbeSet,
+    Separation,
     Why,
     WhyRatherThan,
 )
@@ -51,9 +53,10 @@ def test_probes_stay_as_they_are_under_a_net_that_normalises_in_place():
     given, novel = probes(), probes(4)
     kept = given.images.clone()
     model = NormalisesInPlace().eval()
-    auditor = Auditor(given, novelty=[GradientNorm()], novel=novel, locate_novelty=False)
+    auditor = Auditor(given, novelty=[GradientNorm()], measures=[Separation(novel)])
     for _ in range(2):
         record = auditor.audit(model)
+    assert "novelty/gradient_norm_uniform/auroc" in record.metrics
     with torch.no_grad():
         expected = model(kept.clone())
     assert torch.equal(given.images, kept)
@@ -201,7 +204,7 @@ def test_cam_explains_at_every_name_of_its_layer_and_against_random_weights():
         pixels=images[:6].clamp(0, 1).mul(255).byte().movedim(1, 3),
     )
     found = [
-        Auditor(given, [Why()], explainers=[CAM(name)], novelty=[], nulls=True).audit(Averaged().eval())
+        Auditor(given, [Why()], explainers=[CAM(name)], novelty=[], measures=[Baselines()]).audit(Averaged().eval())
         for name in ("body", "body.1")
     ]
     assert torch.equal(found[0].heatmaps, found[1].heatmaps)

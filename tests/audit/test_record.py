@@ -44,7 +44,7 @@ def test_maps_say_what_they_are():
     assert "mine" in maps.explainer
     assert (maps.layer, maps.units, maps.about) == ("2", "score", "question")
     assert maps.reason.startswith("`2`, as named")
-    assert maps.kind == (maps.explainer, "2", (8, 8))
+    assert maps.kind == (maps.explainer, "2", (3, 6, 8, 8))
 
 
 def test_predictions_and_confidences_are_those_of_the_model_in_eval_mode():
@@ -127,7 +127,7 @@ def test_metrics_cover_every_question_and_region():
     expected = {
         f"gradcam/{question}/{metric}/{region}"
         for question in ("why", "why_rather_than", "why_not_certain")
-        for metric in ("relevance_mass", "relevance_lift", "relevance_rank", "soft_iou")
+        for metric in ("relevance_mass", "relevance_lift")
         for region in ("core", "spurious")
     }
     assert keys == expected | {"accuracy", "confidence", "novelty/gradnorm"}

@@ -9,8 +9,18 @@ import pytest
 import torch
 from torch import nn
 
+from tests.audit.alike import run_of
 from tests.tiny import pictures, tiny_net, tiny_probes
-from xai_callbacks import Auditor, ConfigurationError, OutputError, ProbeSet, Why, WhyRatherThan, WhyValueRatherThan
+from xai_callbacks import (
+    Auditor,
+    ConfigurationError,
+    MapClusters,
+    OutputError,
+    ProbeSet,
+    Why,
+    WhyRatherThan,
+    WhyValueRatherThan,
+)
 
 LABELS = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0], [1, 1, 1], [-1, 1, 0], [-1, -1, -1]])
 
@@ -45,9 +55,7 @@ def test_regression_probes_are_asked_about_values():
 
 def test_predictions_of_regression_never_count_as_switched():
     probes = tiny_probes(labels=None, class_names=None, targets=torch.linspace(0, 1, 6))
-    auditor = Auditor(probes)
-    auditor.audit(tiny_net(classes=1))
-    metrics = auditor.audit(tiny_net(classes=1, seed=1)).metrics
+    metrics = run_of(Auditor(probes), tiny_net(classes=1), tiny_net(classes=1, seed=1)).last.metrics
     assert "switched" not in metrics
     assert "gradcam/why/drift" in metrics
 
@@ -133,12 +141,13 @@ def test_multi_label_accuracy_is_over_known_labels_and_exact_match_wants_them_al
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_a_multi_label_probe_switches_when_any_label_does(index):
     auditor, net = Auditor(multi_label_probes()), tiny_net()
-    first = auditor.audit(net)
+    history = run_of(auditor, net)
+    first = history.last
     # Between the second and the third largest logit of that label: two probes change sides, or rather their signs.
     threshold = first.outputs[:, index].sort(descending=True).values[1:3].mean()
     with torch.no_grad():
         net[6].bias[index] -= threshold
-    second = auditor.audit(net)
+    second = run_of(auditor, net, past=history).last
 
     changed = (second.predictions != first.predictions).any(dim=1).double()
     assert changed.sum() > 0
@@ -185,8 +194,8 @@ def test_a_net_of_another_number_of_labels_is_refused():
 
 
 def test_clusters_want_one_label_a_probe():
-    with pytest.raises(ConfigurationError, match="Expected probes with one label each for `clusters`"):
-        Auditor(multi_label_probes(), clusters=True)
+    with pytest.raises(ConfigurationError, match=r"Expected probes with one label each for `MapClusters\(\)`"):
+        Auditor(multi_label_probes(), measures=[MapClusters()])
 
 
 # ---- one sigmoid

@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tests.audit.alike import same_records
 from tests.tiny import image_steps, pictures, random_streams, read_events, tiny_net, tiny_probes
-from xai_callbacks import Auditor, GradCAM, IntegratedGradients, Occlusion, TensorBoardSink
+from xai_callbacks import Auditor, Gallery, GradCAM, History, IntegratedGradients, Occlusion, TensorBoardSink
 
 EXPLAINERS = [GradCAM(), IntegratedGradients(4), Occlusion(4)]
 
@@ -58,20 +58,22 @@ def test_surrounding_grad_mode_does_not_matter(mode):
 
 
 def train_plainly(folder, audited):
-    """The plain PyTorch loop of the README."""
+    """A plain PyTorch loop, with an audit and its pictures at each step."""
     torch.manual_seed(3)
     net, probes = tiny_net(), tiny_probes()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
     images, labels = pictures(24, seed=5), torch.arange(24) % 3
     writer = SummaryWriter(folder) if audited else None
-    auditor, sink = Auditor(probes), TensorBoardSink(writer, probes, max_panels=1) if audited else None
+    sink = TensorBoardSink(writer) if audited else None
+    auditor, gallery, history = Auditor(probes), Gallery(probes, max_panels=1), History()
     torch.manual_seed(4)  # dropout and shuffling follow
     for step in range(4):
         batch = torch.randperm(24)[:8]
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(images[batch]), labels[batch]).backward()
         if audited:
-            sink.write(auditor.audit(net, step=step))
+            history.append(auditor.audit(net, step=step, past=history))
+            sink.write(history.last, gallery.draw(history))
         optimizer.step()
     if audited:
         sink.close()

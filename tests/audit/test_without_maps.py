@@ -6,15 +6,19 @@ import pytest
 import torch
 from torch import nn
 
+from tests.audit.alike import run_of
 from tests.tiny import pictures, tiny_net, tiny_probes
 from xai_callbacks import (
     AuditError,
     Auditor,
+    Baselines,
     ConfigurationError,
     CueTrial,
     Energy,
     GradCAM,
     IntegratedGradients,
+    Localization,
+    MapClusters,
     Occlusion,
     PatchCue,
     ProbeSet,
@@ -32,10 +36,9 @@ def cue():
     return PatchCue([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], points_to=[0, 1])
 
 
-@pytest.mark.parametrize("nulls", [False, True])
-def test_a_perceptron_is_audited_without_heatmaps_and_a_note_says_so(nulls):
-    probes = tiny_probes(40)
-    auditor = Auditor(probes, novelty=[Energy()], trials=[CueTrial(cue())], nulls=nulls, clusters=nulls)
+@pytest.mark.parametrize("measures", [None, [Localization(), Baselines(), MapClusters()]], ids=["default", "all"])
+def test_a_perceptron_is_audited_without_heatmaps_and_a_note_says_so(measures):
+    auditor = Auditor(tiny_probes(40), novelty=[Energy()], trials=[CueTrial(cue())], measures=measures)
     record = auditor.audit(perceptron())
 
     assert record.maps == {}
@@ -44,7 +47,7 @@ def test_a_perceptron_is_audited_without_heatmaps_and_a_note_says_so(nulls):
     for key in ("accuracy", "confidence", "cue/patch/effect", "novelty/energy"):
         assert record.metrics[key].valid == 40, key
     assert record.scores["energy"].shape == (40,)
-    assert record.clusters is None
+    assert not any(key.startswith("cluster/") for key in {**record.metrics, **record.per_probe})
     # What was asked stands there all the same, with nobody's answer.
     assert record.facts.shape == (3, 40)
     assert [len(titles) for titles in record.titles] == [40, 40, 40]
@@ -79,10 +82,8 @@ def test_an_explainer_that_was_asked_for_and_cannot_answer_is_refused():
 
 
 def test_a_perceptron_can_be_resumed_and_compared_with_a_net_that_has_maps():
-    auditor = Auditor(tiny_probes())
-    assert list(auditor.audit(perceptron()).maps) == []
-    assert list(auditor.audit(tiny_net()).maps) == ["gradcam"]
-    third = auditor.audit(perceptron())
+    *earlier, third = run_of(Auditor(tiny_probes()), perceptron(), tiny_net(), perceptron())
+    assert [list(record.maps) for record in earlier] == [[], ["gradcam"]]
     assert list(third.maps) == []
     assert "switched" in third.metrics
     assert not any(key.endswith("drift") for key in third.metrics)

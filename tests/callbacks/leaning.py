@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.callbacks.runs import BATCHES, package
-from xai_callbacks import PatchCue, ProbeSet
+from tests.callbacks.runs import BATCHES, package, quiet, trainer, with_checkpoints
+from xai_callbacks import PatchCue, ProbeSet, ShortcutMonitor
 
 SIZE = 8
 COLOURS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
@@ -102,3 +102,17 @@ def patch(at="spurious", **given):
 
 def object_loader(batches=BATCHES, batch_size=4, seed=1):
     return DataLoader(TensorDataset(*objects(batches * batch_size, seed)), batch_size=batch_size)
+
+
+def monitor(cue=None, probes=None, **given):
+    given = {"on_error": "raise", "max_panels": 0, **given}
+    return ShortcutMonitor(probes or leaning_probes(), cue or patch(), **given)
+
+
+def fit(folder, *callbacks, name="pytorch_lightning", module=None, ckpt_path=None, **options):
+    """Train a model that leans on the cue from epoch 2 on, for four epochs; returns the trainer."""
+    one = trainer(folder, list(callbacks), name, **with_checkpoints(callbacks, {"max_epochs": 4, **options}))
+    module = leaning_module(name) if module is None else module
+    with quiet():
+        one.fit(module, object_loader(), object_loader(2), ckpt_path=ckpt_path)
+    return one

@@ -16,6 +16,14 @@ from tests.tiny import pictures, tiny_net
 PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 BATCHES = 4
 
+# What Lightning says of these small runs, and rightly so.
+NOISE = (
+    "You defined a `validation_step` but have no `val_dataloader`",
+    "Checkpoint directory .* exists and is not empty",
+    "Experiment logs directory .* exists and is not empty",
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
+)
+
 
 def package(name):
     return importlib.import_module(name)
@@ -84,6 +92,30 @@ def trainer(folder, callbacks, name="pytorch_lightning", **options):
     return package(name).Trainer(default_root_dir=folder, callbacks=callbacks, logger=logger, **given)
 
 
+def fit(folder, *callbacks, name="pytorch_lightning", module=None, val=True, ckpt_path=None, **options):
+    """Train a tiny module with the callbacks in this order; returns the trainer."""
+    one = trainer(folder, list(callbacks), name, **with_checkpoints(callbacks, options))
+    module = tiny_module(name) if module is None else module
+    with quiet():
+        one.fit(module, loader(), loader(2, seed=6) if val else None, ckpt_path=ckpt_path)
+    return one
+
+
+def with_checkpoints(callbacks, options):
+    """Options of a trainer that saves checkpoints if one of the callbacks does."""
+    saves = any("Checkpoint" in type(callback).__name__ for callback in callbacks)
+    return {"enable_checkpointing": saves, **options}
+
+
+@contextmanager
+def quiet():
+    """Without what Lightning says of these small runs."""
+    with warnings.catch_warnings():
+        for noise in NOISE:
+            warnings.filterwarnings("ignore", message=noise)
+        yield
+
+
 def csv_logger(folder, name="pytorch_lightning"):
     return package(f"{name}.loggers").CSVLogger(folder, name="", version="csv", flush_logs_every_n_steps=1)
 
@@ -112,3 +144,19 @@ def caught():
 
 def audit_warnings(found):
     return [str(warning.message) for warning in found if "audit" in str(warning.message).lower()]
+
+
+def differing(one, other):
+    """Names of what is not equal bit by bit."""
+    different = [name for name, value in one.items() if not isinstance(value, dict) and value != other[name]]
+    for name, value in one.items():
+        if isinstance(value, dict):
+            assert value.keys() == other[name].keys()
+            different += [f"{name}.{key}" for key in value if not equal(value[key], other[name][key])]
+    return different
+
+
+def equal(one, other):
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return one == other

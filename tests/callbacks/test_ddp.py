@@ -17,6 +17,7 @@ from tests.callbacks.ddp_run import Grouped, grouped_images
 from tests.tiny import CLASSES, image_steps, read_events, scalar_steps
 from xai_callbacks.metrics import GroupMetrics
 
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT = 240  # seconds; a rank that waits for the other for ever is what this guards against
 
@@ -75,7 +76,11 @@ def test_both_ranks_know_the_same_metrics(outcomes):
 
 
 def test_only_rank_zero_writes(outcomes):
-    assert ["xai-callbacks-writer" in rank["threads"] for rank in ranks(outcomes, "audited")] == [True, False]
+    first, second = ranks(outcomes, "audited")
+    assert first["audits"][0][1]
+    assert [step for step, _ in first["audits"]] == [step for step, _ in second["audits"]]
+    assert (first["folder"], second["folder"]) == (outcomes / "audited" / "tb" / "audit" / "history", None)
+    assert not [name for name in second["threads"] if name.startswith("xai-callbacks")]
     (path,) = (outcomes / "audited").rglob("events*")
     events = read_events(path.parent)
     steps = [0, *scalar_steps(events, "val_loss")]
@@ -122,3 +127,30 @@ def test_rank_that_cannot_read_its_batches_keeps_nobody_waiting_and_nothing_is_c
         assert all(math.isnan(value) for value in groups_of(rank).values())
         (message,) = (message for message in rank["warnings"] if "could not be watched" in message)
         assert reason in message
+
+
+def test_an_alarm_that_stops_one_rank_stops_both_although_audits_fail_on_the_other(outcomes):
+    first, second = ranks(outcomes, "alarm")
+    assert [first["epochs"], second["epochs"]] == [1, 1]
+    assert float(first["metrics"]["audit/alarm/cue/patch"]) == 2
+    assert [step for step, _ in second["audits"]] == [0]
+    assert math.isnan(float(second["metrics"]["audit/alarm/cue/patch"]))
+    (message,) = (message for message in second["warnings"] if "An audit failed and training goes on" in message)
+    assert "on this process only" in message
+
+
+def test_a_rank_that_finds_no_probes_has_no_rank_audited_and_keeps_nobody_waiting(outcomes):
+    for rank in ranks(outcomes, "unattached"):
+        assert rank["epochs"] == 3
+        assert not rank["auditor"]
+        assert rank["audits"] == []
+
+
+def test_a_watch_that_fails_on_one_rank_keeps_nobody_waiting(outcomes):
+    first, second = ranks(outcomes, "unseen")
+    assert [first["epochs"], second["epochs"]] == [3, 3]
+    assert [step for step, _ in first["audits"]] == [step for step, _ in second["audits"]] == [0, 1, 3, 5]
+    assert float(first["metrics"]["audit/processes"]) == 2
+    concluded = [float(second["metrics"][f"audit/expectation/{state}"]) for state in ("passed", "undecided")]
+    assert sum(concluded) == 1
+    assert any("Broken could not watch" in message for message in second["warnings"])

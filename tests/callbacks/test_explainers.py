@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
-from tests.callbacks.runs import PACKAGES, TinyModule, audit_warnings, caught, loader, tiny_module, trainer
+from tests.callbacks import runs
+from tests.callbacks.runs import PACKAGES, TinyModule, audit_warnings, caught
 from tests.tiny import image_steps, read_events, scalar_steps, tiny_net, tiny_probes
 from xai_callbacks import (
     AuditCallback,
     AuditError,
+    Auditor,
     ConfigurationError,
     Every,
     GradCAM,
+    Localization,
     Occlusion,
     PatchCue,
     ShortcutMonitor,
@@ -27,26 +28,16 @@ from xai_callbacks.explainers import Explainer, Plan
 
 PANEL, STRIP = "audit_panel/000_probe_000", "audit_filmstrip/000_probe_000"
 QUESTIONS = ("why", "why_rather_than")
-
-# What Lightning says of these small runs, and rightly so.
-NOISE = (
-    "Checkpoint directory .* exists and is not empty",
-    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
-)
+METRICS = ("relevance_mass", "relevance_lift", "relevance_rank", "soft_iou")
 
 
 def audited(explainers, **given):
-    return AuditCallback(tiny_probes(), [Why(), WhyRatherThan()], explainers=explainers, max_panels=1, **given)
+    auditor = Auditor(tiny_probes(), [Why(), WhyRatherThan()], explainers=explainers, measures=[Localization(METRICS)])
+    return AuditCallback(auditor, max_panels=1, **given)
 
 
-def fit(folder, callback, *others, name="pytorch_lightning", module=None, ckpt_path=None, **options):
-    given = {"max_epochs": 4, "logger": "tensorboard", **options}
-    one = trainer(folder, [callback, *others], name, **given)
-    with warnings.catch_warnings():
-        for noise in NOISE:
-            warnings.filterwarnings("ignore", message=noise)
-        one.fit(module or tiny_module(name), loader(), loader(2, seed=6), ckpt_path=ckpt_path)
-    return one
+def fit(folder, *callbacks, **options):
+    return runs.fit(folder, *callbacks, **{"max_epochs": 4, "logger": "tensorboard", **options})
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -57,7 +48,7 @@ def test_each_explainer_has_tags_of_its_own_at_the_audits_at_which_it_answers(tm
     events, steps = read_events(tmp_path / "tb"), [0, 3, 7, 11, 15]
     for explainer, when in (("gradcam", steps), ("early", steps), ("occlusion", steps[::2])):
         for question in QUESTIONS:
-            for metric in ("relevance_mass", "relevance_lift", "relevance_rank", "soft_iou"):
+            for metric in METRICS:
                 assert scalar_steps(events, f"audit/{explainer}/{question}/{metric}/core") == when
             assert scalar_steps(events, f"audit/{explainer}/{question}/drift") == when[1:]
     assert image_steps(events, PANEL) == image_steps(events, STRIP) == steps
@@ -88,7 +79,7 @@ def test_an_interval_goes_on_after_a_resume(tmp_path):
     fit(tmp_path / "whole", callback(), module=steady())
     checkpoint = ModelCheckpoint(tmp_path / "saved", save_last=True)
     # Two audits: at the start, with both, and after the first epoch, with one.
-    fit(tmp_path / "first", callback(), checkpoint, module=steady(), max_epochs=1, enable_checkpointing=True)
+    fit(tmp_path / "first", callback(), checkpoint, module=steady(), max_epochs=1)
     fit(tmp_path / "second", callback(), module=steady(), ckpt_path=checkpoint.last_model_path)
 
     first, second, whole = (read_events(tmp_path / folder / "tb") for folder in ("first", "second", "whole"))
@@ -182,10 +173,8 @@ def test_an_explainer_that_fails_on_two_probes_is_refused_before_training(tmp_pa
 def test_a_costly_explainer_tells_its_progress_within_an_audit(tmp_path):
     done = []
 
-    class Watched(AuditCallback):
-        pass
-
-    callback = Watched(tiny_probes(12), [Why()], explainers=[Occlusion(2)], max_panels=0, chunk_size=6)
+    auditor = Auditor(tiny_probes(12), [Why()], explainers=[Occlusion(2)], chunk_size=6)
+    callback = AuditCallback(auditor, max_panels=0)
     audit = callback.auditor.audit
     callback.auditor.audit = lambda model, **given: audit(model, **{**given, "on_progress": done.append})
     fit(tmp_path, callback, max_epochs=1)
@@ -225,7 +214,8 @@ def watching(**given):
 
 
 def test_alarms_and_expectations_follow_the_explainer_that_takes_the_place_of_the_default(tmp_path):
-    callback = watching(expectations=["relevance_mass[core] < 0.999", "drift of why_label < 1.999"])
+    sentences = ["hirescam/why/relevance_mass/core < 0.999", "hirescam/why_label/drift < 1.999"]
+    callback = watching(rules=sentences)
     one = fit(tmp_path, callback, module=TinyModule(MaxLessMin()), max_epochs=2)
 
     assert list(callback.last_record.maps) == ["hirescam"]
@@ -233,15 +223,16 @@ def test_alarms_and_expectations_follow_the_explainer_that_takes_the_place_of_th
     events = read_events(tmp_path / "tb")
     assert scalar_steps(events, "audit/hirescam/why/relevance_lift/spurious") == [0, 3, 7]
     assert scalar_steps(events, "audit/alarm/attribution/spurious") == [0, 3, 7]
-    verdicts = [callback.expectations.tally.latest(each) for each in callback.expectations.tally.expectations]
-    assert [verdict.reason for verdict in verdicts if "not measured" in verdict.reason] == []
-    assert [verdict.value for verdict in verdicts] == [
-        callback.last_record.metrics[f"hirescam/{key}"].value for key in ("why/relevance_mass/core", "why_label/drift")
-    ]
+    record = callback.last_record
+    found = {each.key: each for each in record.findings}
+    assert "alarm/attribution/spurious" in found
+    assert [found[f"expectation/{sentence}"].estimate for sentence in sentences] == [
+        record.metrics["hirescam/why/relevance_mass/core"], record.metrics["hirescam/why_label/drift"],
+    ]  # fmt: skip
     assert float(one.callback_metrics["audit/expectation/passed"]) == 2
 
 
 def test_an_expectation_of_a_default_that_does_not_suit_the_model_is_refused_before_training(tmp_path):
-    callback = watching(expectations=["`gradcam/why/relevance_mass/core` < 0.999"])
+    callback = watching(rules=["`gradcam/why/relevance_mass/core` < 0.999"])
     with pytest.raises(ConfigurationError, match=r"Did you mean 'hirescam/why/relevance_mass/core'"):
         fit(tmp_path, callback, module=TinyModule(MaxLessMin()))

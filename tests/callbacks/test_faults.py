@@ -14,6 +14,7 @@ from tests.callbacks.runs import audit_warnings, caught, module_class, trainer
 from xai_callbacks import (
     AuditCallback,
     AuditError,
+    Auditor,
     ConfigurationError,
     Energy,
     GradCAM,
@@ -94,7 +95,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_a_score_that_raises_costs_itself_alone(tmp_path, error):
-    callback = AuditCallback(probes(), novelty=[Energy(), Breaks(error)])
+    callback = AuditCallback(Auditor(probes(), novelty=[Energy(), Breaks(error)]), max_panels=0)
     with caught() as found:
         one = fit(tmp_path, callback, seeded(lambda: after(body())))
 
@@ -165,7 +166,7 @@ def test_a_net_that_is_scripted_as_a_whole_is_audited_without_heatmaps_or_refuse
 
 @deprecated
 def test_a_net_that_is_scripted_as_a_whole_is_explained_by_its_pixels(tmp_path):
-    callback, plain = (AuditCallback(probes(), explainers=[Occlusion(16)], on_error="raise") for _ in range(2))
+    callback, plain = (AuditCallback(Auditor(probes(), explainers=[Occlusion(16)]), on_error="raise") for _ in range(2))
     with caught():
         fit(tmp_path, callback, seeded(lambda: torch.jit.script(after(body()))))
         fit(tmp_path, plain, seeded(lambda: after(body())))
@@ -202,7 +203,7 @@ def test_checkpointed_activations_are_audited_as_the_plain_net_is(tmp_path, reen
 
 
 def test_a_layer_inside_a_checkpoint_is_explained_or_refused_with_advice(tmp_path):
-    callback = AuditCallback(probes(), explainers=[GradCAM("net.body.1")], on_error="raise")
+    callback = AuditCallback(Auditor(probes(), explainers=[GradCAM("net.body.1")]), on_error="raise")
     try:
         fit(tmp_path, callback, seeded(lambda: Recomputed(reentrant=True)))
     except ConfigurationError as error:
@@ -248,7 +249,7 @@ def test_out_of_memory_in_the_check_before_training_names_chunk_size(tmp_path, e
 @pytest.mark.parametrize("error", MEMORY, ids=["CUDA", "CPU"])
 def test_out_of_memory_at_an_audit_is_told_with_chunk_size_and_training_goes_on(tmp_path, error):
     """As where the optimizer takes what was free at first."""
-    callback = AuditCallback(probes(12), chunk_size=10)
+    callback = AuditCallback(Auditor(probes(12), chunk_size=10))
     with caught() as found:
         one = fit(tmp_path, callback, seeded(lambda: Short(8, error, at_once=False)))
     assert one.global_step == 4
@@ -260,6 +261,6 @@ def test_out_of_memory_at_an_audit_is_told_with_chunk_size_and_training_goes_on(
 
 @pytest.mark.parametrize("error", MEMORY, ids=["CUDA", "CPU"])
 def test_a_smaller_chunk_size_is_the_way_out(tmp_path, error):
-    callback = AuditCallback(probes(12), chunk_size=8, on_error="raise")
+    callback = AuditCallback(Auditor(probes(12), chunk_size=8), on_error="raise")
     fit(tmp_path, callback, seeded(lambda: Short(8, error)))
     assert callback.last_record.step == 3

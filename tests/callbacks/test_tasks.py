@@ -14,9 +14,13 @@ from tests.callbacks.runs import PACKAGES, TinyModule, caught, module_class, tra
 from tests.tiny import centre_masks, image_steps, pictures, read_events, scalar_steps, tiny_net
 from xai_callbacks import (
     AuditCallback,
+    Auditor,
     ConfigurationError,
     CueTrial,
+    Gallery,
     GradCAM,
+    GroupAccuracy,
+    MapClusters,
     Occlusion,
     OutputError,
     PatchCue,
@@ -26,8 +30,7 @@ from xai_callbacks import (
     Why,
     WhyValueRatherThan,
 )
-from xai_callbacks.sinks import PictureBook
-from xai_callbacks.sinks.pictures import truth
+from xai_callbacks.gallery.words import answer, truth
 
 LABELS = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0], [1, 1, 1], [-1, 1, 0], [-1, -1, -1]])
 NAMES = ("rain", "snow", "fog")
@@ -104,7 +107,9 @@ def test_several_labels_are_audited_and_written(tmp_path, name):
     events = read_events(tmp_path / "tb")
 
     tags = set(events.Tags()["scalars"])
-    regions = [f"{metric}/{region}" for metric in ("relevance_mass", "soft_iou") for region in ("core", "spurious")]
+    regions = [
+        f"{metric}/{region}" for metric in ("relevance_mass", "relevance_lift") for region in ("core", "spurious")
+    ]
     wanted = {f"audit/gradcam/{question}/{key}" for question in ("why", "why_rather_than") for key in regions}
     wanted |= {f"audit/{key}" for key in ("accuracy", "exact_match", "confidence")}
     assert wanted <= tags
@@ -120,7 +125,7 @@ def test_several_labels_are_audited_and_written(tmp_path, name):
     assert last(events, "audit/exact_match") == pytest.approx(float((right[:5] == 1).float().mean()))
     assert last(events, "audit/confidence") == pytest.approx(float(outputs.sigmoid().amax(dim=1).mean()), abs=1e-6)
     # One probe has no known label.
-    assert last(events, "audit_detail/accuracy/degenerate") == 1
+    assert callback.last_record.metrics["accuracy"].degenerate == 1
     assert float(one.callback_metrics["audit/exact_match"]) == pytest.approx(last(events, "audit/exact_match"))
 
 
@@ -128,26 +133,26 @@ def test_panels_of_several_labels_say_what_is_known_and_what_was_found(tmp_path)
     probes = weather()
     callback = AuditCallback(probes, max_panels=6, on_error="raise")
     fit_labels(tmp_path, callback)
-    events, record, book = read_events(tmp_path / "tb"), callback.last_record, PictureBook(probes, 6)
+    events, record = read_events(tmp_path / "tb"), callback.last_record
+    drawn = {picture.tag: picture for picture in Gallery(probes, max_panels=6).draw(callback.history)}
 
     assert [truth(probes, index) for index in range(6)] == [
-        "true: rain, fog",
-        "true: snow",
-        "true: none of the labels",
-        "true: rain, snow, fog",
-        "true: snow",
+        "is rain, fog",
+        "is snow",
+        "is none of the labels",
+        "is rain, snow, fog",
+        "is snow",
         "",
     ]
     for index in range(6):
         found = [NAMES[label] for label in record.predictions[index].nonzero()[:, 0].tolist()]
-        caption = book.caption(record, index)
+        caption = answer(probes, record, index)
         assert [part.partition(" (")[0] for part in caption.split(", ")] == (found or caption.split(", ")) or (
             not found and caption.startswith("none, at most ")
         )
         tag = f"audit_panel/{index:03d}_probe_{index:03d}"
         assert image_steps(events, tag) == image_steps(events, tag.replace("panel", "filmstrip")) == STEPS
-        written = events.Images(tag)[-1]
-        assert (written.height, written.width) == book.panel(record, index).shape[:2]
+        assert events.Images(tag)[-1].encoded_image_string == drawn[tag].encoded()
 
 
 def test_a_cue_and_a_region_are_tried_on_several_labels_by_the_monitor(tmp_path):
@@ -155,7 +160,7 @@ def test_a_cue_and_a_region_are_tried_on_several_labels_by_the_monitor(tmp_path)
     cue = PatchCue([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], points_to=["rain", "fog"], size=0.4)
     monitor = ShortcutMonitor(
         probes, cue, on_error="raise", max_panels=1,
-        expectations=["cue_effect[patch] < 0.9", "exact_match < 0.9", "accuracy > 0.01"],
+        rules=["cue/patch/effect < 0.9", "exact_match < 0.9", "accuracy > 0.01"],
     )  # fmt: skip
     one, _ = fit_labels(tmp_path, monitor, max_epochs=2)
     events = read_events(tmp_path / "tb")
@@ -163,7 +168,6 @@ def test_a_cue_and_a_region_are_tried_on_several_labels_by_the_monitor(tmp_path)
     assert scalar_steps(events, "audit/cue/patch/effect") == [0, 3, 7]
     assert scalar_steps(events, "audit/alarm/cue/patch") == [0, 3, 7]
     assert monitor.last_record.failed == ()
-    assert monitor.last_record.clusters is None
     assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("audit/cluster")]
     assert sum(float(one.callback_metrics[f"audit/expectation/{what}"]) for what in ("passed", "undecided")) == 3
     effect = monitor.last_record.metrics["cue/patch/effect"]
@@ -171,11 +175,11 @@ def test_a_cue_and_a_region_are_tried_on_several_labels_by_the_monitor(tmp_path)
     assert effect.low < effect.value < effect.high
 
 
-@pytest.mark.parametrize("argument", ["group", "clusters"])
-def test_what_wants_one_label_each_is_refused_of_several_at_construction(argument):
-    value = {"group": "cue", "clusters": True}[argument]
-    with pytest.raises(ConfigurationError, match=f"Expected probes with one label each for `{argument}`"):
-        AuditCallback(weather(), **{argument: value})
+def test_what_wants_one_label_each_is_refused_of_several_before_training(tmp_path):
+    with pytest.raises(ConfigurationError, match="Expected probes with one label each for `MapClusters"):
+        Auditor(weather(), measures=[MapClusters()])
+    with pytest.raises(ConfigurationError, match="Expected probes with one label each for `GroupAccuracy`"):
+        fit_labels(tmp_path, AuditCallback(weather(), watches=[GroupAccuracy("cue")]))
 
 
 def test_a_net_of_another_number_of_labels_is_refused_before_training(tmp_path):
@@ -213,13 +217,15 @@ def test_several_values_are_audited_and_written(tmp_path, name):
 
 def test_panels_of_several_values_name_each(tmp_path):
     probes = film()
-    callback = AuditCallback(probes, [Why("blur"), WhyValueRatherThan(of=1)], max_panels=2, on_error="raise")
+    auditor = Auditor(probes, [Why("blur"), WhyValueRatherThan(of=1)])
+    callback = AuditCallback(auditor, max_panels=2, on_error="raise")
     fit_values(tmp_path, callback)
-    record, book = callback.last_record, PictureBook(probes, 2)
+    record = callback.last_record
+    drawn = {picture.tag: picture for picture in Gallery(probes, max_panels=2).draw(callback.history)}
 
     (blur, grain), known = record.outputs[0].tolist(), probes.targets[0].tolist()
-    assert book.caption(record, 0) == f"blur {blur:.3g}, grain of film {grain:.3g}"
-    assert truth(probes, 0) == f"true: blur {known[0]:.3g}, grain of film {known[1]:.3g}"
+    assert answer(probes, record, 0) == f"blur {blur:.3g}, grain of film {grain:.3g}"
+    assert truth(probes, 0) == f"is blur {known[0]:.3g}, grain of film {known[1]:.3g}"
     assert [titles[0] for titles in record.titles] == [
         f"Why blur {blur:.3g}?",
         f"Why grain of film {grain:.3g}, rather than {known[1]:.3g}?",
@@ -227,12 +233,13 @@ def test_panels_of_several_values_name_each(tmp_path):
     events = read_events(tmp_path / "tb")
     assert image_steps(events, "audit_panel/000_probe_000") == STEPS
     assert scalar_steps(events, "audit/gradcam/why_blur/relevance_mass/core") == STEPS
-    written = events.Images("audit_panel/000_probe_000")[-1]
-    assert (written.height, written.width) == book.panel(record, 0).shape[:2]
+    tag = "audit_panel/000_probe_000"
+    assert events.Images(tag)[-1].encoded_image_string == drawn[tag].encoded()
 
 
 def test_pixels_of_several_values_are_explained_beside(tmp_path):
-    callback = AuditCallback(film(), explainers=[GradCAM(), Occlusion(4)], max_panels=1, on_error="raise")
+    auditor = Auditor(film(), explainers=[GradCAM(), Occlusion(4)])
+    callback = AuditCallback(auditor, max_panels=1, on_error="raise")
     fit_values(tmp_path, callback, max_epochs=1)
     maps = callback.last_record.maps
     assert maps["gradcam"].heatmaps.shape == maps["occlusion"].heatmaps.shape == (4, 6, 8, 8)
@@ -242,13 +249,13 @@ def test_pixels_of_several_values_are_explained_beside(tmp_path):
 
 def test_a_value_that_is_missing_in_the_name_of_the_questions_is_refused_at_construction():
     with pytest.raises(ConfigurationError, match="which of 2 values is asked about"):
-        AuditCallback(film(), [Why()])
+        Auditor(film(), [Why()])
 
 
 @pytest.mark.parametrize("trial", [CueTrial(PatchCue([[1.0, 0, 0]], points_to=[0])), RegionTrial("core")])
 def test_trials_that_count_right_answers_are_refused_of_values(trial):
     with pytest.raises(ConfigurationError, match=r"Expected (labelled )?probes"):
-        AuditCallback(film(), trials=[trial])
+        Auditor(film(), trials=[trial])
 
 
 # ---- one value, and others that stay as they were
@@ -260,7 +267,7 @@ def test_one_value_has_no_error_by_name(tmp_path):
     targets = torch.rand(16, 1, generator=torch.Generator().manual_seed(1))
     _, module = fit(tmp_path, callback, targets, nn.functional.mse_loss)
     tags = [tag for tag in read_events(tmp_path / "tb").Tags()["scalars"] if "absolute_error" in tag]
-    assert [tag for tag in tags if not tag.startswith("audit_detail")] == ["audit/absolute_error"]
+    assert tags == ["audit/absolute_error"]
     assert callback.last_record.predictions.shape == (6,)
     with torch.no_grad():
         np.testing.assert_allclose(callback.last_record.predictions, outputs_of(module, probes)[:, 0], rtol=1e-5)

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import random
-from collections import deque
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Callback, LightningDataModule, LightningModule
+from pytorch_lightning import Callback, LightningModule
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from tests.callbacks.runs import rows, trainer
+from tests.callbacks.runs import differing, rows, trainer
 from tests.tiny import pictures, random_streams, tiny_net, tiny_probes
 from xai_callbacks import (
     ODIN,
+    AlarmRule,
     AuditCallback,
+    Auditor,
+    Baselines,
+    Conditions,
+    CueTrial,
     Energy,
+    Every,
     FisherNovelty,
+    GradCAM,
     GradientNorm,
+    GroupAccuracy,
+    Localization,
     Mahalanobis,
-    NoveltyCallback,
+    MapClusters,
+    NoveltyMap,
+    Occlusion,
+    PatchCue,
     PurviewDistance,
+    RegionTrial,
+    Schedule,
+    Separation,
+    ValidationNovelty,
 )
-from xai_callbacks.access import undisturbed
-from xai_callbacks.callbacks import Group
-from xai_callbacks.errors import ConfigurationError
 
 
 class Augmented(Dataset):
@@ -123,31 +132,37 @@ def hooks(module):
     return sum(len(table) for name, table in vars(module).items() if name.endswith("_hooks"))
 
 
-def differing(one, other):
-    """Names of what is not equal bit by bit."""
-    different = [name for name, value in one.items() if not isinstance(value, dict) and value != other[name]]
-    for name, value in one.items():
-        if isinstance(value, dict):
-            assert value.keys() == other[name].keys()
-            different += [f"{name}.{key}" for key in value if not equal(value[key], other[name][key])]
-    return different
+def novelty():
+    scores = [Energy(), Mahalanobis(), ODIN(), GradientNorm(), PurviewDistance(), FisherNovelty("uniform")]
+    auditor = Auditor(
+        tiny_probes(), explainers=[GradCAM(), NoveltyMap()], novelty=scores, inliers=tiny_probes(24, seed=3),
+        measures=[Separation(tiny_probes(seed=4)), Conditions(["blur"])],
+    )  # fmt: skip
+    return {"probes": auditor, "watches": [ValidationNovelty()]}
 
 
-def equal(one, other):
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    return one == other
+def groups():
+    return {"watches": [GroupAccuracy(lambda batch: batch[1] % 2, aligned=[0, 1, 0]), ValidationNovelty()]}
 
 
-NOVELTY = {
-    "novelty": [Energy(), Mahalanobis(), ODIN(), GradientNorm(), PurviewDistance(), FisherNovelty("uniform")],
-    "inliers": tiny_probes(24, seed=3),
-    "novel": tiny_probes(seed=4),
-    "locate_novelty": True,
-    "watch_validation": True,
+def everything():
+    """Trials, measures, a costly explainer and rules, as a monitor of shortcuts has them."""
+    cue = CueTrial(PatchCue([[1.0, 0, 0], [0, 1.0, 0]], points_to=[0, 1]))
+    auditor = Auditor(
+        tiny_probes(32), explainers=[GradCAM(), Every(2, Occlusion(4))], trials=[cue, RegionTrial("spurious")],
+        measures=[Localization(), Baselines(), MapClusters()],
+    )  # fmt: skip
+    return {"probes": auditor, "rules": [AlarmRule(hook=print), "accuracy > 0.5"], "sinks": []}
+
+
+AUDITS = {
+    "defaults": dict,
+    "each step": lambda: {"schedule": Schedule(every_n_train_steps=1)},
+    "novelty": novelty,
+    "groups": groups,
+    "everything": everything,
+    "probes of its own": lambda: {"probes": None},
 }
-
-GROUPS = {"group": Group(lambda batch: batch[1] % 2, aligned=[0, 1, 0]), "watch_validation": True}
 
 SCENARIOS = {
     "validation each epoch": {},
@@ -167,16 +182,14 @@ SCENARIOS = {
     "ignore:A novelty score says nothing",
     "ignore:The validation set could not be watched",  # compiled as a whole
 )
+@pytest.mark.parametrize("audit", AUDITS)
 @pytest.mark.parametrize(
-    "audit",
-    [{}, {"every_n_train_steps": 1}, NOVELTY, GROUPS],
-    ids=["defaults", "each step", "novelty", "groups"],
+    "scenario", [pytest.param(name, marks=pytest.mark.slow if name == "compiled" else ()) for name in SCENARIOS]
 )
-@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_training_is_bit_identical_with_and_without_the_callback(tmp_path, scenario, audit):
     options = {"max_epochs": 2, **SCENARIOS[scenario]}
     # The net dies in some scenarios: its novelty scores then say nothing, which would be an error with "raise".
-    callback = AuditCallback(tiny_probes(), on_error="warn", **audit)
+    callback = AuditCallback(**{"probes": tiny_probes(), "max_panels": 1, "on_error": "warn", **AUDITS[audit]()})
     attached = run(tmp_path / "with", [callback], **options)
     plain = run(tmp_path / "without", [], **options)
 
@@ -188,16 +201,11 @@ def test_training_is_bit_identical_with_and_without_the_callback(tmp_path, scena
 @pytest.mark.filterwarnings(
     "ignore:Found 1 module.* in eval mode at the start of training", "ignore:A novelty score says nothing"
 )
-def test_training_is_bit_identical_with_and_without_a_novelty_callback(tmp_path):
+def test_training_is_bit_identical_with_and_without_a_callback_that_asks_nothing(tmp_path):
     scores = [Energy(), PurviewDistance(), FisherNovelty("uniform")]
-    callback = NoveltyCallback(
-        tiny_probes(),
-        scores,
-        inliers=NOVELTY["inliers"],
-        novel=NOVELTY["novel"],
-        on_error="warn",
-        name="audit_novelty",
-    )
+    measures = [Separation(tiny_probes(seed=4))]
+    auditor = Auditor(tiny_probes(), [], novelty=scores, measures=measures, inliers=tiny_probes(24, seed=3))
+    callback = AuditCallback(auditor, name="audit_novelty")
     attached = run(tmp_path / "with", [callback], max_epochs=2)
     plain = run(tmp_path / "without", [], max_epochs=2)
 
@@ -240,139 +248,3 @@ def test_comparison_notices_a_careless_callback(tmp_path, act, found):
     plain = run(tmp_path / "without", [], accumulate_grad_batches=4, val_check_interval=3)
     careless = run(tmp_path / "with", [Careless(act)], accumulate_grad_batches=4, val_check_interval=3)
     assert found in differing(plain, careless)
-
-
-# ---- models that own what they draw from, or count
-
-
-class Noisy(LightningModule):
-    """Multiplies its features by a number that it draws from something of its own, in eval mode too."""
-
-    def __init__(self, owned, draw):
-        super().__init__()
-        self.owned, self.draw = owned, draw
-        self.net, self.steps = tiny_net(), 0
-
-    def forward(self, images):
-        return self.net(images) * (1 + 0.1 * float(self.draw(self.owned)))
-
-    def training_step(self, batch, batch_idx):
-        self.steps += 1
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-@dataclass(frozen=True)
-class Jitter:
-    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-
-    def draw(self):
-        return self.rng.random()
-
-
-class Schedule:
-    __slots__ = ("calls", "past")
-
-    def __init__(self):
-        self.calls, self.past = 0, deque([0.5], maxlen=3)
-
-    def next(self):
-        self.calls += 1
-        self.past.append(1 / (self.calls + sum(self.past)))
-        return self.past[0]
-
-
-def torch_generator():
-    return torch.Generator().manual_seed(0)
-
-
-def around_a_generator():
-    rng = torch_generator()
-    return lambda _: torch.rand((), generator=rng)
-
-
-def ticking():
-    ids = itertools.count(1).__next__
-    return lambda _: 1 / ids()
-
-
-OWNED = {
-    "torch.Generator": lambda: Noisy(torch_generator(), lambda it: torch.rand((), generator=it)),
-    "np.random.Generator": lambda: Noisy(np.random.default_rng(0), lambda it: it.random()),
-    "np.random.RandomState": lambda: Noisy(np.random.RandomState(0), lambda it: it.rand()),
-    "random.Random": lambda: Noisy(random.Random(0), lambda it: it.random()),
-    "in a list in a dict": lambda: Noisy({"a": [random.Random(0)]}, lambda it: it["a"][0].random()),
-    "in a frozen dataclass": lambda: Noisy(Jitter(), Jitter.draw),
-    "in a closure": lambda: Noisy(None, around_a_generator()),
-    "in a partial": lambda: Noisy(None, functools.partial(lambda rng, _: rng.random(), random.Random(0))),
-    "in a method": lambda: Noisy(Jitter().draw, lambda it: it()),
-    "in a module in a list": lambda: Noisy([Noisy(random.Random(0), None)], lambda it: it[0].owned.random()),
-    "seeds": lambda: Noisy(np.random.SeedSequence(0), lambda it: np.random.default_rng(it.spawn(1)[0]).random()),
-    "counters with slots": lambda: Noisy(Schedule(), Schedule.next),
-    "iterator": lambda: Noisy(itertools.cycle([0.1, 0.5, 0.3]), next),
-    "iterator's method": lambda: Noisy(None, ticking()),
-    "array": lambda: Noisy(np.zeros(()), lambda it: it.__iadd__(0.1)),
-    "tensor in a tuple": lambda: Noisy((torch.zeros(()),), lambda it: it[0].add_(0.1)),
-}
-
-
-def fitted(folder, owned, callbacks):
-    torch.manual_seed(1)
-    module = OWNED[owned]()
-    data = TensorDataset(pictures(12, seed=5), torch.arange(12) % 3)
-    trainer(folder, callbacks, logger=False).fit(module, DataLoader(data, batch_size=4))
-    return module.net.state_dict()
-
-
-class Looking(Callback):
-    """Runs the model, and restores the streams of all but the model's own."""
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        with torch.random.fork_rng(), torch.no_grad():
-            pl_module.eval()
-            pl_module(pictures(2))
-            pl_module.train()
-
-
-@pytest.mark.parametrize("owned", OWNED)
-def test_training_is_bit_identical_for_models_that_own_what_they_draw_from(tmp_path, owned):
-    plain = fitted(tmp_path, owned, [])
-    assert differing({"state": plain}, {"state": fitted(tmp_path, owned, [Looking()])}) != []
-    callback = AuditCallback(tiny_probes())
-    assert differing({"state": plain}, {"state": fitted(tmp_path, owned, [callback])}) == []
-    assert callback.last_record is not None
-
-
-class Entering(Callback):
-    """Changes inside `undisturbed` what hangs on the module and is no part of the model."""
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        self.before = pl_module.trainer
-        with undisturbed(pl_module):
-            trainer.note, trainer.logger.note, trainer.datamodule.note, self.note = 1, 1, 1, 1
-            pl_module.owned.append(1)
-
-
-def test_the_trainer_is_not_part_of_a_model(tmp_path):
-    class Data(LightningDataModule):
-        def train_dataloader(self):
-            return DataLoader(TensorDataset(pictures(4), torch.arange(4) % 3), batch_size=4)
-
-    callback, data = Entering(), Data()
-    module = Noisy([callback, data], lambda _: 0.5)
-    one = trainer(tmp_path, [callback], max_epochs=1)
-    one.fit(module, data)
-    assert (one.note, one.logger.note, data.note, callback.note) == (1, 1, 1, 1)
-    assert module.owned == [callback, data]
-    assert callback.before is one
-
-
-def test_models_that_advance_a_generator_which_cannot_be_copied_are_refused_before_training(tmp_path):
-    module = Noisy((number / 9 for number in range(9)), next)
-    one = trainer(tmp_path, [AuditCallback(tiny_probes())], logger=False)
-    with pytest.raises(ConfigurationError, match=r"Expected `model\.owned` to be left alone"):
-        one.fit(module, DataLoader(TensorDataset(pictures(12), torch.arange(12) % 3), batch_size=4))
-    assert module.steps == 0
-    assert next(module.owned) == 0

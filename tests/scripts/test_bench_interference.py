@@ -267,7 +267,8 @@ def test_the_exit_status_says_who_is_to_blame(rows: list[Row], status: int, sent
     assert sentence in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_the_json_holds_one_row_a_tool_and_scenario_with_a_plain_verdict() -> None:
+def test_the_json_holds_one_row_a_tool_and_scenario_with_a_plain_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["scripts/bench_interference.py", "--json", "x.json"])
     rows = [*rows_for_verdict(ours="x"), Row(Tool("none", "none", "no_such", None, None), PLAIN)]
     data = json.loads(json.dumps(as_json(rows, 1.25)))
     assert [(row["tool"], row["scenario"], row["identical"], row["outcome"]) for row in data["rows"]] == [
@@ -276,7 +277,7 @@ def test_the_json_holds_one_row_a_tool_and_scenario_with_a_plain_verdict() -> No
         ("none", "plain", False, "not installed"),
     ]
     assert data["rows"][1]["differences"] == ["RNG moved (torch)"]
-    assert data["command"].startswith("python scripts/")
+    assert data["command"] == "python scripts/bench_interference.py --json x.json"
     assert data["versions"]["torch"] == torch.__version__.split("+")[0]
     assert {"date", "machine"} <= data.keys()
 

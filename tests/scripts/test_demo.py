@@ -97,7 +97,7 @@ def test_verdict_about_an_untrained_model_is_refused() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One tiny run with all outputs in folders that do not exist yet."""
     folder = tmp_path_factory.mktemp("demo")
-    arguments = ["--epochs", "1", "--train-images", "256", "--out", f"{folder}/a/logs"]
+    arguments = ["--epochs", "1", "--train-images", "640", "--out", f"{folder}/a/logs"]
     arguments += ["--json", f"{folder}/b/table.json", "--pictures", f"{folder}/c/pictures"]
     return {"folder": folder, "status": demo.main(arguments)}
 
@@ -108,7 +108,7 @@ def test_demo_runs_and_reports_every_audit(run: dict[str, Any]) -> None:
     assert run["status"] == 0
     assert set(report) == {"epochs", "verdict"}
     assert [row["epoch"] for row in report["epochs"]] == [0, 1]
-    assert [row["step"] for row in report["epochs"]] == [0, 3]
+    assert [row["step"] for row in report["epochs"]] == [0, 9]
     untrained, trained = report["epochs"]
     assert untrained["val_acc"] is None
     assert 0 <= trained["val_acc"] <= 1

@@ -11,9 +11,12 @@ import _isic_report
 import isic_patches
 import pytest
 import torch
+from _imagenet_nets import mobilenet_v2
+from PIL import Image
 from torch import nn
+from torchvision.transforms import v2 as transforms
 
-from xai_callbacks import Auditor, Why
+from xai_callbacks import Auditor, ProbeSet, Why
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.trials import CueTrial
@@ -250,3 +253,19 @@ def test_the_net_learns_the_later_blocks_alone(shared_data):
     assert not any(module.training for module in model.modules())
     options = argparse.Namespace(cache=Path("cache"), epochs=1, draws=2)
     assert isic_patches._file("half", 0, options) == Path("cache/half_0_1_2.json")
+
+
+@pytest.mark.data
+def test_the_net_with_its_own_weights_answers_as_it_should(shared_data):
+    # A wrong padding would cost a few points of probability, and nobody would see why.
+    prepare = transforms.Compose([
+        transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor(),
+        transforms.ToDtype(torch.float32, scale=True), transforms.Normalize(_isic.MEAN, _isic.STD),
+    ])  # fmt: skip
+    photos = [Image.open(shared_data / "papers_photos" / f"{name}.jpg") for name in ("spoonbill", "flamingo")]
+    images = torch.stack([prepare(photo.convert("RGB")) for photo in photos])
+    probes = ProbeSet.from_tensors(images, [129, 130], mean=_isic.MEAN, std=_isic.STD)
+    record = Auditor(probes, [Why()], novelty=[]).audit(mobilenet_v2(shared_data / "weights"))
+
+    assert record.predictions.tolist() == [129, 130]
+    assert record.confidences.tolist() == pytest.approx([0.98, 0.63], abs=0.01)

@@ -36,6 +36,7 @@ def test_no_class_is_known_and_unknown():
         assert sorted(known + unknown) == list(range(10))
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_classifier_table_holds_every_score(shared_data, tmp_path, capsys):
     path = tmp_path / "new" / "table.json"

@@ -45,6 +45,7 @@ def test_a_split_depends_on_seed_and_class_alone():
     assert not torch.equal(first.novel, other.novel)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_script_keeps_every_score_and_continues_from_its_cache(shared_data, tmp_path, capsys):
     path, cache = tmp_path / "novelty.json", tmp_path / "cache"

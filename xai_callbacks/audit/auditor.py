@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,21 +22,24 @@ from xai_callbacks.access import (
     tap,
     undisturbed,
 )
-from xai_callbacks.audit.checks import require_instances, require_probe_set, require_same_shape
-from xai_callbacks.audit.clock import Clock
-from xai_callbacks.audit.evidence import Evidence
+from xai_callbacks.audit.asking import Asking
+from xai_callbacks.audit.checks import require_instances, require_same_shape
 from xai_callbacks.audit.explaining import Explaining
+from xai_callbacks.audit.identity import Clock, identity_of, structure_of, weights_hash
+from xai_callbacks.audit.measuring import Measuring
 from xai_callbacks.audit.observer import Observer, Prepared
-from xai_callbacks.audit.records import map_sets, of_answers, of_questions
-from xai_callbacks.audit.structure import structure_of
-from xai_callbacks.errors import require_bool, require_integer
+from xai_callbacks.audit.results import map_sets, of_answers, of_questions
+from xai_callbacks.audit.trial_runner import TrialRunner
+from xai_callbacks.errors import ConfigurationError, require_integer
 from xai_callbacks.explainers import Explainer, Plan
-from xai_callbacks.metrics.score_judge import ScoreJudge
+from xai_callbacks.history import History
+from xai_callbacks.measures import Context, Measure
 from xai_callbacks.novelty import GradNorm, JointEnergy, NoveltyScore
 from xai_callbacks.novelty.scoring import Scorer
 from xai_callbacks.probes import ProbeSet
+from xai_callbacks.probes.files import loaded
 from xai_callbacks.questions import Question, check_questions, default_questions
-from xai_callbacks.record import AuditRecord, Estimate
+from xai_callbacks.record import AuditRecord, Key
 from xai_callbacks.tasks import Task
 from xai_callbacks.trials import CueTrial, Trial
 
@@ -44,30 +50,24 @@ class Auditor:
     """Asks a model questions about probes and returns an `AuditRecord`.
 
     The model is left exactly as it was, see `access.undisturbed`. Cost: about one forward pass over the probes,
-    whatever the number of questions and of explainers at layers; other explainers say what they cost. Memory beyond the
-    probes: the activations of `chunk_size` images, and heatmaps on grids of at most 64 x 64 cells.
+    whatever the number of questions and of explainers at layers; other explainers, trials and measures say what they
+    cost. Memory beyond the probes: the activations of `chunk_size` images, and heatmaps on grids of at most 64 x 64.
+
+    Always measured are accuracy (or errors), confidence, changed answers, drift of the heatmaps and mean novelty.
 
     Args:
-        probes: The probe set.
+        probes: The probe set, or the path of a saved one.
         questions: Questions to ask; None for `Why()`, `WhyRatherThan()` and `WhyNotCertain()`, or their like for
-            regression.
+            regression. `[]` asks nothing of the outputs: with novelty scores alone any model will do, also an
+            autoencoder.
         explainers: How to answer, such as `[GradCAM(), Every(5, IntegratedGradients())]`, each under a name of its own.
             None for `GradCAM()` at an automatic layer, where the model has a feature map; `[]` for no heatmaps.
         novelty: Novelty scores computed beside; None for `GradNorm()`, or `JointEnergy()` of several labels. Those of
             the last layer cost nothing, a `ModelScore` passes of its own.
+        trials: Edits of the probes by which to find out what the model uses, such as `CueTrial(PatchCue(...))`.
+        measures: Further judgements, such as `[Localization(), Baselines(), MapClusters()]`; None for `Localization()`.
         inliers: Familiar images, such as some hundred of training, from which scores that learn do so at every audit,
-            and to which explainers may refer.
-        novel: Images known to be novel. They are scored as well, and the scores judged by how well they tell them from
-            the probes.
-        locate_novelty: Whether to find out where in the image and in which layer the novelty of each probe lies: see
-            `novelty.novelty_map`, of the first score of the last layer, at no further forward pass, and
-            `novelty.layer_shares`, at the price of one forward and backward pass.
-        trials: Edits of the probes by which to find out what the model uses, such as `CueTrial(PatchCue(...))`. Each
-            says what it costs; none by default.
-        nulls: Whether heatmaps are also judged by baselines: shifted maps, the regions of other probes, an edge filter,
-            and copies of the model with random weights, see `NullJudge` and `References`.
-        clusters: Whether heatmaps of each class are clustered (SpRAy), for cues that nobody named: see `ClusterJudge`.
-            Of `Why("label")` if it is among the questions, else of the first. Sixty probes a class or more are wanted.
+            and to which explainers may refer; a probe set, or the path of a saved one.
         model: Which part of the audited module classifies images, if its `forward` does not: a dotted name or a
             callable, see `Subject`.
         output: Which part of what the model returns holds the logits: a key, an index or a callable; None chooses, see
@@ -86,68 +86,78 @@ class Auditor:
 
     def __init__(
         self,
-        probes: ProbeSet,
-        questions: Sequence[Question] | None = None,
+        probes: ProbeSet | str | os.PathLike[str],
+        questions: list[Question] | None = None,
         *,
-        explainers: Sequence[Explainer] | None = None,
-        novelty: Sequence[NoveltyScore] | None = None,
-        inliers: ProbeSet | None = None,
-        novel: ProbeSet | None = None,
-        locate_novelty: bool = False,
-        trials: Sequence[Trial] = (),
-        nulls: bool = False,
-        clusters: bool = False,
+        explainers: list[Explainer] | None = None,
+        novelty: list[NoveltyScore] | None = None,
+        trials: list[Trial] | None = None,
+        measures: list[Measure] | None = None,
+        inliers: ProbeSet | str | os.PathLike[str] | None = None,
         model: ModelSelector | None = None,
         output: OutputSelector | None = None,
         chunk_size: int = 16,
     ) -> None:
-        require_probe_set("probes", probes)
-        for argument, given in (("inliers", inliers), ("novel", novel)):
-            if given is not None:
-                require_probe_set(argument, given)
-                require_same_shape(argument, given, probes)
+        self._given: dict[str, Any] = {
+            "explainers": explainers, "novelty": novelty, "trials": trials, "measures": measures, "inliers": inliers,
+            "model": model, "output": output, "chunk_size": chunk_size,
+        }  # fmt: skip
+        self.probes = probes = loaded(probes)
+        familiar = None if inliers is None else loaded(inliers, "inliers")
+        if familiar is not None:
+            require_same_shape("inliers", familiar, probes)
         require_integer("chunk_size", chunk_size, minimum=1)
-        for argument, switch in (("locate_novelty", locate_novelty), ("nulls", nulls), ("clusters", clusters)):
-            require_bool(argument, switch)
         check_selectors(model, output)
         for argument, values, kind in (("questions", questions, Question), ("novelty", novelty, NoveltyScore)):
             if values is not None:
                 require_instances(argument, values, kind, "Leave it out for the defaults.")
-        self.probes = probes
         self.questions = default_questions(probes.task) if questions is None else tuple(questions)
-        self.locate_novelty = locate_novelty
-        self.nulls = nulls
-        self.clusters = clusters
-        self._explaining = Explaining(explainers)
+        self.model, self.output, self.chunk_size = model, output, chunk_size
+        self._explaining = Explaining([] if explainers is None and not self.questions else explainers)
         self._scorer = Scorer(
             _default_scores(probes.task) if novelty is None else novelty,
-            None if inliers is None else inliers.images,
-            None if inliers is None else inliers.labels,
+            None if familiar is None else familiar.images,
+            None if familiar is None else familiar.labels,
             task=probes.task,
+            required=novelty is not None,
         )
-        self.model = model
-        self.output = output
-        self.chunk_size = chunk_size
-        self._score_judge = ScoreJudge(probes, novel)
-        self._evidence = Evidence(probes, self.questions, trials, nulls=nulls, clusters=clusters)
-        self._observer = Observer(
-            probes,
-            self.questions,
-            self._explaining,
-            self._scorer,
-            locate_novelty=locate_novelty,
-            chunk_size=chunk_size,
-        )
+        self._trials = TrialRunner(probes, () if trials is None else trials)
+        self._measuring = Measuring(measures)
+        explains = [each.name for each in self._explaining.explainers if each.about == "question"]
+        if explains and not self.questions:
+            raise ConfigurationError(
+                f"Expected `questions` for the explainers {', '.join(explains)} to answer, but got none. Leave "
+                "`questions` out for the defaults, or leave these explainers out."
+            )
+        asks = bool(self.questions or self._explaining.explainers or self.trials)
+        if not asks and not self._scorer.scores:
+            left_out = self._scorer.notes[0] if self._scorer.notes else "Give `questions`, `novelty` or `trials`."
+            raise ConfigurationError(f"Expected something to audit, but got nothing. {left_out}")
+        self._observer = Observer(probes, self.questions, self._explaining, self._scorer, asks=asks)
         self._prepared: Prepared | None = None
-        self._audits = 0
         check_questions(self.questions, probes.task, labelled=probes.truth is not None)
-        if locate_novelty:
-            probes.task.require_classes("locate_novelty")
+        self._measuring.keys(self._context())
+
+    def extended(
+        self, *, questions: Sequence[Question], trials: Sequence[Trial], measures: Sequence[Measure]
+    ) -> Auditor:
+        """The same auditor with other questions, and more trials and measures.
+
+        Args:
+            questions: All questions.
+            trials: Trials to add.
+            measures: Measures to add, but those of a kind that was given already.
+        """
+        given: dict[str, Any] = dict(self._given)
+        kinds = {type(measure) for measure in given["measures"] or ()}
+        given["trials"] = [*(given["trials"] or ()), *trials]
+        given["measures"] = [*(given["measures"] or ()), *(each for each in measures if type(each) not in kinds)]
+        return Auditor(self.probes, list(questions), **given)
 
     @property
-    def key(self) -> str:
-        """What is asked, in one word: the keys of the questions."""
-        return ",".join(question.key for question in self.questions)
+    def explainers(self) -> tuple[Explainer, ...]:
+        """The explainers."""
+        return self._explaining.explainers
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -156,24 +166,38 @@ class Auditor:
         return tuple(f"{name}/{question.key}" for name in about for question in self.questions)
 
     @property
-    def explainers(self) -> tuple[Explainer, ...]:
-        """The explainers."""
-        return self._explaining.explainers
-
-    @property
     def novelty(self) -> tuple[NoveltyScore, ...]:
         """The novelty scores."""
         return self._scorer.scores
 
     @property
-    def novel(self) -> ProbeSet | None:
-        """The images known to be novel."""
-        return self._score_judge.novel
-
-    @property
     def trials(self) -> tuple[Trial, ...]:
         """The trials."""
-        return self._evidence.trials.trials
+        return self._trials.trials
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """All measures, also those that are always taken."""
+        return self._measuring.measures
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Declarations of all metrics that audits may have; those of trials are known once a model is prepared."""
+        return (*self._measuring.keys(self._context()), *self._trials.keys)
+
+    @property
+    def identity(self) -> AuditRecord:
+        """A record of what is known before any audit: probes, questions, settings, versions."""
+        settings = {
+            "novelty": [score.name for score in self.novelty],
+            "trials": [trial.name for trial in self.trials],
+            "measures": [repr(measure) for measure in self.measures],
+            "model": None if self.model is None else str(self.model),
+            "output": None if self.output is None else str(self.output),
+            "chunk_size": self.chunk_size,
+        }
+        identity = identity_of(self.probes, self.questions, self.explainers, settings)
+        return replace(identity, cue_regions=self.cue_regions)
 
     @property
     def cue_regions(self) -> dict[str, str]:
@@ -203,9 +227,10 @@ class Auditor:
         if self._prepared is None:
             return "is not prepared yet"
         plans = self._prepared.plans
-        if not plans:
-            return "gives no heatmaps"
-        return "; ".join(f"explains by {name} at {plan.reason}" for name, plan in plans.items())
+        if plans:
+            return "; ".join(f"explains by {name} at {plan.reason}" for name, plan in plans.items())
+        scores = ", ".join(score.name for score in self.novelty)
+        return f"scores {scores}" if scores and not self.questions else "gives no heatmaps"
 
     @property
     def watchable(self) -> tuple[str, ...]:
@@ -237,7 +262,14 @@ class Auditor:
         return self._subject(model, self._prepared), head
 
     def audit(
-        self, model: Model, *, step: int = 0, epoch: int = 0, on_progress: Callable[[int], None] | None = None
+        self,
+        model: Model,
+        *,
+        step: int = 0,
+        epoch: int = 0,
+        past: History | None = None,
+        untrained: bool = False,
+        on_progress: Callable[[int], None] | None = None,
     ) -> AuditRecord:
         """Audit one model state.
 
@@ -246,6 +278,8 @@ class Auditor:
                 explainers such as `Occlusion` can explain, and whose answers and trials are judged as any.
             step: Position of the record on the run's x-axis.
             epoch: Epoch of the record.
+            past: Earlier audits of the run, for what compares audits, such as drift; append the record to it yourself.
+            untrained: Whether the model has not been trained yet.
             on_progress: Called with the number of probes done.
 
         Raises:
@@ -254,76 +288,57 @@ class Auditor:
         """
         clock = Clock()
         model = as_module(model)
+        history = History() if past is None else past
         with undisturbed(model):
             with clock.stage("explain"):
                 prepared = self._ready(model)
                 subject = self._subject(model, prepared)
-                due = self._explaining.due(prepared.plans, self._audits)
+                due = self._explaining.due(prepared.plans, len(history))
                 self._scorer.fit(subject, prepared.head, chunk_size=self.chunk_size)
-                observed = self._observer.observe(subject, prepared, due, on_progress or _silent)
-                novel = {}
-                if self.novel is not None:
-                    novel = self._scorer.score(subject, prepared.head, self.novel.images, chunk_size=self.chunk_size)
-                kept = {each: plan for each, plan in due.items() if each.name in observed.maps}
-                references, not_taken = self._take_references(subject, prepared, kept)
+                observed = self._observer.observe(subject, prepared, due, self.chunk_size, on_progress or _silent)
             with clock.stage("try"):
-                tried = self._evidence.trials.run(subject, observed.outputs, chunk_size=self.chunk_size)
-        self._audits += 1
-        truth, maps = self.probes.truth, map_sets(observed.maps, due)
-        answers = of_questions(subject.task, self.questions, observed)
-        with clock.stage("judge"):
-            origins = self._scorer.origins(prepared.head)
-            judged = self._score_judge.judge(observed.scores, novel, origins, self._scorer.failures)
-            found = self._evidence.judge(
-                subject.task,
-                observed.outputs,
-                maps,
-                answers["facts"],
-                {**references, **tried.judged},
-                clustered=next((each.name for each in self.explainers if each.about == "question"), None),
-                chunk_size=self.chunk_size,
+                tried = self._trials.run(subject, observed.outputs, chunk_size=self.chunk_size)
+            past = history.comparable(AuditRecord(fingerprint=self.probes.fingerprint))
+            scores, useless = self._observer.sound_scores(observed.scores, prepared.head)
+            record = replace(
+                self.identity,
+                step=step,
+                epoch=epoch,
+                time=time.time(),
+                untrained=untrained,
+                weights=weights_hash(subject.root),
+                maps=map_sets(observed.maps, due, self.questions, past),
+                **of_answers(subject.task, observed.outputs, self.probes.truth),
+                **of_questions(subject.task, self.questions, observed),
+                scores=scores,
+                notes=prepared.notes,
+                useless=useless,
+                failed=(*self._explaining.failures.values(), *tried.failed),
             )
-        return AuditRecord(
-            step=step,
-            epoch=epoch,
-            fingerprint=self.probes.fingerprint,
-            maps=maps,
-            **of_answers(subject.task, observed.outputs, truth),
-            **answers,
-            novelty_maps=observed.novelty_maps,
-            layer_shares=observed.layer_shares,
-            scores=judged.known,
-            novel_scores=judged.novel,
-            metrics=found.findings.estimates | judged.estimates,
-            per_probe=found.findings.per_probe,
-            chances=found.findings.chances,
-            clusters=found.clusters,
-            cue_regions=self.cue_regions,
-            seconds=dict(clock.seconds),
-            notes=prepared.notes + (() if found.clusters is None else found.clusters.notes),
-            useless=judged.useless,
-            failed=(*self._explaining.failures.values(), *not_taken, *tried.failed),
+            with clock.stage("judge"):
+                answered = {each: plan for each, plan in due.items() if each.name in record.maps}
+                asking = Asking(
+                    subject, prepared.head, self.probes, self.questions, answered, self._scorer,
+                    again=lambda copied: self._subject(copied, prepared), select=self.model,
+                    chunk_size=self.chunk_size,
+                )  # fmt: skip
+                context = replace(self._context(subject.task), model=asking)
+                record = self._measuring.measure(record, tried.judged, self._trials.keys, past, context)
+        failed = (*record.failed, *asking.failures)
+        return replace(record, failed=failed, seconds=dict(clock.seconds))
+
+    def _context(self, task: Task | None = None) -> Context:
+        about_image = tuple(each.name for each in self.explainers if each.about == "image")
+        return Context(
+            probes=self.probes,
+            task=self.probes.task if task is None else task,
+            questions=self.questions,
+            asked=self.asked,
+            maps=self.asked + about_image,
+            novelty=tuple(score.name for score in self.novelty),
+            trials=tuple(trial.name for trial in self.trials),
+            chunk_size=self.chunk_size,
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the next audit compares itself with, as tensors and plain values."""
-        return {
-            "audits": self._audits,
-            "evidence": self._evidence.state_dict(),
-            "scores": self._score_judge.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` left off; a state of other probes or questions is ignored."""
-        self._audits = int(state["audits"])
-        self._evidence.load_state_dict(state["evidence"])
-        self._score_judge.load_state_dict(state["scores"])
-
-    def forget(self) -> None:
-        """Begin anew, as if nothing had been audited: the next audit has no drift."""
-        self._audits = 0
-        self._evidence.forget()
-        self._score_judge.forget()
 
     def _subject(self, model: nn.Module, prepared: Prepared | None = None) -> Subject:
         task = self.probes.task if prepared is None else prepared.task
@@ -338,25 +353,11 @@ class Auditor:
         return self._prepared
 
     def _look(self, subject: Subject) -> Prepared:
-        prepared, outputs = self._observer.look(subject)
-        self._evidence.trials.look(subject, outputs)
+        prepared, outputs = self._observer.look(subject, self.chunk_size)
+        keys = self._measuring.keys(self._context(prepared.task))
+        if outputs is not None:
+            self._trials.look(subject, outputs, {each.key for each in keys})
         return prepared
-
-    def _take_references(
-        self, subject: Subject, prepared: Prepared, plans: dict[Explainer, Plan]
-    ) -> tuple[dict[str, Estimate], tuple[str, ...]]:
-        """References by key, and why some were left out."""
-        taken = self._evidence.references
-        if taken is None:
-            return {}, ()
-
-        def again(copied: nn.Module) -> Subject:
-            return self._subject(copied, prepared)
-
-        found = taken.take(
-            subject, plans, head=prepared.head, again=again, select=self.model, chunk_size=self.chunk_size
-        )
-        return found, tuple(taken.failures.values())
 
 
 def _default_scores(task: Task) -> tuple[NoveltyScore, ...]:

@@ -1,4 +1,4 @@
-"""What auditors check of their arguments."""
+"""Checks of the arguments of auditors, and of what models return."""
 
 from __future__ import annotations
 
@@ -11,19 +11,7 @@ from xai_callbacks.errors import AuditError, ConfigurationError, OutputError
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.tasks import Task
 
-__all__ = ["require_as_prepared", "require_finite", "require_instances", "require_probe_set", "require_same_shape"]
-
-
-def require_probe_set(name: str, value: object) -> None:
-    """Raise unless an argument is a probe set.
-
-    Raises:
-        ConfigurationError: It is something else.
-    """
-    if not isinstance(value, ProbeSet):
-        raise ConfigurationError(
-            f"Expected `{name}` to be a ProbeSet, but got {type(value).__name__}. See ProbeSet.from_dataset."
-        )
+__all__ = ["require_as_prepared", "require_finite", "require_instances", "require_same_shape"]
 
 
 def require_same_shape(name: str, probes: ProbeSet, reference: ProbeSet) -> None:

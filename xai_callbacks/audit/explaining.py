@@ -22,7 +22,7 @@ from xai_callbacks.errors import (
 )
 from xai_callbacks.explainers import Explainer, GradCAM, HiResCAM, Observation, Plan
 
-__all__ = ["Explaining", "layers_of"]
+__all__ = ["Explaining", "checked", "layers_of"]
 
 _NOT_AVERAGED = (
     "HiResCAM explains instead of Grad-CAM, which averages gradients over the cells: here they add up to 0, as after "
@@ -102,7 +102,7 @@ class Explaining:
             if plan.cost > _TRIED:
                 continue
             with _told(each, "explain two probes"):
-                _checked(each, each.explain(observation, plan), observation)
+                checked(each, each.explain(observation, plan), observation)
 
     def explain(
         self,
@@ -131,7 +131,7 @@ class Explaining:
             if each.name in self.failures:
                 continue
             try:
-                gathered.put_maps(each.name, _checked(each, each.explain(observation, plan), observation), chunk)
+                gathered.put_maps(each.name, checked(each, each.explain(observation, plan), observation), chunk)
             except Exception as error:  # told; the rest of the audit must not be lost for it
                 self.failures[each.name] = f"The explainer `{each.name}` failed and was left out. {in_words(error)}"
                 gathered.drop(("maps", each.name))
@@ -163,7 +163,12 @@ def _prepared(explainer: Explainer, trace: Trace, reference: Tensor | None) -> P
     return plan  # type: ignore[return-value]  # checked
 
 
-def _checked(explainer: Explainer, heatmaps: object, observation: Observation) -> Tensor:
+def checked(explainer: Explainer, heatmaps: object, observation: Observation) -> Tensor:
+    """Heatmaps `(Q, N, h, w)` float32, detached, if that is what an explainer gave.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
     questions = 1 if explainer.about == "image" else len(observation.posed)
     leading = (questions, len(observation.images))
     if not isinstance(heatmaps, Tensor) or heatmaps.ndim != 4 or tuple(heatmaps.shape[:2]) != leading:

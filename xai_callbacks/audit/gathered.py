@@ -33,20 +33,16 @@ class Observed:
     """Everything one pass over the probes gave, stacked over chunks and on the CPU.
 
     Attributes:
-        outputs: `(N, K)`.
+        outputs: `(N, K)`; None where nothing is asked of them.
         asked: One entry a question.
         maps: Signed heatmaps `(Q, N, h, w)` by explainer.
         scores: Novelty scores `(N,)` by name.
-        novelty_maps: `(N, h, w)` by name of the score.
-        layer_shares: `(N,)` by name of the layer.
     """
 
-    outputs: Tensor
+    outputs: Tensor | None
     asked: tuple[Asked, ...]
     maps: dict[str, Tensor]
     scores: dict[str, Tensor]
-    novelty_maps: dict[str, Tensor]
-    layer_shares: dict[str, Tensor]
 
 
 class Gathered:
@@ -84,19 +80,17 @@ class Gathered:
         """Forget what failed."""
         self._tensors.pop(key, None)
 
-    def drop_kind(self, wanted: str) -> None:
-        """Forget all results of a kind."""
-        self._tensors = {key: values for key, values in self._tensors.items() if key[0] != wanted}
+    def maps(self) -> dict[str, Tensor]:
+        """Heatmaps `(Q, N, h, w)` by explainer."""
+        return {name: maps.transpose(0, 1).contiguous() for name, maps in self._of_kind("maps").items()}
 
     def observed(self) -> Observed:
         """Everything, stacked."""
         return Observed(
-            outputs=self._tensors["answers", "outputs"],
+            outputs=self._tensors.get(("answers", "outputs")),
             asked=tuple(self._asked(index) for index in range(self._questions)),
-            maps={name: maps.transpose(0, 1).contiguous() for name, maps in self._of_kind("maps").items()},
+            maps=self.maps(),
             scores=self._of_kind("score"),
-            novelty_maps=self._of_kind("map"),
-            layer_shares=self._of_kind("layer"),
         )
 
     def _asked(self, index: int) -> Asked:

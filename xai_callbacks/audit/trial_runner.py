@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from xai_callbacks.access import Subject
 from xai_callbacks.audit.checks import require_instances
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.audit.measuring import require_measured
+from xai_callbacks.errors import ConfigurationError, in_words
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.interventions.shown import Shown
-from xai_callbacks.metrics.summary import Estimate, PerProbe
 from xai_callbacks.probes import ProbeSet
+from xai_callbacks.record import Estimate, Key, PerProbe
 from xai_callbacks.trials import Trial
 from xai_callbacks.trials.base import Answers, Views
 
@@ -62,47 +63,61 @@ class TrialRunner:
         self.probes = probes
         self.trials = tuple(trials)
         self._scale = PixelScale.of(probes) if trials else None
+        self._found: dict[str, str] = {}
 
-    def look(self, subject: Subject, given: Tensor) -> None:
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Declarations of the metrics of all trials; of those that a trial does not declare, once it has been run."""
+        declared = [key for trial in self.trials for key in trial.keys()]  # noqa: SIM118  # no mapping
+        if not self._found:
+            return tuple(declared)
+        others = [key for key in self._found if not any(each.matches(key) for each in declared)]
+        given = [each for each in declared if any(each.matches(key) for key in self._found)]
+        return (*given, *(Key(key, key.replace("/", " ").replace("_", " ")) for key in others))
+
+    def look(self, subject: Subject, given: Tensor, taken: Collection[str] = ()) -> None:
         """Run all trials on the first probes, so that mistakes come to light before training.
 
         Args:
             subject: The model.
             given: What it says of the first probes, `(n, K)`.
+            taken: Keys of measures.
 
         Raises:
             ConfigurationError: A trial does not suit the model, edits probes in another way at each call, or judges by
-                the key of another trial.
+                the key of a measure or of another trial.
         """
         first = self.probes.select(range(len(given)))
-        judged: dict[str, str] = {}
+        judged = self._found = {}
         for trial in self.trials:
             shown, views = next(self._views(trial, len(given)))
             _, alone = next(self._views(trial, 1))
             _check_repeatable(trial.name, views, alone)
             answers = _answer(subject, self._scale_of(), shown, views, given.cpu())
             for key in _judge(trial, first, Answers(given.cpu(), answers, views.facts)):
-                if judged.setdefault(key, trial.name) != trial.name:
+                if key in taken or judged.setdefault(key, trial.name) != trial.name:
+                    other = "a measure" if key in taken else repr(judged[key])
                     raise ConfigurationError(
-                        f"Expected each trial to judge by keys of its own, but got {key!r} from {judged[key]!r} and "
-                        f"{trial.name!r}. Begin keys with the name of the trial."
+                        f"Expected each trial to judge by keys of its own, but got {key!r} from {trial.name!r} and "
+                        f"{other}. Begin keys with the name of the trial."
                     )
 
-    def run(self, subject: Subject, given: Tensor, *, chunk_size: int) -> Tried:
+    def run(self, subject: Subject, given: Tensor | None, *, chunk_size: int) -> Tried:
         """Run all trials; call inside `undisturbed`.
 
         Args:
             subject: The model.
-            given: What it says of the probes as they are, `(N, K)` on the CPU.
+            given: What it says of the probes as they are, `(N, K)` on the CPU; None if there are no trials.
             chunk_size: Images in one forward pass.
         """
         judged: dict[str, PerProbe | Estimate] = {}
         failed = []
         for trial in self.trials:
+            assert given is not None  # noqa: S101  # as there are trials; narrows the type
             try:
                 judged.update(_judge(trial, self.probes, self._answers(subject, trial, given, chunk_size)))
             except Exception as error:  # told; the rest of the audit must not be lost for it
-                failed.append(f"The trial {trial.name!r} failed and was left out. {type(error).__name__}: {error}")
+                failed.append(f"The trial {trial.name!r} failed and was left out. {in_words(error)}")
         return Tried(judged, tuple(failed))
 
     def _answers(self, subject: Subject, trial: Trial, given: Tensor, chunk_size: int) -> Answers:
@@ -162,15 +177,7 @@ def _check_repeatable(name: str, views: Views, alone: Views) -> None:
 
 def _judge(trial: Trial, probes: ProbeSet, answers: Answers) -> dict[str, PerProbe | Estimate]:
     judged = dict(trial.judge(probes, answers))
-    for key, values in judged.items():
-        vectors = [part for part in values if isinstance(part, Tensor)] if isinstance(values, PerProbe) else []
-        if isinstance(values, Estimate) or (vectors and all(part.shape == (len(probes),) for part in vectors)):
-            continue
-        found = [tuple(part.shape) for part in vectors] or type(values).__name__
-        raise ConfigurationError(
-            f"Expected the trial {trial.name!r} to judge {key!r} by an Estimate, or a PerProbe of ({len(probes)},), "
-            f"but got {found}."
-        )
+    require_measured(f"the trial {trial.name!r}", judged, len(probes))
     return judged
 
 

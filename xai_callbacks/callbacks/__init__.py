@@ -1,8 +1,18 @@
-"""Lightning adapters over the auditors."""
+"""Lightning adapters over the auditor."""
 
 from xai_callbacks.callbacks.audit import AuditCallback
-from xai_callbacks.callbacks.groups import Group
+from xai_callbacks.callbacks.group_accuracy import GroupAccuracy
 from xai_callbacks.callbacks.monitor import ShortcutMonitor
-from xai_callbacks.callbacks.novelty import NoveltyCallback
+from xai_callbacks.callbacks.schedule import Schedule
+from xai_callbacks.callbacks.validation_novelty import ValidationNovelty
+from xai_callbacks.callbacks.watch import Seen, Watch
 
-__all__ = ["AuditCallback", "Group", "NoveltyCallback", "ShortcutMonitor"]
+__all__ = [
+    "AuditCallback",
+    "GroupAccuracy",
+    "Schedule",
+    "Seen",
+    "ShortcutMonitor",
+    "ValidationNovelty",
+    "Watch",
+]

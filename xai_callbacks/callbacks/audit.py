@@ -2,124 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import os
+from typing import Any
 
-from xai_callbacks._lightning import LightningModule, Trainer
-from xai_callbacks.access import ModelSelector, OutputSelector
-from xai_callbacks.alarms import AlarmRule
+from xai_callbacks._lightning import Callback, LightningModule, Trainer
 from xai_callbacks.audit import Auditor
-from xai_callbacks.callbacks.base import OnError, ScheduledCallback, loaded
-from xai_callbacks.callbacks.batches import BatchReader
-from xai_callbacks.callbacks.followers import AlarmFollower, ExpectationFollower, Follower
-from xai_callbacks.callbacks.group_watch import GroupWatch
-from xai_callbacks.callbacks.groups import Group
-from xai_callbacks.callbacks.schedule import Schedule
-from xai_callbacks.callbacks.validation import ValidationWatch
-from xai_callbacks.callbacks.vocabulary import alarm_book, vocabulary_of
+from xai_callbacks.callbacks.attaching import attached
+from xai_callbacks.callbacks.delivery import MISSING, Delivery, as_tensors
+from xai_callbacks.callbacks.neighbours import averages_weights, check_neighbours, check_strategy, has_lazy_parameters
+from xai_callbacks.callbacks.notices import Notices, OnError
+from xai_callbacks.callbacks.outlets import Outlets
+from xai_callbacks.callbacks.quiet import progress, without_logging
+from xai_callbacks.callbacks.run import PROBES, Run, folder_of
+from xai_callbacks.callbacks.schedule import Schedule, step_of
 from xai_callbacks.callbacks.watch import Watch
-from xai_callbacks.errors import ConfigurationError, require_bool, require_instance
-from xai_callbacks.expectations import Expectation, parse_expectations
-from xai_callbacks.explainers import Explainer
-from xai_callbacks.novelty import NoveltyScore
+from xai_callbacks.callbacks.watching import Watching
+from xai_callbacks.errors import (
+    ConfigurationError,
+    XAICallbacksError,
+    require_instance,
+    require_integer,
+    require_name,
+)
+from xai_callbacks.history import History
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.questions import Question
-from xai_callbacks.record import AuditRecord
-from xai_callbacks.trials import Trial
+from xai_callbacks.record import AuditRecord, Estimate, Key
+from xai_callbacks.rules import AlarmRule, Rule, as_rules, summary
+from xai_callbacks.sinks import Sink
 
 __all__ = ["AuditCallback"]
 
+_STATE_VERSION = 4
 
-class AuditCallback(ScheduledCallback):
+
+class AuditCallback(Callback):
     """Looks at a fixed set of probe images while the model trains and logs why it decides as it does.
 
     Training is bit-identical with and without this callback. An audit takes place before training (step 0) and at the
     end of each validation, or of each training epoch where there is no validation; never in the sanity check, and only
-    in `fit`.
+    in `fit`. Every audit is kept in `history`, beside the logs under `<log_dir>/<name>/history`.
 
-    **Logged pictures**, to every logger with `add_image` (TensorBoard): a panel a probe, `audit_panel/<number>_<name>`,
-    a filmstrip a probe, `audit_filmstrip/<number>_<name>`, which shows up to eight audits side by side, and the most
-    novel probes by each score, `audit_novelty/<score>/most_novel`. Where the logger has `add_histogram`, also how the
-    scores are distributed, `audit_novelty/<score>/probes`, `/novel` and `/validation`. With a cue that the probes carry
-    in a region, where each of them lies between looked at and used, `audit_cue/<cue>`; with `clusters`, the kinds of
-    heatmaps of a class, `audit_clusters/<class>`. Where it has `add_text`, alarms and expectations in words.
+    `AuditCallback()` takes 64 probes from the trainer's own validation data, or else training data, and finds the part
+    of the module that classifies images by itself. What it cannot audit it says, and training goes on.
 
-    **Logged metrics**, to every logger, and in `trainer.callback_metrics` so that `ModelCheckpoint` and `EarlyStopping`
-    can monitor them:
+    **Metrics**, to every logger, and in `trainer.callback_metrics` so that `ModelCheckpoint` and `EarlyStopping` can
+    monitor them. `<map>` is `<explainer>/<question>`, such as `gradcam/why`:
 
     | key | meaning |
     |---|---|
-    | `audit/accuracy`, `audit/confidence` | predictions on the probes |
-    | `audit/switched` | share of predictions that changed since the last audit |
-    | `audit/novelty/<score>` | mean novelty; larger = more novel |
-    | `audit/novelty/<score>/rank_correlation` | whether the same probes are novel as at the last audit, -1 to 1 |
-    | `audit/novelty/<score>/auroc` | how well the score tells `novel` images from the probes; .5 is chance |
-    | `audit/novelty/<score>/aupr_novel`, `/aupr_known` | average precision with novel or known images as positives |
-    | `audit/novelty/<score>/fpr_at_95tpr_id` | share of novel images accepted where 95 % of the probes are |
-    | `audit/novelty/<score>/fpr_at_95tpr_ood` | share of probes flagged where 95 % of the novel images are |
-    | `audit/<map>/relevance_mass/<region>` | share of positive relevance in a region, such as `core` |
-    | `audit/<map>/relevance_lift/<region>` | the same over the area of the region: 1 is chance |
-    | `audit/<map>/relevance_rank/<region>`, `audit/<map>/soft_iou/<region>` | two further views of the same |
-    | `audit/cue/<cue>/effect` | rise of the probability of the class that a cue points to; more in `CueTrial` |
-    | `audit/region/<region>/drop_minus_placebo`, `audit/bg/gap`, ... | what other `trials` say, see there |
-    | `audit/<map>/shift_p/<region>`, `permuted_mass`, `signed_share`, `audit/edges/...` | with `nulls` |
-    | `audit/cluster/worst_acc`, `count`, `error_association` | with `clusters`, see `ClusterJudge` |
-    | `audit/alarm/cue/<cue>`, `audit/alarm/attribution/<region>` | 0 no evidence, 1 watch, 2 alarm, NaN: see `alarms` |
-    | `audit/alarm/threshold` | effect above which a cue is used |
-    | `audit/expectation/passed`, `failed`, `undecided` | how many expectations |
-    | `audit/exact_match` | share of probes of which all labels are right, with several labels |
-    | `audit/absolute_error`, `audit/absolute_error/<value>` | mean over the probes, of values |
+    | `audit/accuracy`, `audit/confidence`, `audit/switched` | predictions on the probes; share that changed |
+    | `audit/exact_match`, `audit/absolute_error[/<value>]` | with several labels; with values |
     | `audit/<map>/drift` | change of the heatmaps since the last audit, 0 none, 1 unrelated, 2 reversed |
-    | `audit/validation/novelty/<score>` | mean over the validation set, with `watch_validation` |
-    | `audit/group/wga`, `wga_label`, `wga_cue`, `average_worst_gap` | worst group (label, cue), with `group` |
-    | `audit/group/conflict_gap`, `cond_mi`, `ece_gap`, ... | how answers go by the cue: see `metrics.GroupMetrics` |
-    | `audit/group/accuracy/<label>_<cue>`, `count/...`, `ece/...` | of one group, where there are up to 16 |
-    | `audit/group/not_finite`, `unknown_cue` | validation images left out |
-    | `audit_detail/<key>/chance`, `/low`, `/high` | chance level and 95 % interval over probes of each key above |
-    | `audit_detail/<key>/degenerate` | probes left out because their map is empty or not finite; absent when none |
-    | `audit_detail/seconds` | time the audit took |
+    | `audit/<map>/relevance_mass/<region>`, `relevance_lift` | positive relevance in a region; over its area |
+    | `audit/novelty/<score>`, `/rank_correlation` | mean novelty, larger = more novel; the same probes as before? |
+    | `audit/cue/<cue>/effect`, ... | findings of trials, see there |
+    | `audit/alarm/cue/<cue>`, `audit/alarm/attribution/<region>` | 0 no evidence, 1 watch, 2 alarm, NaN untested |
+    | `audit/expectation/passed`, `failed`, `undecided` | number of expectations |
+    | `audit/group/wga`, ... | with `watches=[GroupAccuracy(...)]` |
+    | `audit/validation/novelty/<score>` | with `watches=[ValidationNovelty()]` |
+    | `audit_range/<key>/low`, `/high` | 95 % interval over probes |
 
-    `<map>` is `<explainer>/<question>`, such as `gradcam/why`. A metric without a single valid probe is NaN in
-    `callback_metrics` and left out of the loggers. Under several
-    processes each audits the same probes, without collectives, and rank zero writes; what is seen of the validation set
-    is added up over them.
+    A metric without a single valid probe is NaN in `callback_metrics` and left out of the loggers. Under several
+    processes each audits the same probes and rank zero writes; what is seen of the validation set is added up over
+    them, and with rules they agree whether to stop.
+
+    **Pictures**, to TensorBoard, Weights & Biases, MLflow, loggers with `log_image`, and a folder for others: an
+    overview, a panel and a filmstrip for each of some probes, and more where there is more to show, see `Gallery`.
 
     Args:
-        probes: The probe set, or the path of a saved one.
-        questions: Questions to ask; None for "Why P?", "Why P, rather than the runner-up?" and "Why not P with 100 %?".
-        explainers: How to answer, such as `[GradCAM(), Every(5, IntegratedGradients())]`, each under a name of its own.
-            None for Grad-CAM at an automatic layer, where the model has a feature map; `[]` for no heatmaps.
-        novelty: Novelty scores; None for `GradNorm`, or `JointEnergy` of several labels.
-        inliers: Familiar images, or the path of a saved probe set, from which scores such as `Mahalanobis` learn.
-        novel: Images known to be novel, or the path of a saved probe set; scores are judged by them.
-        locate_novelty: Whether panels also show where in the image, and in which layer, the novelty of a probe lies; it
-            costs two more forward and backward passes over the probes.
-        watch_validation: Whether to score all images of the validation set as well, by what the last layer sees while
-            Lightning validates: no forward pass of its own. Only scores of the last layer that do not learn; not with a
-            compiled model, whose layers cannot be watched.
-        group: Where a validation batch says which cue each of its images has, to judge the model by group (label, cue)
-            over the whole validation set, at each validation: a key, an index or path, a function of the batch, or a
-            `Group`, which says more. The logits are those of the validation step: no forward pass of its own. Where
-            they cannot be overheard, as of a model compiled as a whole, or where several views of an image make one
-            answer, return `{"logits": logits}` from the step.
-        trials: Edits of the probes by which to find out what the model uses, such as `CueTrial(PatchCue(...))`.
-        nulls: Whether heatmaps are also judged by baselines: shifted maps, regions of other probes, an edge
-            filter, and copies of the model with random weights (at the first audit).
-        clusters: Whether heatmaps of each class are clustered, for cues that nobody named; best with `Why("label")`
-            among the questions and sixty probes a class.
-        alarm: When evidence is enough for an alarm, and what it does; None for `AlarmRule()`. There are alarms wherever
-            a cue is tried.
-        expectations: Sentences that are held against each audit, such as `cue_effect[patch] < 0.05`, or
-            `{"name": ..., "expect": sentence}`; see `expectations`. A summary is shown at the end.
-        every_n_epochs: Audit at validations of every n-th epoch; None for never.
-        every_n_train_steps: Audit also after every n-th optimizer step; None for never.
-        at_start: Audit also before training starts, as step 0; a resumed run does not repeat it.
-        model: Where the classifier is if the LightningModule's `forward` is not it: a dotted name, or a callable that
-            receives the LightningModule and returns a module or another callable from images to outputs.
-        output: Which part of what the model returns holds the logits: key, index or callable; None chooses.
-        chunk_size: Images in one forward pass; bounds the memory.
-        max_panels: Most probes drawn; metrics always cover all.
+        probes: The probe set, the path of a saved one, or an `Auditor`, which says more: questions, explainers, novelty
+            scores, trials, measures. None for probes from the trainer's own data.
+        watches: What looks on while Lightning validates, such as `GroupAccuracy("background")`.
+        rules: What is concluded from the audits: rules such as `AlarmRule(stop=True)` and sentences such as
+            `cue/patch/effect < 0.05`, or `{"name": ..., "expect": sentence}`. None for `AlarmRule()`, which raises
+            alarms wherever a cue is tried. A summary is shown at the end.
+        sinks: Where records and pictures go; None for one for each logger, or a folder without any.
+        schedule: When to audit; None for `Schedule()`.
+        max_panels: Most probes drawn, 0 for no pictures; metrics always cover all.
         on_error: What happens when an audit fails while training: `warn` once for each kind of error and go on, or
             `raise`.
+        name: What all tags and keys begin with; audits in one trainer need different ones.
+
+    Attributes:
+        auditor: The auditor; None until it is attached to a trainer's own data.
+        history: The audits of this run.
 
     Raises:
         ConfigurationError: An argument is wrong. What only the model can show (a layer that does not exist, too few
@@ -128,118 +95,305 @@ class AuditCallback(ScheduledCallback):
 
     Example::
 
-        probes = ProbeSet.from_dataset(val_set, per_class=4)
-        trainer = Trainer(callbacks=[AuditCallback(probes)])
+        trainer = Trainer(callbacks=[AuditCallback(ProbeSet.from_dataset(val_set, per_class=4))])
     """
 
     def __init__(
         self,
-        probes: ProbeSet | str,
-        questions: list[Question] | None = None,
+        probes: Auditor | ProbeSet | str | os.PathLike[str] | None = None,
         *,
-        explainers: list[Explainer] | None = None,
-        novelty: list[NoveltyScore] | None = None,
-        inliers: ProbeSet | str | None = None,
-        novel: ProbeSet | str | None = None,
-        locate_novelty: bool = False,
-        watch_validation: bool = False,
-        group: Group | BatchReader | None = None,
-        trials: list[Trial] | None = None,
-        nulls: bool = False,
-        clusters: bool = False,
-        alarm: AlarmRule | None = None,
-        expectations: list[str | dict[str, str]] | None = None,
-        every_n_epochs: int | None = 1,
-        every_n_train_steps: int | None = None,
-        at_start: bool = True,
-        model: ModelSelector | None = None,
-        output: OutputSelector | None = None,
-        chunk_size: int = 16,
+        watches: list[Watch] | None = None,
+        rules: list[Rule | str | dict[str, str]] | None = None,
+        sinks: list[Sink] | None = None,
+        schedule: Schedule | None = None,
         max_panels: int = 16,
         on_error: OnError = "warn",
         name: str = "audit",
     ) -> None:
-        require_bool("watch_validation", watch_validation)
-        _check_optional(alarm, trials, expectations)
-        self.auditor = Auditor(
-            loaded(probes),
-            questions,
-            explainers=explainers,
-            novelty=novelty,
-            inliers=None if inliers is None else loaded(inliers, "inliers"),
-            novel=None if novel is None else loaded(novel, "novel"),
-            locate_novelty=locate_novelty,
-            trials=() if trials is None else trials,
-            nulls=nulls,
-            clusters=clusters,
-            model=model,
-            output=output,
-            chunk_size=chunk_size,
+        super().__init__()
+        require_name("`name`", name)
+        if on_error not in ("warn", "raise"):
+            raise ConfigurationError(f"Expected `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
+        require_integer("max_panels", max_panels, minimum=0, hint="0 draws none.")
+        for argument, given, kind in (("watches", watches, Watch), ("sinks", sinks, Sink)):
+            require_instance(argument, [] if given is None else given, (list, tuple), "a list, even of one")
+            for each in given or ():
+                require_instance(argument, each, kind, f"a list of {kind.__name__} instances")
+        if schedule is not None:
+            require_instance("schedule", schedule, Schedule, "a Schedule, such as Schedule(every_n_epochs=2)")
+        self.auditor: Auditor | None = None
+        if probes is not None:
+            self.auditor = probes if isinstance(probes, Auditor) else Auditor(probes)
+        self.rules = as_rules([AlarmRule()] if rules is None else rules)
+        self.schedule = Schedule() if schedule is None else schedule
+        self.name, self.on_error, self.max_panels = name, on_error, max_panels
+        self._automatic, self._failed = probes is None, False
+        self._chosen = rules is not None
+        self._run, self._notices = Run(), Notices()
+        self._watching = Watching(watches or (), self._notices, on_error)
+        if self.auditor is not None:
+            self._watching.keys(self.auditor)  # says now what does not suit the probes
+        self._delivery = Delivery(
+            self._run, self._notices, Outlets(sinks, max_panels, name), self.rules, name=name, on_error=on_error
         )
-        watches: list[Watch] = [ValidationWatch(self.auditor)] if watch_validation else []
-        if group is not None:
-            watches.append(
-                GroupWatch(self.auditor, _grouping(group, self.auditor.probes), self.auditor.probes.class_names)
-            )
-        super().__init__(
-            self.auditor,
-            Schedule(every_n_epochs, every_n_train_steps, at_start),
-            max_panels=max_panels,
-            on_error=on_error,
-            name=name,
-            watches=watches,
-            followers=self._followers_of(group, alarm, expectations),
-        )
+        self._loaded: dict[str, Any] | None = None
+        self._audited_at: tuple[int, int] | None = None
+        # What the validation showed at whose end an audit takes place, for its record to hold as well.
+        self._seen: dict[str, Estimate] = {}
+        self._validated: dict[str, float] = {}
 
-    def _followers_of(
-        self,
-        group: Group | BatchReader | None,
-        alarm: AlarmRule | None,
-        expectations: Sequence[str | Mapping[str, str]] | None,
-    ) -> list[Follower]:
-        """Alarms where there is something to raise them, then expectations, which may be about alarms."""
-        self.alarms = AlarmFollower(alarm_book(self.auditor, alarm))
-        if alarm is not None and not self.alarms.book.cues:
-            raise ConfigurationError(
-                "Expected `trials` to hold a CueTrial for an alarm to be about, but got none. Pass "
-                "trials=[CueTrial(PatchCue(...))], or a cue of your own; heat alone raises no alarm."
-            )
-        followers: list[Follower] = [self.alarms] if self.alarms.book.watches else []
-        self._group = None if group is None else _grouping(group, self.auditor.probes)
-        self.expectations = ExpectationFollower(self._understood(expectations or ()))
-        return [*followers, self.expectations] if expectations else followers
+    @property
+    def state_key(self) -> str:
+        """Audits of several names keep their states apart."""
+        return f"{type(self).__qualname__}[{self.name}]"
 
-    def _understood(self, expectations: Sequence[str | Mapping[str, str] | Expectation]) -> tuple[Expectation, ...]:
-        vocabulary = vocabulary_of(self.auditor, self._group, alarms=self.alarms.book.watches)
-        return parse_expectations(expectations, vocabulary)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the layer; warn of too few probes for an alarm."""
-        super().on_fit_start(trainer, pl_module)
-        # Where the default explainer does not suit the model, another takes its place, and heatmaps have other keys.
-        self.alarms.book.regions = alarm_book(self.auditor, None).regions
-        self.expectations.tally.expectations = self._understood(self.expectations.tally.expectations)
-        words = self.alarms.book.forewarning(len(self.auditor.probes))
-        self._notices.tell(trainer, f"{self.name}: {words}" if words else "", loud=True)
+    @property
+    def history(self) -> History:
+        """The audits of this run, also in a folder beside the logs."""
+        return self._run.history
 
     @property
     def last_record(self) -> AuditRecord | None:
         """The latest audit of this run."""
-        return self._record if isinstance(self._record, AuditRecord) else None
+        return self._run.history.last
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Declarations of all metrics that audits of this run may have."""
+        if self.auditor is None:
+            return ()
+        seen = self._watching.keys(self.auditor)
+        return (*self.auditor.keys, *seen, *(key for rule in self.rules for key in rule.keys))
+
+    # Hooks, in the order in which Lightning calls them.
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what cannot work with the trainer's strategy and other callbacks; warn of what may surprise."""
+        if str(getattr(stage, "value", stage)) == "fit":
+            if self._automatic:
+                self.auditor, self._failed = None, False
+            check_strategy(trainer)
+            seen = () if self.auditor is None else self._watching.keys(self.auditor)
+            check_neighbours(trainer, self, AuditCallback, rare=self.schedule.rare, watched=seen)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the layer, so that mistakes come to light before training."""
+        # The first forward pass would initialise lazy parameters, which is for training to do.
+        if self.auditor is not None and not has_lazy_parameters(pl_module):
+            with without_logging(pl_module):
+                self.auditor.prepare(pl_module)
+            self._introduce(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit the untrained model; a resumed run goes on with what it knew."""
+        self._attach(trainer, pl_module)
+        state, self._loaded = self._loaded, None
+        resumed = trainer.global_step > 0
+        if not resumed:
+            self._begin_anew(trainer)
+        elif state is not None:
+            self._resume(trainer, state)
+            with self._notices.forgiving("warn", "The checkpoint of the last audit was not noted."):
+                self._run.note_loaded(trainer, pl_module)
+        elif self.history.last is None or self._run.trainer != id(trainer):
+            self._begin_anew(trainer)
+        self._keep_probes(trainer)
+        if resumed:
+            # Monitors may ask for a metric before the next audit is due.
+            trainer.callback_metrics.update(as_tensors(self._delivery.published | self._validated))
+            self._audited_at = (trainer.global_step, -1)
+        elif self.schedule.at_start:
+            self._audit(trainer, pl_module, step_of(trainer), untrained=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Audit after every n-th optimizer step."""
+        if self.schedule.step_is_due(trainer.global_step) and (self._audited_at or (-1, 0))[0] != trainer.global_step:
+            self._audit(trainer, pl_module, step_of(trainer))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to look on."""
+        if _is_fitting(trainer) and self._watching.watches:
+            self._attach(trainer, pl_module)
+            if self.auditor is not None:
+                self._watching.begin(pl_module, self.auditor)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Look at the batch."""
+        if _is_fitting(trainer):
+            self._watching.before(batch, dataloader_idx)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take what the batch brought."""
+        if _is_fitting(trainer):
+            self._watching.after(outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit what validation has just measured."""
+        if not _is_fitting(trainer):
+            return
+        if trainer.sanity_checking:
+            self._watching.check()
+            return
+        self._seen = self._look_back(trainer)
+        if self.schedule.epoch_is_due(trainer.current_epoch):
+            self._audit(trainer, pl_module, step_of(trainer))
+        elif self._audited_at is not None and self._audited_at[0] == trainer.global_step:
+            self._delivery.complete(trainer, self._seen, step_of(trainer))
+        self._seen = {}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit here where there is no validation."""
+        if not _validates(trainer) and self.schedule.epoch_is_due(trainer.current_epoch):
+            self._audit(trainer, pl_module, step_of(trainer, epoch_is_over=True))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait until every picture is written."""
+        self._notices.tell(trainer, summary(self.history))
+        with self._notices.forgiving(self.on_error, MISSING):
+            self._delivery.drain()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write what was seen so far; nothing here may hide the exception."""
+        self._watching.stop()
+        with self._notices.forgiving("warn", MISSING):
+            self._delivery.drain()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to continue its history; plain values only."""
+        return {
+            "version": _STATE_VERSION,
+            "run": self._run.state_dict(),
+            "published": dict(self._delivery.published),
+            "validated": dict(self._validated),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue; a state of another version is left alone with a notice, since a resume must not fail for it."""
+        self._loaded = state_dict
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what Lightning hangs on callbacks, which would drag the whole model along."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("log", "log_dict")}
+
+    # One run.
+
+    def _begin_anew(self, trainer: Trainer) -> None:
+        """A new run, as when one callback serves several folds, has nothing to do with the one before."""
+        self._audited_at = None
+        self._seen, self._validated, self._delivery.published = {}, {}, {}
+        self._watching.forget()
+        self._notices.forget()
+        self._run.begin(trainer, self.name)
+
+    def _resume(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        lost = ""
+        if state.get("version") == _STATE_VERSION:
+            lost = self._run.resume(trainer, self.name, state["run"])
+            self._delivery.published, self._validated = dict(state["published"]), dict(state["validated"])
+        else:
+            self._begin_anew(trainer)
+            lost = f"The saved state of audits is of version {state.get('version')!r}: their history begins anew."
+        self._notices.tell(trainer, f"{self.name}: {lost}" if lost else "", loud=True)
+
+    def _attach(self, trainer: Trainer, module: LightningModule) -> None:
+        """Find probes and a part of the module to audit, where nobody has said which; what cannot be is told."""
+        if self.auditor is not None or not self._automatic or self._failed or has_lazy_parameters(module):
+            return
+        try:
+            known = self._loaded is not None and self._loaded.get("version") == _STATE_VERSION
+            folder = folder_of(self._loaded["run"]) if self._loaded is not None and known else None
+            self.auditor = attached(trainer, module, None if folder is None else folder / PROBES)
+        except Exception as error:  # nobody asked for anything in particular: training goes on without audits
+            self._failed = True
+            why = str(error) if isinstance(error, XAICallbacksError) else f"{type(error).__name__}: {error}"
+            self._notices.tell(trainer, f"{self.name}: nothing is audited in this run. {why}", loud=True)
+            return
+        self._introduce(trainer)
+
+    def _keep_probes(self, trainer: Trainer) -> None:
+        """Save probes that were drawn, beside the history, for a resumed run and for comparisons."""
+        folder = self._run.folder
+        if not self._automatic or self.auditor is None or folder is None or not trainer.is_global_zero:
+            return
+        with self._notices.forgiving(self.on_error, "The probes could not be saved, training goes on."):
+            if not (folder / PROBES).exists():
+                self.auditor.probes.save(folder / PROBES)
+
+    def _introduce(self, trainer: Trainer) -> None:
+        """Say what is audited, and what can never be concluded from it."""
+        assert self.auditor is not None  # noqa: S101  # as it was prepared; narrows the type
+        self._notices.tell(trainer, f"{type(self).__name__} {self.auditor.describe()}.")
+        keys, identity = self.keys, self.auditor.identity
+        for rule in self.rules:
+            if self._chosen and isinstance(rule, AlarmRule):
+                rule.require_cue(keys)
+            for sentence in rule.check(keys, len(self.auditor.probes), identity):
+                self._notices.tell(trainer, f"{self.name}: {sentence}", loud=True)
+
+    # One audit.
+
+    def _audit(self, trainer: Trainer, module: LightningModule, step: int, *, untrained: bool = False) -> None:
+        here = (trainer.global_step, trainer.fit_loop.total_batch_idx)
+        if self.auditor is None or has_lazy_parameters(module):
+            return
+        # Validation may be of averaged weights although the step is the same.
+        if self._audited_at == here and not averages_weights(trainer):
+            self._delivery.complete(trainer, self._seen, step_of(trainer))
+            return
+        before, self._audited_at = self._audited_at, here
+        with self._notices.forgiving("warn", "The checkpoint of the last audit was not noted."):
+            self._run.note_checkpoint(trainer, None if before is None else before[0])
+        record: AuditRecord | None = None
+        logged: dict[str, float] = {}
+        with self._notices.forgiving(self.on_error):
+            # Should this audit fail, no monitor must go on reading the numbers of an earlier one.
+            self._delivery.publish(trainer, dict.fromkeys(self._delivery.published, math.nan))
+            logged = self._delivery.logged(trainer)
+            with without_logging(module), progress(trainer, len(self.auditor.probes)) as on_progress:
+                record = self.auditor.audit(
+                    module,
+                    step=step,
+                    epoch=trainer.current_epoch,
+                    past=self.history,
+                    untrained=untrained,
+                    on_progress=on_progress,
+                )
+        self._delivery.deliver(trainer, self.auditor.probes, record, self._seen, logged)
+
+    def _look_back(self, trainer: Trainer) -> dict[str, Estimate]:
+        """End the watches, log what they saw, and return it."""
+        found = self._watching.end(trainer)
+        metrics = {key: estimate for seen in found for key, estimate in seen.metrics.items()}
+        scalars = {f"{self.name}/{key}": estimate.value for key, estimate in metrics.items()}
+        # What is not known this time must not be read as of last time.
+        self._validated = dict.fromkeys(self._validated, math.nan) | scalars
+        trainer.callback_metrics.update(as_tensors(self._validated))
+        with self._notices.forgiving(self.on_error, "A logger failed and training goes on."):
+            self._delivery.log(trainer, AuditRecord(step=step_of(trainer), metrics=metrics))
+        for seen in found:
+            for note in seen.notes:
+                self._notices.tell(trainer, f"{type(self).__name__} {note}")
+            self._watching.complain(seen)
+        return metrics
 
 
-def _check_optional(alarm: object, trials: object, expectations: object) -> None:
-    """Refuse what nothing else looks at before it is used."""
-    if alarm is not None:
-        require_instance("alarm", alarm, AlarmRule, "an AlarmRule")
-    for argument, given in (("trials", trials), ("expectations", expectations)):
-        if given is not None:
-            require_instance(argument, given, (list, tuple), "a list, even of one")
+def _validates(trainer: Trainer) -> bool:
+    """Whether `fit` validates at all; a loader may turn out to have no batches when it is first asked for them."""
+    batches = trainer.num_val_batches
+    return trainer.enable_validation and (not batches or sum(batches) > 0)
 
 
-def _grouping(group: Group | BatchReader, probes: ProbeSet) -> Group:
-    probes.task.require_classes("group", single=True)
-    if not callable(group):
-        wanted = "a Group, or a key, an index or a function of the validation batch that says which cue an image has"
-        require_instance("group", group, (Group, str, int), wanted)
-    return group if isinstance(group, Group) else Group(group)
+def _is_fitting(trainer: Trainer) -> bool:
+    return str(getattr(trainer.state.fn, "value", trainer.state.fn)) == "fit"

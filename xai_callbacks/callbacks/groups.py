@@ -23,26 +23,7 @@ _MOST_LISTED = 16
 class Group:
     """Where a validation batch says which cue each image has, and what is known of the groups (label, cue).
 
-    Attributes:
-        cue: Where the cue of each image is, an integer from 0, or -1 where it is unknown: a key or index of the batch;
-            a path such as `1.background` or `metadata.place`; or a function of the batch.
-        label: Where the label is, likewise; None for entry 1 of a tuple or list, or the key `label`, `labels`,
-            `target`, `targets` or `y`.
-        num_cues: Number of values of the cue; None to learn it from the validation images, as far as nothing else
-            tells it.
-        aligned: For each label, the cue that goes with it in training; None leaves out what compares the two sides.
-        train_counts: Number of training images by label and cue; None leaves out what weighs by them.
-        cue_names: Names of the cues, for the keys of single groups.
-        min_count: Fewest images of a group that may be the worst.
-        dataloader: Index of the one validation dataloader to look at; None for all of them together.
-        each: Whether to log the accuracy, size and calibration error of each group; None for up to 16 groups.
-
-    Raises:
-        ConfigurationError: A value is not of this form, or two contradict each other.
-
-    Example:
-        >>> Group("background", aligned=[0, 1], cue_names=["land", "water"]).cues
-        2
+    The settings of a `GroupAccuracy`, see there, checked.
     """
 
     cue: BatchReader

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 from torch import nn
 
 from xai_callbacks._lightning import Callback, Trainer
 from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.record import Key
 
 __all__ = ["averages_weights", "check_neighbours", "check_strategy", "has_lazy_parameters"]
 
@@ -29,11 +31,20 @@ def check_strategy(trainer: Trainer) -> None:
         )
 
 
-def check_neighbours(trainer: Trainer, callback: Callback, kind: type[Callback]) -> None:
-    """Look at the callbacks beside one that audits; `kind` is the class of all that do.
+def check_neighbours(
+    trainer: Trainer, callback: Callback, kind: type[Callback], *, rare: str, watched: Sequence[Key] = ()
+) -> None:
+    """Look at the callbacks beside one that audits.
 
-    Warns of an `EarlyStopping` that would end the run over an audit without a value, and of a `WeightAveraging` that
-    swaps the averaged weights out before the audit sees them.
+    Warns of an `EarlyStopping` that would end the run over an audit without a value, of monitors that act more often
+    than there are audits, and of a `WeightAveraging` that swaps the averaged weights out before the audit sees them.
+
+    Args:
+        trainer: The trainer.
+        callback: The callback that audits.
+        kind: The class of all that do.
+        rare: When it audits, in words, if that is less often than at each validation; else empty.
+        watched: What it knows at each validation all the same.
 
     Raises:
         ConfigurationError: Another audit has the same name, so one would write over the other.
@@ -51,7 +62,14 @@ def check_neighbours(trainer: Trainer, callback: Callback, kind: type[Callback])
         if strict and monitor.startswith(f"{name}/"):
             warnings.warn(
                 f"EarlyStopping monitors {monitor!r} and ends the run when that has no value, as after an audit that "
-                "failed. Pass EarlyStopping(..., check_finite=False) to go on.",
+                "failed or of an explainer that is not due. Pass EarlyStopping(..., check_finite=False) to go on.",
+                stacklevel=2,
+            )
+        key = monitor.removeprefix(f"{name}/")
+        if rare and key != monitor and not any(each.matches(key) for each in watched):
+            warnings.warn(
+                f"{type(other).__name__} monitors {monitor!r}, which is audited only {rare}: in between it sees the "
+                "value of the last audit, of other weights. Audit at each validation, or let it act as rarely.",
                 stacklevel=2,
             )
     if averages_weights(trainer, before=callback):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from xai_callbacks._lightning import Trainer
+from xai_callbacks.errors import DroppedError
 
 __all__ = ["Notices", "OnError"]
 
@@ -32,19 +33,21 @@ class Notices:
 
     @contextmanager
     def forgiving(self, on_error: OnError, happened: str = "An audit failed and training goes on.") -> Iterator[None]:
-        """Report what fails inside, once for each kind of error, instead of ending the run."""
+        """Report what fails inside, once for each kind of error, instead of ending the run.
+
+        What only depends on the speed of the machine never ends it.
+        """
         try:
             yield
         except Exception as error:
-            if on_error == "raise":
+            fatal = not isinstance(error, DroppedError)
+            if on_error == "raise" and fatal:
                 raise
             kind = type(error).__name__
             if f"{happened} {kind}" not in self._told:
                 self._told.add(f"{happened} {kind}")
-                warnings.warn(
-                    f"{happened} {kind}: {error} (on_error='raise' would stop at the first failing audit.)",
-                    stacklevel=2,
-                )
+                hint = " (on_error='raise' would stop at the first failing audit.)" if fatal else ""
+                warnings.warn(f"{happened} {kind}: {error}{hint}", stacklevel=2)
 
     def forget(self) -> None:
         """Begin anew."""

@@ -1,152 +1,103 @@
-"""`Outlets`: a record to every logger of a trainer that can take it."""
+"""`Outlets`: numbers to every logger at once, records and pictures to every sink in the background."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Sequence
 from dataclasses import replace
-from types import MappingProxyType
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from xai_callbacks._lightning import Trainer
+from xai_callbacks.errors import DroppedError
+from xai_callbacks.gallery import Gallery
+from xai_callbacks.history import History
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import Estimate, NoveltyRecord
-from xai_callbacks.sinks import TensorBoardSink, detail_scalars, finite, main_scalars, write_histograms
+from xai_callbacks.record import AuditRecord
+from xai_callbacks.sinks import Background, FolderSink, Sink, detail_scalars, finite, main_scalars, sink_for
 
 __all__ = ["Outlets"]
 
 
 class Outlets:
-    """Scalars to every logger, pictures to those with `add_image`.
-
-    Loggers are told by what they can do, not by class: the two Lightning packages have different ones.
+    """Where audits go while Lightning trains.
 
     Args:
-        probes: The probe set.
+        sinks: Sinks of the user; None for one for each logger, and a folder where there is no logger.
         max_panels: Most probes drawn.
         name: What all tags begin with.
     """
 
-    def __init__(self, probes: ProbeSet, max_panels: int, name: str) -> None:
-        self._probes = probes
+    def __init__(self, sinks: Sequence[Sink] | None, max_panels: int, name: str) -> None:
+        self._given = None if sinks is None else tuple(sinks)
         self._max_panels = max_panels
         self._name = name
-        self._sinks: dict[int, TensorBoardSink] = {}
-        self._pictures: dict[str, Any] = {}
+        self._background: Background | None = None
 
-    def write(
-        self,
-        trainer: Trainer,
-        record: NoveltyRecord,
-        *,
-        beside: Mapping[str, Estimate] = MappingProxyType({}),
-        texts: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        """Write one record everywhere; a logger that fails does not keep the others from it.
+    def log(self, trainer: Trainer, record: AuditRecord, *, logged: Container[str] = ()) -> None:
+        """Log the numbers of a record; a logger that fails does not keep the others from it.
 
         Args:
-            trainer: The trainer.
+            trainer: The trainer, with its loggers.
             record: The record.
-            beside: Estimates that are written already, and belong on the same page of charts.
-            texts: Markdown by tag, for loggers that take text.
+            logged: Keys of metrics that are logged already; only ends of intervals are missing of these.
 
         Raises:
             Exception: The first error of a logger, after all were served.
         """
+        new = {key: each for key, each in record.metrics.items() if key not in logged}
+        scalars = main_scalars(replace(record, metrics=new), self._name) | detail_scalars(record, self._name)
         errors: list[Exception] = []
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if scalars else ():  # an empty row would stand among the user's own
             try:
-                logger.log_metrics(
-                    finite({**main_scalars(record, self._name), **detail_scalars(record, self._name)}), step=record.step
-                )
+                logger.log_metrics(finite(scalars), step=record.step)
                 logger.save()
-                self._draw(trainer, logger, replace(record, metrics={**record.metrics, **beside}))
-                self._tell(trainer, logger, texts, record.step)
             except Exception as error:  # raised again below
                 errors.append(error)
-        errors += [error for sink in self._sinks.values() for error in sink.errors()]
         if errors:
             raise errors[0]
 
-    def write_validation(
-        self, trainer: Trainer, metrics: Mapping[str, Estimate], scores: Mapping[str, Tensor], step: int
-    ) -> None:
-        """Write what the validation set says: estimates, and scores as histograms where a logger takes them.
+    def show(self, trainer: Trainer, probes: ProbeSet, history: History, folder: Path | None) -> None:
+        """Hand the latest record to all sinks, to be drawn and written soon; never waits.
 
         Raises:
-            Exception: The first error of a logger, after all were served.
+            Exception: The first error of a sink since the last call.
         """
-        scalars = finite(_scalars(metrics, self._name))
-        errors: list[Exception] = []
-        for logger in trainer.loggers:
-            try:
-                if scalars:  # an empty row would stand among the user's own
-                    logger.log_metrics(scalars, step=step)
-                writer = getattr(logger, "experiment", None) if trainer.is_global_zero and scores else None
-                if hasattr(writer, "add_histogram"):
-                    write_histograms(writer, self._name, {"validation": scores}, step)
-            except Exception as error:  # raised again below
-                errors.append(error)
-        if errors:
-            raise errors[0]
+        if not trainer.is_global_zero:
+            return
+        if self._background is None:
+            gallery = Gallery(probes, max_panels=self._max_panels, name=self._name)
+            self._background = Background(self._sinks(trainer, folder), gallery.draw)
+        self._background.submit(history)
+        self._raise_first()
 
     def drain(self) -> None:
-        """Wait for the pictures and let go of the writers, which Lightning closes after a run.
+        """Wait for the pictures, for a time, and let go of the sinks.
 
         Raises:
-            Exception: The first error of a writer, after all are drained.
+            Exception: The first error of a sink.
         """
-        self._pictures = self.state_dict()
-        sinks, self._sinks = self._sinks, {}
-        errors = [error for sink in sinks.values() for error in sink.drain()]
-        if errors:
-            raise errors[0]
-
-    def state_dict(self) -> dict[str, Any]:
-        """What pictures of several audits remember, as tensors and plain values; empty before the first audit."""
-        return next((sink.state_dict() for sink in self._sinks.values()), self._pictures)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` left off."""
-        self._pictures = state
-
-    def forget(self) -> None:
-        """Begin pictures of several audits anew."""
-        self._pictures = {}
+        if self._background is not None:
+            self._background.close()
+            try:
+                self._raise_first()
+            finally:
+                self._background = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without writers and threads."""
-        return {**self.__dict__, "_sinks": {}, "_pictures": self.state_dict()}
+        """Without the thread."""
+        return {**self.__dict__, "_background": None}
 
-    def _tell(self, trainer: Trainer, logger: Any, texts: Mapping[str, str], step: int) -> None:
-        writer: Any = getattr(logger, "experiment", None) if trainer.is_global_zero and texts else None
-        if writer is not None and hasattr(writer, "add_text"):
-            for tag, text in texts.items():
-                writer.add_text(f"{self._name}/{tag}", text, step)
+    def _sinks(self, trainer: Trainer, folder: Path | None) -> list[Sink]:
+        if self._given is not None:
+            return list(self._given)
+        pictures = None if folder is None else folder / "pictures"
+        loggers: list[Any] = [*trainer.loggers] or [None]
+        chosen = (sink_for(logger, folder=pictures, name=self._name) for logger in loggers)
+        found = [sink for sink in chosen if sink is not None]
+        # A folder is for runs of which no logger takes pictures; one will do.
+        return [sink for sink in found if not isinstance(sink, FolderSink)] or found[:1]
 
-    def _draw(self, trainer: Trainer, logger: Any, record: NoveltyRecord) -> None:
-        # Not every logger has an `experiment`, and few experiments take pictures.
-        writer = getattr(logger, "experiment", None) if trainer.is_global_zero and self._max_panels else None
-        if writer is None or not hasattr(writer, "add_image"):
-            return
-        if id(logger) not in self._sinks:
-            # The prefix has no public name; without it, only the grouping of the custom scalars page would be lost.
-            prefix = getattr(logger, "_prefix", "")
-            tag_prefix = f"{prefix}{getattr(logger, 'LOGGER_JOIN_CHAR', '-')}" if prefix else ""
-            sink = TensorBoardSink(
-                writer, self._probes, max_panels=self._max_panels, scalars=False, tag_prefix=tag_prefix, name=self._name
-            )
-            if self._pictures:
-                sink.load_state_dict(self._pictures)
-            self._sinks[id(logger)] = sink
-        self._sinks[id(logger)].write(record)
-
-
-def _scalars(metrics: Mapping[str, Estimate], name: str) -> dict[str, float]:
-    """Values by key, and what they must be read beside, as of a record."""
-    scalars = {f"{name}/{key}": estimate.value for key, estimate in metrics.items()}
-    for key, estimate in metrics.items():
-        parts = {"chance": estimate.chance, "low": estimate.low, "high": estimate.high}
-        scalars |= {f"{name}_detail/{key}/{part}": value for part, value in parts.items() if value is not None}
-    return scalars
+    def _raise_first(self) -> None:
+        errors = [] if self._background is None else self._background.errors()
+        if errors:  # what is dropped for want of time must not hide a failure
+            raise min(errors, key=lambda error: isinstance(error, DroppedError))

@@ -1,4 +1,4 @@
-"""When to audit, and where on the x-axis an audit belongs."""
+"""`Schedule`: times of audits, and their place on the x-axis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Schedule", "step_of"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """When to audit during `fit`.
+    """Times of audits during `fit`.
 
     Attributes:
         every_n_epochs: Audit at validations of every n-th epoch, or at its end where there is no validation; None for
@@ -33,6 +33,13 @@ class Schedule:
             if getattr(self, name) is not None:
                 require_integer(name, getattr(self, name), minimum=1, hint="None means never.")
         require_bool("at_start", self.at_start)
+
+    @property
+    def rare(self) -> str:
+        """When audits are taken, in words, if that is not at each validation; else empty."""
+        if self.every_n_epochs is None:
+            return "within epochs" if self.every_n_train_steps else "before training"
+        return "" if self.every_n_epochs == 1 else f"every {self.every_n_epochs} epochs"
 
     def epoch_is_due(self, epoch: int) -> bool:
         """Whether `epoch`, counted from 0, is an n-th one."""

@@ -1,15 +1,16 @@
-"""`Watch`: what looks on while Lightning validates; with what every watch reports."""
+"""`Watch`: looks on while Lightning validates; with what every watch reports."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from xai_callbacks._lightning import Trainer
-from xai_callbacks.record import Estimate
+from xai_callbacks.audit import Auditor
+from xai_callbacks.record import Estimate, Key
 
 __all__ = ["Seen", "Watch", "reduced"]
 
@@ -19,33 +20,42 @@ class Seen(NamedTuple):
 
     Attributes:
         metrics: Estimates by key, such as `group/wga`; NaN where the pass did not allow them.
-        scores: Scores of single images by name, `(N,)`, of this process alone.
         notes: What a user should know of it, to be told once.
         error: Why there is nothing, or less than there should be.
     """
 
     metrics: Mapping[str, Estimate]
-    scores: Mapping[str, Tensor] = MappingProxyType({})
     notes: tuple[str, ...] = ()
     error: Exception | None = None
 
 
-class Watch(Protocol):
+class Watch(ABC):
     """Looks on while Lightning validates: changes nothing, runs nothing.
 
     An error between `begin` and `end` is for `end` to report, which takes part in reductions whatever happened, so that
     no process waits for another.
     """
 
-    def begin(self, model: nn.Module) -> None:
-        """Listen from now on."""
+    @abstractmethod
+    def keys(self, auditor: Auditor) -> Sequence[Key]:
+        """Declare what `end` may give, before training.
 
-    def before(self, batch: object, dataloader: int) -> None:
+        Raises:
+            ConfigurationError: The watch does not suit the probes.
+        """
+
+    @abstractmethod
+    def begin(self, model: nn.Module, auditor: Auditor) -> None:
+        """Listen from now on, as the auditor reads the model."""
+
+    def before(self, batch: object, dataloader: int) -> None:  # noqa: B027  # some only listen
         """Look at a batch before the validation step gets it."""
 
+    @abstractmethod
     def after(self, outputs: object) -> None:
         """Take what the step brought; `outputs` is what it returned."""
 
+    @abstractmethod
     def stop(self) -> None:
         """Stop listening."""
 
@@ -55,10 +65,13 @@ class Watch(Protocol):
         Raises:
             ConfigurationError: The arguments do not suit the batches.
         """
+        self.forget()
 
+    @abstractmethod
     def end(self, trainer: Trainer) -> Seen:
         """Stop listening and sum up; a collective operation where there are several processes."""
 
+    @abstractmethod
     def forget(self) -> None:
         """Begin anew."""
 

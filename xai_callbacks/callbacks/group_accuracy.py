@@ -1,30 +1,30 @@
-"""`GroupWatch`: accuracies by group over a whole validation set, from the logits that its steps compute anyway."""
+"""`GroupAccuracy`: accuracies by group over a whole validation set, from the logits that its steps compute anyway."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xai_callbacks._lightning import Trainer
-from xai_callbacks.access import Subject
+from xai_callbacks.audit import Auditor
 from xai_callbacks.callbacks.answer_store import AnswerStore, Judgeable
-from xai_callbacks.callbacks.batches import read_integers, read_labels
+from xai_callbacks.callbacks.batches import BatchReader, read_integers, read_labels
 from xai_callbacks.callbacks.groups import Group
 from xai_callbacks.callbacks.logit_tap import LogitTap
 from xai_callbacks.callbacks.neighbours import has_lazy_parameters
-from xai_callbacks.callbacks.watch import Seen, reduced
+from xai_callbacks.callbacks.watch import Seen, Watch, reduced
 from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.metrics.group_judge import GroupJudge
 from xai_callbacks.metrics.group_sums import GroupSums, check_groups, sum_answers
-from xai_callbacks.record import Estimate
+from xai_callbacks.record import Estimate, Key
 from xai_callbacks.tasks import binary_logits
 
-__all__ = ["Classifies", "GroupWatch"]
+__all__ = ["GroupAccuracy"]
 
 # A cue of which more values are seen than this is probably no cue but, say, a number of each image.
 _MOST_LEARNT = 256
@@ -33,13 +33,6 @@ _REPEATED = (
     "judges groups by the first call of the classifier in each validation step; some steps call it repeatedly. To have "
     "them judged by other logits, return {'logits': logits} from `validation_step`."
 )
-
-
-class Classifies(Protocol):
-    """What a watch needs of an auditor."""
-
-    def classifier(self, model: nn.Module) -> tuple[Subject, str | None]:
-        """The model as it is asked, and the name of its last linear layer; None where it does not end in one."""
 
 
 @dataclass
@@ -52,37 +45,77 @@ class _Pass:
     error: Exception | None = None
 
 
-class GroupWatch:
-    """Compares the logits of each validation step with the labels and cues of its batch.
+class GroupAccuracy(Watch):
+    """Judges a classifier by group (label, cue) over the whole validation set, from the logits of its own steps.
 
     Every image of the validation set counts once, except those that a distributed sampler shows twice to give each
     process as many. Should a batch not say what it must, all judgements of that pass are NaN, since what is left would
-    speak for another set of images.
+    speak for another set of images. No forward pass of its own; where the logits cannot be overheard, as of a model
+    compiled as a whole, or where several views of an image make one answer, return `{"logits": logits}` from the step.
+
+    Keys: `group/wga` (worst group), `group/conflict_gap`, `group/accuracy/<label>_<cue>` and the others of
+    `metrics.GroupJudge`.
 
     Args:
-        auditor: Knows the classifier.
-        group: Where the groups are.
-        class_names: Names of the classes, for keys.
+        cue: Where the cue of each image is, an integer from 0, or -1 where it is unknown: a key or index of the batch;
+            a path such as `1.background` or `metadata.place`; or a function of the batch.
+        label: Where the label is, likewise; None for entry 1 of a tuple or list, or the key `label`, `labels`,
+            `target`, `targets` or `y`.
+        num_cues: Number of values of the cue; None to learn it from the validation images, as far as nothing else
+            tells it.
+        aligned: For each label, the cue that goes with it in training; None leaves out what compares the two sides.
+        train_counts: Number of training images by label and cue; None leaves out what weighs by them.
+        cue_names: Names of the cues, for the keys of single groups.
+        min_count: Fewest images of a group that may be the worst.
+        dataloader: Index of the one validation dataloader to look at; None for all of them together.
+        each: Whether to log the accuracy, size and calibration error of each group; None for up to 16 groups.
+
+    Raises:
+        ConfigurationError: A value is not of this form, or two contradict each other.
+
+    Example:
+        >>> GroupAccuracy("background", aligned=[0, 1], cue_names=["land", "water"]).group.cues
+        2
     """
 
-    def __init__(self, auditor: Classifies, group: Group, class_names: Sequence[str] | None = None) -> None:
-        self._auditor = auditor
-        self._group = group
-        self._class_names = class_names
-        self._judge = GroupJudge(group.aligned, group.training, min_count=group.min_count)
-        self._judge.judge(GroupSums.zeros(*group.smallest))  # says now what is wrong with the arguments
+    def __init__(
+        self,
+        cue: BatchReader,
+        label: BatchReader | None = None,
+        *,
+        num_cues: int | None = None,
+        aligned: list[int] | None = None,
+        train_counts: list[list[int]] | None = None,
+        cue_names: list[str] | None = None,
+        min_count: int = 20,
+        dataloader: int | None = None,
+        each: bool | None = None,
+    ) -> None:
+        self.group = self._group = Group(
+            cue, label, num_cues, aligned, train_counts, cue_names, min_count, dataloader, each
+        )
+        self._class_names: Sequence[str] | None = None
+        self._judge = GroupJudge(self.group.aligned, self.group.training, min_count=min_count)
+        self._judge.judge(GroupSums.zeros(*self.group.smallest))  # says now what is wrong with the arguments
         self._tap: LogitTap | None = None
         self._store = AnswerStore()
         self._pass = _Pass()
-        self._learnt = group.smallest[1]
+        self._learnt = self.group.smallest[1]
 
-    def begin(self, model: nn.Module) -> None:
-        """Listen from now on."""
+    def keys(self, auditor: Auditor) -> Sequence[Key]:
+        """See `Watch.keys`."""
+        auditor.probes.task.require_classes("GroupAccuracy", single=True)
+        self._class_names = auditor.probes.class_names
+        return self._judge.keys()
+
+    def begin(self, model: nn.Module, auditor: Auditor) -> None:
+        """See `Watch.begin`."""
         self._begin_anew()
+        self._class_names = auditor.probes.class_names
         if has_lazy_parameters(model):
             return  # the first forward pass would initialise them, which is for training to do
         try:
-            self._tap = LogitTap(*self._auditor.classifier(model))
+            self._tap = LogitTap(*auditor.classifier(model))
         except Exception as error:  # reported at the end
             self._pass.error = error
 
@@ -207,7 +240,7 @@ class GroupWatch:
         except ConfigurationError as error:
             self._pass.error = ConfigurationError(f"{error} Let `label=` and `cue=` lead to such, or say `num_cues=`.")
             return None
-        except RuntimeError as error:  # such as of a device; other processes must not wait
+        except Exception as error:  # such as of a device; other processes must not wait
             self._pass.error = error
             return None
         return images

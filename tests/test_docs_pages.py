@@ -1,0 +1,90 @@
+"""Every Python block of docs/probes.md, docs/metrics.md and docs/isic.md runs, in order, in one namespace a page."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import TensorDataset
+from torchvision.datasets import VisionDataset
+
+from xai_callbacks import Auditor, ProbeSet
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def blocks_of(page):
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def run(page, names):
+    for block in blocks_of(page):
+        exec(compile(block, page, "exec"), names)
+    return names
+
+
+def squares(count=8):
+    masks = torch.zeros(count, 32, 32, dtype=torch.bool)
+    masks[: count // 2, 4:12, 4:12] = True
+    return torch.rand(count, 3, 32, 32), torch.arange(count) // (count // 2), masks
+
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+
+class Birds(VisionDataset):
+    """Items as docs/probes.md describes them, of two species on two backgrounds."""
+
+    def __init__(self):
+        super().__init__(root=".")
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        image, mask = torch.full((3, 8, 8), index / 40), torch.ones(8, 8)
+        named = {"y": index % 2, "background": index // 2 % 2, "filename": f"bird {index}"}
+        return {"img": image, **named, "bird_mask": mask, "background_mask": None}
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """The folder of docs/probes.md."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "masks/core/cat/1.png", "masks/spurious/dog/1.png"):
+        path = Path("probes", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((300, 300, 3), 90, np.uint8)).save(path)
+    (table,) = re.findall(r"```csv\n(.*?)```", (DOCS / "probes.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    Path("probes/probes.csv").write_text(table, encoding="utf-8")
+
+
+@pytest.mark.usefixtures("photos")
+def test_probes():
+    images, labels, masks = squares()
+    val_set = TensorDataset(images, labels)
+    names = run("probes.md", {
+        "ProbeSet": ProbeSet, "val_set": val_set, "waterbirds": Birds(), "images": 4 * images - 2, "labels": labels,
+        "core": masks,
+    })  # fmt: skip
+    assert names["probes"].fingerprint == ProbeSet.load("runs/7/probes.safetensors").fingerprint
+    assert len(names["few"]) == 3
+    assert len(blocks_of("probes.md")) == 5
+
+
+def test_metrics(capsys):
+    images, labels, masks = squares()
+    auditor = Auditor(ProbeSet.from_tensors(images, labels, masks={"core": masks}))
+    run("metrics.md", {"auditor": auditor, "model": net()})
+    assert "share of the relevance in core" in capsys.readouterr().out
+
+
+def test_isic():
+    images, labels, masks = squares()
+    probes = ProbeSet.from_tensors(images, labels, masks={"spurious": masks}, class_names=["benign", "melanoma"])
+    names = run("isic.md", {"probes": probes, "model": net(), "epoch": 3})
+    assert names["record"].metrics["cue/patch/effect_added"].valid == 4
