@@ -14,10 +14,9 @@ from decoy_digits import CLASS_NAMES
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from xai_callbacks import AuditRecord
-    from xai_callbacks.metrics.summary import Estimate
+    from xai_callbacks import AuditRecord, Estimate, History
 
-__all__ = ["Row", "table", "verdict", "write_json"]
+__all__ = ["Row", "rows_of", "table", "verdict", "write_json"]
 
 # Accuracy this much lower on conflicting images than on biased ones is no accident: both are measured on the same 600
 # digits, and even for unrelated images two standard errors of the difference would not exceed 0.06.
@@ -50,6 +49,22 @@ class Row:
     def cue_stands_out(self) -> bool:
         """Whether the interval of the patch's relevance lies above chance."""
         return self.cue.low is not None and self.cue.chance is not None and self.cue.low > self.cue.chance
+
+
+def rows_of(history: History) -> list[Row]:
+    """A row for each audit of a run."""
+    return [
+        Row(
+            epoch=0 if record.untrained else record.epoch + 1,
+            step=record.step,
+            val_acc=record.logged.get("val_acc"),
+            conflict_acc=record.logged.get("conflict_acc"),
+            digit=record.metrics["gradcam/why/relevance_mass/core"],
+            cue=record.metrics["gradcam/why/relevance_mass/spurious"],
+            novelty=record.metrics["novelty/gradnorm"],
+        )
+        for record in history
+    ]
 
 
 def verdict(row: Row) -> str:
@@ -88,7 +103,7 @@ def table(rows: Sequence[Row], record: AuditRecord | None) -> Table:
     from rich import box
     from rich.table import Table
 
-    count = 0 if record is None else len(record.predictions)
+    count = 0 if record is None else len(record.names)
     layer = "" if record is None else f" at `{record.layer}`"
     grid = Table(
         box=box.SIMPLE_HEAD,

@@ -1,9 +1,11 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it. Makes `.venv` in the repository root and installs this project into it, once.
+# Sourced by the scripts beside it. Makes an environment in the repository root, `.venv` unless XAI_VENV says another, and
+# installs this project into it, once; with the oldest versions that it admits where XAI_RESOLUTION is `lowest-direct`.
 # Sets ROOT, VENV and PYTHON; offers ensure_environment.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-VENV="$ROOT/.venv"
+VENV="$ROOT/${XAI_VENV:-.venv}"
+RESOLUTION="${XAI_RESOLUTION:-highest}"
 PYTHON="$VENV/bin/python"
 STAMP="$VENV/.installed"
 
@@ -48,9 +50,10 @@ install_project() {
     local target="$ROOT[dev,demo]"
     say "Installing xai-callbacks and what it needs; the first time this takes minutes"
     if "$PYTHON" -m pip install --quiet --disable-pip-version-check uv \
-        && "$VENV/bin/uv" pip install --quiet --python "$PYTHON" --editable "$target"; then
+        && "$VENV/bin/uv" pip install --quiet --python "$PYTHON" --resolution "$RESOLUTION" --editable "$target"; then
         return
     fi
+    [[ "$RESOLUTION" == highest ]] || die "Expected uv to install the oldest versions, but it failed; see above."
     say "uv did not do it; installing with pip"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable "$target"
 }

@@ -152,11 +152,11 @@ def audit_callback(every_n_train_steps: int | None = None) -> Callable[[Digits, 
     """Ours, as in its README, with a mask so that all metrics run; a failing audit must be seen, not warned about."""
 
     def attach(digits: Digits, hook: Hook) -> Callback:
-        from xai_callbacks import AuditCallback, ProbeSet
+        from xai_callbacks import AuditCallback, ProbeSet, Schedule
 
         images, labels = digits.probes
         probes = ProbeSet.from_tensors(images, labels, masks={"core": images.mean(dim=1) > 0.3})
-        return AuditCallback(probes, every_n_train_steps=every_n_train_steps, on_error="raise")
+        return AuditCallback(probes, schedule=Schedule(every_n_train_steps=every_n_train_steps), on_error="raise")
 
     return attach
 

@@ -15,6 +15,8 @@ import torch
 
 __all__ = ["provenance"]
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def provenance(*packages: str) -> dict[str, Any]:
     """Facts to keep beside figures, as JSON values.
@@ -22,9 +24,10 @@ def provenance(*packages: str) -> dict[str, Any]:
     Args:
         *packages: Distributions whose versions matter beside torch and torchvision.
     """
-    script = Path(sys.argv[0])
+    script = Path(sys.argv[0]).resolve()
+    name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else Path("scripts") / script.name
     return {
-        "command": shlex.join(["python", f"scripts/{script.name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", name.as_posix(), *sys.argv[1:]]),
         "date": datetime.now(tz=UTC).date().isoformat(),
         "machine": f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s) used",
         "versions": {name: _version(name) for name in ("torch", "torchvision", *packages)}

@@ -37,8 +37,8 @@ PEER_LAYERS = {"resnet50": "layer4", "mobilenet_v2": "features", "convnext_tiny"
 # A layer before the one that is chosen, for Grad-CAM at two layers.
 EARLIER = {"resnet50": "layer4.1", "mobilenet_v2": "features.17", "convnext_tiny": "features.7.1"}
 IMAGES, SIZE = 16, 224
-FOUR: tuple[Question, ...] = (Why(), WhyRatherThan(), WhyNotCertain(), Why(of=3))
-SIXTEEN: tuple[Question, ...] = (*FOUR, *(WhyRatherThan(foil=index) for index in range(12)))
+FOUR: list[Question] = [Why(), WhyRatherThan(), WhyNotCertain(), Why(of=3)]
+SIXTEEN: list[Question] = [*FOUR, *(WhyRatherThan(foil=index) for index in range(12))]
 
 
 def one_pass(model: nn.Module, images: Tensor, questions: Sequence[Question]) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""What metrics by group over the whole validation set cost: validation epochs with `group=` against ones without.
+"""What `GroupAccuracy` over the whole validation set costs: validation epochs with it against ones without.
 
     python scripts/bench_groups.py --json docs/results/groups_bench.json
 
@@ -35,8 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from xai_callbacks import AuditCallback, ProbeSet
-from xai_callbacks.callbacks import Group
+from xai_callbacks import AuditCallback, GroupAccuracy, ProbeSet, Schedule
 
 MODELS = ("small_cnn", "mobilenet_v2")
 CLASSES, CUES = 10, 4
@@ -76,8 +75,9 @@ class Classifier(pl.LightningModule):
 class Alternating(AuditCallback):
     """With the callback, without, without, with, and so on: what it does in validation, or nothing at all."""
 
-    def __init__(self, probes: ProbeSet, group: Group) -> None:
-        super().__init__(probes, group=group, every_n_epochs=None, at_start=False, on_error="raise")
+    def __init__(self, probes: ProbeSet, watch: GroupAccuracy) -> None:
+        never = Schedule(every_n_epochs=None, at_start=False)
+        super().__init__(probes, watches=[watch], schedule=never, on_error="raise")
         self.validations = 0
         self.spent = 0.0
 
@@ -155,7 +155,7 @@ def measure(name: str, pairs: int) -> Stopwatch:
     _, batch, count = SETTINGS[name]
     data = images(name, count)
     probes = ProbeSet.from_tensors(data.tensors[0][:4], data.tensors[1][:4])
-    audit = Alternating(probes, Group(2, num_cues=CUES, aligned=[label % CUES for label in range(CLASSES)]))
+    audit = Alternating(probes, GroupAccuracy(2, num_cues=CUES, aligned=[label % CUES for label in range(CLASSES)]))
     watch = Stopwatch(audit)
     with TemporaryDirectory() as folder:
         trainer = pl.Trainer(

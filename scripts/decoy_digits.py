@@ -22,7 +22,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -308,7 +308,7 @@ class SmallCNN(pl.LightningModule):
             self.log("val_loss", F.cross_entropy(logits, labels), batch_size=size, add_dataloader_idx=False)
         self.log("conflict_acc" if dataloader_idx else "val_acc", accuracy, batch_size=size, add_dataloader_idx=False)
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam under one cycle of the learning rate, over the whole run."""
         optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
         steps = int(self.trainer.estimated_stepping_batches)

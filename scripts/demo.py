@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-from _demo_report import Row, table, verdict, write_json
+from _demo_report import rows_of, table, verdict, write_json
 from decoy_digits import CLASS_NAMES, CUE_COLOURS, GROUP_NAMES, PROBE_FIELDS, DecoyDataModule, SmallCNN
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from xai_callbacks import AuditCallback, CueTrial, PatchCue, ProbeSet
+from xai_callbacks import AuditCallback, Auditor, CueTrial, Gallery, PatchCue, ProbeSet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,39 +40,6 @@ __all__ = ["main"]
 
 PROBES_PER_CLASS = 4
 EXTRAS = {"rich": "rich", "sklearn": "scikit-learn"}
-
-
-class Recorder(pl.Callback):
-    """Keeps a `Row` for each audit. Stands after the `AuditCallback` in the trainer's list."""
-
-    def __init__(self, audit: AuditCallback) -> None:
-        self.audit = audit
-        self.rows: list[Row] = []
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The untrained model."""
-        self._keep(trainer, epoch=0)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The model after an epoch."""
-        self._keep(trainer, epoch=trainer.current_epoch + 1)
-
-    def _keep(self, trainer: pl.Trainer, epoch: int) -> None:
-        record = self.audit.last_record
-        if record is None:
-            return
-        measured = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        self.rows.append(
-            Row(
-                epoch=epoch,
-                step=record.step,
-                val_acc=measured.get("val_acc"),
-                conflict_acc=measured.get("conflict_acc"),
-                digit=record.metrics["gradcam/why/relevance_mass/core"],
-                cue=record.metrics["gradcam/why/relevance_mass/spurious"],
-                novelty=record.metrics["novelty/gradnorm"],
-            )
-        )
 
 
 class ProgressLine(pl.Callback):
@@ -120,27 +87,28 @@ def _demonstrate(args: argparse.Namespace) -> int:
         f"the images{' (chance: it says nothing)' if args.strength == 0.1 else ''}."
     )
     begin = time.perf_counter()
-    data, rows, audit, logdir = _train(args, console)
+    data, audit = _train(args, console)
+    rows = rows_of(audit.history)
     if not rows:
         print("error: no audit succeeded; the warnings above say why.", file=sys.stderr)
         return 1
     console.print(table(rows, audit.last_record))
     sentence = verdict(rows[-1])
     console.print(f"\n[bold]Verdict[/]  {sentence}\n")
-    for finding in audit.alarms.findings:
+    for finding in () if audit.last_record is None else audit.last_record.findings:
         console.print(f"{finding.sentence}\n")
     seconds = time.perf_counter() - begin
     console.print(f"Training with {len(rows)} audits took {seconds:.0f} s.", style="dim")
     if args.json is not None:
         write_json(args.json, rows, sentence)
-    copied = args.pictures is None or _copy_pictures(args, data, audit, logdir, console)
+    saved = args.pictures is None or _save_pictures(args, data, audit, console)
     console.print("See panels, filmstrips and curves in TensorBoard:")
     console.print(f"  {_tensorboard_command(args.out)}", style="bold", soft_wrap=True)
-    return 0 if copied else 1
+    return 0 if saved else 1
 
 
-def _train(args: argparse.Namespace, console: Console) -> tuple[DecoyDataModule, list[Row], AuditCallback, Path]:
-    """Train with the audit attached; returns the data, a row for each audit, the audit and the run's log folder."""
+def _train(args: argparse.Namespace, console: Console) -> tuple[DecoyDataModule, AuditCallback]:
+    """Train with the audit attached."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -156,13 +124,12 @@ def _train(args: argparse.Namespace, console: Console) -> tuple[DecoyDataModule,
             group_names=GROUP_NAMES,
         )
         colours = [[value / 255 for value in colour] for colour in CUE_COLOURS]
-        audit = AuditCallback(probes, trials=[CueTrial(PatchCue(colours, CLASS_NAMES, at="spurious"))])
-        recorder = Recorder(audit)
+        audit = AuditCallback(Auditor(probes, trials=[CueTrial(PatchCue(colours, CLASS_NAMES, at="spurious"))]))
         board = TensorBoardLogger(args.out, name=f"strength-{args.strength:g}", default_hp_metric=False)
         trainer = pl.Trainer(
             max_epochs=args.epochs,
             accelerator="cpu",
-            callbacks=[audit, recorder, line],
+            callbacks=[audit, line],
             logger=[board, CSVLogger(board.log_dir, name="", version="csv")],
             num_sanity_val_steps=0,
             log_every_n_steps=1,
@@ -171,32 +138,31 @@ def _train(args: argparse.Namespace, console: Console) -> tuple[DecoyDataModule,
             enable_progress_bar=False,
         )
         trainer.fit(SmallCNN(), datamodule=data)
-    return data, recorder.rows, audit, Path(board.log_dir)
+    return data, audit
 
 
-def _copy_pictures(
-    args: argparse.Namespace, data: DecoyDataModule, audit: AuditCallback, logdir: Path, console: Console
-) -> bool:
-    """Copy the last pictures from the run's event file, of one probe; False if it was not drawn."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+def _save_pictures(args: argparse.Namespace, data: DecoyDataModule, audit: AuditCallback, console: Console) -> bool:
+    """Save the last pictures of one probe, and those of all; False if that probe was not drawn."""
+    from PIL import Image
 
-    events = EventAccumulator(str(logdir), size_guidance={"images": 0})
-    events.Reload()
-    tags = {tag.split("_", 2)[-1]: tag for tag in events.Tags()["images"] if tag.startswith("audit_panel/")}
-    name = args.probe or _telling_probe(data, audit, drawn=set(tags))
-    if name not in tags:
-        console.print(f"No panel of a probe called {name}; there are {', '.join(sorted(tags))}.", style="red")
+    assert audit.auditor is not None  # narrows the type
+    drawn = {picture.tag: picture for picture in Gallery(audit.auditor.probes).draw(audit.history)}
+    numbered = {tag.split("_", 2)[-1]: tag.partition("/")[2] for tag in drawn if tag.startswith("audit_panel/")}
+    name = args.probe or _telling_probe(data, audit, drawn=set(numbered))
+    if name not in numbered:
+        console.print(f"No panel of a probe called {name}; there are {', '.join(sorted(numbered))}.", style="red")
         return False
     args.pictures.mkdir(parents=True, exist_ok=True)
-    panel = tags[name]
-    copied = {
-        "panel": panel,
-        "filmstrip": panel.replace("audit_panel/", "audit_filmstrip/"),
-        "most_novel": "audit_novelty/gradnorm/most_novel",
-        "looked_used": "audit_cue/patch",
+    saved = {
+        "panel": f"audit_panel/{numbered[name]}",
+        "filmstrip": f"audit_filmstrip/{numbered[name]}",
+        "most_novel": "audit_summary/most_novel_gradnorm",
+        "looked_used": "audit_summary/cue_patch",
     }
-    for kind, tag in copied.items():
-        (args.pictures / f"{kind}.png").write_bytes(events.Images(tag)[-1].encoded_image_string)
+    for kind, tag in saved.items():
+        if tag not in drawn:  # where all heatmaps are empty there is nothing to set against use
+            continue
+        Image.fromarray(drawn[tag].pixels).save(args.pictures / f"{kind}.png", optimize=True)
     console.print(f"Pictures of {name} and of all probes are in {args.pictures}.", soft_wrap=True)
     return True
 
@@ -204,9 +170,9 @@ def _copy_pictures(
 def _telling_probe(data: DecoyDataModule, audit: AuditCallback, drawn: set[str]) -> str | None:
     """The first drawn probe that the model takes for the class of its patch; failing that, the first drawn one."""
     cues = {data.conflict.name(index): int(data.conflict.cues[index]) for index in range(len(data.conflict))}
-    names = audit.auditor.probes.names
     record = audit.last_record
-    answers = [] if record is None else record.predictions.tolist()
+    names = () if record is None else record.names
+    answers = [] if record is None or record.predictions is None else record.predictions.tolist()
     fooled = [name for name, answer in zip(names, answers, strict=False) if name in drawn and answer == cues[name]]
     return next(iter([*fooled, *(name for name in names if name in drawn)]), None)
 
@@ -257,7 +223,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of data and training [%(default)s]")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for the logs [%(default)s]")
     parser.add_argument("--json", type=Path, help="also write the table and the verdict to this file")
-    parser.add_argument("--pictures", type=Path, help="also save panel.png and filmstrip.png of a probe in this folder")
+    parser.add_argument("--pictures", type=Path, help="also save pictures of a probe and of all in this folder")
     parser.add_argument("--probe", help="the probe of --pictures, such as digit3-cue7-0815 [a misled one]")
     return parser.parse_args(argv)
 

@@ -3,10 +3,10 @@
 python scripts/bench_cam.py --json docs/results/cam.json
 python scripts/bench_interference.py --json docs/results/interference.json
 python scripts/bench_novelty.py --json docs/results/novelty_bench.json
-python scripts/reproduce_novelty.py --json docs/results/novelty.json
-python scripts/novelty_classifiers.py --json docs/results/novelty_classifiers.json
-python scripts/novelty_conditions.py --json docs/results/novelty_conditions.json
-python scripts/evaluate_detection.py --json docs/results/detection.json
+python scripts/studies/reproduce_novelty.py --json docs/results/novelty.json
+python scripts/studies/novelty_classifiers.py --json docs/results/novelty_classifiers.json
+python scripts/studies/novelty_conditions.py --json docs/results/novelty_conditions.json
+python scripts/studies/evaluate_detection.py --json docs/results/detection.json
 python scripts/bench_groups.py --json docs/results/groups_bench.json
 python scripts/update_readme.py
 """
@@ -14,8 +14,11 @@ python scripts/update_readme.py
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from _metric_keys import keys_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -81,7 +84,7 @@ def one_class_table(result: dict[str, Any]) -> str:
         lines.append(f"| published: {name} | " + " | ".join(cells) + " |")
     seeds = {row["seeds"] for key in datasets for row in result[key].values()}
     note = f"Means over {'/'.join(map(str, sorted(seeds)))} seeds; classes and seeds one by one are in the JSON file."
-    return "\n".join([*lines, "", f"{note} *{source('reproduce_novelty.py', result['provenance'])}*"])
+    return "\n".join([*lines, "", f"{note} *{source('studies/reproduce_novelty.py', result['provenance'])}*"])
 
 
 def one_class_summary(result: dict[str, Any]) -> str:
@@ -101,7 +104,7 @@ def one_class_summary(result: dict[str, Any]) -> str:
         lines.append(f"| published: {name} | {means['mnist']:.3f} | {means['fashion_mnist']:.3f} |")
     seeds = result["mnist"]["gradient/fisher"]["seeds"]
     return "\n".join(
-        [*lines, "", f"Means over {seeds} seeds. *{source('reproduce_novelty.py', result['provenance'])}*"]
+        [*lines, "", f"Means over {seeds} seeds. *{source('studies/reproduce_novelty.py', result['provenance'])}*"]
     )
 
 
@@ -112,7 +115,7 @@ def classifier_table(result: dict[str, Any]) -> str:
         rows = (result[group][score] for group in ("near", "far"))
         cells = [f"{row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f})" for row in rows]
         lines.append(f"| `{score}` | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"*{source('novelty_classifiers.py', result['setup'])}*"])
+    return "\n".join([*lines, "", f"*{source('studies/novelty_classifiers.py', result['setup'])}*"])
 
 
 def conditions_table(result: dict[str, Any]) -> str:
@@ -122,7 +125,7 @@ def conditions_table(result: dict[str, Any]) -> str:
     for score, rows in result["scores"].items():
         cells = [f"{rows[condition]['mean']['mean']:.2f}" for condition in conditions]
         lines.append(f"| `{score}` | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"*{source('novelty_conditions.py', result['setup'])}*"])
+    return "\n".join([*lines, "", f"*{source('studies/novelty_conditions.py', result['setup'])}*"])
 
 
 def gradients_table(result: dict[str, Any]) -> str:
@@ -189,7 +192,7 @@ def rule_table(result: dict[str, Any]) -> str:
     found = [percent(rule["tpr"], rule["tpr_ci"]), percent(rule["far_heldout"], rule["far_heldout_ci"])]
     count = sum(row["positives"] for row in rows.values())
     lines.append(f"| **any of the three** | {count} | " + " | ".join([*found, *leads]) + " |")
-    return "\n".join([*lines, "", f"*{source('evaluate_detection.py', result['provenance'])}*"])
+    return "\n".join([*lines, "", f"*{source('studies/evaluate_detection.py', result['provenance'])}*"])
 
 
 def groups_table(result: dict[str, Any]) -> str:
@@ -220,7 +223,7 @@ def thresholds_table(result: dict[str, Any]) -> str:
     for probes, row in result["rule_by_probes"].items():
         cells = ["", percent(row["far_heldout"], row["far_heldout_ci"]), percent(row["tpr"], row["tpr_ci"])]
         lines.append(f"| {result['rule']['threshold']:g}, {probes} probes | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"*{source('evaluate_detection.py', result['provenance'])}*"])
+    return "\n".join([*lines, "", f"*{source('studies/evaluate_detection.py', result['provenance'])}*"])
 
 
 def detection_table(result: dict[str, Any]) -> str:
@@ -237,10 +240,11 @@ def detection_table(result: dict[str, Any]) -> str:
         slopes = result["salience"].get(key)
         salience = "-" if slopes is None else f"{slopes['informative']:.2f}, {slopes['vivid']:.2f}"
         lines.append(f"| {name} | " + " | ".join([*cells, ranks, salience]) + " |")
-    return "\n".join([*lines, "", f"*{source('evaluate_detection.py', result['provenance'])}*"])
+    return "\n".join([*lines, "", f"*{source('studies/evaluate_detection.py', result['provenance'])}*"])
 
 
-TABLES = {
+PAGES = ("README.md", "docs/metrics.md", "docs/novelty.md", "docs/shortcuts.md")
+TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "rule": (rule_table, "detection.json"),
     "thresholds": (thresholds_table, "detection.json"),
     "detection": (detection_table, "detection.json"),
@@ -258,17 +262,20 @@ TABLES = {
 def filled(text: str) -> str:
     """A document with its tables made anew."""
     for name, (table, file) in TABLES.items():
-        begin, end = f"<!-- {name} table -->", f"<!-- end of {name} table -->"
-        if begin in text:
-            made = table(json.loads((RESULTS / file).read_text()))
-            before, after = text.partition(begin)[0], text.partition(end)[2]
-            text = f"{before}{begin}\n{made}\n{end}{after}"
-    return text
+        if f"<!-- {name} table -->" in text:
+            text = _replaced(text, name, table(json.loads((RESULTS / file).read_text())))
+    return _replaced(text, "keys", keys_table()) if "<!-- keys table -->" in text else text
+
+
+def _replaced(text: str, name: str, table: str) -> str:
+    begin, end = f"<!-- {name} table -->", f"<!-- end of {name} table -->"
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def main() -> None:
     """Rewrite the documents."""
-    for path in (ROOT / "README.md", ROOT / "docs" / "novelty.md", ROOT / "docs" / "shortcuts.md"):
+    for path in (ROOT / page for page in PAGES):
         path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 

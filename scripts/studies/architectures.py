@@ -165,7 +165,7 @@ def _shares(auditor: Auditor, model: nn.Module, quarters: Tensor) -> Entry:
 
 
 def _auditor(probes: ProbeSet, explainers: Sequence[Explainer]) -> Auditor:
-    return Auditor(probes, [Why(of=1)], explainers=explainers, novelty=[])
+    return Auditor(probes, [Why(of=1)], explainers=list(explainers), novelty=[])
 
 
 def study(name: str, steps: int = 0) -> Entry:
@@ -214,9 +214,11 @@ def kept_with(name: str, entry: Entry, path: Path) -> dict[str, Any]:
     if "failed" not in entry:
         entry = {**entry, "quarter": entry["quarter"] or library.get(name, {}).get("quarter")}
     library[name] = entry
-    facts = provenance("timm", "transformers")
-    facts["command"] = facts["command"].replace("scripts/", "scripts/studies/", 1)
-    return {**{key: dict(sorted(value.items())) for key, value in libraries.items()}, "seed": 0, **facts}
+    return {
+        **{key: dict(sorted(value.items())) for key, value in libraries.items()},
+        "seed": 0,
+        **provenance("timm", "transformers"),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Entry]:

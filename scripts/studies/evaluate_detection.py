@@ -10,7 +10,7 @@ Negatives learn without a cue, or with one that is independent of the class (`pl
 for calibration set thresholds, the others are held out for false alarms; the shipped `AlarmRule` is not fitted to
 either. Every negative is audited for all three cues.
 
-    python scripts/evaluate_detection.py --json docs/results/detection.json
+    python scripts/studies/evaluate_detection.py --json docs/results/detection.json
 
 Takes about an hour on one CPU thread. Nets are cached one by one, so that a run may be stopped and continued; two
 shells with `--share 0/2` and `--share 1/2` work on both halves, and a last call without it sums up.
@@ -20,19 +20,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _detection_figures import summarized
-from _provenance import provenance
-from _shapes import CLASSES, FAMILIES, cue_of, draw, drawn_cues, net, painted, probe_set, train
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from xai_callbacks import Auditor, Why
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _detection_figures import summarized
+from _provenance import provenance
+from _shapes import CLASSES, FAMILIES, cue_of, draw, drawn_cues, net, painted, probe_set, train
+
+from xai_callbacks import Auditor, Localization, Why
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
@@ -110,8 +114,9 @@ class Audits:
         self._main = Auditor(
             probes,
             [Why()],
-            trials=[Remembered(CueTrial(cue_of(family)))],
             novelty=[],
+            trials=[Remembered(CueTrial(cue_of(family)))],
+            measures=[Localization(["relevance_mass", "relevance_rank", "soft_iou"])],
             chunk_size=PROBES,
         )
         context: list[Trial] = [BackgroundTrial(), NoiseTrial(draws=1), HalfTrial(fills=["white", "black"])]
@@ -119,8 +124,8 @@ class Audits:
         self._context = Auditor(
             probes.select(range(CONTEXT)),
             [Why()],
-            trials=[Remembered(trial) for trial in context],
             novelty=[],
+            trials=[Remembered(trial) for trial in context],
             chunk_size=CONTEXT,
         )
 

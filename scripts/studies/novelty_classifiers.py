@@ -5,7 +5,7 @@ those of the other four, far those of MNIST. Scores that learn see training imag
 novel one, and nothing is tuned. Two controls look at nothing but the mean pixel of an image: what they can do is no
 merit of a score. Intervals are those of Student's t over seeds, that is over splits of the classes and trainings.
 
-    python scripts/novelty_classifiers.py --json docs/results/novelty_classifiers.json
+    python scripts/studies/novelty_classifiers.py --json docs/results/novelty_classifiers.json
 
 Takes a few minutes on one CPU thread.
 """
@@ -14,16 +14,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from _provenance import provenance
-from _small_nets import accuracy, all_scores, load, mean_and_interval, score_groups, train
 from rich.console import Console
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _provenance import provenance
+from _small_nets import accuracy, all_scores, load, mean_and_interval, score_groups, train
 
 from xai_callbacks.metrics import novelty_auroc
 

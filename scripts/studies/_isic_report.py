@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from _first_alarm import first_alarm
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from xai_callbacks.alarms import AlarmBook, AlarmRule
-from xai_callbacks.metrics.summary import Estimate, summarize
-from xai_callbacks.render import ColorScale
-from xai_callbacks.render.overlay import overlay, soften
+from xai_callbacks import AlarmRule, Estimate
+from xai_callbacks.metrics import summarize
+from xai_callbacks.render import ColorScale, overlay
 
 __all__ = ["CUES", "Pair", "curves", "examples", "over_seeds", "tables"]
 
@@ -107,19 +107,16 @@ def _found(seed: Figures, *, with_patch: bool) -> float:
 
 def _alarm(cue: str, run: Figures, threshold: float) -> Figures:
     """When the rule first raises an alarm, if ever, and from when it dates the cue's use."""
-    book = AlarmBook([cue], rule=AlarmRule(threshold))
-    for epoch, figures in enumerate(run["epochs"]):
-        metrics = {key: Estimate(*values) for key, values in figures["estimates"].items()}
-        finding = book.see(metrics, step=epoch, epoch=epoch)[0]
-        if finding.onset is not None:
-            return {"raised_at": epoch, "dated": str(finding.onset)}
-    return {"raised_at": None, "dated": None}
+    audits = ({key: Estimate(*row) for key, row in figures["estimates"].items()} for figures in run["epochs"])
+    epoch, dated = first_alarm(AlarmRule(threshold), cue, audits) or (None, None)
+    return {"raised_at": epoch, "dated": None if dated is None else str(dated)}
 
 
 def tables(result: Mapping[str, Any]) -> dict[str, str]:
     """Tables for the page, by name."""
     made = result["provenance"]
-    source = f"*`scripts/isic_patches.py`, {made['date']}, {made['machine']}, torch {made['versions']['torch']}.*"
+    where = f"{made['date']}, {made['machine']}, torch {made['versions']['torch']}"
+    source = f"*`scripts/studies/isic_patches.py`, {where}.*"
     rows = {table: [list(heads)] for table, heads in HEADS.items()}
     rows["seeds"][0] += [f"alarm at epoch, above {threshold}" for threshold in _first(result)["alarms"]]
     for figures in result["conditions"].values():
@@ -309,10 +306,9 @@ def _row(sheet: _Sheet, pair: Pair, top: int) -> None:
     scale = ColorScale()
     for half in range(2):
         sheet.paste(pair.images[half], (_column(half), top), _TILE)
-        large = Image.fromarray(pair.images[half]).resize((_TILE * 2, _TILE * 2), Image.Resampling.BICUBIC)
-        grey = soften(np.asarray(large))
+        large = np.asarray(Image.fromarray(pair.images[half]).resize((_TILE * 2, _TILE * 2), Image.Resampling.BICUBIC))
         for net, (name, maps) in enumerate(pair.heatmaps.items()):
             left = _column(2 * (net + 1) + half)
-            sheet.paste(overlay(grey, maps[half], scale), (left, top), _TILE)
+            sheet.paste(overlay(large, maps[half], scale), (left, top), _TILE)
             sheet.text((left, top + _TILE + 18), f"benign {pair.benign[name][half]:.2f}", 14)
     sheet.text((_column(0), top + _TILE + 18), pair.title, 14, muted=True)

@@ -6,7 +6,7 @@ like. A documented stand-in for CURE-TSR, which cannot be downloaded freely. `pi
 looks at nothing but the mean pixel, and accuracy tells what a condition does to the net: a score that notices what does
 no harm is no better for it.
 
-    python scripts/novelty_conditions.py --json docs/results/novelty_conditions.json
+    python scripts/studies/novelty_conditions.py --json docs/results/novelty_conditions.json
 
 Takes a few minutes on one CPU thread.
 """
@@ -15,16 +15,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from _provenance import provenance
-from _small_nets import Images, accuracy, all_scores, load, mean_and_interval, score_groups, train
 from rich.console import Console
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _provenance import provenance
+from _small_nets import Images, accuracy, all_scores, load, mean_and_interval, score_groups, train
 
 from xai_callbacks.interventions import CONDITIONS, LEVELS, apply_condition
 from xai_callbacks.metrics import novelty_auroc

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from _detection_statistics import SIGMAS, auroc, auroc_interval, clopper_pearson, slopes_on, spearman
+from _first_alarm import first_alarm
 
-from xai_callbacks.alarms import AlarmBook, AlarmRule
+from xai_callbacks import AlarmRule, Estimate
 from xai_callbacks.metrics import summarize
 from xai_callbacks.metrics.groups import wilson_interval
 
@@ -275,14 +276,13 @@ def _rule(
 
 def _rule_alarm(net: Net, family: str, probes: int | None, rule: AlarmRule) -> int | None:
     """Epoch from which the cue is in use by the shipped rule, by the first so many probes; None without an alarm."""
-    book = AlarmBook([family], rule=rule)
-    for epoch, look in enumerate(net["looks"][family]):
+
+    def measured(look: Mapping[str, Any]) -> dict[str, Estimate]:
         effects = torch.tensor(look["effects"][:probes], dtype=torch.float64)
-        estimate = summarize(effects, chance=torch.zeros_like(effects))
-        (finding,) = book.see({f"cue/{family}/effect": estimate}, step=epoch, epoch=epoch)
-        if finding.onset is not None:
-            return finding.onset.latest
-    return None
+        return {f"cue/{family}/effect": summarize(effects, chance=torch.zeros_like(effects))}
+
+    found = first_alarm(rule, family, map(measured, net["looks"][family]))
+    return None if found is None else found[1].latest
 
 
 def _short(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ class before: what learns, learns from training and validation images of the one
 chosen. See `_one_class` for the data protocol and the training, one recipe for all: binary cross-entropy of the logits,
 because the published squared error of a sigmoid dies on most digits.
 
-    python scripts/reproduce_novelty.py --json docs/results/novelty.json
+    python scripts/studies/reproduce_novelty.py --json docs/results/novelty.json
 
 Takes about three hours on one CPU thread, less than a minute once the cache is full. Nets and figures are cached by
 class, so that a run may be stopped and continued, or several may share the work with `--datasets` or `--seeds`.
@@ -17,17 +17,21 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from _one_class import DATASETS, EPOCHS, Pool, Split, read, split, trained
-from _provenance import provenance
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _one_class import DATASETS, EPOCHS, Pool, Split, read, split, trained
+from _provenance import provenance
 
 from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.gradients import PerSampleGradients
@@ -205,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    default = Path(__file__).parents[2] / "shared" / "data"
+    default = Path(__file__).resolve().parents[3] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=default, help="folder with the data sets")
     parser.add_argument("--cache", type=Path, default=Path("novelty_cache"), help="folder for nets and figures")
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))

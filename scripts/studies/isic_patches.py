@@ -6,7 +6,7 @@ the benign images show one, as they do in the whole ISIC archive (Nauta et al. 2
 epoch the net is audited with images it is never trained on: benign ones with a patch, which is taken out, and
 melanomas, into which it is pasted; beside two controls that change the same place, see `_isic`.
 
-    python scripts/isic_patches.py --json docs/results/isic.json --pictures docs/pictures --page docs/isic.md
+    python scripts/studies/isic_patches.py --json docs/results/isic.json --pictures docs/pictures --page docs/isic.md
 
 Takes about 25 minutes on one CPU thread, and seconds once the cache is full. Figures and nets are cached by condition
 and seed, so that a run may be stopped and continued. Needs ISIC 2017 and the ImageNet weights, see `--data`.
@@ -16,26 +16,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from _isic import CLASSES, MEAN, STD, Lesions, hold_out, normalised, patch_cues, patch_probes, read
-from _isic_report import Pair, curves, examples, over_seeds, tables
-from _provenance import provenance
-from render_real_nets import mobilenet_v2
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xai_callbacks import Auditor, AuditRecord, ProbeSet, Why
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _imagenet_nets import mobilenet_v2
+from _isic import CLASSES, MEAN, STD, Lesions, hold_out, normalised, patch_cues, patch_probes, read
+from _isic_report import Pair, curves, examples, over_seeds, tables
+from _provenance import provenance
+
+from xai_callbacks import Auditor, AuditRecord, CueTrial, History, ProbeSet, Why
+from xai_callbacks.gallery.heat import density
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.metrics import novelty_auroc
-from xai_callbacks.sinks.pictures import density
-from xai_callbacks.trials import CueTrial
 
 CONDITIONS = ("removed", "found", "half")
 CHUNK = 32
@@ -123,6 +126,7 @@ def accuracies(model: nn.Module, lesions: Lesions, held: Tensor) -> Figures:
 def observed(record: AuditRecord) -> Figures:
     """What is kept of an audit: estimates, and what each probe adds."""
     wanted = [key for key in record.metrics if key.startswith(("cue/", "gradcam/why_0/"))]
+    assert record.predictions is not None  # narrows the type
     return {
         "estimates": {key: list(record.metrics[key]) for key in wanted},
         "per_probe": {key: record.per_probe[key].tolist() for key in wanted if key in record.per_probe},
@@ -139,12 +143,12 @@ def one_run(
         begin = time.perf_counter()
         model = build(options.data / "weights", seed)
         optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=RATE)
-        auditor.forget()
-        epochs = []
+        history, epochs = History(), []
         for epoch in range(options.epochs + 1):
             if epoch:
                 learn(model, optimizer, lesions, draw(lesions, held, condition, options.draws))
-            epochs.append(observed(auditor.audit(model, epoch=epoch)) | accuracies(model, lesions, held))
+            history.append(auditor.audit(model, step=epoch, epoch=epoch, past=history, untrained=not epoch))
+            epochs.append(observed(history[-1]) | accuracies(model, lesions, held))
             effect, auc = epochs[-1]["estimates"]["cue/patch/effect_added"][0], epochs[-1]["auc_without_patches"]
             print(
                 f"  {condition} {seed}, epoch {epoch}: effect of a pasted patch {effect:+.3f}, AUC {auc:.3f}, "
@@ -204,7 +208,11 @@ def pairs_of(probes: ProbeSet, nets: Mapping[str, nn.Module], chosen: Sequence[i
         )
         records = {name: Auditor(images, [Why(0)], novelty=[]).audit(net) for name, net in nets.items()}
         heatmaps = {name: density(record.heatmaps[0]) for name, record in records.items()}
-        benign = {name: record.outputs.softmax(dim=1)[:, 0].tolist() for name, record in records.items()}
+        benign = {
+            name: record.outputs.softmax(dim=1)[:, 0].tolist()
+            for name, record in records.items()
+            if record.outputs is not None
+        }
         kind = "benign, patch taken out" if probes.masks["spurious"][row].any() else "melanoma, patch pasted in"
         title = f"{probes.names[row]}: {kind}"
         found.append(Pair(title, images.pixels.numpy(), heatmaps, benign))
@@ -276,7 +284,7 @@ def _keep(
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    default = Path(__file__).parents[2] / "shared" / "data"
+    default = Path(__file__).resolve().parents[3] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=default, help="folder with isic2017 and weights")
     parser.add_argument("--cache", type=Path, default=Path("isic_cache"), help="folder for nets and figures")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

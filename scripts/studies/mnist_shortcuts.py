@@ -5,7 +5,7 @@ Nets are trained plainly (ERM) on data in which a cue goes with the digit, by th
 with the cue of one class and of another (`CueTrial`), and the groups of digit and cue are judged on a test set
 (`GroupMetrics`). Nothing is tuned, and no epoch is chosen by a test set.
 
-    python scripts/mnist_shortcuts.py --json docs/results/mnist_shortcuts.json --picture docs/pictures --fill
+    python scripts/studies/mnist_shortcuts.py --json docs/results/mnist_shortcuts.json --picture docs/pictures --fill
 
 Takes about a quarter of an hour of one CPU core, seconds once the cache is full. Runs are cached one by one, so that
 work may be stopped and continued. `--fill` writes the tables of docs/mnist_shortcuts.md anew.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -23,20 +24,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from _mnist_page import filled, interval, picture
 from _mnist_settings import SETTINGS, Digits, Recipe, Setting, Task
 from _mnist_shortcuts import Cued, digits
 from _provenance import provenance
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from xai_callbacks import Auditor, Why
 from xai_callbacks.access import Subject, undisturbed
-from xai_callbacks.audit.records import summarized
-from xai_callbacks.audit.trial_runner import TrialRunner
 from xai_callbacks.metrics import Estimate, GroupMetrics
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "mnist_shortcuts.md"
 CHUNK = 500
 # As many as there are for a test; the rest would change little but the time.
@@ -66,10 +68,9 @@ class Watch:
 
     def __init__(self, task: Task, net: nn.Module, *, explained: bool) -> None:
         self.task, self.net, self.subject = task, net, Subject(net)
-        # An Auditor refuses a net without a feature map, for want of a place for heatmaps. Trials need none.
-        self._runner = TrialRunner(task.probes, [task.trial])
+        self._trying = Auditor(task.probes, [], novelty=[], trials=[task.trial], chunk_size=len(task.probes))
         decoys = task.decoys if explained else None
-        self._auditor = None if decoys is None else Auditor(decoys, [Why()], novelty=[])
+        self._explaining = None if decoys is None else Auditor(decoys, [Why()], novelty=[])
 
     def look(self, epoch: int) -> dict[str, Any]:
         """One audit, as JSON values."""
@@ -81,19 +82,15 @@ class Watch:
             row["group"] = self._groups(next(iter(tests.values())))
             if self.task.held_out is not None:
                 row["held_out_loss"] = self._loss(self.task.held_out)
-            found = self._try()
+        record = self._trying.audit(self.net, epoch=epoch)
+        if record.failed:
+            raise RuntimeError(" ".join(record.failed))
+        found = record.metrics
         row["cue"] = {key: _plain(found[prefix + key]) for key in TRIAL_KEYS if prefix + key in found}
-        if self._auditor is not None:
-            explained = self._auditor.audit(self.net, epoch=epoch).metrics
+        if self._explaining is not None:
+            explained = self._explaining.audit(self.net, epoch=epoch).metrics
             row["why"] = {key: _plain(explained[f"gradcam/why/{key}/spurious"]) for key in WHY_KEYS}
         return row
-
-    def _try(self) -> Mapping[str, Estimate]:
-        given = self.subject(self.task.probes.images).cpu()
-        tried = self._runner.run(self.subject, given, chunk_size=len(given))
-        if tried.failed:
-            raise RuntimeError(" ".join(tried.failed))
-        return summarized(tried.judged).estimates
 
     def _outputs(self, data: Cued) -> Tensor:
         return torch.cat([self.subject(images.float() / 255) for images in torch.split(data.images, CHUNK)])

@@ -109,7 +109,7 @@ def _source(result: Mapping[str, Any]) -> str:
     made = result["provenance"]
     minutes = sum(row["cpu_seconds"] for row in result["settings"].values()) / 60
     where = f"{made['date']}, {made['machine']}, torch {made['versions']['torch']}"
-    return f"*`scripts/mnist_shortcuts.py`, {where}; {minutes:.0f} CPU minutes in all.*"
+    return f"*`scripts/studies/mnist_shortcuts.py`, {where}; {minutes:.0f} CPU minutes in all.*"
 
 
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
