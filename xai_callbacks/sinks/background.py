@@ -32,7 +32,7 @@ class Background:
     """
 
     def __init__(
-        self, sinks: Sequence[Sink], draw: Callable[[History], Iterable[Picture]], *, capacity: int = 2
+        self, sinks: Sequence[Sink], draw: Callable[[History], Iterable[Picture]], *, capacity: int = 8
     ) -> None:
         self.__setstate__((tuple(sinks), draw, capacity))
 
