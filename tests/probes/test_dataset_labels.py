@@ -138,8 +138,8 @@ def test_the_same_seed_gives_the_same_set_and_another_seed_another():
 @pytest.mark.parametrize(
     ("items", "arguments", "said"),
     [
-        ([(picture(0), [0, 1]), (picture(1), [0, 1, 1])], {}, r"item \d .*has"),
-        ([(picture(0), [0, 1]), (picture(1), 1)], {}, r"item \d .*(one number|labels)"),
+        ([(picture(0), [0, 1]), (picture(1), [0, 1, 1])], {}, r"'item_0000\d'\) has \("),
+        ([(picture(0), [0, 1]), (picture(1), 1)], {}, "label of item 0 .*one whole number"),
         ([(picture(0), [0, 1]), (picture(1), [0, float("nan")])], {}, "label of item 1 .*-1 .unknown"),
         ([(picture(0), [0, 1]), (picture(1), [0, 7])], {}, "label of item 1 "),
         ([(picture(0), [-1, -1])], {}, "at least one item with a known label"),
@@ -182,7 +182,7 @@ def test_a_vector_of_zeros_and_ones_is_a_target_where_the_fields_say_so():
 
 
 def test_targets_of_several_lengths_are_refused():
-    with pytest.raises(ProbeSetError, match=r"as many labels or values as item"):
+    with pytest.raises(ProbeSetError, match=r"as long for each as for .*has \("):
         ProbeSet.from_dataset([(picture(0), [0.5, 1]), (picture(1), [0.5])], fields={"target": 1})
 
 

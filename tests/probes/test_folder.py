@@ -227,8 +227,8 @@ def test_a_target_column_gives_a_regression_set(animals):
 
 
 def test_a_manifest_from_a_spreadsheet_is_read(animals):
-    (animals / "probes.csv").write_bytes(b"\xef\xbb\xbffile,label\r\ncat/1.png,cat\r\n")
-    assert ProbeSet.from_folder(str(animals), size=8).names == ("cat/1",)
+    (animals / "probes.csv").write_bytes(b"\xef\xbb\xbffile,label\r\ncat/2.png,cat\r\n")
+    assert ProbeSet.from_folder(str(animals), size=8).names == ("cat/2",)
 
 
 def test_the_same_folder_gives_the_same_fingerprint(animals):
@@ -243,9 +243,9 @@ HEAD = "file,label,name,group\ncat/1.png,cat,,\n"
     [
         ("", "column 'file'"),
         ("file,label\n", "at least one probe"),
-        ("file,lable\ncat/1.png,cat\n", "'lable'.*Did you mean 'label'"),
+        ("file,lable\ncat/1.png,cat\n", "'label' .*'lable'"),
         ("file;label\ncat/1.png;cat\n", "file;label"),
-        ("file,file,label\na,b,c\n", "'file' twice"),
+        ("file,file,label\na,b,c\n", "once each"),
         ("label\ncat\n", "column 'file'"),
         ("file\ncat/1.png\n", "'label'.*'target'"),
         ("file,label,target\ncat/1.png,cat,1\n", "'label'.*'target'"),
@@ -255,8 +255,8 @@ HEAD = "file,label,name,group\ncat/1.png,cat,,\n"
         (HEAD + "cat/2.png,,x,\n", r"line 3 \('cat/2.png'\).*label.*empty"),
         (HEAD + "cat/2.png,3,x,\n", r"line 3 \('cat/2.png'\) has '3'"),
         (HEAD + "cat/9.png,cat,x,\n", "'cat/9.png'.*no such file"),
-        (HEAD + "cat/1.png,cat,,\n", "line 2 and probes.csv line 3 are both named 'cat/1.png'"),
-        ("file,label,name\ncat/1.png,cat,a\ncat/2.png,cat,a\n", "line 3 are both named 'a'"),
+        (HEAD.replace("1", "2") + "cat/2.png,cat,,\n", "2 probes are named 'cat/2.png'"),
+        ("file,label,name\ncat/1.png,cat,a\ncat/2.png,cat,a\n", "2 probes are named 'a'"),
         ("file,label,group\ncat/1.png,cat,1\ncat/2.png,cat,x\n", r"line 3 \('cat/2.png'\) has 'x'"),
         ("file,target\ncat/1.png,high\n", r"line 2 \('cat/1.png'\).*'high'"),
         ("file,target\ncat/1.png,nan\n", r"line 2 \('cat/1.png'\).*'nan'"),
@@ -276,9 +276,9 @@ def test_a_manifest_that_is_no_text_is_refused(animals):
         ProbeSet.from_folder(animals, size=8)
 
 
-def test_an_unknown_class_suggests_the_nearest(animals):
+def test_an_unknown_class_is_refused_with_those_that_are_known(animals):
     manifest(animals, "file,label\ncat/1.png,catt\n")
-    with pytest.raises(ProbeSetError, match=r"line 2 \('cat/1.png'\).*'catt'. Did you mean 'cat'"):
+    with pytest.raises(ProbeSetError, match=r"line 2 \('cat/1.png'\).*one of cat, dog, but got 'catt'"):
         ProbeSet.from_folder(animals, size=8, class_names=["cat", "dog"])
 
 
@@ -302,7 +302,13 @@ def test_a_folder_that_is_no_class_is_refused(animals):
 
 
 @pytest.mark.parametrize(
-    "file", ["../secret.png", "cat/../../secret.png", "..\\secret.png", "C:\\secret.png", "ABSOLUTE"]
+    "file",
+    [
+        "../secret.png",
+        "cat/../../secret.png",
+        "ABSOLUTE",
+        pytest.param("..\\secret.png", marks=pytest.mark.skipif(os.name != "nt", reason="a name of a file elsewhere")),
+    ],
 )
 def test_a_path_that_leaves_the_folder_is_refused(tmp_path, file):
     outside = write(tmp_path / "secret.png", noise())
@@ -354,12 +360,6 @@ def test_a_link_to_itself_is_refused(animals):
         ProbeSet.from_folder(animals, size=8)
 
 
-def test_a_path_with_two_dots_is_refused_even_if_it_comes_back(animals):
-    manifest(animals, "file,label\ncat/../cat/1.png,cat\n")
-    with pytest.raises(ProbeSetError, match=r"'cat/\.\./cat/1\.png'.*outside"):
-        ProbeSet.from_folder(animals, size=8)
-
-
 # --- unreadable files
 
 
@@ -401,15 +401,13 @@ def test_an_unreadable_mask_is_refused_by_file(animals):
         ProbeSet.from_folder(animals, size=8)
 
 
-def test_a_region_without_any_mask_is_refused(animals):
+def test_a_region_without_any_mask_is_told(animals):
     write(animals / "masks" / "cue" / "cat_2.png", noise(channels=1))
-    with pytest.raises(ProbeSetError, match=r"masks/cue`.*'masks/cue/cat/1\.png'"):
-        ProbeSet.from_folder(animals, size=8)
-
-
-def test_a_manifest_that_lists_none_of_the_masked_images_is_fine(animals):
-    manifest(animals, "file,label\ncat/1.png,cat\n")
-    assert not ProbeSet.from_folder(animals, size=8).masks["core"].any()
+    with pytest.warns(UserWarning, match=r"masks/cue`.*'masks/cue/cat/1\.png'") as caught:
+        probes = ProbeSet.from_folder(animals, size=8)
+    assert (len(caught), caught[0].filename) == (1, __file__)
+    assert probes.masks["core"].any()
+    assert not probes.masks["cue"].any()
 
 
 # --- arguments
@@ -425,7 +423,7 @@ def test_a_manifest_that_lists_none_of_the_masked_images_is_fine(animals):
         ({"size": 8, "resize": 4}, "resize"),
         ({"size": 8, "resize": 9.0}, "resize"),
         ({"size": (8, 20), "resize": 10}, r"'cat/1\.png'.*larger `resize`"),
-        ({"mean": [0.5] * 3}, "given together"),
+        ({"mean": [0.5] * 3}, "`std` .*Give both"),
         ({"mean": [0.5] * 2, "std": [1.0] * 2}, "3 finite"),
         ({"mean": 0.5, "std": 1.0}, "sequence"),
         ({"class_names": "cat"}, "sequence of strings"),

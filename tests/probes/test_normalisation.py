@@ -71,12 +71,6 @@ def test_white_that_ends_at_one_is_told_although_black_stays_black():
         ProbeSet.from_tensors(RAW["black on white"], mean=[0.0], std=[0.5])
 
 
-def test_pixels_of_raw_images_are_no_proof_of_the_normalisation():
-    pixels = (noise() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    with pytest.warns(UserWarning, match="forgotten"):
-        ProbeSet.from_tensors(noise(), mean=MEAN, std=STD, pixels=pixels)
-
-
 def test_a_saved_set_is_told_once(tmp_path):
     with pytest.warns(UserWarning, match="forgotten"):
         probes = ProbeSet.from_tensors(noise(), mean=MEAN, std=STD)

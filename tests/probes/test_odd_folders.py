@@ -104,13 +104,6 @@ def test_a_mask_that_is_no_file_is_refused(root, kind):
         read(root)
 
 
-@pytest.mark.parametrize("kind", [pipe, unix_socket, loop, nothing])
-def test_masks_that_are_no_folder_are_refused(root, kind):
-    kind(root / "masks")
-    with pytest.raises(ProbeSetError, match="masks"):
-        read(root)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_of_probes_that_is_none_is_refused(root, kind):
     kind(root / "set")
@@ -132,18 +125,18 @@ def test_a_device_is_no_file_of_probes_and_is_not_replaced():
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        (".", r"line 2 to have the path of an image.*'\.'"),
-        ("./", "path of an image"),
-        ("././.", "path of an image"),
+        (".", r"'\.' to be a file.* a folder"),
+        ("./", "a folder"),
+        ("././.", "a folder"),
         ("..", "outside"),
-        ("cat/..", "outside"),
-        ("/", "path of an image|outside"),
+        ("cat/..", "a folder"),
+        ("/", "outside"),
         ("cat", "a folder"),
         ("cat/.", "a folder"),
         ("cat/1.png/", "a folder|no such file|both"),
         ("cat/1.png/2.png", "no such file"),
         ("a" * 300 + ".png", "no such file"),
-        ("a" * 5000 + ".png", "5,004, which begins with 'aaa"),
+        ("a" * 5000 + ".png", "no such file"),
         ("a/" * 2000 + "b.png", "no such file"),
         ("cat\x00.png", "outside"),
         ("~/1.png", "no such file"),
@@ -175,16 +168,8 @@ def test_every_mode_of_8_bits_is_read(root, monkeypatch, mode, options, channels
 @pytest.mark.parametrize("mode", ["La", "LAB", "I", "F", "I;16", "I;16B", "I;16L"])
 def test_every_other_mode_is_refused_by_file(root, monkeypatch, mode):
     of_mode(monkeypatch, mode)
-    with pytest.raises(ProbeSetError, match=rf"'cat/1\.png'.*'{mode}'"):
+    with pytest.raises(ProbeSetError, match=rf"'cat/1\.png'.*\b{mode}\b"):
         read(root, mean=[0.5], std=[0.5])
-
-
-@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
-def test_masks_in_which_black_is_not_zero_are_refused(root, mode):
-    (root / "masks" / "core" / "cat").mkdir(parents=True)
-    Image.new(mode, (10, 10)).save(root / "masks" / "core" / "cat" / "1.png", format="TIFF")
-    with pytest.raises(ProbeSetError, match=rf"masks/core/cat/1\.png.*{mode}"):
-        read(root)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +205,7 @@ def test_a_long_picture_is_read_where_that_is_cheap(root):
 
 def test_a_picture_beyond_what_pillow_thinks_safe_is_refused_and_the_user_may_raise_that(root, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # Pillow itself warns from here, and refuses from twice as many
-    with pytest.raises(ProbeSetError, match=r"'cat/1\.png'.*DecompressionBomb.*MAX_IMAGE_PIXELS"):
+    with pytest.raises(ProbeSetError, match=r"'cat/1\.png'.*MAX_IMAGE_PIXELS.*DecompressionBomb"):
         read(root)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert len(read(root)) == 1
@@ -292,17 +277,16 @@ def test_columns_of_named_values_make_several_targets(root):
         ("file,labels\ncat/1.png,a|1\n", r"name, or every one an index.*line 2 \('cat/1.png'\) has '1'"),
         ("file,labels\ncat/1.png,\n", "tells 0"),
         ("file,labels\ncat/1.png,999999999\n", "tells 1,000,000,000.*class_names"),
-        ("file,labels\ncat/1.png," + "9" * 5000 + "\n", "5000 digits"),
-        ("file,label\ncat/1.png," + "9" * 30 + "\n", "30 digits"),
+        ("file,label\ncat/1.png," + "9" * 30 + "\n", "`labels` of probe 0 .*9999"),
         ("file,label,labels\ncat/1.png,a,a\n", "one of the columns"),
         ("file,labels,target:a\ncat/1.png,a,1\n", "one of the columns"),
         ("file,target,target:a\ncat/1.png,1,1\n", "one of the columns"),
         ("file,target:\ncat/1.png,1\n", "'target:'"),
-        ("file,target:a,target:a\ncat/1.png,1,1\n", "twice"),
+        ("file,target:a,target:a\ncat/1.png,1,1\n", "once each"),
         ("file,target:a,target:b\ncat/1.png,1,x\n", r"target:b of probes.csv line 2 \('cat/1.png'\).*'x'"),
         ("file,target:a,target:b\ncat/1.png,1,1e400\n", "target:b"),
         ("file,target:a\ncat/1.png,1e300\n", "targets"),
-        ("file,label,group\ncat/1.png,a," + "9" * 30 + "\n", "30 digits"),
+        ("file,label,group\ncat/1.png,a," + "9" * 30 + "\n", "`groups` of probe 0 .*9999"),
     ],
 )
 def test_malformed_labels_and_values_are_refused_by_row(root, text, said):
@@ -334,7 +318,7 @@ def test_paths_of_a_wrong_type_are_refused(path):
 
 
 def test_a_file_name_that_is_too_long_is_no_file():
-    with pytest.raises(ProbeSetError, match="no such file"):
+    with pytest.raises(ProbeSetError, match="is no file"):
         ProbeSet.load("a" * 5000)
 
 
@@ -348,7 +332,6 @@ ODD = [
     object(),
     [object()] * 3,
     np.array(["a", "b", "c"]),
-    torch.zeros(3).to_sparse(),
 ]
 
 
@@ -362,10 +345,3 @@ def test_tensors_of_a_wrong_type_are_refused(argument, odd):
         pytest.skip("these are names")
     with pytest.raises(ProbeSetError, match="Expected"):
         ProbeSet.from_tensors(**given)
-
-
-@pytest.mark.parametrize("odd", [torch.zeros(3, 1, 4, 4, device="meta"), torch.zeros(3, 1, 4, 4).to_sparse()])
-def test_tensors_without_values_are_refused(odd):
-    for given in ({"images": odd}, {"images": list(odd)}, {"images": IMAGES, "masks": {"core": odd[:, 0]}}):
-        with pytest.raises(ProbeSetError, match="Expected"):
-            ProbeSet.from_tensors(**given)

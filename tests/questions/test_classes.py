@@ -5,7 +5,6 @@ from torch.nn.functional import cross_entropy
 
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.questions import (
-    WhatIfNot,
     Why,
     WhyNotCertain,
     WhyRatherThan,
@@ -31,8 +30,6 @@ EVERY_CLASSIFIER_QUESTION = [
     WhyRatherThan(foil=0, fact=1),
     WhyRatherThan(fact="label"),
     WhyNotCertain(),
-    WhatIfNot(),
-    WhatIfNot(of=1),
 ]
 
 
@@ -55,7 +52,6 @@ def one_hot(classes):
         (Why(), [2.0, 0.3, 4.0], [0, 1, 1], None),
         (Why(of="label"), [1.0, 0.3, 3.9], [3, 1, 2], None),
         (Why(of=2), [-1.0, 0.2, 3.9], [2, 2, 2], None),
-        (WhatIfNot(), [-2.0, -0.3, -4.0], [0, 1, 1], None),
         (WhyRatherThan(fact="predicted"), [1.0, 0.1, 0.1], [0, 1, 1], [3, 2, 2]),
         (WhyRatherThan(foil=0, fact=1), [-1.5, 0.2, 5.0], [1, 1, 1], [0, 0, 0]),
         (WhyRatherThan(fact="label"), [-1.0, 0.1, -0.1], [3, 1, 2], [0, 2, 1]),
@@ -123,7 +119,6 @@ def test_titles_read_as_questions():
     assert WhyRatherThan(foil="label").title("cat", "cat") == "Why not cat with 100 % confidence?"
     assert WhyRatherThan(foil="label", fact=0).title("cat", "cat") == "Why cat, rather than cat?"
     assert WhyNotCertain().title("cat", "cat") == "Why not cat with 100 % confidence?"
-    assert WhatIfNot().title("cat", "") == "What if not cat?"
     assert WhyValueRatherThan(0.75).title("0.58", "0.75") == "Why 0.58, rather than 0.75?"
 
 
@@ -133,10 +128,9 @@ def test_keys_tell_questions_apart_and_equality_goes_by_arguments():
     assert [Why().key, WhyRatherThan().key, WhyNotCertain().key] == ["why", "why_rather_than", "why_not_certain"]
     assert WhyValueRatherThan(0.75).key == "why_value_rather_than_0.75"
     assert WhyValueRatherThan(0.12345678).key != WhyValueRatherThan(0.12345679).key
-    assert WhyValueRatherThan(np.float32(0.5)) == WhyValueRatherThan(0.5)
-    assert Why(of=3) == Why(np.int64(3)) == Why(3)
+    assert Why(of=3) == Why(3)
     assert Why(of=3) != Why(of=4)
-    assert Why() != WhatIfNot()
+    assert Why() != WhyNotCertain()
     assert len({Why(of=3), Why(3), WhyNotCertain()}) == 2
     assert repr(WhyRatherThan(foil=2)) == "WhyRatherThan(foil=2, fact=None)"
 
@@ -165,7 +159,8 @@ def test_each_score_belongs_to_its_image_alone(question):
         (lambda: Why(of=np.arange(2)), "Expected `of`"),
         (lambda: Why(of=torch.tensor(1.5)), "Expected `of`"),
         (lambda: Why(of=1.0), "Expected `of`"),
-        (lambda: WhatIfNot(of=None), "Expected `of`"),
+        (lambda: Why(of=None), "Expected `of`"),
+        (lambda: Why(of=np.int64(3)), "Expected `of`"),
         (lambda: WhyRatherThan(foil="label", fact="label"), "to differ, but got 'label' for both"),
     ],
 )
@@ -243,11 +238,7 @@ def test_where_the_label_is_what_was_predicted_the_contrast_asks_about_certainty
     assert torch.equal(gradient(WhyRatherThan(foil="label"), truth=correct), gradient(WhyNotCertain()))
 
 
-def test_the_counterfactual_has_the_opposite_gradient():
-    assert torch.equal(gradient(WhatIfNot(of="label")), -gradient(Why(of="label")))
-
-
-@pytest.mark.parametrize("question", [Why(of="label"), WhyRatherThan(foil="label"), WhatIfNot(of="label")])
+@pytest.mark.parametrize("question", [Why(of="label"), WhyRatherThan(foil="label")])
 def test_a_question_about_the_label_needs_labels(question):
     with pytest.raises(ConfigurationError, match="Expected probes with `labels`"):
         question.pose(LOGITS, None, CLASSES)
@@ -261,7 +252,7 @@ def test_a_question_about_the_target_needs_targets():
 
 
 def test_class_indexes_are_checked_where_the_number_of_classes_is_known():
-    for question in (Why(of=4), WhyRatherThan(foil=4), WhyRatherThan(fact=4), WhatIfNot(of=4)):
+    for question in (Why(of=4), WhyRatherThan(foil=4), WhyRatherThan(fact=4)):
         question.check(SingleLabel(width=5), labelled=False)
         question.check(SingleLabel(), labelled=False)
         with pytest.raises(ConfigurationError, match=r"the index of a class below 4, the number of outputs, but got 4"):
@@ -269,8 +260,8 @@ def test_class_indexes_are_checked_where_the_number_of_classes_is_known():
 
 
 def test_values_are_the_same_from_wherever_they_come_and_near_ones_keep_apart():
-    assert WhyValueRatherThan(np.float32(0.5)) == WhyValueRatherThan(np.float64(0.5)) == WhyValueRatherThan(0.5)
-    assert WhyValueRatherThan(np.int64(3)).key == WhyValueRatherThan(3).key == "why_value_rather_than_3"
+    assert WhyValueRatherThan(np.float64(0.5)) == WhyValueRatherThan(0.5)
+    assert WhyValueRatherThan(3.0).key == WhyValueRatherThan(3).key == "why_value_rather_than_3"
     near = [WhyValueRatherThan(0.1234567), WhyValueRatherThan(0.1234568)]
     assert near[0].key != near[1].key
     check_questions(near, VALUE, labelled=False)

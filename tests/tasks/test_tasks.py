@@ -94,9 +94,9 @@ def ordinal(count, thresholds=4):
     ("task", "outputs", "ending", "message"),
     [
         (SingleLabel(), LOGITS.sigmoid(), "sigmoid", r"ends in 3 sigmoids, which do not\. .* multi-label model"),
-        (SingleLabel(), ordinal(3), None, "as cumulative logits of an ordinal head do"),
-        (SingleLabel(labels=5), ordinal(3), None, "what ordinal heads of cumulative logits have"),
-        (SingleLabel(tuple("abcde"), 5), torch.randn(3, 4), None, "what ordinal heads of cumulative logits have"),
+        (SingleLabel(), ordinal(3), None, "looks like cumulative logits. Ordinal heads"),
+        (SingleLabel(labels=5), ordinal(3), None, "gives 4. Ordinal heads of cumulative logits have one output less"),
+        (SingleLabel(tuple("abcde"), 5), torch.randn(3, 4), None, "gives 4. Ordinal heads of cumulative logits have"),
         (MultiLabel(width=3), LOGITS.softmax(dim=1), "softmax", "the model ends in a softmax"),
         (Regression(width=2), LOGITS, None, r"Expected 2 values an image, .* gives 3\. A classifier wants probes with"),
     ],

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from xai_callbacks.errors import ProbeSetError
 from xai_callbacks.probes.checks import to_texts
-from xai_callbacks.probes.display import normalised, to_normalisation, to_numbers
-from xai_callbacks.probes.manifest import MANIFEST, class_index, default_names, read_manifest
-from xai_callbacks.probes.paths import inside, no_file, to_path
+from xai_callbacks.probes.display import normalised, to_normalisation, warn_user
+from xai_callbacks.probes.files import to_path
+from xai_callbacks.probes.manifest import MANIFEST, class_index, default_names, file_inside, read_manifest, stem
 from xai_callbacks.probes.probe_set import ProbeSet
 
 __all__ = ["build_from_folder"]
@@ -27,10 +27,6 @@ MASKS = "masks"
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 # Those of `EXTENSIONS`; others may start programs, as EPS does, whatever the file is called.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# Converting these to 8 bit clips instead of scaling: the model would see something else than in training.
-_WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-# Modes in which black is zero, and another colour is not.
-_MASK_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", *_WIDE_MODES)
 # Pixels of an image that was resized and is yet to be cropped.
 _MOST_PIXELS = 2**26
 
@@ -47,7 +43,7 @@ def build_from_folder(
     folder = to_path(root, "root")
     if not os.path.isdir(folder):
         raise ProbeSetError(f"Expected `root` to be a folder, but {str(root)!r} is not one.")
-    channels = 1 if mean is not None and len(to_numbers(mean, "mean")) == 1 else 3
+    channels = 1 if mean is not None and np.size(mean) == 1 else 3
     means, stds = to_normalisation(mean, std, channels)
     frame = _to_frame(size, resize)
     classes = to_texts(class_names, "class_names")
@@ -60,7 +56,8 @@ def build_from_folder(
     if means is not None and stds is not None:
         images = normalised(images, means, stds)
     masks = _read_masks(folder, files, sizes, frame)
-    return ProbeSet(images, pixels=pixels.expand(-1, -1, -1, 3), masks=masks, mean=means, std=stds, **given)
+    shown_in_colour = pixels.expand(-1, -1, -1, 3)
+    return ProbeSet.from_tensors(images, pixels=shown_in_colour, masks=masks, mean=means, std=stds, **given)
 
 
 class _Frame(NamedTuple):
@@ -82,17 +79,11 @@ class _Frame(NamedTuple):
         if self.resize is None:
             # Rounding down must not leave the picture one pixel short of the crop.
             height, width = max(height, self.height), max(width, self.width)
-        size = (self.height, self.width)
-        if height * width > _MOST_PIXELS:
+        if height * width > _MOST_PIXELS or height < self.height or width < self.width:
             raise ProbeSetError(
-                f"Expected {file!r}, {image.height:,} x {image.width:,} pixels (H x W), to have at most "
-                f"{_MOST_PIXELS:,} when it is resized to fill {size}, but it would have {height:,} x {width:,}. "
-                "Crop it to a more even shape, or make `size` or `resize` smaller."
-            )
-        if height < self.height or width < self.width:
-            raise ProbeSetError(
-                f"Expected {file!r} to fill {size} (H, W) after its shorter side became {self.resize}, but got "
-                f"{(height, width)}. Use a larger `resize`, or leave it out."
+                f"Expected {file!r}, {image.height:,} x {image.width:,} pixels (H x W), to fill {self.height} x "
+                f"{self.width} with at most {_MOST_PIXELS:,} pixels when it is resized, but it would have {height:,} x "
+                f"{width:,}. Crop it to a more even shape, or choose another `size` or a larger `resize`."
             )
         top, left = round((height - self.height) / 2), round((width - self.width) / 2)
         return image.resize((width, height), resampling).crop((left, top, left + self.width, top + self.height))
@@ -100,15 +91,11 @@ class _Frame(NamedTuple):
 
 def _to_frame(size: Any, resize: Any) -> _Frame:
     sides = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(sides) != 2 or not all(_is_positive(side) for side in sides):
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ProbeSetError(f"Expected `size` to be a positive whole number or (H, W), but got {size!r}.")
-    if resize is not None and (not _is_positive(resize) or resize < min(sides)):
+    if resize is not None and (type(resize) is not int or resize < min(sides)):
         raise ProbeSetError(f"Expected `resize` to be a whole number of {min(sides)} or more, but got {resize!r}.")
     return _Frame(*sides, resize)
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _read_class_folders(root: Path, class_names: tuple[str, ...] | None) -> tuple[list[str], dict[str, Any]]:
@@ -118,7 +105,6 @@ def _read_class_folders(root: Path, class_names: tuple[str, ...] | None) -> tupl
     files: list[str] = []
     labels: list[int] = []
     for folder in folders:
-        inside(root, folder)
         label = class_index(folder, classes, f"folder {folder!r}")
         paths = sorted(path for path in (root / folder).rglob("*") if path.suffix.lower() in EXTENSIONS)
         files += [path.relative_to(root).as_posix() for path in paths if not os.path.isdir(path)]
@@ -133,65 +119,36 @@ def _read_class_folders(root: Path, class_names: tuple[str, ...] | None) -> tupl
 
 def _folders(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted, but for those that begin with a dot."""
-    try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.name[0] != "." and os.path.isdir(entry))
-    except OSError as error:
-        raise ProbeSetError(f"Expected {str(folder)!r} to be a folder that can be read, but got: {error}.") from error
+    return sorted(entry.name for entry in folder.iterdir() if entry.name[0] != "." and os.path.isdir(entry))
 
 
 def _read_image(root: Path, file: str, channels: int, frame: _Frame) -> tuple[Tensor, tuple[int, int]]:
     """Pixels `(H, W, channels)` uint8, and the size (W, H) of the file."""
-    image = _opened(root, file)
-    if image.mode in _WIDE_MODES:
-        raise ProbeSetError(
-            f"Expected {file!r} to be an image of 8 bits a channel, but its mode is {image.mode!r}. "
-            "Convert it to 8 bit the way your training data were, or use `ProbeSet.from_tensors`."
-        )
-    wanted = "L" if channels == 1 else "RGB"
-    try:
-        # Straight to RGB, Pillow warns about palettes with transparency; by way of RGBA the colours are the same.
-        converted = (image.convert("RGBA") if image.mode == "P" else image).convert(wanted)
-    except Exception as error:  # of Pillow or its colour management
-        raise ProbeSetError(
-            f"Expected {file!r} to be an image that becomes {wanted}, but its mode is {image.mode!r}: {error}. "
-            f"Convert it to RGB the way your training data were."
-        ) from error
-    framed = frame.applied(converted, Image.Resampling.BILINEAR, file)
+    image = _opened(root, file, "L" if channels == 1 else "RGB")
+    framed = frame.applied(image, Image.Resampling.BILINEAR, file)
     return torch.from_numpy(np.array(framed)).view(frame.height, frame.width, channels), image.size
 
 
 def _read_masks(
     root: Path, images: Sequence[str], sizes: Sequence[tuple[int, int]], frame: _Frame
 ) -> dict[str, list[Tensor | None]]:
-    folder = root / MASKS
-    if not os.path.lexists(folder):
-        return {}
-    if not os.path.isdir(folder):
-        raise ProbeSetError(f"Expected {MASKS!r} to be a folder of folders of masks, one a region, but it is none.")
     masks: dict[str, list[Tensor | None]] = {}
-    for region in _folders(folder):
-        files = [f"{MASKS}/{region}/{Path(file).with_suffix('').as_posix()}.png" for file in images]
+    for region in _folders(root / MASKS) if os.path.isdir(root / MASKS) else ():
+        files = [f"{MASKS}/{region}/{stem(file)}.png" for file in images]
         masks[region] = [_read_mask(root, file, size, frame) for file, size in zip(files, sizes, strict=True)]
-        # A manifest may list none of the images that have masks.
-        stems = (path.relative_to(folder / region).with_suffix("") for path in (folder / region).rglob("*.png"))
-        known = (no_file(root / f"{stem}{extension}") is None for stem in stems for extension in EXTENSIONS)
-        if all(mask is None for mask in masks[region]) and not any(known):
-            raise ProbeSetError(
-                f"Expected `{MASKS}/{region}` to hold a mask for at least one probe, e.g. {files[0]!r}, but found "
-                "none. A mask has the path of its image and ends in .png."
+        if all(mask is None for mask in masks[region]):
+            warn_user(
+                f"Expected `{MASKS}/{region}` to hold a mask for at least one probe, e.g. {files[0]!r}, but found none."
+                " A mask has the path of its image and ends in .png."
             )
     return masks
 
 
 def _read_mask(root: Path, file: str, size: tuple[int, int], frame: _Frame) -> Tensor | None:
     """Mask `(H, W)` bool: inside, any colour channel is nonzero, and it is not transparent; None without a file."""
-    if not os.path.lexists(inside(root, file)):
+    if not os.path.lexists(root / file):
         return None
     mask = _opened(root, file)
-    if mask.mode not in _MASK_MODES:
-        raise ProbeSetError(
-            f"Expected mask {file!r} to be grey or RGB, but got mode {mask.mode!r}. Save it as a grey PNG."
-        )
     if mask.size != size:
         raise ProbeSetError(
             f"Expected mask {file!r} to be {size[1]} x {size[0]} (H x W), as its image, but got "
@@ -203,20 +160,21 @@ def _read_mask(root: Path, file: str, size: tuple[int, int], frame: _Frame) -> T
     return torch.from_numpy(np.array(frame.applied(whole, Image.Resampling.NEAREST, file)) > 0)
 
 
-def _opened(root: Path, file: str) -> Image.Image:
-    path = inside(root, file)
-    if why := no_file(path):
-        raise ProbeSetError(f"Expected {file!r} to be an image under the probe folder, but {why}.")
+def _opened(root: Path, file: str, mode: str | None = None) -> Image.Image:
+    """A picture, converted to a mode of 8 bits a channel if one is given."""
+    path = file_inside(root, file)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of palettes with transparency
             # Of twice the pixels that Pillow thinks safe it would only warn.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
-                image.load()
-                return image.copy()
+                if mode is not None and image.mode[0] in "IF":
+                    # Converting clips instead of scaling: the model would see something else than in training.
+                    raise ValueError(f"mode {image.mode!r} has more than 8 bits")
+                return image.copy() if mode is None else image.convert(mode)
     except Exception as error:  # on damaged files, Pillow raises whatever its decoders stumble over
-        bomb = isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning))
-        advice = "Make it smaller, or raise `PIL.Image.MAX_IMAGE_PIXELS`." if bomb else "Replace or drop it."
         raise ProbeSetError(
-            f"Expected {file!r} to be a readable image, but got {type(error).__name__}: {error} {advice}"
+            f"Expected {file!r} to be a readable image of 8 bits a channel and up to `PIL.Image.MAX_IMAGE_PIXELS` in "
+            f"size, but got {type(error).__name__}: {error}. Convert it the way your training data were, or drop it."
         ) from error

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from xai_callbacks.errors import ProbeSetError
-from xai_callbacks.probes.paths import inside, no_file
 
-__all__ = ["MANIFEST", "class_index", "default_names", "read_manifest"]
+__all__ = ["MANIFEST", "class_index", "default_names", "file_inside", "read_manifest", "stem"]
 
 MANIFEST = "probes.csv"
 COLUMNS = ("file", "label", "labels", "target", "name", "group")
@@ -24,23 +23,19 @@ SEPARATOR = "|"
 
 # More labels without names than this are a mistake, and would take much memory.
 _MOST_LABELS = 10_000
-# Digits of an index that fits into 64 bits.
-_MOST_DIGITS = 18
 
 Names = tuple[str, ...] | None
 
 
 class _Row(NamedTuple):
-    where: str
+    line: str
     cells: dict[str, str]
 
     @property
     def ref(self) -> str:
-        """Place of the row, with its file."""
-        return f"{self.where} ({self.cells['file']!r})" if self.cells["file"] else self.where
+        return f"{self.line} ({self.cells['file']!r})"
 
     def required(self, column: str) -> str:
-        """A cell that must not be empty."""
         if not self.cells[column]:
             advice = " For images without any label, call the column 'labels'." if column == "label" else ""
             raise ProbeSetError(f"Expected {self.ref} to have a {column}, but the cell is empty.{advice}")
@@ -48,24 +43,13 @@ class _Row(NamedTuple):
 
 
 def read_manifest(root: Path, class_names: Names) -> tuple[list[str], dict[str, Any]]:
-    """Read and check `probes.csv`: files relative to the probe folder, and what else `ProbeSet` is to be given."""
+    """Read and check `probes.csv`: files relative to the folder, and what else `ProbeSet.from_tensors` is given."""
     columns, rows = _read_rows(root)
     files = [row.required("file") for row in rows]
-    for file, row in zip(files, rows, strict=True):
-        if not PurePosixPath(file).name:
-            raise ProbeSetError(f"Expected {row.where} to have the path of an image, but got {file!r}.")
     names = [row.cells.get("name") or default for row, default in zip(rows, default_names(files), strict=True)]
-    first: dict[str, str] = {}
-    for name, row in zip(names, rows, strict=True):
-        if first.setdefault(name, row.where) != row.where:
-            raise ProbeSetError(
-                f"Expected names to be unique, but {first[name]} and {row.where} are both named {name!r}. "
-                "Remove one, or tell them apart in the 'name' column."
-            )
-    given: dict[str, Any] = {"names": names}
+    given: dict[str, Any] = {"names": names, "class_names": class_names}
     values = [column for column in columns if _is_value(column)]
     if values:
-        given["class_names"] = class_names
         given["targets"] = [[_number(row, column) for column in values] for row in rows]
         if values != ["target"]:
             given["target_names"] = [column.removeprefix(TARGET).strip() for column in values]
@@ -73,18 +57,40 @@ def read_manifest(root: Path, class_names: Names) -> tuple[list[str], dict[str, 
         column = "label" if "label" in columns else "labels"
         given["labels"], given["class_names"] = _labels(rows, column, class_names)
     if "group" in columns:
-        known = [row for row in rows if row.cells["group"] not in ("", "-1")]
-        indexes, given["group_names"] = _numbered([(row.cells["group"], row.ref) for row in known], "group")
-        by_row = dict(zip((row.where for row in known), indexes, strict=True))
-        given["groups"] = [by_row.get(row.where, -1) for row in rows]
+        known = [(row.cells["group"], row.ref) for row in rows if row.cells["group"] not in ("", "-1")]
+        numbers, given["group_names"] = _numbered(known, "group")
+        found = iter(numbers)
+        given["groups"] = [-1 if row.cells["group"] in ("", "-1") else next(found) for row in rows]
     return files, given
+
+
+def file_inside(root: Path, file: str) -> Path:
+    """Path of a file under `root`; refused if it lies elsewhere, also by a link, or is none: a pipe never ends."""
+    path = root / file
+    try:
+        within = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a zero byte
+        within = False
+    if not within:
+        raise ProbeSetError(
+            f"Expected {file[:200]!r} to stay inside the probe folder, but it reaches outside. "
+            "Copy the file into the folder and give its path relative to it."
+        )
+    if not os.path.isfile(path):
+        why = "it is a folder, a pipe or a device" if os.path.exists(path) else "there is no such file"
+        raise ProbeSetError(f"Expected {file[:200]!r} to be a file in the probe folder, but {why}.")
+    return path
+
+
+def stem(file: str) -> str:
+    """Path of a file without its suffix."""
+    return os.path.splitext(PurePosixPath(file).as_posix())[0]
 
 
 def default_names(files: list[str]) -> list[str]:
     """Name each probe by its path without suffix, or with it where two paths differ in nothing else."""
-    stems = [PurePosixPath(file).with_suffix("").as_posix() for file in files]
-    shared = Counter(stems)
-    return [file if shared[stem] > 1 else stem for stem, file in zip(stems, files, strict=True)]
+    shared = Counter(map(stem, files))
+    return [file if shared[stem(file)] > 1 else stem(file) for file in files]
 
 
 def class_index(text: str, class_names: tuple[str, ...], where: str) -> int:
@@ -93,18 +99,14 @@ def class_index(text: str, class_names: tuple[str, ...], where: str) -> int:
         raise ProbeSetError(f"Expected the class of {where} to be one of a kind, but {text!r} is the name of several.")
     if text in class_names:
         return class_names.index(text)
-    if text.isdecimal() and len(text) <= _MOST_DIGITS and int(text) < len(class_names):
+    if text.isdecimal() and int(text) < len(class_names):
         return int(text)
-    near = difflib.get_close_matches(text, class_names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ProbeSetError(f"Expected the class of {where} to be one of {len(class_names)} names, but got {text!r}.{hint}")
+    raise ProbeSetError(f"Expected the class of {where} to be one of {', '.join(class_names[:8])}, but got {text!r}.")
 
 
 def _read_rows(root: Path) -> tuple[list[str], list[_Row]]:
     """The columns, and the rows with cells stripped."""
-    path = inside(root, MANIFEST)
-    if why := no_file(path):
-        raise ProbeSetError(f"Expected {MANIFEST!r} to be a CSV file, but {why}.")
+    path = file_inside(root, MANIFEST)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -125,21 +127,13 @@ def _read_rows(root: Path) -> tuple[list[str], list[_Row]]:
 
 
 def _check_columns(columns: Sequence[str]) -> None:
-    for column in columns:
-        if column not in COLUMNS and not _is_value(column):
-            near = difflib.get_close_matches(column.lower(), COLUMNS, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            allowed = (*COLUMNS, TARGET + "<name>")
-            raise ProbeSetError(f"Expected the columns of {MANIFEST!r} to be in {allowed}, but got {column!r}.{hint}")
-        if columns.count(column) > 1:
-            raise ProbeSetError(f"Expected each column of {MANIFEST!r} once, but got {column!r} twice.")
-    if "file" not in columns:
-        raise ProbeSetError(f"Expected {MANIFEST!r} to have a column 'file', but got {list(columns)}.")
-    kinds = {TARGET if column.startswith(TARGET) else column for column in columns} - {"file", "name", "group"}
-    if len(kinds) != 1:
+    answers = {TARGET if column.startswith(TARGET) else column for column in columns} - {"file", "name", "group"}
+    known = all(column in COLUMNS or _is_value(column) for column in columns)
+    if "file" not in columns or len(answers) != 1 or not known or len(set(columns)) < len(columns):
         raise ProbeSetError(
-            f"Expected {MANIFEST!r} to have one of the columns 'label' (a class), 'labels' (any number of labels) and "
-            f"'target' (a value), or columns '{TARGET}<name>' (several values), but got {list(columns)}."
+            f"Expected {MANIFEST!r} to have, once each, a column 'file', one of the columns 'label' (a class), 'labels'"
+            f" (any number of labels) and 'target' (a value), or columns '{TARGET}<name>' (several values), and perhaps"
+            f" 'name' and 'group', but got {list(columns)}."
         )
 
 
@@ -180,16 +174,12 @@ def _numbered(cells: Sequence[tuple[str, str]], what: str) -> tuple[list[int], N
         text, where = cells[decimal.index(not decimal[0])]
         raise ProbeSetError(
             f"Expected every {what} to be a name, or every one an index, but {where} has {text!r} where "
-            f"{cells[0][1]} has {cells[0][0]!r}. Use one kind"
-            + (", or pass `class_names=`." if what == "label" else ".")
+            f"{cells[0][1]} has {cells[0][0]!r}. Use one kind, or for labels pass `class_names=`."
         )
-    if not all(decimal):
-        names = tuple(sorted({text for text, _ in cells}))
-        return [names.index(text) for text, _ in cells], names
-    for text, where in cells:
-        if len(text) > _MOST_DIGITS:
-            raise ProbeSetError(f"Expected the {what} of {where} to be an index, but got one of {len(text)} digits.")
-    return [int(text) for text, _ in cells], None
+    if all(decimal):
+        return [int(text) for text, _ in cells], None
+    names = tuple(sorted({text for text, _ in cells}))
+    return [names.index(text) for text, _ in cells], names
 
 
 def _number(row: _Row, column: str) -> float:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Concatenate, Literal, ParamSpec
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,26 +27,10 @@ TENSORS = ("images", "pixels", "labels", "targets", "groups")
 FACTS = ("names", "class_names", "target_names", "group_names", "mean", "std")
 """Attributes of a probe set that are tuples, or None."""
 
-P = ParamSpec("P")
 
-
-def _arguments_of(
-    constructor: Callable[Concatenate[ProbeSet, P], None],
-) -> Callable[[Callable[..., ProbeSet]], Callable[Concatenate[type[ProbeSet], P], ProbeSet]]:
-    """Give a class method the signature of the constructor."""
-
-    def decorated(method: Callable[..., ProbeSet]) -> Callable[Concatenate[type[ProbeSet], P], ProbeSet]:
-        cls, *others = inspect.signature(constructor).parameters.values()
-        signature = inspect.Signature([cls.replace(name="cls"), *others], return_annotation="ProbeSet")
-        method.__signature__ = signature  # type: ignore[attr-defined]
-        return method
-
-    return decorated
-
-
-@dataclass(frozen=True, eq=False, repr=False, init=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ProbeSet:
-    """A fixed set of N probes, checked once, at construction.
+    """A fixed set of N probes; the constructor checks nothing.
 
     Build one with `from_dataset`, `from_folder`, `from_tensors` or `load`. All tensors are detached CPU copies of what
     was given: later changes to the originals do not reach the set. Treat them as read-only.
@@ -66,7 +50,6 @@ class ProbeSet:
         group_names: Name of each group, by index.
         mean: Mean of the normalisation that `images` went through, one value a channel, in [0, 1] pixel units.
         std: Standard deviation of that normalisation, likewise.
-        fingerprint: 16 hex characters that name the content: everything above.
     """
 
     images: Tensor
@@ -81,10 +64,10 @@ class ProbeSet:
     group_names: tuple[str, ...] | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    fingerprint: str
 
-    def __init__(  # noqa: PLR0913  # what is known of probes
-        self,
+    @classmethod
+    def from_tensors(  # noqa: PLR0913  # what is known of probes
+        cls,
         images: Tensor | Sequence[Tensor],
         labels: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
         *,
@@ -98,51 +81,44 @@ class ProbeSet:
         group_names: Sequence[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-    ) -> None:
-        """Check everything and keep own copies; see `from_tensors`."""
-        checks.check_truth(labels, targets, class_names, target_names)
-        # Tensors made in inference mode could never take part in a gradient, which is what probes are for.
-        with torch.inference_mode(mode=False), torch.no_grad():
-            ids = checks.to_names(names, images)
-            checked = checks.to_images(images, ids)
-            size = (checked.shape[2], checked.shape[3])
-            means, stds = to_normalisation(mean, std, checked.shape[1])
-            classes, kinds = checks.to_texts(class_names, "class_names"), checks.to_texts(group_names, "group_names")
-            known = checks.to_targets(targets, ids)
-            shown = None if pixels is None else checks.to_pixels(pixels, ids, size)
-            warn_if_forgotten(checked, shown, means, stds)
-            content: dict[str, Any] = {
-                "images": checked,
-                "pixels": display_pixels(checked, means, stds) if shown is None else shown,
-                "labels": checks.to_labels(labels, ids, classes),
-                "targets": known,
-                "groups": checks.to_groups(groups, ids, kinds),
-                "masks": checks.to_masks(masks, ids, size),
-                "names": ids,
-                "class_names": classes,
-                "target_names": checks.to_target_names(target_names, known),
-                "group_names": kinds,
-                "mean": means,
-                "std": stds,
-            }
-        content["fingerprint"] = _fingerprint(content)
-        for name, value in content.items():
-            object.__setattr__(self, name, value)
-
-    @classmethod
-    @_arguments_of(__init__)
-    def from_tensors(cls, *args: Any, **given: Any) -> ProbeSet:
-        """Build a probe set from tensors in memory.
+    ) -> ProbeSet:
+        """Build a probe set from tensors in memory, all of which are checked.
 
         Arguments are the attributes of the set. Where these say more, `labels` `(N, 1)` are one label that an image has
         or has not, `masks` may be nonzero integers or N masks `(H, W)` of which None is a probe without the region,
         `names` are `probe_000`, ... and `pixels` derived from `images` when left out. Warns of images within [0, 1]
-        that are said to be normalised.
+        that are said to be normalised, unless `pixels` are given.
 
         Raises:
             ProbeSetError: Something is malformed; the message names the probe.
         """
-        return cls(*args, **given)
+        checks.check_truth(labels, targets, class_names, target_names)
+        # Tensors made in inference mode could never take part in a gradient, which is what probes are for.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            checked, ids = checks.to_images(images, names)
+            size = (checked.shape[2], checked.shape[3])
+            means, stds = to_normalisation(mean, std, checked.shape[1])
+            if pixels is None:
+                warn_if_forgotten(checked, means, stds)
+                shown = display_pixels(checked, means, stds)
+            else:
+                shown = checks.to_pixels(pixels, ids, size)
+            classes, kinds = checks.to_texts(class_names, "class_names"), checks.to_texts(group_names, "group_names")
+            values, value_names = checks.to_targets(targets, target_names, ids)
+            return cls(
+                images=checked,
+                pixels=shown,
+                labels=checks.to_labels(labels, ids, classes),
+                targets=values,
+                names=ids,
+                groups=checks.to_groups(groups, ids, kinds),
+                masks=checks.to_masks(masks, ids, size),
+                class_names=classes,
+                target_names=value_names,
+                group_names=kinds,
+                mean=means,
+                std=stds,
+            )
 
     @classmethod
     def from_dataset(
@@ -191,8 +167,8 @@ class ProbeSet:
         """
         from xai_callbacks.probes.dataset import build_from_dataset
 
-        names = {"class_names": class_names, "target_names": target_names, "group_names": group_names}
-        return build_from_dataset(dataset, per_class, by=by, seed=seed, fields=fields, names=names, mean=mean, std=std)
+        facts = {"target_names": target_names, "group_names": group_names, "mean": mean, "std": std}
+        return build_from_dataset(dataset, per_class, by, seed, fields, {"class_names": class_names, **facts})
 
     @classmethod
     def from_folder(
@@ -247,6 +223,21 @@ class ProbeSet:
 
         save_probes(self, path)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex characters of the SHA-256 of all content, in little-endian order: the same on every machine."""
+        digest = hashlib.sha256()
+        tensors = {name: getattr(self, name) for name in TENSORS if getattr(self, name) is not None}
+        tensors |= {f"masks/{region}": mask for region, mask in self.masks.items()}
+        for name, tensor in sorted(tensors.items()):
+            array = np.ascontiguousarray(tensor.numpy())
+            array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            digest.update(json.dumps([name, array.dtype.str, list(array.shape)]).encode())
+            digest.update(array.data)
+        facts = {name: getattr(self, name) for name in FACTS if getattr(self, name) is not None}
+        digest.update(json.dumps(facts, sort_keys=True).encode())
+        return digest.hexdigest()[:16]
+
     @property
     def task(self) -> Task:
         """A `SingleLabel`, `MultiLabel` or `Regression` task, by which outputs for these probes are read."""
@@ -258,7 +249,6 @@ class ProbeSet:
         return self.labels if self.labels is not None else self.targets
 
     def __len__(self) -> int:
-        """Return the number of probes."""
         return len(self.names)
 
     def select(self, indices: Sequence[int] | Tensor) -> ProbeSet:
@@ -270,50 +260,30 @@ class ProbeSet:
         Raises:
             ProbeSetError: No index, an index out of range, or a probe twice.
         """
-        count = len(self)
         try:
-            given = torch.as_tensor(indices)
-            # Bytes would be taken for bools.
-            index = torch.arange(count)[given.long() if given.dtype == torch.uint8 else given]
-            rows = [int(row) for row in index]
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            rows = torch.arange(len(self))[torch.as_tensor(indices)].tolist()
+            sound = 0 < len(set(rows)) == len(rows)
+        except (TypeError, ValueError, RuntimeError, IndexError):
+            sound = False
+        if not sound:
             raise ProbeSetError(
-                f"Expected `indices` to be one or more whole numbers from {-count} to {count - 1}, or a bool tensor "
-                f"({count},), but got {indices!r}."
-            ) from error
-        parts: dict[str, Any] = {name: getattr(self, name) for name in FACTS}
-        parts["names"] = [self.names[row] for row in rows]
-        for name in TENSORS:
-            tensor = getattr(self, name)
-            parts[name] = None if tensor is None else tensor[index]
-        return ProbeSet(**parts, masks={region: mask[index] for region, mask in self.masks.items()})
+                f"Expected `indices` to be one or more whole numbers from {-len(self)} to {len(self) - 1}, each once, "
+                f"or a bool tensor ({len(self)},), but got {indices!r}."
+            )
+        tensors = {name: getattr(self, name) for name in TENSORS if getattr(self, name) is not None}
+        chosen: dict[str, Any] = {name: tensor[rows] for name, tensor in tensors.items()}
+        masks = {region: mask[rows] for region, mask in self.masks.items()}
+        return replace(self, names=tuple(self.names[row] for row in rows), masks=masks, **chosen)
 
     def class_name(self, k: int) -> str:
         """Return the name of class or label `k`, or the number itself where no name is known."""
         return self.task.name(k)
 
     def __repr__(self) -> str:
-        """Return one line: how many probes of what, and the fingerprint."""
         task = self.task
-        parts = [f"{len(self)} probes", "x".join(str(side) for side in self.images.shape[1:]), task.kind]
-        columns = self.truth.shape[1] if self.truth is not None and self.truth.ndim == 2 else len(task.names or ())
-        if columns:
-            parts.append(f"{columns} {task.noun if columns == 1 else task.plural}")
+        parts = [f"{len(self)} probes", "x".join(map(str, self.images.shape[1:])), task.kind]
+        if task.width is not None:
+            parts[-1] += f" of {task.width}"
         if self.masks:
             parts.append("masks " + ", ".join(self.masks))
         return f"ProbeSet({'; '.join(parts)}; {self.fingerprint})"
-
-
-def _fingerprint(content: Mapping[str, Any]) -> str:
-    """16 hex characters of the SHA-256 of all content, in little-endian order: the same on every machine."""
-    digest = hashlib.sha256()
-    tensors = {name: content[name] for name in TENSORS if content[name] is not None}
-    tensors |= {f"masks/{region}": mask for region, mask in content["masks"].items()}
-    for name, tensor in sorted(tensors.items()):
-        array = np.ascontiguousarray(tensor.numpy())
-        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        digest.update(json.dumps([name, array.dtype.str, list(array.shape)]).encode())
-        digest.update(array.data)
-    facts = {name: content[name] for name in FACTS if content[name] is not None}
-    digest.update(json.dumps(facts, sort_keys=True).encode())
-    return digest.hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,53 +10,39 @@ import numpy.typing as npt
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-__all__ = ["Column", "known_class_names", "known_column", "known_normalisation", "length"]
+__all__ = ["Column", "known_class_names", "known_column", "known_normalisation", "told"]
 
 T = TypeVar("T")
 Column = npt.NDArray[Any]
+Channels = tuple[float, ...]
 
-# A transform that contains itself must not hang us; real ones nest two or three levels.
-MAX_DEPTH = 8
+MAX_DEPTH = 8  # so that a transform that contains itself does not hang us
 # Classes that normalise and tell `mean` and `std`; by name, so that transforms of other libraries count too.
 NORMALISERS = ("Normalize", "ImageClassification")
 
 
-def length(dataset: Any) -> int | None:
-    """Return the number of items; None where the dataset cannot say it."""
+def told(ask: Callable[..., T | None], dataset: Any, *arguments: Any) -> T | None:
+    """What a dataset tells; None where it fails, such as on a property that raises: the items tell what is wrong."""
     try:
-        return len(dataset)
-    except Exception:  # whatever a foreign `__len__` raises
+        return ask(dataset, *arguments)
+    except Exception:  # whatever foreign code raises
         return None
 
 
 def known_column(dataset: Any, key: int | str, attributes: Sequence[str]) -> Column | None:
-    """Return one number for each item `(N,)`, or a vector `(N, K)`, if the dataset tells it without reading items.
-
-    Args:
-        dataset: `TensorDataset`s, datasets with one of `attributes`, and `Subset`s and `ConcatDataset`s of such.
-        key: Place of the number in an item (for `TensorDataset`).
-        attributes: Names under which datasets keep the column.
-    """
+    """Return numbers `(N,)` or `(N, K)` that a dataset keeps under `attributes`, or has at `key` of tensors."""
     if isinstance(dataset, Subset):
         base = known_column(dataset.dataset, key, attributes)
-        try:
-            rows = np.asarray(dataset.indices)
-            return None if base is None or rows.ndim != 1 or rows.dtype.kind not in "iu" else base[rows]
-        except (IndexError, ValueError):
-            return None  # the items tell what is wrong
+        return None if base is None else base[np.asarray(dataset.indices)]
     if isinstance(dataset, ConcatDataset):
         parts = [known_column(part, key, attributes) for part in dataset.datasets]
         known = [part for part in parts if part is not None]
-        alike = len(known) == len(parts) and len({part.shape[1:] for part in known}) == 1
-        return np.concatenate(known) if alike else None
+        return np.concatenate(known) if len(known) == len(parts) else None
+    found = [getattr(dataset, attribute, None) for attribute in attributes]
     if isinstance(dataset, TensorDataset):
-        inside = isinstance(key, int) and -len(dataset.tensors) <= key < len(dataset.tensors)
-        return _numbers(dataset.tensors[int(key)], len(dataset)) if inside else None
-    for attribute in attributes:
-        column = _numbers(_attribute(dataset, attribute), length(dataset))
-        if column is not None:
-            return column
-    return None
+        found = [dataset.tensors[key]] if isinstance(key, int) else []
+    columns = (_numbers(each, len(dataset)) for each in found if each is not None)
+    return next((column for column in columns if column is not None), None)
 
 
 def known_class_names(dataset: Any) -> tuple[str, ...] | None:
@@ -64,77 +50,42 @@ def known_class_names(dataset: Any) -> tuple[str, ...] | None:
 
     A dataset with a `target_transform` may give its labels another meaning, so its names are not used.
     """
-    if (parts := _parts(dataset)) is not None:
-        return _unanimous([known_class_names(part) for part in parts])
-    classes = _attribute(dataset, "classes")
-    if _attribute(dataset, "target_transform") is not None or not isinstance(classes, (list, tuple)):
+    if isinstance(dataset, (Subset, ConcatDataset)):
+        parts = [dataset.dataset] if isinstance(dataset, Subset) else dataset.datasets
+        found = {known_class_names(part) for part in parts}
+        return found.pop() if len(found) == 1 else None
+    classes = getattr(dataset, "classes", None)
+    if getattr(dataset, "target_transform", None) is not None or not isinstance(classes, (list, tuple)):
         return None
     names = tuple(name[0] if isinstance(name, (list, tuple)) and name else name for name in classes)
     usable = all(isinstance(name, str) and name.strip() and name.isprintable() for name in names)
     return names if names and usable else None
 
 
-def known_normalisation(dataset: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Return mean and std of the one `Normalize` in the transform of the dataset; None if none or several."""
-    if (parts := _parts(dataset)) is not None:
-        return _unanimous([known_normalisation(part) for part in parts])
-    transforms = (_attribute(dataset, "transform"), _attribute(dataset, "transforms"))
-    found = {pair for transform in transforms for pair in _normalisations(transform, MAX_DEPTH)}
+def known_normalisation(dataset: Any) -> tuple[Channels, Channels] | None:
+    """Return mean and std of the one `Normalize` in the transforms of the dataset; None if none or several."""
+    found = set(_normalisations(dataset, MAX_DEPTH))
     return found.pop() if len(found) == 1 else None
 
 
-def _parts(dataset: Any) -> Sequence[Any] | None:
-    """Datasets that a `Subset` or a `ConcatDataset` is made of; None for any other."""
-    if isinstance(dataset, Subset):
-        return [dataset.dataset]
-    return dataset.datasets if isinstance(dataset, ConcatDataset) else None
+def _normalisations(thing: Any, depth: int) -> Iterator[tuple[Channels, Channels]]:
+    """Mean and std of each transform that normalises, within a transform or a dataset and what these are made of."""
+    if type(thing).__name__ in NORMALISERS:
+        yield tuple(map(float, np.ravel(thing.mean))), tuple(map(float, np.ravel(thing.std)))
+    elif depth > 0:
+        parts: list[Any] = list(thing) if isinstance(thing, nn.Sequential) else []
+        for name in ("dataset", "datasets", "transform", "transforms"):
+            part = getattr(thing, name, None)
+            parts += part if isinstance(part, (list, tuple, nn.ModuleList)) else [part]
+        for part in parts:
+            yield from _normalisations(part, depth - 1)
 
 
-def _attribute(thing: Any, name: str) -> Any:
-    """Return an attribute; None where there is none, or a property fails: the items tell what it would have told."""
-    try:
-        return getattr(thing, name, None)
-    except Exception:  # whatever a foreign property raises
-        return None
-
-
-def _normalisations(transform: Any, depth: int) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
-    if transform is None or depth == 0:
-        return
-    if type(transform).__name__ in NORMALISERS:
-        mean, std = _floats(_attribute(transform, "mean")), _floats(_attribute(transform, "std"))
-        if mean and std:
-            yield mean, std
-        return
-    parts = _attribute(transform, "transforms")
-    children = list(parts) if isinstance(parts, (list, tuple, nn.ModuleList)) else []
-    children.append(_attribute(transform, "transform"))
-    if isinstance(transform, nn.Sequential):
-        children.extend(transform)
-    for child in children:
-        yield from _normalisations(child, depth - 1)
-
-
-def _floats(values: Any) -> tuple[float, ...] | None:
-    try:
-        return tuple(float(value) for value in (values if np.ndim(values) else [values]))
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return None
-
-
-def _numbers(column: Any, count: int | None) -> Column | None:
+def _numbers(column: Any, count: int) -> Column | None:
     if not isinstance(column, (list, tuple, np.ndarray, Tensor)):
         return None
-    try:
-        array = column.detach().cpu().numpy() if isinstance(column, Tensor) else np.asarray(column)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return None
+    array = column.detach().cpu().numpy() if isinstance(column, Tensor) else np.asarray(column)
     if array.shape == (count, 1):
         array = array[:, 0]
     usable = array.ndim in (1, 2) and len(array) == count and array.size and array.dtype.kind in "biuf"
     return array if usable else None
-
-
-def _unanimous(answers: list[T | None]) -> T | None:
-    first = answers[0] if answers else None
-    return first if all(answer == first for answer in answers) else None

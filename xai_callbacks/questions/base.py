@@ -1,25 +1,19 @@
-"""The contract of questions: posed once, then scored of any outputs for altered versions of the same images.
-
-A question never looks inside the model. `Question.pose` reads the outputs of the probes and settles which output is
-asked about (the fact), and the output (the foil) or value that it is held against. The `Posed` turns outputs of these
-images, or of altered versions of them, into one differentiable scalar an image, which explainers explain.
-"""
+"""The contract of questions: posed once, then scored of any outputs for altered versions of the same images."""
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, require_instance, require_name
 from xai_callbacks.tasks import Task
 
-__all__ = ["Posed", "Question", "check_reference", "pick", "require_outputs", "resolve", "to_reference"]
+__all__ = ["Posed", "Question", "check_questions", "check_reference", "pick", "resolve", "to_reference"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,6 +44,8 @@ class Posed(ABC):
 class Question(ABC):
     """Base of all questions. Subclasses hold plain values only, so they can be written in YAML and compared."""
 
+    words: ClassVar[str]  # the question, with `{fact}` and `{foil}` for their names
+
     @property
     @abstractmethod
     def key(self) -> str:
@@ -66,10 +62,6 @@ class Question(ABC):
         """
 
     @abstractmethod
-    def title(self, fact: str, foil: str) -> str:
-        """The question in words, given the names of fact and foil (for regression: the two values)."""
-
-    @abstractmethod
     def check(self, task: Task, *, labelled: bool) -> None:
         """Refuse what can be known to be unanswerable.
 
@@ -80,6 +72,10 @@ class Question(ABC):
         Raises:
             ConfigurationError: The question needs labels, another task, or an output that the model does not have.
         """
+
+    def title(self, fact: str, foil: str) -> str:
+        """The question in words, given the names of fact and foil (for regression: the two values)."""
+        return self.words.format(fact=fact, foil=foil)
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
@@ -92,52 +88,59 @@ class Question(ABC):
         return hash((type(self), *vars(self).values()))
 
 
+def check_questions(questions: Sequence[Question], task: Task, *, labelled: bool) -> None:
+    """Check a list of questions, which may be empty, against what is known.
+
+    Raises:
+        ConfigurationError: One is no question, asks the same as another, or cannot be answered.
+    """
+    seen: set[str] = set()
+    for question in questions:
+        require_instance("questions", question, Question, "a list of questions such as Why()")
+        require_name(f"`key` of {question!r}", question.key)
+        if question.key in seen:
+            raise ConfigurationError(
+                f"Expected `questions` to differ, but got {question!r}, whose key {question.key!r} another has too."
+            )
+        seen.add(question.key)
+        question.check(task, labelled=labelled)
+
+
 def pick(outputs: Tensor, index: Tensor) -> Tensor:
     """One output of each image, `(N,)`; 0 where the index is -1."""
     chosen = outputs.gather(1, index.clamp_min(0)[:, None])[:, 0]
     return chosen * (index >= 0) if bool((index < 0).any()) else chosen
 
 
-def require_outputs(question: Question, task: Task, *, logits: bool) -> None:
-    """Refuse a task whose outputs are values for a question about logits, or the reverse."""
-    if task.classifies != logits:
-        raise ConfigurationError(
-            f"Expected `questions` to suit {task.kind} probes, but got {question!r}, which asks about "
-            f"{'classes or labels' if logits else 'values'}. Float `targets` make probes of regression, integer "
-            "`labels` of classification."
-        )
-
-
-def to_reference(argument: str, value: object, words: Collection[str]) -> str | int:
-    """Check that an argument is a word or name, or an index, also one of NumPy or torch."""
-    if isinstance(value, str) and value.strip():
-        return value
-    try:
-        index = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # that is the question
-    except TypeError:  # arrays and tensors have `__index__` but not all of them are one whole number
-        index = -1
-    if index < 0:
+def to_reference(argument: str, value: str | int, words: Sequence[str]) -> str | int:
+    """Check that an argument is a word or name, or an index."""
+    if not (value.strip() if isinstance(value, str) else type(value) is int and value >= 0):
         raise ConfigurationError(
             f"Expected `{argument}` to be {', '.join(map(repr, words))}, an index >= 0, or the name of a class, label "
             f"or value, but got {value!r}."
         )
-    return index
+    return value
 
 
-def check_reference(argument: str, reference: str | int, words: Collection[str], task: Task, *, labelled: bool) -> None:
-    """Refuse an output that the task does not have, and `label` without labels."""
-    if reference == "label" and not labelled:
+def check_reference(argument: str, reference: str | int, words: Sequence[str], task: Task, *, labelled: bool) -> None:
+    """Refuse an output that the task does not have, `label` without labels, and a word for one of several values."""
+    if reference not in words:
+        try:
+            task.index(argument, reference)
+        except ConfigurationError as error:
+            options = f" Or write {' or '.join(map(repr, words))}." if isinstance(reference, str) else ""
+            raise ConfigurationError(f"{error}{options}") from None
+    elif not task.classifies and task.width is not None and task.width > 1:
+        names = ", ".join(repr(task.name(index)) for index in range(min(task.width, 8)))
+        raise ConfigurationError(
+            f"Expected `{argument}` to say which of {task.width} values is asked about, but got {reference!r}. Name "
+            f"one, by index or name: {names}."
+        )
+    elif reference == "label" and not labelled:
         raise ConfigurationError(
             f"Expected probes with `labels` because `{argument}` is 'label', but got none. Give the probes labels or "
             f"ask about a {task.noun} by index or name."
         )
-    if reference in words:
-        return
-    try:
-        task.index(argument, reference)
-    except ConfigurationError as error:
-        options = f" Or write {' or '.join(map(repr, words))}." if isinstance(reference, str) else ""
-        raise ConfigurationError(f"{error}{options}") from None
 
 
 def resolve(reference: str | int, outputs: Tensor, truth: Tensor | None, task: Task) -> Tensor:

@@ -2,41 +2,50 @@
 
 Notation: `z` logits, `p` their probabilities (softmax of classes, sigmoid of labels), `P` the fact, `Q` the foil,
 `R_c` the heatmap of logit `z_c`. The cross-entropy toward the foil, `J_Q = -log p_Q`, has the gradient `p - e_Q`, so
-its heatmap is `sum_c p_c R_c - R_Q`: where the net looks when it moves *away* from Q (Prabhushankar et al.,
-"Contrastive explanations in neural networks", ICIP 2020). Labels do not exclude each other, so that moving to Q does
-not move away from P: there the cross-entropy is that toward "not P, but Q", `-log(1 - p_P) - log p_Q`, with the
-heatmap `p_P R_P - (1 - p_Q) R_Q`. Both tend to `R_P - R_Q` as the model becomes certain of P.
+its heatmap is `sum_c p_c R_c - R_Q`: where the net looks when it moves *away* from Q (Prabhushankar et al., ICIP 2020).
+Labels do not exclude each other, so that moving to Q does not move away from P: there it is the cross-entropy toward
+"not P, but Q", `-log(1 - p_P) - log p_Q`, with the heatmap `p_P R_P - (1 - p_Q) R_Q`. Both tend to `R_P - R_Q` as the
+model becomes certain of P.
 """
 
 from __future__ import annotations
 
-import math
-import numbers
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, softplus
 
-from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.questions.base import Posed, Question, check_reference, pick, require_outputs, resolve, to_reference
+from xai_callbacks.errors import ConfigurationError, is_number
+from xai_callbacks.questions.base import Posed, Question, check_reference, pick, resolve, to_reference
 from xai_callbacks.tasks import Task, in_key
 
-__all__ = ["WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "cross_entropy_toward"]
+__all__ = [
+    "WhatIfNot",
+    "Why",
+    "WhyNotCertain",
+    "WhyRatherThan",
+    "WhyValueRatherThan",
+    "cross_entropy_toward",
+    "default_questions",
+]
 
 _OF = ("predicted", "label")
 _FOIL = ("runner-up", "label")
 # Bounds the input above which softplus is linear; the default of 20 would cut off the small gradients.
 _LINEAR_ABOVE = 80.0
+_VALUES = 4  # of very many, the first few are asked about
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Logit(Posed):
-    sign: int = 1
-
+class _Output(Posed):
     def score(self, outputs: Tensor) -> Tensor:
-        return self.sign * pick(outputs, self.fact)
+        return pick(outputs, self.fact)
+
+
+class _Negated(Posed):
+    def score(self, outputs: Tensor) -> Tensor:
+        return -pick(outputs, self.fact)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -71,7 +80,9 @@ class Why(Question):
             an index, or the name of a class, label or value. A net of several values is asked about one of them.
     """
 
-    def __init__(self, of: Literal["predicted", "label"] | str | int = "predicted") -> None:
+    words = "Why {fact}?"
+
+    def __init__(self, of: str | int = "predicted") -> None:
         self.of = to_reference("of", of, _OF)
 
     @property
@@ -81,18 +92,35 @@ class Why(Question):
 
     def check(self, task: Task, *, labelled: bool) -> None:
         """Regression is welcome: the question is then "why this value?"."""
-        if task.classifies:
-            check_reference("of", self.of, _OF, task, labelled=labelled)
-        else:
-            _check_value("of", self.of, task)
+        check_reference("of", self.of, _OF, task, labelled=labelled)
 
     def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
         """Score `z_P`, or the value."""
-        return _Logit(fact=resolve(self.of, outputs, truth, task))
+        return _Output(fact=resolve(self.of, outputs, truth, task))
 
-    def title(self, fact: str, foil: str) -> str:
-        """Such as "Why cat?"."""
-        return f"Why {fact}?"
+
+class WhatIfNot(Why):
+    """Ask "What if not P?": the counterfactual question, score `-z_P`; its heatmap shows what speaks against P.
+
+    Args:
+        of: See `Why`.
+    """
+
+    words = "What if not {fact}?"
+
+    @property
+    def key(self) -> str:
+        """`what_if_not`, `what_if_not_label`, `what_if_not_<index>` or `what_if_not_<name>`."""
+        return super().key.replace("why", "what_if_not", 1)
+
+    def check(self, task: Task, *, labelled: bool) -> None:
+        """Labels and classes must exist."""
+        _require(self, task, logits=True)
+        super().check(task, labelled=labelled)
+
+    def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
+        """Score `-z_P`."""
+        return _Negated(fact=resolve(self.of, outputs, truth, task))
 
 
 class WhyRatherThan(Question):
@@ -106,11 +134,9 @@ class WhyRatherThan(Question):
         fact: None, `predicted`, `label`, an index or a name.
     """
 
-    def __init__(
-        self,
-        foil: Literal["runner-up", "label"] | str | int = "runner-up",
-        fact: Literal["predicted", "label"] | str | int | None = None,
-    ) -> None:
+    words = "Why {fact}, rather than {foil}?"
+
+    def __init__(self, foil: str | int = "runner-up", fact: str | int | None = None) -> None:
         self.foil = to_reference("foil", foil, _FOIL)
         self.fact = None if fact is None else to_reference("fact", fact, _OF)
         if self.foil == self.fact:
@@ -126,7 +152,7 @@ class WhyRatherThan(Question):
 
     def check(self, task: Task, *, labelled: bool) -> None:
         """Labels and classes must exist."""
-        require_outputs(self, task, logits=True)
+        _require(self, task, logits=True)
         check_reference("foil", self.foil, _FOIL, task, labelled=labelled)
         if self.fact is not None:
             check_reference("fact", self.fact, _OF, task, labelled=labelled)
@@ -143,8 +169,8 @@ class WhyRatherThan(Question):
 
     def title(self, fact: str, foil: str) -> str:
         """Such as "Why cat, rather than dog?"; where the foil is the fact itself, the question about certainty."""
-        asks_certainty = self.fact is None and fact == foil
-        return WhyNotCertain().title(fact, foil) if asks_certainty else f"Why {fact}, rather than {foil}?"
+        certain = self.fact is None and fact == foil
+        return WhyNotCertain().title(fact, foil) if certain else super().title(fact, foil)
 
 
 class WhyNotCertain(Question):
@@ -154,52 +180,17 @@ class WhyNotCertain(Question):
     against it. It fades as the net becomes certain, which is the answer.
     """
 
-    @property
-    def key(self) -> str:
-        """`why_not_certain`."""
-        return "why_not_certain"
+    key = "why_not_certain"
+    words = "Why not {fact} with 100 % confidence?"
 
     def check(self, task: Task, *, labelled: bool) -> None:
         """Values have no confidence."""
-        require_outputs(self, task, logits=True)
+        _require(self, task, logits=True)
 
     def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
         """Score `-log p_P`, computed so that its gradient survives `p_P` near 1."""
         fact = task.most_probable(outputs)
         return _Contrast(fact=fact, foil=fact, kind=task.kind)
-
-    def title(self, fact: str, foil: str) -> str:
-        """Such as "Why not cat with 100 % confidence?"."""
-        return f"Why not {fact} with 100 % confidence?"
-
-
-class WhatIfNot(Question):
-    """Ask "What if not P?": the counterfactual question, score `-z_P`; its heatmap shows what speaks against P.
-
-    Args:
-        of: `predicted`, `label`, an index or a name, as for `Why`.
-    """
-
-    def __init__(self, of: Literal["predicted", "label"] | str | int = "predicted") -> None:
-        self.of = to_reference("of", of, _OF)
-
-    @property
-    def key(self) -> str:
-        """`what_if_not`, `what_if_not_label`, `what_if_not_<index>` or `what_if_not_<name>`."""
-        return "what_if_not" if self.of == "predicted" else f"what_if_not_{in_key(self.of)}"
-
-    def check(self, task: Task, *, labelled: bool) -> None:
-        """Labels and classes must exist."""
-        require_outputs(self, task, logits=True)
-        check_reference("of", self.of, _OF, task, labelled=labelled)
-
-    def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
-        """Score `-z_P`."""
-        return _Logit(fact=resolve(self.of, outputs, truth, task), sign=-1)
-
-    def title(self, fact: str, foil: str) -> str:
-        """Such as "What if not cat?"."""
-        return f"What if not {fact}?"
 
 
 class WhyValueRatherThan(Question):
@@ -213,49 +204,46 @@ class WhyValueRatherThan(Question):
         of: Which value, by index or name, where the net predicts several; `predicted` is the only one.
     """
 
-    def __init__(
-        self, value: float | Literal["target"] = "target", of: Literal["predicted"] | str | int = "predicted"
-    ) -> None:
-        given: Any = value
-        number = not isinstance(given, bool) and isinstance(given, numbers.Real) and math.isfinite(given)
-        if not number and not (isinstance(value, str) and value == "target"):
+    words = "Why {fact}, rather than {foil}?"
+
+    def __init__(self, value: float | Literal["target"] = "target", of: str | int = "predicted") -> None:
+        if not is_number(value) and not (isinstance(value, str) and value == "target"):
             raise ConfigurationError(f"Expected `value` to be a finite number or 'target', but got {value!r}.")
-        # A plain float compares and prints the same wherever it came from.
-        self.value = value if isinstance(value, str) else float(value)
-        self.of = to_reference("of", of, ("predicted",))
+        self.value = value
+        self.of = to_reference("of", of, _OF[:1])
 
     @property
     def key(self) -> str:
         """`why_value_rather_than_target` or `why_value_rather_than_<value>`; `why_<of>_rather_than_...` of several."""
         asked = "value" if self.of == "predicted" else in_key(self.of)
-        if isinstance(self.value, str):
-            return f"why_{asked}_rather_than_{self.value}"
-        short = format(self.value, "g")
-        # Six digits unless they are not enough: two questions must never share a key.
-        return f"why_{asked}_rather_than_{short if float(short) == self.value else repr(self.value)}"
+        return f"why_{asked}_rather_than_{self.value if isinstance(self.value, str) else format(self.value, '.12g')}"
 
     def check(self, task: Task, *, labelled: bool) -> None:
         """`target` needs targets."""
-        require_outputs(self, task, logits=False)
+        _require(self, task, logits=False)
         if self.value == "target" and not labelled:
             raise ConfigurationError(f"Expected probes with `targets` for {self!r}, but got none. Ask for a number.")
-        _check_value("of", self.of, task)
+        check_reference("of", self.of, _OF[:1], task, labelled=labelled)
 
     def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
         """Score `(y - v)^2`."""
         fact = resolve(self.of, outputs, truth, task)
         if not isinstance(self.value, str):
-            value = torch.full_like(outputs.detach()[:, 0], self.value)
-        elif truth is None:
+            return _SquaredError(fact=fact, value=torch.full_like(outputs.detach()[:, 0], self.value))
+        if truth is None:
             raise ConfigurationError(f"Expected probes with `targets` for {self!r}, but got none.")
-        else:
-            targets = truth.to(outputs.detach())
-            value = targets if targets.ndim == 1 else pick(targets, fact)
-        return _SquaredError(fact=fact, value=value)
+        targets = truth.to(outputs.detach())
+        return _SquaredError(fact=fact, value=targets if targets.ndim == 1 else pick(targets, fact))
 
-    def title(self, fact: str, foil: str) -> str:
-        """Such as "Why 0.58, rather than 0.75?"."""
-        return f"Why {fact}, rather than {foil}?"
+
+def default_questions(task: Task) -> tuple[Question, ...]:
+    """The questions an audit asks unless told otherwise."""
+    if task.classifies:
+        return (Why(), WhyNotCertain()) if task.width == 1 else (Why(), WhyRatherThan(), WhyNotCertain())
+    if task.width in (None, 1):
+        return (Why(), WhyValueRatherThan("target"))
+    values = (task.names or range(task.width or 1))[:_VALUES]
+    return tuple(question for value in values for question in (Why(value), WhyValueRatherThan("target", of=value)))
 
 
 def cross_entropy_toward(logits: Tensor, classes: Tensor) -> Tensor:
@@ -269,15 +257,12 @@ def cross_entropy_toward(logits: Tensor, classes: Tensor) -> Tensor:
     return softplus(others - pick(logits, classes), threshold=_LINEAR_ABOVE)
 
 
-def _check_value(argument: str, reference: str | int, task: Task) -> None:
-    """Refuse a value that a regression net does not have, and `predicted` where there are several."""
-    if reference != "predicted":
-        task.index(argument, reference)
-    elif task.width is not None and task.width > 1:
-        names = ", ".join(repr(name) for name in (task.names or [str(index) for index in range(task.width)])[:8])
+def _require(question: Question, task: Task, *, logits: bool) -> None:
+    """Refuse a task whose outputs are values for a question about logits, or the reverse."""
+    if task.classifies != logits:
         raise ConfigurationError(
-            f"Expected `{argument}` to say which of {task.width} values is asked about, but got 'predicted'. Name one, "
-            f"by index or name: {names}."
+            f"Expected `questions` to suit {task.kind} probes, but got {question!r}, which asks about "
+            f"{'classes or labels' if logits else 'values'}. `targets` make regression probes, `labels` do not."
         )
 
 

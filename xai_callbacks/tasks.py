@@ -1,13 +1,20 @@
-"""Tasks: the meaning of the outputs of a model, and of the truth of probes."""
+"""Tasks: how the outputs of a model are read; nothing else takes an argmax or a softmax of outputs.
+
+| task | truth of a probe | outputs of the model | read as |
+|---|---|---|---|
+| `SingleLabel` | one class | K logits, K probabilities, or one sigmoid logit | K logits of exclusive classes |
+| `MultiLabel` | K labels, each 0, 1 or -1 (unknown) | K logits or K sigmoids | K logits of labels that do not |
+| `Regression` | one value or V | V values | V values |
+"""
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,14 +23,18 @@ from xai_callbacks.errors import ConfigurationError, OutputError, require_intege
 
 __all__ = ["UNKNOWN", "Ending", "MultiLabel", "Regression", "SingleLabel", "Task", "binary_logits", "in_key", "task_of"]
 
-UNKNOWN = -1
-"""A label of a multi-label probe that nobody knows."""
-
+UNKNOWN = -1  # a label of a multi-label probe, or a group, that nobody knows
 # Below this, a probability is read as this: its logarithm stays finite in float32.
 _TINY = 1e-30
 
 Ending = Literal["sigmoid", "softmax"] | None
 """The function that the outputs of a model come straight from."""
+
+_ORDINAL = (
+    "Ordinal heads of cumulative logits have one output less than classes, which differ by the same amounts for all "
+    "images, so that their argmax says nothing: turn them into one logit a class with `output=lambda z: ...`, or audit "
+    "the rank as a value, with `targets`."
+)
 
 
 @dataclass(frozen=True)
@@ -33,9 +44,6 @@ class Task(ABC):
     Attributes:
         names: Name of each output, by index; None where unknown.
         width: Number of outputs as they are read; None until a model has been looked at.
-
-    Raises:
-        ConfigurationError: A name is no text, or a number no count.
     """
 
     names: tuple[str, ...] | None = None
@@ -45,15 +53,15 @@ class Task(ABC):
     """`single-label`, `multi-label` or `regression`."""
     noun: ClassVar[str]
     """One output, in words."""
-    plural: ClassVar[str]
     classifies: ClassVar[bool] = True
     """Whether outputs are logits."""
 
     def __post_init__(self) -> None:
         if self.names is not None:
             texts_of("names", self.names)
-        if self.width is not None:
-            require_integer("width", self.width, minimum=1)
+        for count in ("width", "labels"):
+            if getattr(self, count, None) is not None:
+                require_integer(count, getattr(self, count), minimum=0)
 
     @property
     @abstractmethod
@@ -73,33 +81,25 @@ class Task(ABC):
         width = outputs.shape[1]
         if not self.accepts(width):
             raise OutputError(
-                f"Expected {self.wanted}, but the model gives {width:,}.{self._advice(width)} Audit the model that "
+                f"Expected {self.wanted}, but the model gives {width:,}. {self._advice(width)}Audit the model that "
                 "belongs to the probes, or choose its outputs with `output=`, as in `output=lambda raw: raw['logits']`."
             )
         return self._gives_probabilities(outputs.detach(), ending, precision)
 
     def read(self, outputs: Tensor, *, probabilities: bool) -> Tensor:
         """Logits `(N, K)`, or values `(N, V)`, of what the model gave; differentiable."""
-        return torch.logit(outputs, eps=1e-7) if probabilities else outputs
+        return outputs.logit(eps=1e-7) if probabilities else outputs
 
     def are_distributions(self, outputs: Tensor) -> bool:
-        """Whether outputs that are read as logits look like probabilities that add up to 1."""
-        return False
-
-    def sized(self, width: int) -> Self:
-        """The same task of a model with so many outputs, as they are read."""
-        return replace(self, width=width)
+        """Whether outputs that are read as logits look like those of a softmax."""
+        return self.kind == "single-label" and _is_distribution(outputs, torch.float32)
 
     def name(self, index: int) -> str:
         """Name of an output, or the number itself where no name is known."""
         return self.names[index] if self.names is not None and 0 <= index < len(self.names) else str(index)
 
     def index(self, argument: str, reference: int | str) -> int:
-        """Index of the output that a name or an index means.
-
-        Raises:
-            ConfigurationError: There is no such output.
-        """
+        """Index of the output that a name or an index means; a `ConfigurationError` if there is none."""
         if isinstance(reference, int):
             if reference >= 0 and (self.width is None or reference < self.width):
                 return reference
@@ -107,10 +107,11 @@ class Task(ABC):
             raise ConfigurationError(
                 f"Expected `{argument}` to be the index of a {self.noun}{limit}, but got {reference}."
             )
-        if self.names is not None and self.names.count(reference) == 1:
-            return self.names.index(reference)
-        near = get_close_matches(reference, self.names or (), n=1, cutoff=0.5)
-        known = "has no names: give its index" if self.names is None else f"is one of {', '.join(self.names[:8])}"
+        names = self.names or ()
+        if names.count(reference) == 1:
+            return names.index(reference)
+        near = get_close_matches(reference, names, n=1, cutoff=0.5)
+        known = f"is one of {', '.join(names[:8])}" if names else "has no names: give its index"
         hint = f"Did you mean {near[0]!r}?" if near else f"A {self.noun} {known}."
         raise ConfigurationError(f"Expected `{argument}` to name a {self.noun}, but got {reference!r}. {hint}")
 
@@ -118,17 +119,17 @@ class Task(ABC):
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Probability of each output, `(N, K)` in [0, 1], of outputs as they are read; NaN for values."""
 
-    @abstractmethod
     def predictions(self, outputs: Tensor) -> Tensor:
         """Class `(N,)` int64, labels `(N, K)` bool, or values `(N,)` or `(N, V)` float32, as the model says."""
+        return self.most_probable(outputs)
 
     def confidences(self, outputs: Tensor) -> Tensor:
         """Probability of the most probable output `(N,)`; NaN for values."""
         return self.probabilities(outputs).amax(dim=1)
 
-    @abstractmethod
     def correct(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Share of the known labels of each image that the model gets right, `(N,)` float64; NaN for values."""
+        return torch.full((len(outputs),), torch.nan, dtype=torch.float64)
 
     @abstractmethod
     def truth_of(self, truth: Tensor, outputs: Tensor) -> Tensor:
@@ -139,11 +140,7 @@ class Task(ABC):
         return outputs.detach().argmax(dim=1)
 
     def require_classes(self, argument: str, *, single: bool = False) -> None:
-        """Refuse values, and with `single` also labels that do not exclude each other.
-
-        Raises:
-            ConfigurationError: This task does not suit `argument`.
-        """
+        """Refuse values by a `ConfigurationError`, and with `single` also labels that do not exclude each other."""
         if not self.classifies or (single and self.kind != "single-label"):
             wanted = "one label each" if single else "labels"
             raise ConfigurationError(
@@ -169,11 +166,6 @@ class SingleLabel(Task):
 
     kind: ClassVar[str] = "single-label"
     noun: ClassVar[str] = "class"
-    plural: ClassVar[str] = "classes"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_integer("labels", self.labels, minimum=0)
 
     def accepts(self, width: int) -> bool:
         """As many as there are class names; one for two classes; without names, no fewer than labels need."""
@@ -188,12 +180,7 @@ class SingleLabel(Task):
         return f"outputs for {self.labels:,} classes or more, as the labels of the probes go up to {self.labels - 1}"
 
     def _advice(self, width: int) -> str:
-        if width != max(self.labels, len(self.names or ())) - 1:
-            return ""
-        return (
-            " One output less than classes is what ordinal heads of cumulative logits have, which no argmax reads: "
-            "turn them into one logit a class with a function, or audit the rank as a value, with `targets`."
-        )
+        return f"{_ORDINAL} " if width == max(self.labels, len(self.names or ())) - 1 else ""
 
     def _gives_probabilities(self, outputs: Tensor, ending: Ending, precision: torch.dtype) -> bool:
         if outputs.shape[1] == 1:
@@ -207,11 +194,7 @@ class SingleLabel(Task):
                 "or choose the logits with `output=lambda probabilities: probabilities.logit()`."
             )
         if _is_cumulative(outputs):
-            raise OutputError(
-                f"Expected one logit a class, but the {outputs.shape[1]} outputs differ by the same amounts for all "
-                "images, as cumulative logits of an ordinal head do; their argmax is always the same. Turn them into "
-                "one logit a class with `output=lambda z: ...`, or audit the rank as a value, with `targets`."
-            )
+            raise OutputError(f"Expected one logit a class, but got what looks like cumulative logits. {_ORDINAL}")
         return False
 
     def read(self, outputs: Tensor, *, probabilities: bool) -> Tensor:
@@ -220,17 +203,9 @@ class SingleLabel(Task):
             return binary_logits(super().read(outputs, probabilities=probabilities))
         return outputs.clamp_min(_TINY).log() if probabilities else outputs
 
-    def are_distributions(self, outputs: Tensor) -> bool:
-        """As they are of a softmax."""
-        return _is_distribution(outputs, torch.float32)
-
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Softmax."""
         return outputs.softmax(dim=1)
-
-    def predictions(self, outputs: Tensor) -> Tensor:
-        """The class with the largest logit."""
-        return self.most_probable(outputs)
 
     def correct(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """1 where the class is the label, else 0."""
@@ -247,7 +222,6 @@ class MultiLabel(Task):
 
     kind: ClassVar[str] = "multi-label"
     noun: ClassVar[str] = "label"
-    plural: ClassVar[str] = "labels"
 
     @property
     def wanted(self) -> str:
@@ -291,7 +265,6 @@ class Regression(Task):
 
     kind: ClassVar[str] = "regression"
     noun: ClassVar[str] = "value"
-    plural: ClassVar[str] = "values"
     classifies: ClassVar[bool] = False
 
     @property
@@ -300,7 +273,7 @@ class Regression(Task):
         return f"{self.width} value{'' if self.width == 1 else 's'} an image, as the probes have targets"
 
     def _advice(self, width: int) -> str:
-        return " A classifier wants probes with integer `labels`, a net of several values `targets` (N, V)."
+        return "A classifier wants probes with integer `labels`, a net of several values `targets` (N, V). "
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """NaN."""
@@ -311,25 +284,13 @@ class Regression(Task):
         values = outputs.detach()
         return values[:, 0] if values.shape[1] == 1 else values
 
-    def correct(self, outputs: Tensor, truth: Tensor) -> Tensor:
-        """NaN: values are near, not right."""
-        return torch.full((len(outputs),), torch.nan, dtype=torch.float64)
-
     def truth_of(self, truth: Tensor, outputs: Tensor) -> Tensor:
         """The value, where there is but one."""
         return torch.zeros(len(outputs), dtype=torch.int64, device=outputs.device)
 
 
-def task_of(
-    labels: Tensor | None, targets: Tensor | None, names: Sequence[str] | None = None
-) -> SingleLabel | MultiLabel | Regression:
-    """The task of probes.
-
-    Args:
-        labels: Classes `(N,)`, or labels `(N, K)` of 0, 1 and -1.
-        targets: Values `(N,)` or `(N, V)`.
-        names: Of classes, labels or values.
-    """
+def task_of(labels: Tensor | None, targets: Tensor | None, names: Sequence[str] | None = None) -> Task:
+    """The task of probes with labels `(N,)` or `(N, K)`, or targets `(N,)` or `(N, V)`, and with names of outputs."""
     known = None if names is None else tuple(names)
     if targets is not None:
         return Regression(known, 1 if targets.ndim == 1 else targets.shape[1])
@@ -360,8 +321,6 @@ def _is_distribution(outputs: Tensor, precision: torch.dtype) -> bool:
 
 def _is_cumulative(outputs: Tensor) -> bool:
     """Whether outputs go up and down together: images differ, and the differences between columns do not."""
-    if len(outputs) < 2 or outputs.shape[1] < 2:
-        return False
     moved = outputs - outputs[:1]
     largest = moved.abs().amax()
     scale = outputs.abs().amax().clamp_min(1.0)
