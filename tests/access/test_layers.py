@@ -182,7 +182,7 @@ def test_one_call_of_a_module_that_runs_twice_is_named():
             return self.fc(self.again(self.again(self.first(x))).mean(dim=(2, 3)))
 
     assert choose(Twice()).name == "again#1"
-    with pytest.raises(TargetLayerError, match=r"`again` runs 2 times\. Name one call, such as 'again#1'"):
+    with pytest.raises(TargetLayerError, match=r"`again` runs 2 times.* Name one call, such as 'again#0'"):
         named(Twice(), "again")
     assert named(Twice(), "again#0").layout.grid == (14, 14)
 
@@ -213,12 +213,10 @@ def test_a_frozen_net_and_one_that_changes_its_input_in_place():
     assert choose(model).name == "0"
 
 
-def test_layers_are_named_by_string_or_module():
-    model = torchvision_net("resnet18")
-    by_name, by_module = (named(model, target, shape=(3, 64, 64)) for target in ("layer3.1", model.layer3[1]))
-    assert by_name == by_module
-    assert by_name.layout.grid == (4, 4)
-    assert "as named" in by_name.reason
+def test_layers_are_named():
+    layer = named(torchvision_net("resnet18"), "layer3.1", shape=(3, 64, 64))
+    assert layer.layout.grid == (4, 4)
+    assert "as named" in layer.reason
 
 
 @pytest.mark.parametrize(
@@ -229,7 +227,6 @@ def test_layers_are_named_by_string_or_module():
         ("layer4.1.relu", "runs 2 times"),
         ("avgpool", "a feature map of more than one cell, but `avgpool` is (2, 512, 1, 1)"),
         ("fc", "a feature map of more than one cell, but `fc` is (2, 1000)"),
-        (nn.Conv2d(3, 3, 3), "to be part of ResNet, but got a Conv2d that is not"),
     ],
 )
 def test_layers_that_cannot_be_used_are_refused_with_advice(target, message):
@@ -294,7 +291,7 @@ def test_compiling_a_part_does_not_change_the_choice():
     expected = choose(model)
     model.body = torch.compile(model.body, backend="eager")
     assert choose(model) == choose(torch.compile(model, backend="eager")) == expected
-    assert named(model, "body").name == named(model, model.body).name == "body"
+    assert named(model, "body").name == "body"
 
 
 def test_channels_last_tokens_of_a_small_net_on_images_that_are_not_square():

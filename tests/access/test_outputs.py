@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from xai_callbacks.access.outputs import select_output
+from xai_callbacks.access.subject import select_output
 from xai_callbacks.errors import OutputError
 from xai_callbacks.tasks import SingleLabel
 
@@ -74,21 +74,21 @@ def test_one_number_an_image_becomes_a_column_and_half_becomes_float():
         (
             MAPS,
             None,
-            "Expected the model outputs to have shape (N, K) with N = 4, but the automatic choice gave (4, 2, 5, 5)",
+            "values of shape (N, K) with N = 4, but the automatic choice led to a tensor of shape (4, 2, 5, 5)",
         ),
         ({"a": MAPS}, None, "led to None in a dict with {a: a tensor of shape (4, 2, 5, 5)}"),
         (
             {"a": LOGITS},
             "logit",
-            "Expected `output` to be a key, attribute or index of what the model returns, but got 'logit'",
+            "or to be left out for a tensor, but got 'logit'",
         ),
-        ((LOGITS,), 3, "but got 3 for a tuple of [a tensor of shape (4, 3)]"),
+        ((LOGITS,), 3, "but got 3 for a tuple with {0: a tensor of shape (4, 3)}"),
         (None, None, "led to None"),
-        (LOGITS, 1, "to be left out, or a callable, for a model that returns a tensor, but got 1"),
+        (LOGITS, 1, "or to be left out for a tensor, but got 1"),
         (LOGITS, lambda raw: "x", "led to 'x'"),
         (torch.randn(3, 3), None, "with N = 4"),
         (Answer(FEATURES, LOGITS), "logit", "but got 'logit' for a Answer with {features: a tensor of shape (4, 7)"),
-        (torch.zeros(4, 0), None, "but the automatic choice gave (4, 0)"),
+        (torch.zeros(4, 0), None, "but the automatic choice led to a tensor of shape (4, 0)"),
     ],
 )
 def test_what_does_not_fit_is_described(raw, output, message):
@@ -119,4 +119,4 @@ def test_a_bare_tensor_has_no_parts_to_choose_from(output):
     """Entry 1 would be the second image, and two of its logits could pass for one value an image."""
     with pytest.raises(OutputError) as caught:
         select_output(torch.randn(2, 2), output, 2, ANY)
-    assert f"to be left out, or a callable, for a model that returns a tensor, but got {output!r}" in str(caught.value)
+    assert f"or to be left out for a tensor, but got {output!r}" in str(caught.value)

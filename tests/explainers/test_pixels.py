@@ -10,10 +10,10 @@ from tests.explaining import explain
 from xai_callbacks import Auditor, IntegratedGradients, Occlusion, ProbeSet, Why, WhyNotCertain, WhyRatherThan
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.explainers import Explainer, Plan
-from xai_callbacks.questions import WhatIfNot, WhyValueRatherThan
+from xai_callbacks.questions import WhyValueRatherThan
 from xai_callbacks.tasks import MultiLabel, Regression, SingleLabel
 
-QUESTIONS = [Why(), WhyRatherThan(), WhyNotCertain(), Why(of=1), WhyRatherThan(foil=2, fact=0), WhatIfNot()]
+QUESTIONS = [Why(), WhyRatherThan(), WhyNotCertain(), Why(of=1), WhyRatherThan(foil=2, fact=0)]
 
 
 @pytest.fixture(scope="module")

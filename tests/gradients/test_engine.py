@@ -10,9 +10,8 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torch.nn import functional as F
 
-from tests.gradients.oracle import one_by_one, to_uniform
+from tests.gradients.oracle import to_uniform
 from xai_callbacks.access import undisturbed
 from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.gradients import PerSampleGradients
@@ -33,7 +32,7 @@ def test_patterns_choose_parameters_and_a_typo_is_told():
 
     chosen = PerSampleGradients(model, parameters=["decoder.*.weight"])
     assert set(chosen.parameters) == {"decoder.0.weight", "decoder.2.weight"}
-    with pytest.raises(ConfigurationError, match=r"'decodr.0.weight' matches none. Did you mean 'decoder.0.weight'"):
+    with pytest.raises(ConfigurationError, match=r"'decodr.0.weight' matches none of .*decoder.0.weight"):
         PerSampleGradients(model, parameters=["decodr.0.weight"])
 
 
@@ -45,7 +44,7 @@ def test_a_frozen_model_is_refused_with_advice():
 def test_batch_norm_in_training_is_refused():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
 
-    with pytest.raises(ConfigurationError, match="`1` uses those of the batch"):
+    with pytest.raises(ConfigurationError, match="Normalise by running statistics"):
         PerSampleGradients(model)(torch.randn(3, 2), to_uniform)
 
 
@@ -95,18 +94,7 @@ def test_nothing_of_the_graph_is_kept():
 
     assert seen
     assert all(reference() is None for reference in seen)
-    assert not reading.losses.requires_grad
-
-
-def test_cosines_with_a_reference_are_those_of_the_gradients():
-    torch.manual_seed(0)
-    model, images = nn.Linear(4, 3), torch.randn(5, 4)
-    mean = one_by_one(model, images)["weight"].mean(dim=0)
-
-    cosines = PerSampleGradients(model)(images, to_uniform, reference={"weight": mean}).cosines()["weight"]
-
-    expected = F.cosine_similarity(one_by_one(model, images)["weight"].flatten(1), mean.flatten()[None], dim=1)
-    torch.testing.assert_close(cosines, expected.double(), rtol=1e-5, atol=1e-6)
+    assert not any(values.requires_grad for values in reading.squared_norms.values())
 
 
 @pytest.mark.gpu
@@ -157,11 +145,6 @@ def test_norms_of_a_million_entries_keep_their_digits():
         assert float(found[index]) == pytest.approx(float(gradient.double().square().sum()), rel=2e-6)
 
 
-def test_an_empty_batch_is_refused():
-    with pytest.raises(ConfigurationError, match="one image or more to measure gradients of, but got none"):
-        PerSampleGradients(nn.Linear(2, 2))(torch.zeros(0, 2), to_uniform)
-
-
 def test_large_batches_take_several_passes_and_give_the_same():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 2, 3, stride=16), nn.Flatten(), nn.Linear(2 * 19 * 19, 3))
@@ -169,22 +152,15 @@ def test_large_batches_take_several_passes_and_give_the_same():
     calls = []
     model[0].register_forward_pre_hook(lambda _module, given: calls.append(len(given[0])))
     measure = PerSampleGradients(model)
-    reference = {"0.weight": torch.randn(2, 3, 3, 3)}
-    whole = measure(
-        images, to_uniform, reference=reference, reduce=lambda _name, gradients: gradients.flatten(1)[:, :2]
-    )
-    assert calls == [2, 3, 3, 3, 3]
+    options = ({}, {"reduce": lambda _name, gradients: gradients.flatten(1)[:, :2]})
+    wholes = [measure(images, to_uniform, **each) for each in options]
+    assert calls == [2, 3, 3, 3, 3, 3, 3, 3]
 
-    assert whole.losses.shape == (9,)
     for index in (0, 4, 8):
-        one = measure(
-            images[index : index + 1],
-            to_uniform,
-            reference=reference,
-            reduce=lambda _name, gradients: gradients.flatten(1)[:, :2],
-        )
-        for kind in ("squared_norms", "inner_products", "reduced"):
-            for name, values in getattr(one, kind).items():
-                torch.testing.assert_close(getattr(whole, kind)[name][index], values[0], rtol=1e-4, atol=1e-6)
+        for whole, each in zip(wholes, options, strict=True):
+            one = measure(images[index : index + 1], to_uniform, **each)
+            for kind in ("squared_norms", "reduced"):
+                for name, values in getattr(one, kind).items():
+                    torch.testing.assert_close(getattr(whole, kind)[name][index], values[0], rtol=1e-4, atol=1e-6)
     with pytest.raises(AuditError, match=r"1 of 3 images, first for image 7"):
         measure(images, lambda outputs, given: outputs.sum(dim=1) / (given.amax(dim=(1, 2, 3)) != images[7].max()))

@@ -138,8 +138,8 @@ def test_a_scripted_layer_deep_inside_costs_its_own_parent_alone():
 def test_a_model_that_is_scripted_as_a_whole_is_refused_and_works_inside_another():
     scripted = torch.jit.script(after(body()))
 
-    with pytest.raises(ConfigurationError, match=r"put it into an `nn.Sequential`"):
-        PerSampleGradients(scripted)
+    with pytest.raises(ConfigurationError, match=r"within the forward pass of one module"):
+        PerSampleGradients(scripted)(IMAGES, to_uniform)
     check(nn.Sequential(scripted), IMAGES)
 
 
@@ -204,23 +204,6 @@ def test_memory_that_really_runs_out_is_named():
         PerSampleGradients(nn.Linear(4, 2))(torch.randn(3, 4), loss)
 
 
-class Bare(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.shift = nn.Parameter(torch.ones(4))
-
-    def forward(self, x):
-        return (x + self.shift).tanh()
-
-
-def test_what_does_not_fit_into_one_call_is_run_image_by_image(monkeypatch):
-    def full(*_args, **_kwargs):
-        raise OUT[0]
-
-    monkeypatch.setattr(torch.func, "vmap", full)
-    check(Bare().double(), torch.randn(3, 4).double(), rtol=1e-9)
-
-
 class Unbatched(nn.Module):
     """Holds a parameter, and turns to NumPy on the way, which no transform of PyTorch can follow."""
 
@@ -232,11 +215,47 @@ class Unbatched(nn.Module):
         return x * self.shift + torch.from_numpy(x.detach().sin().numpy())
 
 
+def test_what_no_transform_can_follow_equals_the_loop():
+    check(nn.Sequential(nn.Linear(4, 4), Unbatched()).double(), torch.randn(3, 4).double(), rtol=1e-9)
+
+
+class OfTwo(Unbatched):
+    """Cannot run on one image."""
+
+    def forward(self, x):
+        if len(x) < 2:
+            raise RuntimeError("two or more, please")
+        return x * self.shift
+
+
 def test_what_cannot_run_again_is_refused_with_the_way_out():
-    with pytest.raises(
-        ConfigurationError, match=r"`Unbatched`, which has no rule .*`torch.func` raised.*`parameters=`"
-    ):
-        PerSampleGradients(nn.Sequential(nn.Linear(4, 4), Unbatched())[1])(torch.randn(3, 4), to_uniform)
+    with pytest.raises(ConfigurationError, match=r"`1`, which has no rule .*two or more, please.*`parameters=`"):
+        PerSampleGradients(nn.Sequential(nn.Linear(4, 4), OfTwo()))(torch.randn(3, 4), to_uniform)
+
+
+class Passing(nn.Module):
+    """Returns what came in beside what it makes of it, which it does in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return x * 2, x.clone().mul_(self.shift).relu_()
+
+
+class Passed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.both, self.last = nn.Linear(4, 4), Passing(), nn.Linear(4, 3)
+
+    def forward(self, x):
+        one, other = self.both(self.first(x))
+        return self.last(one + other)
+
+
+def test_an_output_that_no_parameter_is_in_does_not_matter():
+    check(Passed().double(), torch.randn(3, 4).double(), rtol=1e-9)
 
 
 def test_an_error_of_the_loss_is_the_users():

@@ -229,6 +229,6 @@ def test_what_is_run_again_leaves_no_graph_behind():
     reading = check(Shifted(), torch.rand(5, 4))
     assert set(reading.slow) == {""}
     whole = PerSampleGradients(Shifted())(torch.rand(5, 4), to_uniform, reduce=lambda _name, gradients: gradients)
-    for found in (reading.squared_norms, reading.inner_products, whole.reduced):
+    for found in (reading.squared_norms, whole.reduced):
         assert found.keys() == {"shift", "linear.weight", "linear.bias"}
         assert not any(values.requires_grad for values in found.values())

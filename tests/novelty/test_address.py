@@ -1,19 +1,31 @@
-"""Where novelty lies: the map against autograd on the whole graph, shares against one backward pass an image."""
+"""Where novelty lies: the map against autograd on the whole graph."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from tests.tiny import pictures, tiny_net
-from xai_callbacks import ConfigurationError, Energy, GradNorm, MaxLogit, TargetLayerError
-from xai_callbacks.access import FeatureLayout, Subject
-from xai_callbacks.novelty import JointEnergy, layer_shares, novelty_map
-from xai_callbacks.tasks import MultiLabel, Regression
+from xai_callbacks import Energy, GradNorm, MaxLogit, NoveltyMap, TargetLayerError
+from xai_callbacks.access import FeatureLayout, Layer, Subject, Tapped
+from xai_callbacks.explainers import Observation, Plan
+from xai_callbacks.novelty import JointEnergy
 
 LAYOUT = FeatureLayout("NCHW", (8, 8))
+
+
+def novelty_map(activation, layout, given, output, score):
+    """The map that `NoveltyMap` makes of what an audit observed."""
+    observation = Observation(
+        subject=Subject(nn.Identity()),
+        images=pictures(),
+        outputs=output,
+        posed=(),
+        activations={"layer": activation},
+        head=Tapped(given, output),
+    )
+    return NoveltyMap(score).explain(observation, Plan((Layer("layer", layout, True, ""),)))[0]
 
 
 def parts(net):
@@ -123,57 +135,3 @@ def test_a_score_that_no_gradient_leads_from_is_refused():
     for activation in (torch.rand(6, 4, 8, 8), torch.rand(6, 4, 8, 8, requires_grad=True)):
         with pytest.raises(TargetLayerError, match=r"no gradient reaches it. Name a later layer"):
             novelty_map(activation, LAYOUT, features, net[6](features), Energy())
-
-
-def test_shares_are_those_of_single_images():
-    net = tiny_net().eval()
-    found = layer_shares(Subject(net), pictures())
-    assert list(found) == ["0", "1", "6"]
-    for index, image in enumerate(pictures()):
-        loss = F.cross_entropy(net(image[None]), torch.full((1, 3), 1 / 3))
-        squares = {
-            name: float(gradient.square().sum())
-            for (name, _), gradient in zip(
-                net.named_parameters(), torch.autograd.grad(loss, list(net.parameters())), strict=True
-            )
-        }
-        for layer, shares in found.items():
-            own = squares[f"{layer}.weight"] + squares[f"{layer}.bias"]
-            assert float(shares[index]) == pytest.approx(own / sum(squares.values()), rel=1e-4)
-
-
-def test_a_frozen_net_has_no_layer_shares():
-    with pytest.raises(ConfigurationError, match="Unfreeze some"):
-        layer_shares(Subject(tiny_net().requires_grad_(False)), pictures())
-
-
-def test_shares_of_labels_are_those_of_a_binary_loss():
-    net = tiny_net().eval()
-    found = layer_shares(Subject(net, MultiLabel(width=3)), pictures())
-    for index, image in enumerate(pictures()):
-        loss = F.binary_cross_entropy_with_logits(net(image[None]), torch.full((1, 3), 0.5))
-        squares = [float(each.square().sum()) for each in torch.autograd.grad(loss, list(net.parameters()))]
-        head = (squares[-2] + squares[-1]) / sum(squares)
-        assert float(found["6"][index]) == pytest.approx(head, rel=1e-4)
-
-
-def test_a_temperature_has_a_share_of_its_own():
-    class Tempered(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net, self.temperature = tiny_net(), nn.Parameter(torch.tensor(1.5))
-
-        def forward(self, images):
-            return self.net(images) / self.temperature
-
-    found = layer_shares(Subject(Tempered().eval()), pictures())
-
-    assert list(found) == ["", "net.0", "net.1", "net.6"]
-    assert bool((found[""] > 0).all())
-    torch.testing.assert_close(torch.stack(list(found.values())).sum(dim=0), torch.ones(6).double())
-
-
-def test_regression_nets_have_no_layer_shares():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
-    with pytest.raises(ConfigurationError, match="Expected probes with labels for `layer_shares`, but got regression"):
-        layer_shares(Subject(net, Regression()), pictures())

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.errors import AuditError, ConfigurationError
-from xai_callbacks.novelty.all_layers import GradientNorm, PurviewDistance
+from xai_callbacks.novelty import GradientNorm, PurviewDistance
 from xai_callbacks.novelty.base import ModelScore
 from xai_callbacks.novelty.last_layer import ConfoundingLabels
 from xai_callbacks.tasks import MultiLabel, Regression
@@ -36,7 +36,7 @@ def images(count=6, seed=1):
 
 def purview_features(subject, batch):
     """Logarithms of the squared norms, `(N, P)`."""
-    return torch.cat(list(PurviewDistance()._features(subject, batch).values()), dim=1)
+    return torch.cat(list(PurviewDistance().features(subject, batch).values()), dim=1)
 
 
 def losses(z, label, exclusive=True):
@@ -246,7 +246,8 @@ def test_purview_distance_must_be_fitted_for_the_model_it_scores():
     score = PurviewDistance()
     score.fit(subject, images(20))
     with pytest.raises(
-        ConfigurationError, match="Expected 8 features an image as when `PurviewDistance` was fitted, but got 4"
+        ConfigurationError,
+        match="`PurviewDistance` to have learnt of 4 features an image, but it has learnt of 8",
     ):
         score.score(Subject(WithUnused(), output="logits"), images())
 

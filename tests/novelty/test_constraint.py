@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xai_callbacks.errors import AuditError, ConfigurationError
-from xai_callbacks.novelty.constraint import GradientConstraint
+from xai_callbacks.novelty import GradientConstraint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STRENGTH = 0.3
@@ -185,7 +185,7 @@ def test_a_copy_watches_the_copied_network():
     fit(twin_module, adam(twin_module.net), [batch])
     assert module.constraint.count.item() == 0
     assert all(not mean.any() for mean in module.constraint.references.values())
-    with pytest.raises(ConfigurationError, match="depend on"):
+    with pytest.raises(ConfigurationError, match="to have a gradient"):
         twin_module.constraint(F.mse_loss(module.net(batch), batch))
 
 
@@ -243,11 +243,11 @@ def test_evaluation_touches_nothing():
 
 
 def test_only_weights_of_convolutions_and_linear_layers_take_part():
-    parts = [
+    parts = nn.Sequential(
         nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Embedding(2, 2)),
         nn.ModuleDict({"up": nn.ConvTranspose3d(1, 1, 2), "down": nn.Conv1d(1, 1, 2)}),
         nn.Linear(2, 2),
-    ]
+    )
     constraint = GradientConstraint(parts)
     assert list(constraint.references) == ["0.0.weight", "1.up.weight", "1.down.weight", "2.weight"]
     assert list(GradientConstraint(nn.Linear(2, 2)).references) == ["weight"]
@@ -256,12 +256,12 @@ def test_only_weights_of_convolutions_and_linear_layers_take_part():
 def test_a_shared_weight_counts_once():
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)
     second.weight = first.weight
-    assert list(GradientConstraint([nn.Sequential(first, second), first]).references) == ["0.0.weight"]
+    assert list(GradientConstraint(nn.Sequential(nn.Sequential(first, second), first)).references) == ["0.0.weight"]
 
 
 def test_alignment_is_the_mean_cosine_over_layers():
     a, b = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
-    constraint = GradientConstraint([a, b], strength=0.5)
+    constraint = GradientConstraint(nn.ModuleList([a, b]), strength=0.5)
     assert constraint.alignment.item() == 0
     # Gradients (1, 0) and (0, 2) first; then (1, 1) and (0, 2).
     for x in (torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])):
@@ -313,34 +313,29 @@ def test_a_total_gradient_that_is_not_finite_names_its_layer_and_spoils_nothing(
 
 def test_frozen_and_unused_weights_are_refused():
     module = Module()
-    batch = batches(1)[0].float()
     module.net.decoder[2].weight.requires_grad_(False)
-    with pytest.raises(ConfigurationError, match=r"`2\.weight` to be a trainable parameter, but got a frozen"):
+    with pytest.raises(ConfigurationError, match=r"`2\.weight` to be a parameter that requires grad"):
         GradientConstraint(module.net.decoder)
-    with pytest.raises(ConfigurationError, match=r"`2\.weight` to be a trainable parameter, but got a frozen"):
-        module.constraint(F.mse_loss(module.net(batch), batch))
-    net = Tiny()
-    with pytest.raises(ConfigurationError, match=r"depend on `1\.weight`"):
-        GradientConstraint([net.decoder[0], nn.Linear(2, 2)])(F.mse_loss(net(batch), batch))
+    net, batch = Tiny(), batches(1)[0].float()
+    with pytest.raises(ConfigurationError, match=r"`1\.weight` to have a gradient, .* that the loss depends on"):
+        GradientConstraint(nn.ModuleList([net.decoder[0], nn.Linear(2, 2)]))(F.mse_loss(net(batch), batch))
 
 
-def test_computed_and_lazy_weights_are_refused():
-    with pytest.raises(ConfigurationError, match="computed tensor"):
+def test_computed_weights_are_refused():
+    with pytest.raises(ConfigurationError, match="frozen or computed"):
         GradientConstraint(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
-    with pytest.raises(ConfigurationError, match="not initialised"):
-        GradientConstraint(nn.LazyLinear(2))
 
 
-@pytest.mark.parametrize("modules", [nn.ReLU(), [], nn.Sequential()])
-def test_nothing_to_watch_is_refused(modules):
-    with pytest.raises(ConfigurationError, match="Expected `modules` to hold"):
-        GradientConstraint(modules)
+@pytest.mark.parametrize("module", [nn.ReLU(), nn.Sequential()])
+def test_nothing_to_watch_is_refused(module):
+    with pytest.raises(ConfigurationError, match="Expected `module` to hold"):
+        GradientConstraint(module)
 
 
-@pytest.mark.parametrize("modules", ["decoder", [nn.Linear(1, 1), 3], None])
-def test_what_is_no_module_is_refused(modules):
-    with pytest.raises(ConfigurationError, match="Expected `modules` to be a module"):
-        GradientConstraint(modules)
+@pytest.mark.parametrize("module", ["decoder", [nn.Linear(1, 1)], None])
+def test_what_is_no_module_is_refused(module):
+    with pytest.raises(ConfigurationError, match="Expected `module` to be a module"):
+        GradientConstraint(module)
 
 
 @pytest.mark.parametrize("strength", [0, -0.1, float("nan"), float("inf"), True])
@@ -349,30 +344,9 @@ def test_a_strength_that_constrains_nothing_is_refused(strength):
         GradientConstraint(nn.Linear(2, 2), strength)
 
 
-def test_a_loss_a_batch_or_a_detached_one_is_refused():
-    layer = nn.Linear(2, 2)
-    constraint = GradientConstraint(layer)
-    loss = layer(torch.ones(3, 2)).sum(dim=1)
-    with pytest.raises(ConfigurationError, match=r"shape \(3,\) with a graph"):
-        constraint(loss)
-    with pytest.raises(ConfigurationError, match=r"shape \(\) without a graph"):
-        constraint(loss.mean().detach())
-
-
 def test_update_before_backward_is_refused():
     with pytest.raises(ConfigurationError, match=r"`0\.weight` to have a gradient"):
         Module().constraint.update()
-
-
-def test_a_forgotten_update_is_noticed():
-    module = Module()
-    optimizer = adam(module.net)
-    first, second = batches(2).float()
-    loss = F.mse_loss(module.net(first), first)
-    (loss + module.constraint(loss)).backward()
-    optimizer.step()
-    with pytest.raises(ConfigurationError, match="Expected `update` to be called"):
-        module.constraint(F.mse_loss(module.net(second), second))
 
 
 def test_update_may_come_between_the_call_and_the_backward_pass():

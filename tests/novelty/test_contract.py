@@ -55,14 +55,16 @@ class SmallAutoencoder(nn.Module):
             nn.ConvTranspose2d(6, 4, 4, stride=2, padding=1), nn.ReLU(inplace=True), nn.ConvTranspose2d(4, 1, 4, 2, 1)
         )
         nn.init.uniform_(self.encoder[1].running_var, 0.5, 2.0)
+        self.constraint = novelty.GradientConstraint(self.decoder)
+        for name, mean in self.constraint.references.items():
+            mean.copy_(self.constraint.weights[name].detach().cos())
 
     def forward(self, images):
         return self.decoder(self.dropout(self.encoder(images)))
 
 
 def gradcon():
-    weights = {name: parameter for name, parameter in SmallAutoencoder().decoder.named_parameters() if "weight" in name}
-    return novelty.GradConScore({name: weight.detach().cos() for name, weight in weights.items()}, prefix="decoder.")
+    return novelty.GradConScore("constraint")
 
 
 OF_CLASSES = [
@@ -86,7 +88,6 @@ AUTOENCODERS = [
     partial(novelty.FisherNovelty, "bce"),
     gradcon,
     novelty.ReconstructionError,
-    partial(novelty.ReconstructionError, "bce"),
 ]
 SCORES = CLASSIFIERS + AUTOENCODERS
 TASKS = (SingleLabel(), MultiLabel(width=3), Regression(width=3))

@@ -61,31 +61,34 @@ def nearest_class(of, features, shrinkage):
 
 
 @pytest.mark.parametrize("shrinkage", [1e-6, 1e-3, 0.5])
-def test_mahalanobis_is_the_distance_under_the_covariance_of_scikit_learn(shrinkage):
+def test_mahalanobis_is_the_distance_under_the_covariance_of_scikit_learn(monkeypatch, shrinkage):
+    monkeypatch.setattr(feature_space, "_SHRINKAGE", shrinkage)
     known = inliers()
     features, logits = strangers(known)
-    found = fitted(Mahalanobis(shrinkage), known).score(features, logits)
+    found = fitted(Mahalanobis(), known).score(features, logits)
 
     assert found.dtype == torch.float64
     np.testing.assert_allclose(found.numpy(), nearest_class(known, features, shrinkage), rtol=1e-9)
 
 
-def test_mahalanobis_of_one_class_is_that_of_scikit_learn():
+def test_mahalanobis_of_one_class_is_that_of_scikit_learn(monkeypatch):
+    monkeypatch.setattr(feature_space, "_SHRINKAGE", 1e-14)
     known = inliers()._replace(labels=torch.zeros(60, dtype=torch.long))
     features, logits = strangers(known)
     expected = EmpiricalCovariance().fit(known.features.numpy()).mahalanobis(features.numpy())
 
-    np.testing.assert_allclose(fitted(Mahalanobis(1e-14), known).score(features, logits).numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(fitted(Mahalanobis(), known).score(features, logits).numpy(), expected, rtol=1e-9)
 
 
-def test_mahalanobis_is_proportional_to_that_of_pytorch_ood():
+def test_mahalanobis_is_proportional_to_that_of_pytorch_ood(monkeypatch):
+    monkeypatch.setattr(feature_space, "_SHRINKAGE", 1e-12)
     # Theirs does not divide the scatter by N, halves the distance, and adds 1e-6 where ours shrinks: without shrinkage
     # ours is 2 N times as large.
     detectors = pytest.importorskip("pytorch_ood.detector")
     known = inliers(600)
     features, logits = strangers(known)
     theirs = detectors.Mahalanobis(None).fit_features(known.features.float(), known.labels)
-    found = fitted(Mahalanobis(1e-12), known).score(features, logits)
+    found = fitted(Mahalanobis(), known).score(features, logits)
 
     torch.testing.assert_close(found, 2 * 600 * theirs.predict_features(features.float()).double(), rtol=1e-3, atol=0)
 
@@ -149,12 +152,6 @@ def test_mahalanobis_refuses_features_without_spread(value):
         Mahalanobis().fit(known._replace(labels=torch.arange(9)))
 
 
-@pytest.mark.parametrize("shrinkage", [0, -1e-3, math.nan, math.inf, True, "0.1"])
-def test_mahalanobis_refuses_impossible_shrinkage(shrinkage):
-    with pytest.raises(ConfigurationError, match="Expected `shrinkage` to be a finite number above 0"):
-        Mahalanobis(shrinkage)
-
-
 def test_mahalanobis_refuses_a_single_image():
     with pytest.raises(ConfigurationError, match="2 familiar images or more for `Mahalanobis`, but got 1"):
         Mahalanobis().fit(inliers(1))
@@ -183,16 +180,6 @@ def test_k_nearest_is_that_of_pytorch_ood():
     torch.testing.assert_close(fitted(KNearest(7), known).score(features, logits), theirs.predict_features(features))
 
 
-@pytest.mark.parametrize("held", [1, 60, 200, 10_000])
-def test_k_nearest_in_pieces_is_k_nearest(monkeypatch, held):
-    known = inliers()
-    features, logits = strangers(known)
-    expected = fitted(KNearest(10), known).score(features, logits)
-    monkeypatch.setattr(feature_space, "_HELD", held)
-
-    torch.testing.assert_close(fitted(KNearest(10), known).score(features, logits), expected, rtol=1e-12, atol=0)
-
-
 def test_k_nearest_resolves_distances_that_products_cannot():
     known = inliers()
     near = known.features.clone()
@@ -204,7 +191,7 @@ def test_k_nearest_resolves_distances_that_products_cannot():
     assert fitted(KNearest(1), known).score(known.features, known.logits).tolist() == [0.0] * 60
 
 
-@pytest.mark.parametrize("factor", [1e-200, 1e-3, 1e200])
+@pytest.mark.parametrize("factor", [1e-45, 1e-3, 1e38])
 def test_k_nearest_ignores_the_length_of_features(factor):
     known = inliers()
     features, logits = strangers(known)
@@ -350,7 +337,7 @@ def test_unfitted_score_says_how_to_fit_it(learner):
 def test_features_of_another_width_are_refused(learner):
     score = fitted(learner(), inliers())
     with pytest.raises(
-        ConfigurationError, match=f"Expected 8 features an image as when `{learner.__name__}` was fitted, but got 9"
+        ConfigurationError, match=f"Expected `{learner.__name__}` to have learnt of 9 features .* learnt of 8. Fit it"
     ):
         score.score(torch.ones(2, 9), torch.ones(2, CLASSES))
 
@@ -382,29 +369,6 @@ def test_what_is_not_finite_scores_nan_and_spoils_no_other_image(learner, value)
 
     assert found.isnan().tolist() == [True, False, True, False]
     torch.testing.assert_close(found[[1, 3]], sound[[1, 3]], rtol=1e-9, atol=0)
-
-
-@pytest.mark.parametrize("learner", LEARNERS)
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"features": torch.zeros(59, FEATURES)},
-        {"features": torch.zeros(60)},
-        {"logits": torch.zeros(60, 4)},
-        {"weight": torch.zeros(FEATURES, CLASSES)},
-        {"bias": torch.zeros(CLASSES, 1)},
-        {"features": torch.zeros(0, FEATURES), "logits": torch.zeros(0, CLASSES), "labels": None},
-    ],
-)
-def test_fit_refuses_shapes_that_do_not_belong_together(learner, change):
-    with pytest.raises(ConfigurationError, match=r"Expected `inliers` to hold features \(N, F\), logits \(N, K\)"):
-        learner().fit(inliers()._replace(**change))
-
-
-@pytest.mark.parametrize("labels", [torch.zeros(59, dtype=torch.long), torch.zeros(60), -torch.ones(60).long()])
-def test_fit_refuses_labels_that_are_none(labels):
-    with pytest.raises(ConfigurationError, match="Expected the labels of `inliers` to be 60 classes of 0 or more"):
-        Mahalanobis().fit(inliers()._replace(labels=labels))
 
 
 @pytest.mark.parametrize("learner", LEARNERS)

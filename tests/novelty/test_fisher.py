@@ -10,10 +10,14 @@ from torch.nn import functional as F
 
 from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.errors import AuditError, ConfigurationError
-from xai_callbacks.novelty import FisherNovelty, gradient_features
+from xai_callbacks.novelty import FisherNovelty, fisher
 from xai_callbacks.tasks import MultiLabel, Regression
 
 EPS = torch.finfo(torch.float32).eps
+
+
+def gradient_features(subject, images, loss="bce", parameters=None):
+    return FisherNovelty(loss, parameters).features(subject, images)
 
 
 class TinyAutoencoder(nn.Module):
@@ -68,7 +72,7 @@ def slow_gradients(model, batch, loss):
     ids=["bce", "mse", "uniform"],
 )
 def test_features_are_channel_strengths_and_projections_of_each_gradient(model, loss, plain):
-    found = gradient_features(Subject(model), images(), loss, sketch=64)
+    found = gradient_features(Subject(model), images(), loss)
     expected = slow_gradients(model, images(), plain)
 
     assert list(found) == list(expected)
@@ -112,12 +116,14 @@ def test_a_parameter_without_dimensions_has_its_strength_and_its_projection(shap
         assert float(row[1].square()) == pytest.approx(square, rel=1e-3)
 
 
-def test_every_entry_of_a_gradient_is_in_one_projection_with_a_sign():
+def test_every_entry_of_a_gradient_is_in_one_projection_with_a_sign(monkeypatch):
     model = TinyAutoencoder()
     name = "decoder.0.weight"
     entries = slow_gradients(model, images(), bce)[name].flatten(1)
-    few = gradient_features(Subject(model), images(), parameters=[name], sketch=7)[name][:, -7:]
-    all_of_them = gradient_features(Subject(model), images(), parameters=[name], sketch=entries.shape[1])[name]
+    monkeypatch.setattr(fisher, "_SKETCH", 7)
+    few = gradient_features(Subject(model), images(), parameters=[name])[name][:, -7:]
+    monkeypatch.setattr(fisher, "_SKETCH", entries.shape[1])
+    all_of_them = gradient_features(Subject(model), images(), parameters=[name])[name]
 
     alone = all_of_them[:, -entries.shape[1] :]
     torch.testing.assert_close(alone.abs(), entries.abs(), rtol=1e-4, atol=1e-9)
@@ -127,24 +133,23 @@ def test_every_entry_of_a_gradient_is_in_one_projection_with_a_sign():
     torch.testing.assert_close(few, folded, rtol=1e-4, atol=1e-9)
 
 
-def test_inner_products_of_gradients_are_kept_in_expectation():
-    """Over 400 seeds, the mean inner product of two sketches is that of the gradients within its standard error."""
-    model, batch, name = TinyAutoencoder(), images(2), "decoder.2.weight"
-    first, second = slow_gradients(model, batch, bce)[name].flatten(1)
-    rows = [
-        gradient_features(Subject(model), batch, parameters=[name], sketch=4, seed=seed)[name] for seed in range(400)
-    ]
-    products = torch.stack([row[0, -4:] @ row[1, -4:] for row in rows])
+def test_inner_products_of_gradients_are_kept_in_expectation(monkeypatch):
+    """Over 400 names, the mean inner product of two sketches is that of the gradients within its standard error."""
+    monkeypatch.setattr(fisher, "_SKETCH", 4)
+    first, second = slow_gradients(TinyAutoencoder(), images(2), bce)["decoder.2.weight"]
+    rows = [fisher._reduced(str(name), torch.stack([first, second]))[:, -4:] for name in range(400)]
+    products = torch.stack([row[0] @ row[1] for row in rows])
 
-    error = float(products.mean() - first @ second) / float(products.std() / 20)
+    error = float(products.mean() - first.flatten() @ second.flatten()) / float(products.std() / 20)
     assert abs(error) < 3.5
     assert float(products.std()) > 0
 
 
-def test_long_axes_are_cut_into_groups_of_neighbours():
+def test_long_axes_are_cut_into_groups_of_neighbours(monkeypatch):
     name = "decoder.0.weight"
-    whole = gradient_features(Subject(TinyAutoencoder()), images(), parameters=[name], sketch=64)[name][:, :11].exp()
-    grouped = gradient_features(Subject(TinyAutoencoder()), images(), parameters=[name], sketch=3)[name][:, :6].exp()
+    whole = gradient_features(Subject(TinyAutoencoder()), images(), parameters=[name])[name][:, :11].exp()
+    monkeypatch.setattr(fisher, "_SKETCH", 3)
+    grouped = gradient_features(Subject(TinyAutoencoder()), images(), parameters=[name])[name][:, :6].exp()
 
     # 5 inputs in groups of 2, 2 and 1; 6 outputs in pairs.
     inputs = [whole[:, 0:2], whole[:, 2:4], whole[:, 4:5]]
@@ -153,15 +158,14 @@ def test_long_axes_are_cut_into_groups_of_neighbours():
     torch.testing.assert_close(grouped, expected, rtol=1e-5, atol=0)
 
 
-def test_the_distance_is_ledoit_and_wolf_of_scikit_learn():
+def test_the_distance_is_ledoit_and_wolf_of_scikit_learn(monkeypatch):
+    monkeypatch.setattr(fisher, "_SKETCH", 8)
     covariance = pytest.importorskip("sklearn.covariance")
     subject, familiar, others = Subject(TinyAutoencoder()), images(60, seed=2), images(5) ** 3
-    score = FisherNovelty(sketch=8)
+    score = FisherNovelty()
     score.fit(subject, familiar, chunk_size=13)
 
-    rows, asked = (
-        torch.cat(list(gradient_features(subject, each, sketch=8).values()), dim=1) for each in (familiar, others)
-    )
+    rows, asked = (torch.cat(list(gradient_features(subject, each).values()), dim=1) for each in (familiar, others))
     mean, spread = rows.mean(dim=0), rows.std(dim=0, correction=0)
     model = covariance.LedoitWolf().fit(((rows - mean) / spread).numpy())
     assert 0.01 < model.shrinkage_ < 0.99
@@ -190,7 +194,7 @@ def test_an_unfamiliar_kind_of_image_scores_higher():
 
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
 def test_a_broken_image_scores_nan_alone_and_cannot_be_learnt_from(broken):
-    subject, score = Subject(TinyAutoencoder()), FisherNovelty(sketch=8)
+    subject, score = Subject(TinyAutoencoder()), FisherNovelty()
     score.fit(subject, images(40, seed=2))
     spoilt = images()
     spoilt[2, 0, 0, 0] = broken
@@ -205,14 +209,6 @@ def test_a_broken_image_scores_nan_alone_and_cannot_be_learnt_from(broken):
     torch.testing.assert_close(score.score(subject, images()), expected)
 
 
-def test_a_dead_layer_is_named():
-    model = TinyAutoencoder()
-    with torch.no_grad():
-        model.decoder[2].weight.zero_()
-    with pytest.raises(AuditError, match=r"those of all 9 are the same. The layer is dead"):
-        FisherNovelty(parameters=["encoder.0.weight"]).fit(Subject(model), images(9))
-
-
 def test_a_score_must_be_fitted_for_the_model_it_is_asked_about():
     subject, score = Subject(TinyAutoencoder()), FisherNovelty()
     with pytest.raises(ConfigurationError, match="`fit` has not been called"):
@@ -221,15 +217,13 @@ def test_a_score_must_be_fitted_for_the_model_it_is_asked_about():
         score.fit(subject, images(1))
     score = FisherNovelty("uniform")
     score.fit(Subject(classifier()), images(20))
-    with pytest.raises(ConfigurationError, match="Fit it again for this model"):
+    with pytest.raises(ConfigurationError, match="Fit it for this model"):
         score.score(Subject(classifier(classes=5)), images())
 
 
 def test_arguments_and_models_that_make_no_sense_are_refused():
     with pytest.raises(ConfigurationError, match=r"`loss` to be one of .*'uniform'.* but got 'l1'"):
         FisherNovelty("l1")
-    with pytest.raises(ConfigurationError, match="`sketch`"):
-        FisherNovelty(sketch=0)
     with pytest.raises(ConfigurationError, match="one shape"):
         gradient_features(Subject(classifier()), images())
     with pytest.raises(ConfigurationError, match="probes with labels for `loss='uniform'`, but got regression"):
@@ -237,7 +231,7 @@ def test_arguments_and_models_that_make_no_sense_are_refused():
     frozen = TinyAutoencoder().requires_grad_(False)
     with pytest.raises(ConfigurationError, match="require"):
         gradient_features(Subject(frozen), images())
-    with pytest.raises(ConfigurationError, match="weights of two or more dimensions"):
+    with pytest.raises(ConfigurationError, match="require grad"):
         gradient_features(Subject(nn.BatchNorm2d(1).eval()), images())
 
 
@@ -257,5 +251,3 @@ def test_neither_chunks_nor_the_global_random_state_matter():
     assert torch.equal(torch.get_rng_state(), state)
     for name, rows in whole.items():
         torch.testing.assert_close(torch.cat([part[name] for part in parts]), rows, rtol=1e-4, atol=1e-6)
-    other = gradient_features(subject, images(), seed=1)
-    assert not torch.allclose(other["decoder.0.weight"], whole["decoder.0.weight"])

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.novelty.logits import Energy, Entropy, JointEnergy, MaxLogit, MaxSoftmax
+from xai_callbacks.novelty.last_layer import Energy, Entropy, JointEnergy, MaxLogit, MaxSoftmax
 
-SCORES = [MaxSoftmax(), MaxLogit(), Energy(), Energy(temperature=3.0), Entropy()]
+SCORES = [MaxSoftmax(), MaxLogit(), Energy(), Entropy()]
 
 logits_of_any_size = hnp.arrays(
     "float64",
@@ -28,13 +27,12 @@ def ask(score, logits):
 
 def written_out(score, row):
     """The formulas in plain Python, where nothing overflows."""
-    temperature = getattr(score, "temperature", 1.0)
-    powers = [math.exp(value / temperature) for value in row]
+    powers = [math.exp(value) for value in row]
     probabilities = [power / math.fsum(powers) for power in powers]
     return {
         "max_softmax": -max(probabilities),
         "max_logit": -max(row),
-        "energy": -temperature * math.log(math.fsum(powers)),
+        "energy": -math.log(math.fsum(powers)),
         "entropy": math.fsum(-p * math.log(p) for p in probabilities if p > 0),
     }[score.name]
 
@@ -50,20 +48,14 @@ def test_score_is_the_formula_written_out(score, values):
 
 
 @pytest.mark.parametrize(
-    ("score", "name", "arguments"),
-    [
-        (MaxSoftmax(), "MaxSoftmax", {}),
-        (MaxLogit(), "MaxLogit", {}),
-        (Energy(), "EnergyBased", {}),
-        (Energy(temperature=3.0), "EnergyBased", {"t": 3.0}),
-        (Entropy(), "Entropy", {}),
-    ],
+    ("score", "name"),
+    [(MaxSoftmax(), "MaxSoftmax"), (MaxLogit(), "MaxLogit"), (Energy(), "EnergyBased"), (Entropy(), "Entropy")],
 )
-def test_score_is_that_of_pytorch_ood(score, name, arguments):
+def test_score_is_that_of_pytorch_ood(score, name):
     detectors = pytest.importorskip("pytorch_ood.detector")
     # Moderate logits: its entropy clips probabilities at 1e-7, which ours does not.
     logits = torch.randn(20, 7, dtype=torch.float64)
-    theirs = getattr(detectors, name)(None, **arguments).predict_logits(logits)
+    theirs = getattr(detectors, name)(None).predict_logits(logits)
 
     torch.testing.assert_close(ask(score, logits), theirs)
 
@@ -138,15 +130,3 @@ def test_bounds_are_reached():
     torch.testing.assert_close(ask(MaxSoftmax(), logits), torch.tensor([-0.25, -1.0], dtype=torch.float64))
     torch.testing.assert_close(ask(Entropy(), logits), torch.tensor([math.log(4), 0.0], dtype=torch.float64))
     torch.testing.assert_close(ask(Energy(), logits), torch.tensor([-math.log(4), -1e4], dtype=torch.float64))
-
-
-def test_cold_energy_is_the_largest_logit():
-    logits = torch.randn(9, 5, dtype=torch.float64)
-
-    torch.testing.assert_close(ask(Energy(temperature=1e-4), logits), ask(MaxLogit(), logits), rtol=0, atol=1e-3)
-
-
-@pytest.mark.parametrize("temperature", [0, -1.0, math.inf, math.nan, True, "1", None])
-def test_impossible_temperature_is_refused(temperature):
-    with pytest.raises(ConfigurationError, match="Expected `temperature` to be a finite number above 0, but got"):
-        Energy(temperature=temperature)

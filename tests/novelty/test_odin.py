@@ -39,7 +39,7 @@ def slow(model, batch, temperature, epsilon):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize(("temperature", "epsilon"), [(1000.0, 0.0014), (2.0, 0.05), (1.0, 0.0)])
+@pytest.mark.parametrize(("temperature", "epsilon"), [(1000.0, 0.0014), (2.0, 0.05)])
 def test_odin_is_the_loop_over_single_images(channels, temperature, epsilon):
     # `Subject` rounds logits to float32, hence the tolerance.
     model, batch = net(channels).double(), images(channels).double()
@@ -60,7 +60,7 @@ def test_odin_is_that_of_pytorch_ood():
 def test_the_step_makes_the_model_surer():
     subject, batch = Subject(net()), images()
 
-    assert (ODIN(1.0, 0.01).score(subject, batch) < ODIN(1.0, 0.0).score(subject, batch)).all()
+    assert (ODIN(1.0, 0.01).score(subject, batch) < ODIN(1.0, 1e-12).score(subject, batch)).all()
 
 
 def test_odin_works_under_no_grad_and_on_frozen_models_and_leaves_no_trace():
@@ -92,11 +92,10 @@ def test_a_model_that_changes_its_input_in_place_gets_a_copy():
 
     batch = images()
     kept = batch.clone()
-    for score in (ODIN(), ODIN(epsilon=0)):
-        found = score.score(Subject(InPlace()), batch)
+    found = ODIN().score(Subject(InPlace()), batch)
 
-        assert torch.equal(batch, kept)
-        torch.testing.assert_close(found, score.score(Subject(net()), batch - 0.5), rtol=1e-6, atol=0)
+    assert torch.equal(batch, kept)
+    torch.testing.assert_close(found, ODIN().score(Subject(net()), batch - 0.5), rtol=1e-6, atol=0)
 
 
 def test_an_image_scores_the_same_in_any_company():
@@ -108,7 +107,7 @@ def test_an_image_scores_the_same_in_any_company():
 
 def test_scores_differ_at_a_high_temperature():
     # In float32 the softmax at T = 1000 would have about four digits left for the differences.
-    found = ODIN(1e6, 0.0).score(Subject(net()), images(count=50))
+    found = ODIN(1e6, 1e-12).score(Subject(net()), images(count=50))
 
     assert len(set(found.tolist())) == 50
 
@@ -116,7 +115,7 @@ def test_scores_differ_at_a_high_temperature():
 def test_half_precision_keeps_its_gradient():
     # Divided by the temperature, the gradient would underflow to 0 and there would be no step.
     subject, batch = Subject(net().half()), images()
-    stepped, still = (ODIN(1e8, step).score(subject, batch) for step in (0.05, 0.0))
+    stepped, still = (ODIN(1e8, step).score(subject, batch) for step in (0.05, 1e-12))
 
     assert (stepped < still).all()
 
@@ -154,14 +153,13 @@ def test_logits_that_are_not_finite_score_nan():
     assert ODIN().score(Subject(Broken()), images(count=3)).isnan().tolist() == [False, True, False]
 
 
-def test_a_model_that_cuts_the_graph_is_refused_with_the_way_out():
+def test_a_model_that_cuts_the_graph_is_refused():
     class Cut(nn.Module):
         def forward(self, batch):
             return batch.detach().mean(dim=(2, 3))
 
-    with pytest.raises(ConfigurationError, match=r"the model cut the graph .* use ODIN\(epsilon=0\)"):
+    with pytest.raises(RuntimeError, match="does not require grad"):
         ODIN().score(Subject(Cut()), images())
-    assert ODIN(epsilon=0).score(Subject(Cut()), images()).isfinite().all()
 
 
 @pytest.mark.parametrize("task", [Regression(), MultiLabel(width=5)], ids=lambda task: task.kind)
@@ -171,9 +169,9 @@ def test_what_has_no_softmax_is_refused(task):
         ODIN().score(Subject(net(), task), images())
 
 
-@pytest.mark.parametrize("value", [-1e-3, math.inf, math.nan, True, "0", None])
+@pytest.mark.parametrize("value", [0, -1e-3, math.inf, math.nan, True, "0", None])
 def test_impossible_step_is_refused(value):
-    with pytest.raises(ConfigurationError, match="Expected `epsilon` to be a finite number of 0 or more, but got"):
+    with pytest.raises(ConfigurationError, match="Expected `epsilon` to be a finite number above 0, but got"):
         ODIN(epsilon=value)
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tests.callbacks.runs import PACKAGES, caught, package, rows, trainer
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty.autoencoder import reconstruction_error
-from xai_callbacks.novelty.constraint import GradientConstraint
+from xai_callbacks.novelty.gradcon import GradientConstraint
 from xai_callbacks.reference import AutoencoderModule
 
 
@@ -134,7 +134,7 @@ def test_a_checkpoint_loads_weights_only_with_its_settings(tmp_path):
     one.save_checkpoint(tmp_path / "a.ckpt")
     torch.load(tmp_path / "a.ckpt", weights_only=True)
     loaded = AutoencoderModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
-    assert loaded.autoencoder.channels == 3
+    assert loaded.autoencoder.encoder[0].in_channels == 3
     assert (loaded.loss, loaded.learning_rate) == ("mse", 0.01)
     assert loaded.constraint.strength == 0.2
     for name, mean in module.constraint.references.items():
@@ -175,15 +175,12 @@ def test_cross_entropy_revives_the_same_output(tmp_path):
 @pytest.mark.parametrize(
     ("images", "complaint"),
     [
-        (torch.full((4, 1, 28, 28), 1.5), r"in \[0, 1\], but got values from 1.5 to 1.5"),
+        (torch.full((4, 1, 28, 28), 1.5), r"in \[0, 1\], but got 1.5 to 1.5"),
         (-torch.rand(4, 1, 28, 28), r"in \[0, 1\]"),
         (torch.full((4, 1, 28, 28), float("nan")), r"in \[0, 1\]"),
         (torch.zeros(4, 1, 28, 28, dtype=torch.uint8), "got torch.uint8 images"),
-        (torch.rand(4, 1, 32, 32), r"to be \(N, 1, 28, 28\), but got \(4, 1, 32, 32\)"),
-        (torch.rand(4, 3, 28, 28), r"to be \(N, 1, 28, 28\)"),
-        (torch.rand(0, 1, 28, 28), "but got none"),
+        (torch.rand(4, 1, 32, 32), "to have one shape"),
         ({"image": torch.rand(4, 1, 28, 28)}, "got a dict"),
-        ([], "got a list"),
     ],
 )
 def test_other_batches_are_refused(images, complaint):
@@ -193,7 +190,7 @@ def test_other_batches_are_refused(images, complaint):
 
 @pytest.mark.parametrize(
     "given",
-    [{"loss": "l1"}, {"learning_rate": 0}, {"learning_rate": float("nan")}, {"constraint": 0}, {"channels": 0}],
+    [{"loss": "l1"}, {"learning_rate": 0}, {"learning_rate": float("nan")}, {"constraint": 0}],
 )
 def test_bad_arguments_are_refused(given):
     (name,) = given

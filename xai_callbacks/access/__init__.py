@@ -1,14 +1,12 @@
 """How a model is touched without being disturbed."""
 
-from xai_callbacks.access.capture import Tapped, capture, tap
 from xai_callbacks.access.guard import undisturbed
 from xai_callbacks.access.layers import Layer, NoFeatureMapError, choose_layer, name_layer
 from xai_callbacks.access.layouts import FeatureLayout, LayoutName
-from xai_callbacks.access.outputs import OutputSelector
 from xai_callbacks.access.randomised import randomised_copy
-from xai_callbacks.access.subject import Model, ModelSelector, Subject, as_module, check_selectors
+from xai_callbacks.access.subject import Model, ModelSelector, OutputSelector, Subject, as_module, check_selectors
 from xai_callbacks.access.trace import Trace, trace_model
-from xai_callbacks.access.watching import Address
+from xai_callbacks.access.watching import Address, Tapped, capture, tap
 
 __all__ = [
     "Address",

@@ -8,35 +8,24 @@ import mmap
 import operator
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CONTENTS", "Children", "Handler", "Part", "checksums", "keep_attributes", "keep_mapping", "keep_names"]
-
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_KEY = object()  # name of what hangs on a mapping as a key
+__all__ = ["CONTENTS", "Children", "Handler", "Part", "checksum", "keep_attributes", "keep_mapping", "keep_names"]
 
 
 class Part(NamedTuple):
-    """One side of an object.
+    """One side of an object."""
 
-    Attributes:
-        restore: Puts it back as it was; does not touch what hangs on it.
-        children: What hangs on it, by name.
-        put: Hangs something else there under that name; None where that is not possible.
-        around: What it can reach, though it does not belong to it.
-    """
-
-    restore: Callable[[], None] | None = None
-    children: Iterable[tuple[object, Any]] = ()
-    put: Callable[[Any, Any], None] | None = None
-    around: Iterable[tuple[object, Any]] = ()
+    restore: Callable[[], None] | None = None  # puts it back as it was; does not touch what hangs on it
+    children: Iterable[tuple[object, Any]] = ()  # what hangs on it, by name
+    put: Callable[[Any, Any], None] | None = None  # hangs something else there under that name, where that is possible
+    around: Iterable[tuple[object, Any]] = ()  # what it can reach, though it does not belong to it
 
 
 Handler = Callable[[Any], Part]
@@ -80,14 +69,7 @@ def keep_mapping(value: dict[Any, Any]) -> Part:
         for key, item in zip(keys, values, strict=True):
             base.__setitem__(value, key, item)
 
-    def put(key: object, item: object) -> None:
-        if key is not _KEY:
-            base.__setitem__(value, key, item)
-
-    children: Iterable[tuple[object, Any]] = zip(keys, values, strict=True)
-    if any(type(key) is not str for key in keys):
-        children = chain(children, ((_KEY, key) for key in keys))
-    return Part(restore, children, put)
+    return Part(restore, zip(keys, values, strict=True), partial(base.__setitem__, value))
 
 
 def _identical(some: Collection[object], others: Collection[object]) -> bool:
@@ -112,21 +94,13 @@ def _keep_items(base: Any, fill: Callable[[Any, list[Any]], object]) -> Handler:
 
 
 def _keep_whole(
-    read: Callable[[Any], Any],
-    write: Callable[[Any, Any], object],
-    same: Callable[[Any, Any], bool] = operator.eq,
-    attributes: Iterable[str] = (),
+    read: Callable[[Any], Any], write: Callable[[Any, Any], object], attributes: Iterable[str] = ()
 ) -> Handler:
     """A handler for what is read and written as a whole, and for attributes that it keeps all its life."""
 
     def handler(value: Any) -> Part:
-        content = read(value)
-
-        def restore() -> None:
-            if not same(read(value), content):
-                write(value, content)
-
-        return Part(restore, [(name, getattr(value, name, None)) for name in attributes])
+        restore = partial(write, value, read(value))
+        return Part(restore, [(name, getattr(value, name, None)) for name in attributes])  # type: ignore[arg-type]
 
     return handler
 
@@ -202,42 +176,25 @@ def _dense(tensor: Tensor) -> Tensor:
 def _same(tensor: Tensor, content: Tensor) -> bool:
     """Bitwise, so that a NaN equals itself and a negative zero is none."""
     try:
-        if tensor.is_complex():
-            tensor, content = (torch.view_as_real(each.resolve_conj()) for each in (tensor, content))
-        tensor, content = (each.resolve_neg().view(_INTEGERS[each.element_size()]) for each in (tensor, content))
-        return torch.equal(tensor, content)
-    except (KeyError, NotImplementedError, RuntimeError):  # sparse, quantised, nested
+        bits = (each.resolve_conj().resolve_neg().reshape(-1).view(torch.uint8) for each in (tensor, content))
+        return torch.equal(*bits)
+    except (NotImplementedError, RuntimeError):  # sparse, quantised, nested
         return False
 
 
-def _unknown(_now: object, _before: object) -> bool:
-    return False  # states with arrays are not compared, but written
-
-
-def checksums(tensors: Sequence[Tensor]) -> list[float]:
-    """The sum of each tensor, as it comes out on its device; 0 for what has no values or many owners.
-
-    Cost: one look at all values, and one synchronisation a device.
-    """
-    sums = [_sum(tensor) for tensor in tensors]
-    found: dict[int, float] = {}
-    for kind in {(each.device, each.dtype) for each in sums}:
-        alike = [index for index, each in enumerate(sums) if (each.device, each.dtype) == kind]
-        found |= zip(alike, torch.stack([sums[index] for index in alike]).tolist(), strict=True)
-    return [found[index] for index in range(len(sums))]
-
-
-def _sum(tensor: Tensor) -> Tensor:
+def checksum(tensor: Tensor) -> float:
+    """The sum of a tensor, as it comes out on its device; 0 for what has no values or many owners."""
     if type(tensor) is not Tensor or tensor.is_meta:
-        return torch.zeros(())
+        return 0.0
     if tensor.is_floating_point() and tensor.element_size() == 1:
-        return tensor.view(torch.uint8).sum()
-    return tensor.sum(dtype=torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else None)
+        tensor = tensor.view(torch.uint8)
+    return tensor.sum(dtype=torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else None).item()
 
 
 CONTENTS: list[tuple[Any, Handler]] = [
     (Tensor, _keep_tensor),
     (dict, keep_mapping),
+    (dict, lambda value: Part(children=[("", key) for key in dict.keys(value)])),
     (defaultdict, keep_attributes("default_factory")),
     (list, _keep_items(list, list.extend)),
     (deque, _keep_items(deque, deque.extend)),
@@ -246,37 +203,25 @@ CONTENTS: list[tuple[Any, Handler]] = [
     (np.ndarray, _keep_array),
     (
         (bytearray, array.array),
-        _keep_whole(
-            lambda value: value[:],
-            lambda value, content: value.__setitem__(slice(None), content),
-            lambda now, content: bytes(now) == bytes(content),
-        ),
+        _keep_whole(lambda value: value[:], lambda value, content: operator.setitem(value, slice(None), content)),
     ),
     (  # numbers and structures of `ctypes`, perhaps shared between processes
         ctypes._SimpleCData.__mro__[1],
         _keep_whole(bytes, lambda value, content: ctypes.memmove(ctypes.addressof(value), content, len(content))),
     ),
-    (torch.Generator, _keep_whole(torch.Generator.get_state, torch.Generator.set_state, torch.equal)),
-    (random.Random, _keep_whole(lambda value: value.getstate(), lambda value, state: value.setstate(state))),
+    (torch.Generator, _keep_whole(torch.Generator.get_state, torch.Generator.set_state)),
     (np.random.Generator, lambda value: Part(children=[("bit_generator", value.bit_generator)])),
-    (  # with the normal number it may have in store
-        np.random.RandomState,
+    (  # with the normal number they may have in store, and with the seeds of those they may spawn
+        (random.Random, np.random.RandomState, np.random.BitGenerator),
         _keep_whole(
-            lambda value: value.get_state(legacy=False),
-            lambda value, state: value.set_state(state),
-            _unknown,
-            ["_bit_generator"],
-        ),
-    ),
-    (  # with the seeds of those it may spawn
-        np.random.BitGenerator,
-        _keep_whole(
-            operator.attrgetter("state"), lambda value, state: setattr(value, "state", state), _unknown, ["seed_seq"]
+            lambda value: value.__getstate__(),
+            lambda value, state: value.__setstate__(state),
+            ["_bit_generator", "seed_seq"],
         ),
     ),
     (  # with the number of those it has spawned
         np.random.SeedSequence,
-        _keep_whole(lambda value: value.__reduce__()[-1], lambda value, state: value.__setstate__(state), _unknown),
+        _keep_whole(lambda value: value.__reduce__()[-1], lambda value, state: value.__setstate__(state)),
     ),
 ]
 """A handler for each kind of content, by the classes whose objects have it."""

@@ -1,17 +1,15 @@
-"""Kinds of objects: how the attributes of each are put back, where the walk of `kept_state` goes, and where it ends."""
+"""Kinds of objects: how the attributes of each are put back, where the walk over a model goes, and where it ends."""
 
 from __future__ import annotations
 
-import datetime
 import enum
 import gc
 import mmap
-import pathlib
 import random
+import re
 import sys
 import threading
 import types
-import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from xai_callbacks.access.contents import CONTENTS, Children, Handler, Part, keep_attributes, keep_mapping, keep_names
-from xai_callbacks.access.iterators import GENERATORS, needs_stand_in, parts_of
 
-__all__ = ["PLAIN", "RANDOM", "handlers_of", "is_library"]
+__all__ = ["BOUND", "GENERATORS", "PLAIN", "RANDOM", "handlers_of", "is_library", "is_replaced", "reduced"]
+
+GENERATORS = (types.GeneratorType, types.AsyncGeneratorType, types.CoroutineType, _BaseDataLoaderIter)
+"""Iterators that cannot be copied."""
+
+BOUND = (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)
+"""Bound methods."""
 
 RANDOM = (
     *(torch.Generator, random.Random, np.random.Generator, np.random.RandomState),
@@ -35,28 +39,16 @@ RANDOM = (
 PLAIN = {types.NoneType, bool, int, float, complex, str, bytes, range, slice, types.EllipsisType}
 """Classes, not those derived from them, whose objects never change."""
 
-# What a forward pass does not change, and what must not be touched.
-_ENDS = (
-    *(torch.dtype, torch.device, torch.Size, np.generic, np.memmap, mmap.mmap, random.SystemRandom),
-    *(enum.Enum, pathlib.PurePath, datetime.date, datetime.timedelta, types.GenericAlias),
-    *(types.CodeType, types.FrameType, types.TracebackType, types.GetSetDescriptorType, types.MemberDescriptorType),
-    *(types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType),
-    *(weakref.ReferenceType, weakref.ProxyType, weakref.CallableProxyType),
-)
+# What must not be touched.
+_ENDS = (np.memmap, mmap.mmap, random.SystemRandom, enum.Enum, types.CodeType, types.FrameType, types.TracebackType)
 
 # Where classes live whose objects have a life outside the model, as have those of every class that derives from one.
-_FOREIGN = tuple(
-    f"{name}."
-    for name in (
-        *("xai_callbacks", "pytorch_lightning", "lightning", "lightning_fabric", "torch.optim", "torch.utils"),
-        *("torch.fx", "torch.distributed", "torch.jit", "torch._dynamo", "torch._inductor", "torch._functorch"),
-        *("torch._ops", "torch.amp", "torch.cuda", "torch.profiler", "tensorboard", "tensorboardX", "wandb", "mlflow"),
-        *("neptune", "comet_ml", "clearml", "matplotlib", "PIL", "tqdm", "rich", "datasets.arrow_dataset"),
-        *("datasets.iterable_dataset", "logging", "io", "_io", "threading", "asyncio", "concurrent", "subprocess"),
-        *("socket", "selectors", "ssl", "sqlite3", "tempfile", "zipfile", "tarfile", "inspect", "importlib"),
-        *("multiprocessing.process", "multiprocessing.queues", "multiprocessing.pool", "multiprocessing.managers"),
-        *("multiprocessing.context", "multiprocessing.connection", "multiprocessing.synchronize"),
-    )
+_FOREIGN = re.compile(
+    r"(xai_callbacks|pytorch_lightning|lightning|lightning_fabric|tensorboard|tensorboardX|wandb|mlflow|neptune|comet_ml"
+    r"|clearml|matplotlib|PIL|tqdm|rich|datasets\.(arrow|iterable)_dataset|logging|io|_io|threading|asyncio|concurrent"
+    r"|subprocess|socket|selectors|ssl|sqlite3|tempfile|zipfile|tarfile|inspect|importlib"
+    r"|multiprocessing\.(process|queues|pool|managers|context|connection|synchronize)"
+    r"|torch\.(optim|utils|fx|distributed|jit|_dynamo|_inductor|_functorch|_ops|amp|cuda|profiler))\."
 )
 _OF_MODELS = ("Mixin", "AttributeDict")  # Lightning's classes for parts of a model
 # Classes and functions of these are no part of a user's model; objects of these classes are.
@@ -67,13 +59,13 @@ _LIBRARIES = sys.stdlib_module_names | {
 _HOOK_TABLES = frozenset(name for name in vars(nn.Module()) if "_hooks" in name)
 _FUNCTIONS = (types.FunctionType, staticmethod, classmethod, property)
 
-_keep_defaults = keep_attributes("__defaults__", "__kwdefaults__")
+_WRITTEN_IN_C = ("builtins", "itertools", "collections", "_collections")
 
 
 def handlers_of(cls: type) -> tuple[Handler, ...]:
     """A handler for each side of the objects of a class; none where the walk ends."""
     if issubclass(cls, GENERATORS):
-        return (_iterator,)
+        return (lambda _: Part(),)
     if cls in PLAIN or issubclass(cls, _ENDS) or _is_foreign(cls):
         return ()
     found: list[Handler] = [handler for kinds, handler in _KINDS if issubclass(cls, kinds)]
@@ -82,37 +74,32 @@ def handlers_of(cls: type) -> tuple[Handler, ...]:
             found.append(_keep_instance)
         if any("__slots__" in vars(base) for base in cls.__mro__):
             found.append(_keep_slots)
-    if not found:
-        found.append(_iterator if needs_stand_in(cls) else _written_in_c)
+    if not found and is_replaced(cls):
+        found.append(lambda value: Part(children=enumerate((reduced(value) or ((), ()))[1])))
+    elif not found:  # written in C: what it refers to can be found, what it holds itself cannot
+        found.append(lambda value: Part(children=[("", item) for item in gc.get_referents(value)]))
     return tuple(found)
 
 
 def _is_foreign(cls: type) -> bool:
     return not issubclass(cls, (nn.Module, Tensor, Method)) and any(
-        f"{base.__module__}.".startswith(_FOREIGN) and not base.__name__.endswith(_OF_MODELS) for base in cls.__mro__
+        _FOREIGN.match(f"{base.__module__}.") and not base.__name__.endswith(_OF_MODELS) for base in cls.__mro__
     )
 
 
-def _iterator(value: Any) -> Part:
-    return Part(children=enumerate(parts_of(value)))
+def is_replaced(cls: type) -> bool:
+    """Whether objects are iterators whose position Python code cannot set, or may hold one for ever."""
+    return issubclass(cls, (tuple, *GENERATORS, *BOUND)) or any(
+        "__next__" in vars(base) and base.__module__ in _WRITTEN_IN_C for base in cls.__mro__
+    )
 
 
-def _written_in_c(value: object) -> Part:
-    """What it refers to can be found, what it holds itself cannot."""
-    return Part(children=[("", item) for item in gc.get_referents(value)])
-
-
-def _globals(value: types.ModuleType) -> Part:
-    if is_library(value.__name__):
-        return Part()
-    return Part(children=[(name, item) for name, item in list(vars(value).items()) if issubclass(type(item), RANDOM)])
-
-
-@dataclass(eq=False)
-class Method:
-    """A function in a class: what is around it does not belong to it, such as a list in which somebody counts calls."""
-
-    function: types.FunctionType
+def reduced(iterator: Any) -> tuple[Any, ...] | None:
+    """What rebuilds an iterator, `(make, arguments)` or `(make, arguments, state)`; None if nothing does."""
+    with suppress(Exception):  # whatever a class raises that cannot be copied
+        parts = iterator.__reduce__()
+        return parts if isinstance(parts, tuple) else None
+    return None
 
 
 def is_library(module: object) -> bool:
@@ -125,6 +112,13 @@ def _home(module: object) -> types.ModuleType | None:
     return None if is_library(module) else sys.modules.get(str(module))
 
 
+@dataclass(eq=False)
+class Method:
+    """A function in a class: what is around it does not belong to it, such as a list in which somebody counts calls."""
+
+    function: types.FunctionType
+
+
 def _keep_instance(value: Any) -> Part:
     """The attributes and the class of an object."""
     try:
@@ -134,11 +128,11 @@ def _keep_instance(value: Any) -> Part:
     cls = type(value)
     if not namespace and cls in (Tensor, nn.Parameter):  # nearly all tensors
         return Part(namespace.clear)
-    part, children = keep_mapping(namespace), None
-    hooks: list[tuple[Any, Children]] = []
+    part = keep_mapping(namespace)
+    hooks: list[tuple[Any, dict[Any, Any]]] = []
     if issubclass(cls, nn.Module):
-        children = [(name, item) for name, item in namespace.items() if name not in _HOOK_TABLES]
-        hooks = [(table, list(table.items())) for name in _HOOK_TABLES if (table := namespace.get(name))]
+        part = part._replace(children=[pair for pair in namespace.items() if pair[0] not in _HOOK_TABLES])
+        hooks = [(table, dict(table)) for name in _HOOK_TABLES if (table := namespace.get(name))]
 
     def restore() -> None:
         if type(value) is not cls:
@@ -147,25 +141,19 @@ def _keep_instance(value: Any) -> Part:
             object.__setattr__(value, "__dict__", namespace)
         part.restore()  # type: ignore[misc]  # a mapping has one
         for table, kept in hooks:
-            if not dict(kept).keys() <= table.keys():
-                # Those registered meanwhile stay: somebody holds their handles.
-                now = {**dict(kept), **table}
+            if not kept.keys() <= table.keys():
+                now = {**kept, **table}  # those registered meanwhile stay: somebody holds their handles
                 table.clear()
                 table.update(now)
 
-    around = [("hook", hook) for _, kept in hooks for _, hook in kept]
-    return Part(restore, part.children if children is None else children, part.put, around)
+    return part._replace(restore=restore, around=[("hook", hook) for _, kept in hooks for hook in kept.values()])
 
 
 def _keep_slots(value: Any) -> Part:
     """The attributes of an object for which its class has `__slots__`."""
-    slots: dict[str, Any] = {
-        name: slot
-        for base in reversed(type(value).__mro__)
-        if "__slots__" in vars(base)
-        for name, slot in vars(base).items()
-        if isinstance(slot, types.MemberDescriptorType)
-    }
+    bases = [base for base in reversed(type(value).__mro__) if "__slots__" in vars(base)]
+    names: dict[str, Any] = {name: each for base in bases for name, each in vars(base).items()}
+    slots = {name: each for name, each in names.items() if isinstance(each, types.MemberDescriptorType)}
 
     def read() -> dict[str, Any]:
         found = {}
@@ -174,10 +162,9 @@ def _keep_slots(value: Any) -> Part:
                 found[name] = slot.__get__(value)
         return found
 
-    def put(name: str, item: object) -> None:
-        slots[name].__set__(value, item)
-
-    return keep_names(read, put, lambda name: slots[name].__delete__(value))
+    return keep_names(
+        read, lambda name, item: slots[name].__set__(value, item), lambda name: slots[name].__delete__(value)
+    )
 
 
 def _keep_class(value: type) -> Part:
@@ -191,28 +178,22 @@ def _keep_class(value: type) -> Part:
 
     part = keep_names(read, partial(type.__setattr__, value), partial(type.__delattr__, value))
     children: Children = [(name, item) for name, item in part.children if not isinstance(item, _FUNCTIONS)]
-    children += [(name, Method(each)) for name, item in vars(value).items() for each in _functions(item)]
+    for name, item in vars(value).items():
+        parts = (item.fget, item.fset, item.fdel) if isinstance(item, property) else (item,)
+        plain = [each.__func__ if isinstance(each, (staticmethod, classmethod)) else each for each in parts]
+        children += [(name, Method(each)) for each in plain if isinstance(each, types.FunctionType)]
     children += [("", base) for base in value.__bases__] + [("", _home(value.__module__))]
     return part._replace(children=children)
-
-
-def _functions(value: object) -> list[types.FunctionType]:
-    if isinstance(value, property):
-        found: list[object] = [value.fget, value.fset, value.fdel]
-    else:
-        found = [value.__func__ if isinstance(value, (staticmethod, classmethod)) else value]
-    return [each for each in found if isinstance(each, types.FunctionType)]
 
 
 def _keep_function(value: types.FunctionType | Method) -> Part:
     """The defaults of a function, and its closure, which is merely around a function in a class."""
     function = value.function if isinstance(value, Method) else value
-    part = _keep_defaults(function)
+    part = keep_attributes("__defaults__", "__kwdefaults__")(function)
     closure: Children = list(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     children: Children = [*part.children, ("", _home(function.__globals__.get("__name__")))]
-    if isinstance(value, Method):
-        return part._replace(children=children, around=closure)
-    return part._replace(children=children + closure)
+    inside, around = ([], closure) if isinstance(value, Method) else (closure, [])
+    return part._replace(children=children + inside, around=around)
 
 
 def _keep_cell(value: types.CellType) -> Part:
@@ -249,14 +230,11 @@ _KINDS: list[tuple[Any, Handler]] = [
     *CONTENTS,
     ((types.FunctionType, Method), _keep_function),
     (types.CellType, _keep_cell),
-    (  # bound methods; their function is that of a class
-        (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType),
-        lambda value: Part(children=[("", value.__self__)], around=[("", getattr(value, "__func__", None))]),
-    ),
+    (BOUND, lambda value: Part(children=[("", value.__self__)], around=[("", getattr(value, "__func__", None))])),
     (partial, _keep_partial),
     ((staticmethod, classmethod), lambda value: Part(children=[("", value.__func__)])),
     (torch.jit.ScriptModule, _keep_script),
     (type, lambda value: Part() if _is_foreign(value) else _keep_class(value)),
-    (types.ModuleType, _globals),
+    (types.ModuleType, lambda value: Part(children=[it for it in [*vars(value).items()] if isinstance(it[1], RANDOM)])),
     (threading.local, lambda value: keep_mapping(value.__dict__)),
 ]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from xai_callbacks.access.layouts import FeatureLayout, LayoutName, possible_layouts
-from xai_callbacks.access.locality import Locality, measure, share_around
-from xai_callbacks.access.reach import cancels, carries_all, gradients_of, is_reached
-from xai_callbacks.access.refusals import nothing_holds, nothing_to_explain
+from xai_callbacks.access.layouts import FeatureLayout, LayoutName, Locality, measure, possible_layouts, share_around
 from xai_callbacks.access.subject import find_module
-from xai_callbacks.access.trace import Edge, Trace, Value, depends_on_images, leads_to, rearranged
-from xai_callbacks.access.watching import Address, module_names
-from xai_callbacks.errors import ConfigurationError, TargetLayerError
+from xai_callbacks.access.trace import Trace, Value, is_reached, leads_to, rearranged
+from xai_callbacks.access.watching import Address
+from xai_callbacks.errors import TargetLayerError
 
 __all__ = ["Layer", "NoFeatureMapError", "choose_layer", "name_layer"]
 
@@ -27,6 +24,7 @@ _BRANCHES = 4
 # Functions after which a map is no longer at the resolution of the network.
 _POOLING = ("pool", "interpolate", "upsample")
 _STILL = Locality()
+_WITHOUT = "Or explain without a layer, as Occlusion() and IntegratedGradients() do."
 
 
 class NoFeatureMapError(TargetLayerError):
@@ -35,29 +33,18 @@ class NoFeatureMapError(TargetLayerError):
 
 @dataclass(frozen=True)
 class Layer:
-    """Where heatmaps are computed. Plain data, valid for every model of the same architecture.
+    """Where heatmaps are computed. Plain data, valid for every model of the same architecture."""
 
-    Attributes:
-        name: Address of the tensor, see `Address`: mostly the dotted name of a module.
-        layout: How the tensor is read as `(N, D, h, w)`.
-        verified: Whether the map was seen to move where the image is changed; where False, `reason` says what is known.
-        reason: One sentence for people.
-        cancels: Whether the gradients in its cells add up to 0 in each channel, so that their mean says nothing.
-    """
-
-    name: str
+    name: str  # address of the tensor, see `Address`: mostly the dotted name of a module
     layout: FeatureLayout
-    verified: bool
-    reason: str
-    cancels: bool = False
+    verified: bool  # whether the map was seen to move where the image is changed
+    reason: str  # one sentence for people, with what is known where it is not verified
+    cancels: bool = False  # whether the gradients in its cells add up to 0 in each channel, so that they have no mean
 
 
 @dataclass(eq=False)
 class _Candidate:
-    """A tensor that may be a grid; once it is measured, `layout` is the best of its layouts.
-
-    `ran` tells whether it was there in every forward pass; None before it is measured.
-    """
+    """A tensor that may be a grid; once it is measured, `layout` is the best of its layouts, and `ran` not None."""
 
     value: Value
     name: str
@@ -70,52 +57,56 @@ class _Candidate:
 def choose_layer(trace: Trace) -> Layer:
     """Choose the last feature map before pooling through which everything goes, and verify it.
 
-    Looks backwards through every tensor that modules and functions returned, and takes the first that (1) may be a grid
-    of more than one cell: channels first or last, or tokens; (2) was not made by pooling; (3) is a bottleneck:
-    everything the outputs know of the images went through it, so that it is no mere branch or member; (4) receives
-    gradient from the outputs in its cells; (5) moves where the image is changed, see `locality`; and (6) holds back the
-    outputs when it is held as it was, see `share_around`. The embedding of patches is taken only where nothing later
-    is left. Of tokens of which the outputs read a class token alone, the last tensor of the same width that all cells
-    go through is taken, such as the norm before the last attention.
+    Takes, from the outputs back to the images, the first tensor that (1) may be a grid of more than one cell; (2) was
+    not made by pooling; (3) is a bottleneck of all paths; (4) receives gradient from the outputs in its cells; (5)
+    moves where the image is changed; and (6) holds back the outputs when it is held as it was. Embedded patches are
+    taken only where nothing later is left; of tokens of which the outputs read a class token alone, the last of the
+    same width that all cells go through, such as the norm before the last attention.
 
-    Cost: seventeen forward passes for each traced image without gradients, six more for one of them, and one or two
-    backward passes.
-
-    Raises:
-        NoFeatureMapError: No tensor may be a grid.
-        TargetLayerError: None passes; the message says what was seen, why it was refused, and what to do.
+    Cost: some twenty forward passes of each image without gradients, and one or two backward passes. Raises a
+    `NoFeatureMapError` where no tensor may be a grid, and a `TargetLayerError` that says why where none passes.
     """
     candidates = _candidates(trace)
     if not candidates:
-        raise NoFeatureMapError(nothing_to_explain(trace))
+        kind = type(trace.subject.module).__name__
+        raise NoFeatureMapError(
+            _folded(trace)
+            or f"Expected a feature map between the images and the outputs of {kind}, but no tensor that is seen in it "
+            "has rows and columns; plain functions, scripted parts and `inference_mode` are not looked into. Class "
+            "activation maps need one; explainers such as Occlusion() and IntegratedGradients() do not."
+        )
     refused: list[str] = []
     for some in _batches(candidates):
-        through = [each for each in some if not depends_on_images(trace, around=each.value.edge)]
+        through = [each for each in some if not trace.leads_around(each.value.edge)]
         if not through:
             continue
-        gradients = gradients_of(trace, [each.value for each in through])
+        gradients = trace.gradients_of([each.value for each in through])
         # Tokens through which not everything goes may be the last that all cells go through, see `_refined`.
         _measure(trace, through + [each for each in some if each not in through and len(each.value.shape) == 3])
         for each, before, gradient in zip(through, [*through[1:], None], gradients, strict=True):
             if each.ran:
                 objection = _objection(trace, each, before, gradient)
                 if not objection:
-                    return _layer(trace, each, candidates[: candidates.index(each)])
+                    return _chosen(trace, each, candidates[: candidates.index(each)])
                 refused.append(f"`{each.name}` {each.value.shape}: {objection}")
-    branches = [each.name for each in _branches(trace, candidates)]
-    raise TargetLayerError(nothing_holds(trace, [each.value for each in candidates], branches, refused))
+    raise TargetLayerError(_nothing_holds(trace, candidates, refused))
 
 
-def name_layer(trace: Trace, target: str | nn.Module, layout: LayoutName | None = None) -> Layer:
-    """Look up the layer the user named by its address or as a module, and verify it.
+def name_layer(trace: Trace, target: str, layout: LayoutName | None = None) -> Layer:
+    """Look up the layer the user named by its address, and verify it; `layout` None tries all layouts.
 
-    Its output is read in the given layout; None tries what its shape allows. Raises a `TargetLayerError` where it is
-    not part of the model, did not run exactly once, is no grid of more than one cell, or does not lie on the image.
+    Raises a `TargetLayerError` where it is not part of the model, did not run exactly once, is no grid of more than one
+    cell, or does not lie on the image.
     """
-    address = _address(trace, target)
+    address = Address.parse(target)
+    if address.module:
+        find_module(trace.subject.module, address.module, "target_layer", TargetLayerError)
     values, name = trace.at(address), str(address)
     if len(values) != 1:
-        raise TargetLayerError(_not_once(trace, address, len(values)))
+        raise TargetLayerError(
+            f"Expected `target_layer` to run once in a forward pass, but `{name}` runs {len(values)} times, as far "
+            f"as is seen. Name one call, such as '{name}#0', or a layer that runs once and returns a tensor."
+        )
     named = _candidate(trace, values[0], name, layout)
     if named is None:
         raise TargetLayerError(
@@ -124,26 +115,22 @@ def name_layer(trace: Trace, target: str | nn.Module, layout: LayoutName | None 
             "read it with `layout=`."
         )
     _measure(trace, [named])
-    locality = named.locality
-    if not named.ran or locality.elsewhere:
-        refuted = locality.words if named.ran else "it is not there in every forward pass"
+    if not named.ran or named.locality.elsewhere:
+        refuted = named.locality.words if named.ran else "it is not there in every forward pass"
         raise TargetLayerError(
             f"Expected `{name}` to lie on the image, but {refuted}. A heatmap of it would point at the wrong "
             "place. Name another layer, or leave `target_layer` out to have one found."
         )
-    sure = locality.holds and locality.certain
-    doubts = ("" if sure else f"; not verified: {locality.words}") + locality.rim
-    if depends_on_images(trace, around=named.value.edge):
-        doubts += "; the outputs depend on the images around it, too, which its heatmaps do not show"
-    reason = f"`{name}`, as named: {_describe(named)}{doubts}"
-    return Layer(name, named.layout, sure, reason, cancels(trace, named.value, named.layout))
+    words = f", as named: {_describe(named)}"
+    if trace.leads_around(named.value.edge):
+        words += "; the outputs depend on the images around it, too, which its heatmaps do not show"
+    return _layer(trace, named, words, named.locality.holds)
 
 
 def _candidates(trace: Trace) -> list[_Candidate]:
     """Tensors that may be grids, the last first; patches as they are embedded come at the very end."""
-    made: dict[Edge | None, Value] = {value.edge: value for value in trace.values}
     kept = [value for value in reversed(trace.values) if value.weighted and not _is_pooled(value)]
-    found = [_candidate(trace, value) for value in kept if not _is_mere_rearrangement(value, made, trace)]
+    found = [_candidate(trace, value) for value in kept if not _is_mere_rearrangement(value, trace)]
     candidates = [each for each in found if each is not None]
     return sorted(candidates, key=lambda each: trace.patches and each.value.weighted == 1)
 
@@ -159,11 +146,11 @@ def _is_pooled(value: Value) -> bool:
     return any(word in (value.function or "") for word in _POOLING)
 
 
-def _is_mere_rearrangement(value: Value, made: Mapping[Edge | None, Value], trace: Trace) -> bool:
+def _is_mere_rearrangement(value: Value, trace: Trace) -> bool:
     """Whether the values are those of another candidate, in another order or a part of them."""
     edge = rearranged(value.edge)
     while edge is not None:
-        origin = made.get(edge)  # none of what is only a step on the way, as an index makes several
+        origin = trace.made.get(edge)  # none of what is only a step on the way, as an index makes several
         if origin and next(possible_layouts(origin.shape, trace.images.shape, trace.grids), None) is not None:
             return not _is_pooled(origin) or origin.weighted > 0
         edge = rearranged(edge)
@@ -197,19 +184,15 @@ def _objection(trace: Trace, each: _Candidate, before: _Candidate | None, gradie
     # What is kept under the outermost name may be read elsewhere, while what made it is read where it is made.
     image = trace.images[0].detach()
     for name in dict.fromkeys((each.name, trace.address(each.value, inner=True))):
-        if share_around(trace.subject, image, name, each.layout, chunk_size=trace.chunk_size) <= _AROUND:
+        if share_around(trace.subject, image, name, each.layout) <= _AROUND:
             each.name = name
             return ""
     return "the outputs see the image around it, too, where no gradient leads"
 
 
 def _is_no_worse(each: _Candidate, before: _Candidate | None) -> bool:
-    """Whether a map may do although it was not measured to hold.
-
-    Nothing shows it elsewhere, and it is either too coarse to be measured, or an activation or norm of a map that
-    holds: two probes may move few of its cells.
-    """
-    if each.locality.elsewhere or each.locality.answered == 0:
+    """Whether a map may do that does not hold: it is too coarse, or an activation of one that does."""
+    if each.locality.elsewhere or not each.locality.answered:
         return False
     if each.locality.coarse or before is None:
         return each.locality.coarse
@@ -217,17 +200,7 @@ def _is_no_worse(each: _Candidate, before: _Candidate | None) -> bool:
     return cell_by_cell and before.locality.holds and before.layout == each.layout
 
 
-def _refined(trace: Trace, best: _Candidate, later: Sequence[_Candidate]) -> _Candidate:
-    """The last tensor of the same grid and width through which all that the cells contribute goes."""
-    if "L" not in best.layout.name:
-        return best
-    alike = [each for each in later if each.value.shape == best.value.shape and best.layout in each.layouts]
-    kept = [each for each in alike if carries_all(trace, best.value, each.value, best.layout)][:_FIRST]
-    _measure(trace, kept)
-    return next((each for each in kept if each.locality.holds and each.layout == best.layout), best)
-
-
-def _layer(trace: Trace, bottleneck: _Candidate, later: Sequence[_Candidate]) -> Layer:
+def _chosen(trace: Trace, bottleneck: _Candidate, later: Sequence[_Candidate]) -> Layer:
     chosen = _refined(trace, bottleneck, later)
     if trace.patches and chosen.value.weighted == 1:
         kind = "the embedded patches, since nothing later lies on the image"
@@ -235,69 +208,85 @@ def _layer(trace: Trace, bottleneck: _Candidate, later: Sequence[_Candidate]) ->
         kind = "the last feature map before pooling through which everything goes"
     else:
         kind = "the last token grid that the outputs depend on everywhere; later ones pass on the class token alone"
-    locality = chosen.locality
-    sure = locality.certain and (locality.holds or not locality.coarse)
-    doubts = ("" if sure else f"; not verified: {locality.words}") + locality.rim
-    coarse = "; so few cells hardly say where" if chosen.layout.cells <= 4 else ""
-    reason = f"`{chosen.name}`: {kind} ({_describe(chosen)}{coarse}{doubts})"
-    return Layer(chosen.name, chosen.layout, sure, reason, cancels(trace, chosen.value, chosen.layout))
+    words = f": {kind} ({_describe(chosen)})" + ("; so few cells hardly say where" if chosen.layout.cells <= 4 else "")
+    return _layer(trace, chosen, words, chosen.locality.holds or not chosen.locality.coarse)
+
+
+def _layer(trace: Trace, each: _Candidate, words: str, fits: bool) -> Layer:
+    verified = fits and each.locality.certain
+    doubts = "" if verified else f"; not verified: {each.locality.words}"
+    words += doubts + each.locality.rim
+    cancels = trace.cancels(each.value, each.layout)
+    return Layer(each.name, each.layout, verified, f"`{each.name}`{words}", cancels)
+
+
+def _refined(trace: Trace, best: _Candidate, later: Sequence[_Candidate]) -> _Candidate:
+    """The last tensor of the same grid and width through which all that the cells contribute goes."""
+    if "L" not in best.layout.name:
+        return best
+    alike = [each for each in later if each.value.shape == best.value.shape and best.layout in each.layouts]
+    kept = [each for each in alike if trace.carries_all(best.value, each.value, best.layout)][:_FIRST]
+    _measure(trace, kept)
+    return next((each for each in kept if each.locality.holds and each.layout == best.layout), best)
 
 
 def _describe(each: _Candidate) -> str:
     value, layout = each.value, each.layout
-    module = next(iter(value.modules.values()), None)
-    made = type(module).__name__ if module is not None else value.function
+    made = value.function if value.module is None else type(value.module).__name__
     extra = layout.prefix + layout.suffix
     beside = f" beside {extra} other token{'s' if extra > 1 else ''}" if extra else ""
     return f"{made}, {layout.channels(value.shape)} channels on {layout.grid[0]} x {layout.grid[1]}{beside}"
 
 
-def _branches(trace: Trace, candidates: Sequence[_Candidate]) -> list[_Candidate]:
-    """The last maps side by side that lie on the image; what two were computed from stands for both."""
+def _branches(trace: Trace, candidates: Sequence[_Candidate]) -> list[str]:
+    """Names of the last maps side by side that lie on the image; what two were computed from stands for both."""
     kept: list[_Candidate] = []
     for batch in _batches(candidates):
         some = [each for each in batch if len(_made_from(each, kept)) != 1]
         _measure(trace, some)
-        for each, gradient in zip(some, gradients_of(trace, [each.value for each in some]), strict=True):
+        for each, gradient in zip(some, trace.gradients_of([each.value for each in some]), strict=True):
             later = _made_from(each, kept)
             if len(later) != 1 and each.locality.holds and is_reached(gradient, each.layout):
                 kept = [other for other in kept if other not in later] + [each]
         if len(kept) >= _BRANCHES:
             break
-    return kept[:_BRANCHES]
+    return [each.name for each in kept[:_BRANCHES]]
 
 
 def _made_from(each: _Candidate, others: Sequence[_Candidate]) -> list[_Candidate]:
     return [other for other in others if leads_to(other.value.edge, each.value.edge)]
 
 
-def _not_once(trace: Trace, address: Address, values: int) -> str:
-    if values == 0:
-        how = "never returns a tensor that depends on the images"
-        if not any(each.module == address.module for value in trace.values for each in value.addresses):
-            how = "never runs, or runs where it cannot be watched, as inside of a scripted module"
-        return f"Expected `target_layer` to run in a forward pass, but `{address}` {how}. Name another layer."
+def _folded(trace: Trace) -> str:
+    """What is said of maps that have another number of images; empty if there are none."""
+    images = trace.images.shape[0]
+    folded = [value for value in trace.values if len(value.shape) == 4 and value.shape[0] != images and value.weighted]
+    if not folded:
+        return ""
     return (
-        f"Expected `target_layer` to run once in a forward pass, but `{address}` runs {values} times. Name one call, "
-        f"such as '{address}#{values - 1}', or a layer that runs once."
+        f"Expected one feature map an image, but `{trace.address(folded[-1])}` is {folded[-1].shape} for {images} "
+        "images: the model looks at them one by one, or folds crops, tiles or frames into the batch. Audit the part "
+        "that sees one of them with `model=`, or explain by Occlusion() or IntegratedGradients()."
     )
 
 
-def _address(trace: Trace, target: str | nn.Module) -> Address:
-    modules = module_names(trace.subject.module)
-    if isinstance(target, str):
-        address = Address(target) if target in modules and target else Address.parse(target)
-        if address.module:
-            try:
-                find_module(trace.subject.module, address.module, "target_layer")
-            except ConfigurationError as error:
-                raise TargetLayerError(str(error)) from None
-        return address
-    target = getattr(target, "_orig_mod", target)  # what `torch.compile` wraps
-    for name, module in modules.items():
-        if module is target and name:
-            return Address(name)
-    raise TargetLayerError(
-        f"Expected `target_layer` to be part of {type(trace.subject.module).__name__}, but got a "
-        f"{type(target).__name__} that is not. Pass its dotted name, which survives copying the model."
+def _nothing_holds(trace: Trace, candidates: Sequence[_Candidate], refused: Sequence[str]) -> str:
+    """The message where no candidate passes; `refused` says why of those through which all paths lead."""
+    kind = type(trace.subject.module).__name__
+    if not trace.differentiable:
+        return (
+            f"Expected to differentiate {kind}, but its outputs are detached, rounded or computed without gradients "
+            f"after `{trace.address(candidates[0].value)}`. {_WITHOUT}"
+        )
+    seen = f" Of those through which all paths lead, {'; '.join(refused[:4])}." if refused else ""
+    branches = _branches(trace, candidates)
+    if not branches:
+        # Maps of crops, or of other images beside these, are no candidates.
+        folded = "" if any(len(each.value.shape) == 4 for each in candidates) else _folded(trace)
+        return folded or f"Expected a feature map of {kind} that lies on the image, but found none.{seen} {_WITHOUT}"
+    named = [f"GradCAM({name!r}, name='gradcam_{index}')" for index, name in enumerate(branches, 1)]
+    return (
+        f"Expected a feature map through which all paths from the images to the outputs of {kind} lead, but there is "
+        f"another path around each of {', '.join(f'`{name}`' for name in branches)}.{seen} Its heatmap would be given "
+        f"for all. Explain at each, `explainers=[{', '.join(named)}]`. {_WITHOUT}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from copy import deepcopy
 
 import torch
@@ -14,7 +15,7 @@ from xai_callbacks.access.subject import ModelSelector, Subject
 from xai_callbacks.errors import ConfigurationError, require_integer
 from xai_callbacks.randomness import seed_generators
 
-__all__ = ["randomised_copy"]
+__all__ = ["copied", "randomised_copy"]
 
 
 def randomised_copy(
@@ -25,41 +26,30 @@ def randomised_copy(
     Parameters are drawn anew by the `reset_parameters` of their module. Those that no such method touches are shuffled
     element by element, which keeps their distribution; a parameter of one element stays. Tied parameters stay tied, and
     buffers are kept, but for the running statistics of batch normalisation, which are taken from one forward pass over
-    `images`, with these layers alone in training mode: untrained weights need their own.
+    `images` `(N, C, H, W)`, some 256 of training, or the probes: untrained weights need their own. They are averaged
+    over chunks of `chunk_size`. For `select` see `Subject`.
 
     The model is as `undisturbed` would leave it; so are the random streams. Equal seeds give equal copies on one kind
-    of device.
-
-    Args:
-        module: The model, or the LightningModule that holds it; wrappers are looked through, and are not copied.
-        images: Images as the model expects them `(N, C, H, W)`, some 256 training images, or the probes. Not looked at
-            if no layer keeps statistics.
-        seed: Which copy; a few make a reference.
-        select: Where the classifier is if `module.forward` is not it; see `Subject`.
-        chunk_size: Images in one forward pass, N by default. Statistics of chunks are averaged.
-
-    Returns:
-        The copy, without the wrappers, in eval mode, on the device of the model. It takes the memory of another model.
-
-    Raises:
-        ConfigurationError: The model cannot be copied or drawn anew, or two images at least are missing.
+    of device. The copy is without wrappers, in eval mode, on the device of the model, and takes as much memory.
+    Raises a `ConfigurationError` where the model cannot be copied, or two images at least are missing.
     """
     require_integer("seed", seed, minimum=0)
     if chunk_size is not None:
         require_integer("chunk_size", chunk_size, minimum=2, hint="A single image has no variance.")
     root = Subject(module).root
     with undisturbed(root):  # its submodules are in eval mode, and so are their copies
-        copied = _copied(root)
+        copy = copied(root)
         seed_generators(seed)
         with torch.no_grad():
             # Parts first, as in construction: a whole may draw the parameters of its parts in its own way.
-            for part in reversed(list(copied.modules())):
+            for part in reversed(list(copy.modules())):
                 _randomise(part)
-            _normalise(Subject(copied, select=select), images, chunk_size)
-    return copied
+            _normalise(Subject(copy, select=select), images, chunk_size)
+    return copy
 
 
-def _copied(root: nn.Module) -> nn.Module:
+def copied(root: nn.Module) -> nn.Module:
+    """A deep copy of a model; raises a `ConfigurationError` where it refuses."""
     lazy = [name for name, parameter in root.named_parameters() if isinstance(parameter, UninitializedParameter)]
     if lazy:
         raise ConfigurationError(
@@ -82,15 +72,9 @@ def _copied(root: nn.Module) -> nn.Module:
 def _randomise(module: nn.Module) -> None:
     before = [(parameter, parameter.clone()) for parameter in module.parameters(recurse=False)]
     reset = getattr(module, "reset_parameters", None)
-    try:
-        if callable(reset):
+    if callable(reset):
+        with suppress(Exception):  # a method that needs arguments or does not work; its parameters are shuffled
             reset()
-    except Exception as error:  # it is the user's method
-        raise ConfigurationError(
-            f"Expected `reset_parameters` of {type(module).__name__} to draw its parameters anew, but it raised "
-            f"{type(error).__name__}: {error}. Make it work without arguments, or give it another name: parameters "
-            "without such a method are shuffled."
-        ) from error
     for parameter, old in before:
         if torch.equal(parameter, old):
             order = torch.randperm(parameter.numel()).to(parameter.device)
@@ -109,21 +93,14 @@ def _normalise(subject: Subject, images: Tensor, chunk_size: int | None) -> None
         )
     # At least two images a chunk, and chunks as equal as can be: each counts the same.
     chunks = min(-(-len(images) // (chunk_size or len(images))), len(images) // 2)
-    momenta = [layer.momentum for layer in layers]
     for layer in layers:
         if isinstance(layer, nn.SyncBatchNorm):
             # In training mode it would wait for processes that look at nothing. In eval mode there is no difference.
-            layer.__class__ = _LocalBatchNorm  # type: ignore[assignment]
+            layer.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+            layer._check_input_dim = lambda _: None  # type: ignore[method-assign, assignment]  # takes images of any dimension
         layer.reset_running_stats()
         layer.momentum, layer.training = None, True  # the mean over all chunks
     for chunk in images.tensor_split(chunks):
         subject.run(subject.images(chunk))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum, layer.training = momentum, False
-
-
-class _LocalBatchNorm(_BatchNorm):
-    """A `SyncBatchNorm` that has become one of a single process; like that, it takes images of any dimension."""
-
-    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - the name of the ancestor
-        pass
+    for layer in layers:
+        layer.training = False

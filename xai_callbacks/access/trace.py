@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from xai_callbacks.access.layouts import FeatureLayout
 from xai_callbacks.access.subject import Subject
 from xai_callbacks.access.watching import Address, Returned, watching
 from xai_callbacks.errors import ConfigurationError, is_out_of_memory
 from xai_callbacks.tasks import Ending
 
-__all__ = [
-    "Edge",
-    "HeadCall",
-    "Trace",
-    "Value",
-    "depends_on_images",
-    "gradient_edge",
-    "leads_to",
-    "rearranged",
-    "trace_model",
-]
+__all__ = ["Edge", "Trace", "Value", "gradient_edge", "is_reached", "leads_to", "rearranged", "trace_model"]
 
-Edge = tuple[Node, int]
-"""A value in the autograd graph: the node that made it, and which of its results."""
+Edge = tuple[Node, int]  # a value in the autograd graph: the node that made it, and which of its results
 
 # Names of nodes that change nothing but the shape.
 _RESHAPING = frozenset({"Alias", "Clone", "ReshapeAlias", "Squeeze", "ToCopy", "UnsafeView", "Unsqueeze", "View"})
@@ -52,31 +42,24 @@ _SQUASHING = frozenset({"Sigmoid", "Hardsigmoid"})
 _CONVOLUTIONS = frozenset(f"conv{transpose}{axes}d" for transpose in ("", "_transpose") for axes in (1, 2, 3))
 _WEIGHTED = _CONVOLUTIONS | {"linear", "multi_head_attention_forward", "matmul", "bmm", "einsum", "mm", "addmm"}
 
+# Share of the cells that a gradient must reach. Of a token grid of which the class token alone is read, none is.
+_REACHED = 0.5
+# Two ways of adding up the same gradient differ by rounding.
+_ROUNDING = 1e-3
+
 
 @dataclass(eq=False)
 class Value:
-    """One tensor of a traced forward pass; the same tensor under several addresses is one value.
-
-    Attributes:
-        edge: Its place in the graph.
-        shape: Its shape, with the traced images.
-        dtype: Its type.
-        function: Name of the function that made it, such as `relu`; None for what came out of a module unseen.
-        weighted: How many convolutions, linear layers and matrix products ran before it was there, itself included.
-        addresses: Where it was returned before anything was computed from it, first the function, then modules from the
-            inside out.
-        modules: The modules that returned it, by address.
-        used: Whether something was computed from it already. What a module returns after it has read it itself is no
-            place to cut the graph.
-    """
+    """One tensor of a traced forward pass; the same tensor under several addresses is one value."""
 
     edge: Edge
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    function: str | None
-    weighted: int
+    shape: tuple[int, ...]  # with the traced images
+    function: str | None  # that made it, such as `relu`; None for what came out of a module unseen
+    weighted: int  # convolutions, linear layers and matrix products that ran before it was there, itself included
+    module: nn.Module | None = None  # the innermost that returned it
+    # Where it was returned before anything was computed from it, first the function, then modules from the inside out.
     addresses: list[Address] = field(default_factory=list)
-    modules: dict[Address, nn.Module] = field(default_factory=dict)
+    # What a module returns after it has read it itself is no place to cut the graph.
     used: bool = False
 
 
@@ -88,59 +71,103 @@ class HeadCall(NamedTuple):
     edge: Edge
 
 
-@dataclass(eq=False)
 class Trace:
-    """A forward pass on a few images with its graph; meant to be looked at and thrown away.
+    """A forward pass on a few images with its graph; meant to be looked at and thrown away. See `trace_model`."""
 
-    Attributes:
-        subject: The model.
-        images: What went in, `(N, C, H, W)`.
-        values: Tensors that depend on the images, in the order in which they were made; none of a black box.
-        heads: Calls of linear layers.
-        grids: Grids `(h, w)` of convolutions, newest first.
-        patches: Whether the first weighted layer embeds patches of the image.
-        outputs: What came out, `(N, K)`, before it is read.
-        chunk_size: Most images in one forward pass of those who run the model again.
-        insisted: Whether the model switches gradients off, so that they had to be switched on again by each module.
-    """
+    def __init__(self, subject: Subject, images: Tensor, chunk_size: int, *, insisted: bool = False) -> None:
+        self.subject = subject
+        self.images = subject.images(images).detach().requires_grad_(True).clone()
+        self.chunk_size = chunk_size  # most images in one forward pass of those who run the model again
+        self.insisted = insisted  # whether the model switches gradients off, so that each module switched them on again
+        self.made: dict[Edge, Value] = {}  # tensors that depend on the images, in the order in which they were made
+        self.heads: list[HeadCall] = []
+        self.grids: list[tuple[int, int]] = []  # `(h, w)` of convolutions, newest first
+        self.patches = False  # whether the first weighted layer embeds patches of the image
+        self._weighted = 0
+        self.outputs = subject.select(self._run(), len(images))  # `(N, K)`, before they are read
 
-    subject: Subject
-    images: Tensor
-    values: tuple[Value, ...]
-    heads: tuple[HeadCall, ...]
-    grids: tuple[tuple[int, int], ...]
-    patches: bool
-    outputs: Tensor
-    chunk_size: int = 16
-    insisted: bool = False
+    @property
+    def values(self) -> list[Value]:
+        """Tensors that depend on the images, in the order in which they were made; none of a black box."""
+        return list(self.made.values())
+
+    def _run(self) -> object:
+        with ExitStack() as stack:
+            if self.insisted:
+                # Leaving the `no_grad` that this undoes switches back to what was before it. A hook must return None.
+                hook = register_module_forward_pre_hook(lambda *_: torch._C._set_grad_enabled(True))
+                stack.callback(hook.remove)
+            stack.enter_context(watching(self.subject.module, self._record))
+            try:
+                return self.subject.run(self.images)
+            except Exception as error:
+                advice = (
+                    "Give the probes the size and normalisation of the training images, or say with `model=` which "
+                    "part classifies images; if it takes a batch, `model=lambda m: lambda images: m({'image': "
+                    "images})`."
+                )
+                raise ConfigurationError(
+                    f"Expected the model to run on probe images of shape {tuple(self.images.shape[1:])} (C, H, W), but "
+                    f"it raised {type(error).__name__}: {error}. "
+                    f"{'Lower `chunk_size`.' if is_out_of_memory(error) else advice}"
+                ) from error
+
+    def _record(self, returned: Returned) -> None:
+        """Note what is needed of each tensor, and not the tensor itself."""
+        tensor, address, module = returned.tensor, returned.address, returned.module
+        scripted = isinstance(module, torch.jit.ScriptModule)  # what runs inside of it is not seen
+        if address.function is not None or scripted:
+            for each in _tensors_in(returned.given):
+                if each.grad_fn is not None and each is not tensor and get_gradient_edge(each)[:2] in self.made:
+                    self.made[get_gradient_edge(each)[:2]].used = True
+        if address.function in _WEIGHTED or (scripted and any(True for _ in module.parameters())):
+            if tensor.ndim == 4 and (address.function in _CONVOLUTIONS or address.function is None):
+                grid = (tensor.shape[2], tensor.shape[3])
+                self.grids = [grid, *(each for each in self.grids if each != grid)]
+            self.patches = _embeds_patches(returned) if self._weighted == 0 else self.patches
+            self._weighted += 1
+        if tensor.grad_fn is None:
+            return
+        edge = get_gradient_edge(tensor)[:2]
+        value = self.made.setdefault(edge, Value(edge, tuple(tensor.shape), address.function, self._weighted))
+        if value.used and value.addresses:
+            return
+        value.addresses.append(address)
+        if address.function is None:
+            value.module = value.module or module
+            given = returned.given[0] if returned.given else None
+            if isinstance(module, nn.Linear) and isinstance(given, Tensor):
+                self.heads.append(HeadCall(address.module, given, edge))
 
     @property
     def differentiable(self) -> bool:
         """Whether the outputs can be differentiated with respect to the images."""
-        return depends_on_images(self)
+        return self.leads_around(None)
+
+    def leads_around(self, edge: Edge | None) -> bool:
+        """Whether a path of the graph leads from the outputs to the images, around a value if one is given."""
+        outputs, images = self.outputs.grad_fn, self.images.grad_fn
+        return outputs is not None and images is not None and leads_to((outputs, 0), (images, 0), around=edge)
 
     def ending(self) -> Ending:
-        """The sigmoid or softmax that the outputs come from, of a module or a function.
-
-        Sigmoids may have been clamped, averaged or put side by side; one column of a softmax is as good as a sigmoid.
-        """
-        last = _kind(_behind(self.outputs.grad_fn, _RESHAPING))
-        if last in _ENDINGS:
-            return _ENDINGS[last]
+        """The sigmoid or softmax that the outputs come from, perhaps clamped, averaged or put side by side."""
+        last = {_kind(node) for node in _sources(self.outputs.grad_fn, _RESHAPING)}
+        if last & _ENDINGS.keys():
+            return _ENDINGS[last.pop()]
         values = self.outputs.detach()
         if not bool(((values >= 0) & (values <= 1)).all()):
             return None
-        alone = values.shape[1] == 1
+        alone = values.shape[1] == 1  # one column of a softmax is as good as a sigmoid
         if self.outputs.grad_fn is None:
             # Nothing shows how they came about. Logits of all labels of both images seldom lie in [0, 1].
             return "sigmoid" if alone or self.subject.task.kind == "multi-label" else None
-        sources = _sources(self.outputs.grad_fn)
+        sources = {_kind(node) for node in _sources(self.outputs.grad_fn, _GATHERING)}
         return "sigmoid" if sources and sources <= (_SQUASHING | {"Softmax"} if alone else _SQUASHING) else None
 
     def head(self) -> HeadCall | None:
         """The linear layer whose results are the outputs, up to a sigmoid or softmax; None if there is none."""
-        source = _behind(self.outputs.grad_fn, _RESHAPING | _ENDINGS.keys())
-        found = [call for call in self.heads if call.edge[0] is source]
+        sources = _sources(self.outputs.grad_fn, _RESHAPING | _ENDINGS.keys())
+        found = [call for call in self.heads if call.edge[0] in sources]
         if len(found) != 1 or found[0].given.ndim != 2 or len(found[0].given) != len(self.images):
             return None  # none, or rows that are no images
         return found[0] if sum(call.name == found[0].name for call in self.heads) == 1 else None
@@ -157,22 +184,57 @@ class Trace:
             around = [each for each in modules if f"{made.module}.".startswith(f"{each.module}.")]
             # An outer module that returns a tuple names a value less plainly than an inner one that returns it alone.
             best = ([each for each in around if not each.item] or around or [made])[-1]
-        once = self._last[best.module, best.function] == 0
-        return str(Address(best.module, best.function, None if once else best.index, best.item or None))
+        index = best.index if (best.module, best.function) in self._repeated else None
+        return str(Address(best.module, best.function, index, best.item or None))
 
     @cached_property
-    def _last(self) -> dict[tuple[str, str | None], int]:
-        """The largest index of the calls of each module and function."""
-        addresses = sorted(
-            (each for value in self.values for each in value.addresses), key=lambda each: each.index or 0
-        )
-        return {(each.module, each.function): each.index or 0 for each in addresses}
+    def _repeated(self) -> set[tuple[str, str | None]]:
+        """Modules and functions that were called several times."""
+        addresses = (each for value in self.values for each in value.addresses)
+        return {(each.module, each.function) for each in addresses if each.index}
 
+    def gradients_of(self, values: Sequence[Value]) -> list[Tensor | None]:
+        """Gradients of what is read out with respect to values; None where one does not matter, or autograd refuses.
 
-def depends_on_images(trace: Trace, *, around: Edge | None = None) -> bool:
-    """Whether a path of the autograd graph leads from the outputs to the images, around a value if one is given."""
-    outputs, images = trace.outputs.grad_fn, trace.images.grad_fn
-    return outputs is not None and images is not None and leads_to((outputs, 0), (images, 0), around=around)
+        What is read out is a fixed random projection of the outputs and of the input of the head: a head that starts at
+        zero, as in fine-tuning, would otherwise hide every layer.
+        """
+        if not values or not self.outputs.requires_grad:
+            return [None] * len(values)
+        head = self.head()
+        generator = torch.Generator().manual_seed(0)
+        projected = [
+            (source.float() * torch.randn(source.shape, generator=generator).to(source.device)).sum()
+            for source in ([self.outputs] if head is None else [self.outputs, head.given])
+            if source.requires_grad
+        ]
+        edges = [gradient_edge(*value.edge) for value in values]
+        try:
+            found = torch.autograd.grad([torch.stack(projected).sum()], edges, retain_graph=True, allow_unused=True)
+        except RuntimeError:
+            # What comes before a part that cannot be differentiated must not hide what comes after.
+            return [None] if len(values) == 1 else [self.gradients_of([value])[0] for value in values]
+        return list(found)
+
+    def cancels(self, value: Value, layout: FeatureLayout) -> bool:
+        """Whether the gradients of the cells of each channel add up to 0, as after global max minus min pooling."""
+        (gradient,) = self.gradients_of([value])
+        if gradient is None:
+            return False
+        cells = layout.to_nchw(gradient).float()
+        return bool(cells.mean(dim=(2, 3)).abs().amax() <= _ROUNDING * cells.abs().mean(dim=(2, 3)).amax())
+
+    def carries_all(self, before: Value, after: Value, layout: FeatureLayout) -> bool:
+        """Whether all that the cells of one value contribute to the outputs goes through those of a later one."""
+        total, later = self.gradients_of([before, after])
+        if total is None or later is None or not is_reached(later, layout):
+            return False
+        edges = [gradient_edge(*value.edge) for value in (after, before)]
+        (through,) = torch.autograd.grad(edges[:1], edges[1:], later, retain_graph=True, allow_unused=True)
+        if through is None:  # as of positions of tokens
+            return False  # type: ignore[unreachable]
+        cells, all_of_them = layout.to_nchw(through).float(), layout.to_nchw(total).float()
+        return bool((cells - all_of_them).abs().amax() <= _ROUNDING * all_of_them.abs().amax())
 
 
 def leads_to(start: Edge, goal: Edge, *, around: Edge | None = None) -> bool:
@@ -206,110 +268,16 @@ def gradient_edge(node: Node, number: int = 0) -> GradientEdge:
 def trace_model(subject: Subject, images: Tensor, *, chunk_size: int = 16) -> Trace:
     """Run the model on `images` `(N, C, H, W)` and record what every module and function returns.
 
-    Call inside `undisturbed`. The images require grad, so that the graph exists for frozen models too. A model that
-    switches gradients off itself, as wrappers of frozen backbones do, is run a second time with gradients switched on
-    again by each module. Cost: one forward pass whose activations are kept. Raises a `ConfigurationError` with the
-    cause where the model cannot run on these images.
+    Call inside `undisturbed`. A model that switches gradients off itself, as wrappers of frozen backbones do, is run a
+    second time with gradients switched on again by each module. Cost: one forward pass whose activations are kept.
+    Raises a `ConfigurationError` with the cause where the model cannot run on these images.
     """
-    trace = _run(subject, images, chunk_size)
+    trace = Trace(subject, images, chunk_size)
     if not trace.differentiable:
         # Where the model does not stand this, it stays with what was seen.
         with suppress(ConfigurationError):
-            trace = _run(subject, images, chunk_size, insist=True)
+            trace = Trace(subject, images, chunk_size, insisted=True)
     return trace
-
-
-def _run(subject: Subject, images: Tensor, chunk_size: int, *, insist: bool = False) -> Trace:
-    images = subject.images(images).detach().requires_grad_(True).clone()
-    recorder = _Recorder()
-    with ExitStack() as stack:
-        if insist:
-            stack.callback(register_module_forward_pre_hook(_switch_gradients_on).remove)
-        stack.enter_context(watching(subject.module, recorder.record))
-        try:
-            raw = subject.run(images)
-        except Exception as error:
-            raise ConfigurationError(_cannot_run(images, error)) from error
-    return Trace(
-        subject,
-        images,
-        tuple(recorder.values.values()),
-        tuple(recorder.heads),
-        tuple(dict.fromkeys(reversed(recorder.grids))),
-        recorder.patches,
-        subject.select(raw, images.shape[0]),
-        chunk_size,
-        insist,
-    )
-
-
-def _switch_gradients_on(_module: nn.Module, _given: tuple[Any, ...]) -> None:
-    # Leaving the `no_grad` that this undoes switches back to what was before it.
-    torch.set_grad_enabled(True)
-
-
-def _cannot_run(images: Tensor, error: Exception) -> str:
-    shape = tuple(images.shape[1:])
-    if is_out_of_memory(error):
-        return (
-            f"Expected {len(images)} probe images of shape {shape} (C, H, W) to fit into memory with their "
-            f"activations, but the device ran out of it: {error}. Lower `chunk_size`, or give probes of a smaller size."
-        )
-    return (
-        f"Expected the model to run on probe images of shape {shape} (C, H, W), but it raised "
-        f"{type(error).__name__}: {error}. Give the probes the size and normalisation of the training images, or say "
-        "with `model=` which part classifies images; if it takes a batch, "
-        "`model=lambda m: lambda images: m({'image': images})`."
-    )
-
-
-class _Recorder:
-    """Keeps what the trace needs of each tensor, and not the tensor itself."""
-
-    def __init__(self) -> None:
-        self.values: dict[Edge, Value] = {}
-        self.heads: list[HeadCall] = []
-        self.grids: list[tuple[int, int]] = []
-        self.patches = False
-        self._weighted = 0
-
-    def record(self, returned: Returned) -> None:
-        """Note one tensor."""
-        tensor, address, module = returned.tensor, returned.address, returned.module
-        scripted = isinstance(module, torch.jit.ScriptModule)  # what runs inside of it is not seen
-        if address.function is not None or scripted:
-            for each in _tensors_in(returned.given):
-                used = self.values.get(_edge(each)) if each.grad_fn is not None and each is not tensor else None
-                if used is not None:
-                    used.used = True
-        if address.function in _WEIGHTED or (scripted and any(True for _ in module.parameters())):
-            self._weigh(returned)
-        if tensor.grad_fn is None:
-            return
-        edge = _edge(tensor)
-        new = Value(edge, tuple(tensor.shape), tensor.dtype, address.function, self._weighted)
-        value = self.values.setdefault(edge, new)
-        if value.used and value.addresses:
-            return
-        value.addresses.append(address)
-        if address.function is None:
-            value.modules[address] = module
-            given = returned.given[0] if returned.given else None
-            if isinstance(module, nn.Linear) and isinstance(given, Tensor):
-                self.heads.append(HeadCall(address.module, given, edge))
-
-    def _weigh(self, returned: Returned) -> None:
-        function, shape = returned.address.function, returned.tensor.shape
-        if len(shape) == 4 and (function in _CONVOLUTIONS or function is None):
-            self.grids.append((shape[2], shape[3]))
-        if self._weighted == 0:
-            self.patches = _embeds_patches(returned)
-        self._weighted += 1
-
-
-def _edge(tensor: Tensor) -> Edge:
-    edge = get_gradient_edge(tensor)
-    return edge.node, edge.output_nr
 
 
 def _tensors_in(given: Iterable[object]) -> Iterator[Tensor]:
@@ -330,28 +298,33 @@ def _embeds_patches(returned: Returned) -> bool:
     return max(weight.shape[-2:]) >= 4 and cut == list(returned.tensor.shape[-2:])
 
 
-def _behind(node: Node | None, passed: frozenset[str]) -> Node | None:
-    """The first node, seen from the outputs, whose kind is not among those to be passed."""
-    while node is not None and _kind(node) in passed and node.next_functions:
-        node = node.next_functions[0][0]
-    return node
-
-
-def _sources(node: Node) -> set[str]:
-    """Kinds of nodes that results were put together from; constants are none."""
-    waiting, seen, found = [node], set(), set()
+def _sources(node: Node | None, passed: frozenset[str]) -> set[Node]:
+    """The nodes that results were made of by nodes of some kinds; constants are none."""
+    waiting, seen, found = [node], set[Node](), set[Node]()
     while waiting:
         node = waiting.pop()
-        if node in seen:
+        if node is None or node in seen:
             continue
         seen.add(node)
-        if _kind(node) in _GATHERING:
-            waiting.extend(after for after, _ in node.next_functions if after is not None)
+        if _kind(node) in passed:
+            waiting.extend(after for after, _ in node.next_functions)
         else:
-            found.add(_kind(node))
+            found.add(node)
     return found
 
 
-def _kind(node: Node | None) -> str:
+def _kind(node: Node) -> str:
     """Such as "Sigmoid" for `SigmoidBackward0`."""
-    return "" if node is None else node.name().rpartition("Backward")[0]
+    return node.name().rpartition("Backward")[0]
+
+
+def is_reached(gradient: Tensor | None, layout: FeatureLayout) -> bool:
+    """Whether a gradient reaches half of the cells of a map; or few, but others in each channel, as of max pooling."""
+    if gradient is None:
+        return False
+    reached = layout.to_nchw(gradient) != 0
+    if float(reached.any(dim=1).float().mean()) >= _REACHED:
+        return True
+    chosen = reached.flatten(2).flatten(0, 1)
+    chosen = chosen[chosen.any(dim=1)]
+    return len(chosen) > 1 and bool((chosen != chosen[:1]).any())

@@ -1,8 +1,7 @@
-"""`watching`: see, and replace, every tensor that modules and functions return while a model runs.
+"""`watching`: see, and replace, every tensor that modules and functions return while a model runs; `capture` them.
 
-Modules are seen by global hooks, which scripted modules honour too; functions by a `TorchFunctionMode`, so that a layer
-is found whether it is written as `nn.ReLU()`, `F.relu` or `x.clamp(min=0)`. What runs inside a scripted module or a
-custom `autograd.Function` is not seen; what comes out of a scripted module is.
+Modules are seen by global hooks, functions by a `TorchFunctionMode`, so that a layer is found whether it is written as
+`nn.ReLU()`, `F.relu` or `x.clamp(min=0)`. What runs inside a scripted module or an `autograd.Function` is not seen.
 """
 
 from __future__ import annotations
@@ -10,29 +9,32 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from xai_callbacks.errors import TargetLayerError
 
-__all__ = ["Address", "Returned", "module_names", "plain_name", "watching"]
+if TYPE_CHECKING:
+    from xai_callbacks.access.subject import Subject
 
-_GRAMMAR = re.compile(
-    r"(?P<module>(?:[^:#\[\]\\]|\\.)*)(?::(?P<function>\w+))?(?:#(?P<index>\d+))?(?:\[(?P<item>\d+)\])?", re.DOTALL
-)
-# Keys of a `ModuleDict` may hold any character but the dot.
-_SPECIAL = re.compile(r"([:#\[\]\\])")
+__all__ = ["Address", "Returned", "Tapped", "capture", "module_names", "plain_name", "tap", "watching"]
+
+_GRAMMAR = re.compile(r"(?P<module>[^:#\[\]]*)(?::(?P<function>\w+))?(?:#(?P<index>\d+))?(?:\[(?P<item>\d+)\])?")
+# Properties and switches are functions too, but make no feature map.
+_IGNORED = frozenset({"__get__", "__set__", "_set_grad_enabled"})
 
 
 @dataclass(frozen=True)
 class Address:
-    r"""Where a tensor comes from in one forward pass.
+    """Where a tensor comes from in one forward pass.
 
     | written | the tensor |
     |---|---|
@@ -41,16 +43,12 @@ class Address:
     | `block#11` | what the module returns at its twelfth call, where it runs several times |
     | `layer4.1:relu` | what the function `relu` returns, called in the forward of `layer4.1` itself |
     | `:add#2` | what the third `add` returns in the forward of the model itself |
-    | `stages.a\:b` | what the module `stages.a:b` returns |
-
-    `module` is empty for the model itself, `function` None for what the module returns, `index` the call from 0 or None
-    for the only one, and `item` that of a tuple or list or None for the tensor itself or the first.
     """
 
-    module: str
-    function: str | None = None
-    index: int | None = None
-    item: int | None = None
+    module: str  # empty for the model itself
+    function: str | None = None  # None for what the module returns
+    index: int | None = None  # of the call, from 0; None for the only one
+    item: int | None = None  # of a tuple or list; None for the tensor itself or the first
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -58,55 +56,36 @@ class Address:
         found = _GRAMMAR.fullmatch(text)
         if found is None or not (found["module"] or found["function"]):
             raise TargetLayerError(
-                f"Expected `target_layer` to be a name such as 'layer4', 'blocks.11[1]' or 'layer4.1:relu', but got "
+                "Expected `target_layer` to be a name such as 'layer4', 'blocks.11[1]' or 'layer4.1:relu', but got "
                 f"{text!r}. Give the dotted name of a module; a function called in it follows a colon."
             )
         index, item = (None if found[part] is None else int(found[part]) for part in ("index", "item"))
-        return cls(re.sub(r"\\(.)", r"\1", found["module"], flags=re.DOTALL), found["function"], index, item)
+        return cls(found["module"], found["function"], index, item)
 
     def matches(self, other: Address) -> bool:
         """Whether a tensor at `other`, whose call is counted, is at this address."""
-        return (
-            self.module == other.module
-            and self.function == other.function
-            and self.index in (None, other.index)
-            and (self.item or 0) == (other.item or 0)
-        )
+        same = (self.module, self.function, self.item or 0) == (other.module, other.function, other.item or 0)
+        return same and self.index in (None, other.index)
 
     def __str__(self) -> str:
         function = f":{self.function}" if self.function else ""
         index = "" if self.index is None else f"#{self.index}"
         item = "" if self.item is None else f"[{self.item}]"
-        return _SPECIAL.sub(r"\\\1", self.module) + function + index + item
+        return self.module + function + index + item
 
 
-# Properties and switches are functions too, but make no feature map.
-_IGNORED = frozenset({"__get__", "__set__", "_set_grad_enabled"})
+class Returned(NamedTuple):
+    """A tensor as a module or a function returns it."""
 
-
-@dataclass(frozen=True, eq=False)
-class Returned:
-    """A tensor as a module or a function returns it.
-
-    Attributes:
-        address: Where it comes from; `index` counts the calls so far.
-        tensor: The tensor.
-        module: The module whose call returns it, or in whose forward the function was called.
-        given: What went in, keyword arguments of functions last.
-        in_place: Whether it is what went in, changed in place.
-        names: Those of the names asked for that lead here.
-    """
-
-    address: Address
+    address: Address  # its `index` counts the calls so far
     tensor: Tensor
-    module: nn.Module
-    given: tuple[Any, ...]
-    in_place: bool
-    names: tuple[str, ...]
+    module: nn.Module  # whose call returns it, or in whose forward the function was called
+    given: tuple[Any, ...]  # what went in, keyword arguments of functions last
+    in_place: bool  # whether it is what went in, changed in place
+    names: tuple[str, ...]  # those of the names asked for that lead here
 
 
-Seen = Callable[[Returned], Tensor | None]
-"""Called with each tensor; what it returns takes the place of the tensor."""
+Seen = Callable[[Returned], Tensor | None]  # what it returns takes the place of the tensor
 
 
 @contextmanager
@@ -114,8 +93,7 @@ def watching(root: nn.Module, seen: Seen, names: Collection[str] | None = None) 
     """Show returned tensors to `seen` while the model runs inside, those at some addresses or all; one forward pass."""
     wanted = None if names is None else {name: Address.parse(name) for name in names}
     watcher = _Watcher(root, seen, wanted)
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
+    with ExitStack() as stack, warnings.catch_warnings():
         # The wrapper of a compiled module fires hooks of its own, which are not listened to.
         warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
         stack.callback(register_module_forward_pre_hook(watcher.enter).remove)
@@ -138,33 +116,27 @@ def plain_name(name: str) -> str:
 class _Watcher(TorchFunctionMode):
     def __init__(self, root: nn.Module, seen: Seen, wanted: Mapping[str, Address] | None) -> None:
         super().__init__()
-        self._seen = seen
-        self._wanted = wanted
+        self._seen, self._wanted = seen, wanted
         self._modules = module_names(root)
         self._names = {id(module): name for name, module in reversed(self._modules.items())}
-        self._running = [""]
-        self._versions: list[list[int | None]] = []
+        self._running: list[tuple[str, list[int | None]]] = [("", [])]  # with the versions of what went in
         self._calls: Counter[tuple[str, str | None]] = Counter()
         self._paused = False
 
     def enter(self, module: nn.Module, given: tuple[Any, ...]) -> None:
-        """Before a module runs."""
         name = self._names.get(id(module))
         if name is not None:
-            self._running.append(name)
-            self._versions.append([_version(each) for each in given])
+            self._running.append((name, [_version(each) for each in given]))
 
     def leave(self, module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
-        """After it ran."""
         name = self._names.get(id(module))
         if name is None or len(self._running) == 1:
             return None
-        self._running.pop()
-        before = self._versions.pop()
+        before = self._running.pop()[1]
         in_place = any(output is each and _version(each) != old for each, old in zip(given, before, strict=False))
         self._paused = True
         try:
-            return self._show(name, None, module, given, output, in_place=in_place)
+            return self._show(Address(name), module, given, output, in_place=in_place)
         finally:
             self._paused = False
 
@@ -173,35 +145,30 @@ class _Watcher(TorchFunctionMode):
     ) -> Any:
         # Operators of exported programs are named with their overload, such as `relu.default`.
         name = getattr(func, "__name__", "").partition(".")[0]
-        if self._paused or name in _IGNORED:
-            return func(*args, **(kwargs or {}))
         first = args[0] if args else None
         version = _version(first)
         output = func(*args, **(kwargs or {}))
         shown = first if name == "__setitem__" else output
         in_place = shown is first and _version(first) != version
-        if shown is first and not in_place:
+        if self._paused or name in _IGNORED or (shown is first and not in_place):
             return output
+        scope = self._running[-1][0]
         given = (*args, *(kwargs or {}).values())
-        scope = self._running[-1]
-        other = self._show(scope, name, self._modules[scope], given, shown, in_place=in_place)
+        other = self._show(Address(scope, name), self._modules[scope], given, shown, in_place=in_place)
         return output if other is None or shown is not output else other
 
-    def _show(
-        self, name: str, function: str | None, module: nn.Module, given: tuple[Any, ...], output: Any, *, in_place: bool
-    ) -> Any:
-        index = self._calls[name, function]
-        self._calls[name, function] += 1
+    def _show(self, address: Address, module: nn.Module, given: tuple[Any, ...], output: Any, *, in_place: bool) -> Any:
+        key = address.module, address.function
+        index = self._calls[key]
+        self._calls[key] += 1
         if not isinstance(output, (Tensor, tuple, list)):
             return None
-        parts: Iterable[tuple[int | None, object]]
-        parts = [(None, output)] if isinstance(output, Tensor) else enumerate(output)
         changed: dict[int | None, Tensor] = {}
-        for item, part in parts:
-            address = Address(name, function, index, item)
-            names = tuple(each for each, wanted in (self._wanted or {}).items() if wanted.matches(address))
+        for item, part in [(None, output)] if isinstance(output, Tensor) else enumerate(output):
+            here = Address(*key, index, item)
+            names = tuple(each for each, wanted in (self._wanted or {}).items() if wanted.matches(here))
             if isinstance(part, Tensor) and (names or self._wanted is None):
-                other = self._seen(Returned(address, part, module, given, in_place, names))
+                other = self._seen(Returned(here, part, module, given, in_place, names))
                 if other is not None:
                     changed[item] = other
         if isinstance(output, Tensor) or not changed:
@@ -217,3 +184,71 @@ class _Watcher(TorchFunctionMode):
 def _version(given: object) -> int | None:
     """How often a tensor was changed in place; None for what is none, or does not count."""
     return given._version if isinstance(given, Tensor) and not given.is_inference() else None
+
+
+class Captured(dict[str, list[Tensor]]):
+    """Captured tensors by the name of their layer; filled by the forward pass inside the `with`."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name; raises a `TargetLayerError` where a layer did not run, or ran several times."""
+        for name, found in self.items():
+            if len(found) != 1:
+                raise TargetLayerError(
+                    f"Expected the layer `{name}` to run once in a forward pass, but it ran {len(found)} times. Name a "
+                    f"layer that runs once with `target_layer=`, or one of its calls, such as '{name}#0'."
+                )
+        return {name: tensor for name, (tensor,) in self.items()}
+
+
+@contextmanager
+def capture(subject: Subject, names: Sequence[str]) -> Iterator[Captured]:
+    """Record tensors by their names, see `Address`, and the graph from the first of them on.
+
+    Inside, run `subject` under `torch.no_grad()`: everything up to the first tensor then costs what inference costs,
+    and gradients are switched on for what follows. The model goes on with copies, so that an in-place operation does
+    not change what was captured. Tensors that come later are part of the graph of those before.
+    """
+    captured = Captured({name: [] for name in names})
+
+    def cut(returned: Returned) -> Tensor:
+        tensor = returned.tensor
+        kept = tensor.clone() if returned.in_place else tensor
+        if not kept.requires_grad:
+            kept = kept.detach().requires_grad_(True)
+        torch.set_grad_enabled(True)
+        for name in returned.names:
+            captured[name].append(kept)
+        if not returned.in_place:
+            return kept.clone()
+        # What changed its input in place may have been called for that alone, so the input must carry the graph on. The
+        # content stays the same, and what was saved of it for backward passes remains valid.
+        with _unsafe_preserve_version_counter(tensor):
+            return tensor.copy_(kept)
+
+    with torch.set_grad_enabled(torch.is_grad_enabled()), watching(subject.module, cut, names):
+        yield captured
+
+
+class Tapped(NamedTuple):
+    """One call of a tapped module."""
+
+    given: Tensor
+    output: Tensor
+
+
+@contextmanager
+def tap(subject: Subject, name: str, *, detach: bool = True) -> Iterator[list[Tapped]]:
+    """Record copies of what goes into and comes out of a module at every call, off the graph if `detach`."""
+    calls: list[Tapped] = []
+
+    def note(_module: nn.Module, given: tuple[object, ...], output: object) -> None:
+        before = given[0] if given else None
+        if isinstance(before, Tensor) and isinstance(output, Tensor):
+            # A copy, since what follows may change either in place.
+            calls.append(Tapped(before.detach().clone(), output.detach().clone()) if detach else Tapped(before, output))
+
+    handle = module_names(subject.module)[name].register_forward_hook(note)
+    try:
+        yield calls
+    finally:
+        handle.remove()

@@ -42,10 +42,6 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def _ignore(_share: float) -> None:
-    """Progress that nobody waits for."""
-
-
 @dataclass(eq=False, kw_only=True)
 class Observation:
     """One forward pass over a chunk of N images; shared by all explainers, and thrown away with the chunk.
@@ -73,7 +69,7 @@ class Observation:
     reference: Tensor | None = None
     seed: int = 0
     chunk_size: int = 16
-    progress: Callable[[float], None] = _ignore
+    progress: Callable[[float], None] = lambda _share: None
     shared: bool = True
     _gradients: dict[int, dict[str, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
@@ -88,21 +84,19 @@ class Observation:
         found = self._gradients.get(question)
         if found is None:
             score = self.posed[question].score(self.outputs)
-            wanted = {name: tensor for name, tensor in self.activations.items() if self.shared or name == layer.name}
+            wanted = {name: each for name, each in self.activations.items() if self.shared or name == layer.name}
             found = {}
             if score.requires_grad:
                 # Images do not influence each other in eval mode, so the gradient of the sum is that of each score.
-                tensors = list(wanted.values())
-                gradients = torch.autograd.grad(score.sum(), tensors, retain_graph=True, allow_unused=True)
+                gradients = torch.autograd.grad(score.sum(), [*wanted.values()], retain_graph=True, allow_unused=True)
                 found = dict(zip(wanted, gradients, strict=True))
             if self.shared:
                 self._gradients[question] = found
         gradient = found.get(layer.name)
         if gradient is None:
             raise TargetLayerError(
-                f"Expected the outputs to depend on the target layer `{layer.name}`, but no gradient reaches it. It "
-                "lies in a branch that is not used, or the model detaches or disables gradients after it. Name a later "
-                "layer with `target_layer=`."
+                f"Expected the outputs to depend on the target layer `{layer.name}`, but no gradient reaches it. "
+                "Name a later layer with `target_layer=`."
             )
         return gradient
 

@@ -1,12 +1,10 @@
 """Class activation maps: one backward pass a question through what follows the layer in the shared forward pass.
 
-With `A` the activations `(N, D, h, w)`, `G` the gradient of a question's score with respect to them, and `w` that with
-respect to the input of the last linear layer:
+With `A` the activations `(N, D, h, w)` and `G` the gradient of a question's score with respect to them:
 
 | explainer | heatmap | source |
 |---|---|---|
-| `CAM` | `sum_d w_d A_d / (h w)` | Zhou et al., CVPR 2016 |
-| `GradCAM` | `sum_d mean_hw(G_d) A_d` | Selvaraju et al., ICCV 2017 |
+| `GradCAM` | `sum_d mean_hw(G_d) A_d` | Selvaraju et al., ICCV 2017; CAM (Zhou et al., CVPR 2016) of nets with GAP |
 | `HiResCAM` | `sum_d G_d A_d` | Draelos and Carin, 2020 |
 | `LayerCAM` | `sum_d relu(G_d) A_d` | Jiang et al., IEEE TIP 2021 |
 
@@ -18,45 +16,41 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
+from types import NoneType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xai_callbacks.access import Address, Layer, LayoutName, Trace, choose_layer, name_layer
+from xai_callbacks.access import LayoutName, Trace, choose_layer, name_layer
 from xai_callbacks.access.layouts import check_layout
-from xai_callbacks.access.trace import gradient_edge
-from xai_callbacks.errors import TargetLayerError
+from xai_callbacks.errors import TargetLayerError, require_instance
 from xai_callbacks.explainers.base import Explainer, Observation, Plan
 
-__all__ = ["CAM", "GradCAM", "HiResCAM", "LayerCAM", "LayerExplainer"]
+__all__ = ["GradCAM", "HiResCAM", "LayerCAM", "LayerExplainer"]
 
 
 class LayerExplainer(Explainer):
     """Base of explainers at one layer; a subclass says how gradients weigh activations.
 
     Args:
-        target_layer: Address of the tensor to explain at, such as the dotted name of a module, or the module; see
-            `access.Address`. None chooses, see `access.choose_layer`.
+        target_layer: Address of the tensor to explain at, such as the dotted name of a module; see `access.Address`.
+            None chooses, see `access.choose_layer`.
         layout: How the tensor is read, such as `NCHW`, if its shape does not tell.
         name: What keys begin with; another one is needed for a second explainer of the same kind.
     """
 
     def __init__(
-        self, target_layer: str | nn.Module | None = None, layout: LayoutName | None = None, *, name: str | None = None
+        self, target_layer: str | None = None, layout: LayoutName | None = None, *, name: str | None = None
     ) -> None:
         if layout is not None and target_layer is None:
             raise TargetLayerError(
                 f"Expected `target_layer` to be given with `layout`, but got `layout={layout!r}` alone. Name the layer."
             )
-        if target_layer is not None and not isinstance(target_layer, (str, nn.Module)):
-            raise TargetLayerError(
-                f"Expected `target_layer` to be the name of a layer or a module, but got {target_layer!r}."
-            )
+        require_instance("target_layer", target_layer, (str, NoneType), "the name of a layer")
         if layout is not None:
             check_layout(layout)
         super().__init__(name)
-        self.target_layer = target_layer
-        self.layout = layout
+        self.target_layer, self.layout = target_layer, layout
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
         """Look up the named layer, or choose one."""
@@ -68,12 +62,8 @@ class LayerExplainer(Explainer):
         """One backward pass through the head a question, shared with all explainers at layers."""
         (layer,) = plan.layers
         activations = layer.layout.to_nchw(observation.activations[layer.name].detach()).float()
-        questions = range(len(observation.posed))
-        return torch.stack([self.combine(activations, self.weights(observation, each, layer)) for each in questions])
-
-    def weights(self, observation: Observation, question: int, layer: Layer) -> Tensor:
-        """What weighs the activations of a question: gradients `(N, D, h, w)`, float32."""
-        return layer.layout.to_nchw(observation.gradient(question, layer)).float()
+        gradients = (observation.gradient(each, layer) for each in range(len(observation.posed)))
+        return torch.stack([self.combine(activations, layer.layout.to_nchw(each).float()) for each in gradients])
 
     @abstractmethod
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
@@ -91,9 +81,8 @@ class GradCAM(LayerExplainer):
         if not plan.layers[0].cancels:
             return plan
         note = (
-            f"Heatmaps of `{self.name}` are empty: it averages gradients over the cells, and at "
-            f"`{plan.layers[0].name}` they add up to 0, as after global max and min pooling. Use HiResCAM(), which "
-            "does not average."
+            f"Heatmaps of `{self.name}` are empty: gradients at `{plan.layers[0].name}` add up to 0 over the cells, as "
+            "after global max and min pooling. Use HiResCAM(), which does not average them."
         )
         return replace(plan, notes=(note,))
 
@@ -120,46 +109,3 @@ class LayerCAM(LayerExplainer):
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """`sum_d relu(G_d) A_d`."""
         return torch.einsum("ndhw,ndhw->nhw", gradients.clamp_min(0), activations)
-
-
-class CAM(LayerExplainer):
-    """CAM proper: channels weighted by the last linear layer, of nets that average one map over all cells before it.
-
-    Of such nets Grad-CAM gives the same map. The sum over the cells is the score without the bias of the layer.
-    """
-
-    name = "cam"
-
-    def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
-        """Check that what goes into the last linear layer is the mean of the map."""
-        plan = super().prepare(trace, reference)
-        head = trace.head()
-        if head is None or not _averages(trace, plan.layers[0], head.given):
-            seen = "it does not" if head is None else "the last linear layer sees other numbers than these means"
-            raise TargetLayerError(
-                f"Expected a model that averages `{plan.layers[0].name}` over its cells and ends in one linear layer, "
-                f"for CAM(), but {seen}. Use GradCAM(), which needs neither."
-            )
-        return plan
-
-    def weights(self, observation: Observation, question: int, layer: Layer) -> Tensor:
-        """Gradient of the score with respect to the pooled channels, spread evenly over the cells."""
-        assert observation.head is not None  # noqa: S101  # checked in `prepare`; narrows the type
-        score = observation.posed[question].score(observation.outputs)
-        (gradient,) = torch.autograd.grad(score.sum(), observation.head.given, retain_graph=True)
-        return gradient.float()[:, :, None, None] / layer.layout.cells
-
-    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
-        """`sum_d w_d A_d / (h w)`."""
-        return (gradients * activations).sum(dim=1)
-
-
-def _averages(trace: Trace, layer: Layer, pooled: Tensor) -> bool:
-    """Whether the gradient of each pooled number is 1 / (h w) in every cell of its own channel."""
-    (value,) = trace.at(Address.parse(layer.name))
-    if layer.layout.channels(value.shape) != pooled.shape[1]:
-        return False
-    weights = torch.linspace(0.5, 1.5, pooled.shape[1], device=pooled.device, dtype=pooled.dtype)
-    (gradient,) = torch.autograd.grad((pooled * weights).sum(), [gradient_edge(*value.edge)], retain_graph=True)
-    cells = layer.layout.to_nchw(gradient) * layer.layout.cells
-    return torch.allclose(cells, weights[None, :, None, None].expand_as(cells), rtol=1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from types import ModuleType
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -42,20 +42,17 @@ class IntegratedGradients(_PixelExplainer):
     """Integrated gradients, summed over the channels (Sundararajan, Taly and Yan, ICML 2017).
 
     `(x - x') * integral of the gradient along the line from the baseline x' to the image x`. The sum over the pixels is
-    the score of the image less that of the baseline (completeness).
-
-    Cost: `steps` forward and backward passes for each question.
+    the score of the image less that of the baseline. Cost: `steps` forward and backward passes for each question.
 
     Args:
-        steps: Points along the line, in the middle of intervals of equal length. Nets of ReLUs are not smooth, so that
-            rules of higher order, such as Gauss-Legendre, gain nothing.
+        steps: Points along the line, in the middle of intervals of equal length.
         baseline: Where the line begins; 0 is black, or the mean of the data where images are normalised.
         name: What keys begin with.
     """
 
     name = "integrated_gradients"
 
-    def __init__(self, steps: int = 64, baseline: Baseline = 0.0, *, name: str | None = None) -> None:
+    def __init__(self, steps: int = 64, baseline: Baseline = 0.0, name: str | None = None) -> None:
         require_integer("steps", steps, minimum=1)
         self.steps = steps
         super().__init__(baseline, name)
@@ -65,15 +62,13 @@ class IntegratedGradients(_PixelExplainer):
         if not trace.differentiable or trace.insisted:
             raise ConfigurationError(
                 "Expected a model that can be differentiated with respect to its images for IntegratedGradients(), but "
-                f"{type(trace.subject.module).__name__} cannot: it switches gradients off, detaches, or is no module. "
-                "Use Occlusion(), which needs no gradients."
+                f"{type(trace.subject.module).__name__} cannot. Use Occlusion(), which needs no gradients."
             )
         return Plan(reason=f"the pixels, in {self.steps} steps", cost=2.0 * self.steps)
 
     def explain(self, observation: Observation, plan: Plan) -> Tensor:
         """`steps` forward and backward passes a question, `chunk_size` images at a time."""
-        images = observation.images
-        maps = []
+        images, maps = observation.images, []
         for index, posed in enumerate(observation.posed):
 
             def score(altered: Tensor, which: Tensor, posed: Posed = posed) -> Tensor:
@@ -100,9 +95,7 @@ class Occlusion(_PixelExplainer):
 
     A square slides over the image; each pixel gets the mean loss over the squares that hide it, divided by the pixels
     of a square, so that the sum over the pixels of squares side by side is the sum of their losses. One set of forward
-    passes answers all questions, and neither gradients nor modules are needed.
-
-    Cost: one forward pass for each place of the square, about `(side / stride)^2`.
+    passes answers all questions, without gradients. Cost: one for each place of the square, `(side / stride)^2`.
 
     Args:
         window: Side of the square in pixels; None for a seventh of the shorter side of the images.
@@ -114,12 +107,7 @@ class Occlusion(_PixelExplainer):
     name = "occlusion"
 
     def __init__(
-        self,
-        window: int | None = None,
-        stride: int | None = None,
-        baseline: Baseline = "mean",
-        *,
-        name: str | None = None,
+        self, window: int | None = None, stride: int | None = None, baseline: Baseline = "mean", name: str | None = None
     ) -> None:
         for argument, value in (("window", window), ("stride", stride)):
             if value is not None:
@@ -153,17 +141,14 @@ class Occlusion(_PixelExplainer):
             observation.progress(min(1.0, done / (count * (plan.cost + 1))))
             return observation.scores(altered, which).T
 
-        found: Tensor = (
-            _captum()
-            .Occlusion(scores)
-            .attribute(
-                images.detach(),
-                sliding_window_shapes=(channels, window, window),
-                strides=(channels, stride, stride),
-                baselines=self._baselines(images),
-                additional_forward_args=(torch.arange(count, device=images.device),),
-                perturbations_per_eval=max(1, observation.chunk_size // count),
-            )
+        method = _captum().Occlusion(scores)
+        found: Tensor = method.attribute(
+            images.detach(),
+            sliding_window_shapes=(channels, window, window),
+            strides=(channels, stride, stride),
+            baselines=self._baselines(images),
+            additional_forward_args=(torch.arange(count, device=images.device),),
+            perturbations_per_eval=max(1, observation.chunk_size // count),
         )
         # Captum gives one row for each number that came out: images by questions.
         summed = found.float().mean(dim=1) / window**2
@@ -185,8 +170,6 @@ def _captum() -> ModuleType:
         from captum import attr
     except ImportError as error:
         raise ConfigurationError(
-            "Expected captum to be installed for IntegratedGradients() and Occlusion(), but it is not. Install it with "
-            "`pip install captum`."
+            "Expected captum to be installed for explanations of pixels, but it is not. Run `pip install captum`."
         ) from error
-    methods: ModuleType = attr
-    return methods
+    return cast("ModuleType", attr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,8 +29,6 @@ Edge = tuple[Node, int]
 Key = tuple[str, int]
 """Name of a module, empty for the root, and how many times it had run before."""
 
-_Shapes = list[torch.Size]
-
 # Stands for an axis that grows with the images but is not their number: images and positions in one.
 _FOLDED = -1
 
@@ -43,9 +41,9 @@ class Call:
     module: nn.Module
     arguments: Arguments
     tensors: list[Tensor]  # those among the arguments
-    versions: tuple[int, ...]  # version counter of each, to notice that one is overwritten later
+    versions: list[int]  # version counter of each, to notice that one is overwritten later
     inputs: frozenset[Node | int]  # places of these in the graph: nodes, and leaves by `id`
-    outputs: tuple[Edge | None, ...]  # places of the tensors that came out; None for one without gradient
+    outputs: list[Edge | None]  # places of the tensors that came out; None for one without gradient
     gradients: list[Tensor | None]  # of the summed losses, for each of these
 
     @property
@@ -55,7 +53,7 @@ class Call:
 
     def overwritten(self) -> bool:
         """Whether an argument was changed in place since."""
-        return tuple(tensor._version for tensor in self.tensors) != self.versions
+        return [tensor._version for tensor in self.tensors] != self.versions
 
     def release(self) -> None:
         """Let go of the arguments, so that a backward pass frees memory as it proceeds."""
@@ -64,7 +62,7 @@ class Call:
     def forget(self) -> None:
         """Let go of the graph: its nodes hold hooks that hold this call, a circle that Python cannot see to collect."""
         self.release()
-        self.inputs, self.outputs, self.gradients = frozenset(), (), []
+        self.inputs, self.outputs, self.gradients = frozenset(), [], []
 
 
 class Axes(NamedTuple):
@@ -80,8 +78,6 @@ class Axes(NamedTuple):
 
 def tensors_in(tree: object) -> list[Tensor]:
     """The tensors in nested tuples, lists and mappings, in order."""
-    if isinstance(tree, Tensor):  # what most layers return, and worth a way of its own
-        return [tree]
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
@@ -94,10 +90,7 @@ def precise(tensor: Tensor) -> Tensor:
 def _hooked(
     root: nn.Module, names: set[str], hook: Callable[[Key, nn.Module, Arguments, object], None]
 ) -> Iterator[None]:
-    """Show `hook` every call of the named modules inside, as it returns and before any hook of the user's.
-
-    Scripted modules take no hooks: what they hold belongs to the module around them.
-    """
+    """Show `hook` every call of the named modules inside, as it returns and before any hook of the user's."""
     counts: Counter[str] = Counter()
 
     def after(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
@@ -106,16 +99,16 @@ def _hooked(
 
     with ExitStack() as stack:
         for name, module in module_names(root).items():
+            # Scripted modules take no hooks: what they hold belongs to the module around them.
             if name in names and not isinstance(module, torch.jit.ScriptModule):
                 handle = module.register_forward_hook(partial(after, name), prepend=True, with_kwargs=True)
                 stack.callback(handle.remove)
         yield
 
 
-@contextmanager
 def recording(
     root: nn.Module, names: set[str], calls: list[Call], arrive: Callable[[Call, int, Tensor], None]
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Record the calls of the named modules in `calls` while the model runs inside; `Call.forget` each in the end.
 
     Gradients may reach `arrive` after leaving: it is called with each tensor that came out of a call, by its number, as
@@ -123,20 +116,17 @@ def recording(
     """
 
     def record(key: Key, module: nn.Module, arguments: Arguments, output: object) -> None:
-        args, kwargs = arguments
-        went_in = tensors_in(args[0] if len(args) == 1 and not kwargs else arguments)
-        came_out = tensors_in(output)
-        versions = tuple(tensor._version for tensor in went_in)
+        went_in, came_out = tensors_in(arguments), tensors_in(output)
+        versions = [tensor._version for tensor in went_in]
         inputs = frozenset(id(tensor) if tensor.grad_fn is None else tensor.grad_fn for tensor in went_in)
-        outputs = tuple(None if each.grad_fn is None else (each.grad_fn, each.output_nr) for each in came_out)
+        outputs = [None if each.grad_fn is None else (each.grad_fn, each.output_nr) for each in came_out]
         call = Call(key, module, arguments, went_in, versions, inputs, outputs, [None] * len(came_out))
         calls.append(call)
         for index, tensor in enumerate(came_out):
             if tensor.grad_fn is not None:
                 tensor.register_hook(partial(arrive, call, index))  # type: ignore[no-untyped-call]
 
-    with _hooked(root, names, record):
-        yield
+    return _hooked(root, names, record)
 
 
 def find_axes(root: nn.Module, call: Callable[[Tensor], object], images: Tensor, names: set[str]) -> dict[Key, Axes]:
@@ -145,50 +135,44 @@ def find_axes(root: nn.Module, call: Callable[[Tensor], object], images: Tensor,
     Raises:
         ConfigurationError: What the model says of an image depends on the images beside it.
     """
-    few, few_outputs = _shapes(root, call, images, 2, names)
-    more, more_outputs = _shapes(root, call, images, 3, names)
-    for a, b in zip(tensors_in(few_outputs), tensors_in(more_outputs), strict=False):
-        comparable = a.dim() > 0 and a.shape[0] == 2 and b.shape[0] == 3 and a.is_floating_point()
-        if comparable and not _nearly_same(a.detach(), b.detach()[:2]):
+    shapes: list[dict[Key, tuple[list[torch.Size], list[torch.Size]]]] = [{}, {}]
+    outputs = []
+    for count, found in zip((2, 3), shapes, strict=True):
+
+        def note(key: Key, _module: nn.Module, *seen: object, found: dict[Key, Any] = found) -> None:
+            found[key] = tuple([each.shape for each in tensors_in(tree)] for tree in seen)
+
+        # A model that draws random numbers must draw the same ones both times. With gradients, as in the pass to come:
+        # some modules call no parts of theirs without.
+        with isolated_rng(), torch.enable_grad(), _hooked(root, names, note):
+            outputs.append(tensors_in(call(images[torch.arange(count, device=images.device) % len(images)])))
+    for few, more in zip(*outputs, strict=False):
+        comparable = few.dim() > 0 and (len(few), len(more)) == (2, 3) and few.is_floating_point()
+        if comparable and not _nearly_same(few.detach(), more.detach()[:2]):
             raise ConfigurationError(
                 "Expected the model to treat every image by itself, but what it says of an image changes with the "
                 "images beside it, so that no gradient belongs to one image. Normalise by running statistics or within "
                 "an image."
             )
-    return {key: Axes(*map(_growing, few[key], more[key])) for key in few.keys() & more.keys()}
+    few_shapes, more_shapes = shapes
+    return {
+        key: Axes(*map(_growing, few_shapes[key], more_shapes[key])) for key in few_shapes.keys() & more_shapes.keys()
+    }
 
 
-def _shapes(
-    root: nn.Module, call: Callable[[Tensor], object], images: Tensor, count: int, names: set[str]
-) -> tuple[dict[Key, tuple[_Shapes, _Shapes]], object]:
-    """Shapes of what goes in and comes out, by call, and what the model returns."""
-    found: dict[Key, tuple[_Shapes, _Shapes]] = {}
-
-    def note(key: Key, _module: nn.Module, arguments: Arguments, output: object) -> None:
-        found[key] = ([each.shape for each in tensors_in(arguments)], [each.shape for each in tensors_in(output)])
-
-    # A model that draws random numbers must draw the same ones both times. With gradients, as in the pass to come: some
-    # modules call no parts of theirs without.
-    with isolated_rng(), torch.enable_grad(), _hooked(root, names, note):
-        outputs = call(images[torch.arange(count, device=images.device) % images.shape[0]])
-    return found, outputs
-
-
-def _growing(few: _Shapes, more: _Shapes) -> tuple[int | None, ...]:
+def _growing(few: list[torch.Size], more: list[torch.Size]) -> tuple[int | None, ...]:
     return tuple(map(_axis, few, more)) if len(few) == len(more) else (_FOLDED,)
 
 
 def _axis(few: torch.Size, more: torch.Size) -> int | None:
+    growing = [axis for axis, sizes in enumerate(zip(few, more, strict=False)) if sizes[0] != sizes[1]]
     if few == more:
         return None
-    growing = [axis for axis, sizes in enumerate(zip(few, more, strict=False)) if sizes[0] != sizes[1]]
-    fits = len(few) == len(more) and len(growing) == 1 and (few[growing[0]], more[growing[0]]) == (2, 3)
+    fits = len(few) == len(more) and [(few[axis], more[axis]) for axis in growing] == [(2, 3)]
     return growing[0] if fits else _FOLDED
 
 
 def _nearly_same(few: Tensor, more: Tensor) -> bool:
-    """Up to what kernels for other batch sizes round differently; NaN and inf are for others to judge."""
-    both = few.isfinite() & more.isfinite()
-    few, more = few[both], more[both]
-    largest = float(more.abs().amax()) if more.numel() else 0.0
-    return torch.allclose(few, more, rtol=1e-2, atol=1e-3 * largest)
+    """Up to what kernels for other batch sizes round differently."""
+    largest = more.nan_to_num(0, 0, 0).abs().amax() if more.numel() else 0
+    return torch.allclose(few, more, rtol=1e-2, atol=1e-3 * float(largest), equal_nan=True)

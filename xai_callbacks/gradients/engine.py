@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -26,11 +25,11 @@ _PASS = 2**20
 class PerSampleGradients:
     """Measures the gradient of every image's own loss without a backward pass for each.
 
-    Convolutions, linear layers, batch norm in eval mode, instance, group and layer norm, and plain multi-head attention
-    have rules of their own: about one forward and backward pass together, or less; memory about the same. Any other
-    module that holds parameters is run again under `torch.func`, with all that is in it, which takes several times as
-    long, and `GradientReading.slow` says so. Layers used several times, tied weights, in-place activations, parameters
-    without dimensions and frozen ones are accounted for by walking the autograd graph: right or refused.
+    Convolutions, linear layers, batch norm in eval mode, instance, group and layer norm have rules of their own: about
+    one forward and backward pass together, or less; memory about the same. Any other module that holds parameters is
+    run again for each image, with all that is in it, which takes several times as long; `GradientReading.slow` says so.
+    Layers used several times, tied weights, in-place activations, parameters without dimensions and frozen ones are
+    accounted for by walking the autograd graph: right or refused.
 
     Call inside `access.undisturbed`, or with the model in eval mode: no `.grad` is touched and no hook is left behind.
 
@@ -40,7 +39,7 @@ class PerSampleGradients:
         parameters: Which parameters, as names or patterns such as `decoder.*.weight`; None for all that require grad.
 
     Raises:
-        ConfigurationError: No such parameter, none requires grad, or the whole model is scripted.
+        ConfigurationError: No such parameter, or none requires grad.
     """
 
     def __init__(
@@ -53,62 +52,41 @@ class PerSampleGradients:
         require_instance("module", module, nn.Module, "a module")
         if call is not None and not callable(call):
             raise ConfigurationError(f"Expected `call` to be a function of images, but got {call!r}.")
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ConfigurationError(
-                "Expected a module of which only parts are scripted or traced, but all of it is: TorchScript shows no "
-                "layer of its own. Give the module that it was made from, or put it into an `nn.Sequential`."
-            )
         self.module = module
         self.call = module if call is None else call
-        self.parameters = _choose(module, None if parameters is None else texts_of("parameters", parameters))
+        self.parameters = _choose(module, ("*",) if parameters is None else texts_of("parameters", parameters))
         holders = {name.rpartition(".")[0] for name in self.parameters}
         self._watched = {".".join(each.split(".")[:depth]) for each in holders for depth in range(each.count(".") + 2)}
         self._axes: dict[torch.Size, dict[Key, Axes]] = {}  # by the shape of an image
 
-    def __call__(
-        self,
-        images: Tensor,
-        loss: Loss,
-        *,
-        norms: bool = True,
-        reference: Mapping[str, Tensor] | None = None,
-        reduce: Reduce | None = None,
-    ) -> GradientReading:
+    def __call__(self, images: Tensor, loss: Loss, *, reduce: Reduce | None = None) -> GradientReading:
         """Measure one batch.
 
         Args:
             images: Shape `(N, ...)`, as the model expects them, where the model is.
             loss: One loss an image, `(N,)`, of the outputs and the images; called once a pass.
-            norms: Whether to compute squared norms.
-            reference: Gradients to compare with, by parameter name; those of other parameters are ignored.
-            reduce: Called with a name and the gradients `(N, *parameter.shape)`, which are formed for it.
+            reduce: Called with a name and the gradients `(N, *parameter.shape)`, which are formed for it, instead of
+                computing squared norms.
 
         Raises:
             ConfigurationError: The loss is not one an image, images are not independent, a parameter is used where its
                 gradient cannot be told apart by image, autograd cannot differentiate the model, or memory is short.
             AuditError: A loss is NaN or inf.
         """
-        if len(images) == 0:
-            raise ConfigurationError(
-                "Expected one image or more to measure gradients of, but got none. Leave empty batches out."
-            )
         images = images.detach().clone() if images.is_inference() else images.detach()
-        _refuse_coupling(self.module)
         try:
             if images.shape[1:] not in self._axes:
                 self._axes = {images.shape[1:]: find_axes(self.module, self._run, images, self._watched)}
-            axes = self._axes[images.shape[1:]]
-            accumulator = Accumulator(self.parameters, axes, norms, reference or {}, reduce)
+            accumulator = Accumulator(self.parameters, self._axes[images.shape[1:]], reduce)
             size = len(images) if images.device.type != "cpu" else max(1, _PASS // max(1, images[0].numel()))
             for start in range(0, len(images), size):
-                self._pass(images[start : start + size], loss, accumulator, axes, start)
+                self._pass(images[start : start + size], loss, accumulator, start)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise ConfigurationError(
                 f"Expected the gradients of {len(images)} images of shape {tuple(images.shape[1:])} to fit into "
-                "memory, but it ran out. Measure fewer images at once, in an audit by a smaller `chunk_size`, or fewer "
-                "`parameters`."
+                "memory, but it ran out. Lower the `chunk_size` of the audit, or measure fewer `parameters`."
             ) from error
         return accumulator.reading()
 
@@ -116,13 +94,13 @@ class PerSampleGradients:
         """What the model returns; it gets a copy, since it may normalise in place."""
         return self.call(images.clone())
 
-    def _pass(self, images: Tensor, loss: Loss, accumulator: Accumulator, axes: Mapping[Key, Axes], first: int) -> None:
+    def _pass(self, images: Tensor, loss: Loss, accumulator: Accumulator, first: int) -> None:
         calls: list[Call] = []
         try:
             with recording(self.module, self._watched, calls, accumulator.arrive), torch.enable_grad():
                 losses = _checked(loss(self._run(images), images), len(images), first)
-            assigned = assign_calls(self.module, self.parameters, calls, axes, losses)
-            if edges := accumulator.expect(losses, calls, assigned):
+            assigned = assign_calls(self.module, self.parameters, calls, accumulator.axes, losses)
+            if edges := accumulator.expect(len(images), calls, assigned):
                 _differentiate(losses, edges)
             accumulator.finish()
         finally:
@@ -130,52 +108,33 @@ class PerSampleGradients:
                 each.forget()
 
 
-def _choose(module: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Parameter]:
+def _choose(module: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
     everything = plain_parameters(module)
-    for pattern in patterns or ():
-        if not any(fnmatchcase(name, pattern) for name in everything):
-            near = get_close_matches(pattern, everything, n=3, cutoff=0.4) or list(everything)[:3]
+    for pattern in patterns:
+        if everything and not any(fnmatchcase(name, pattern) for name in everything):
             raise ConfigurationError(
-                f"Expected `parameters` to match names of parameters, but {pattern!r} matches none. Did you mean "
-                f"{' or '.join(repr(name) for name in near)}?"
+                f"Expected `parameters` to match names of parameters, but {pattern!r} matches none of "
+                f"{', '.join(everything)}."
             )
-    chosen = {
-        name: parameter
-        for name, parameter in everything.items()
-        if patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
-    }
+    chosen = {name: each for name, each in everything.items() if any(fnmatchcase(name, one) for one in patterns)}
     trainable = {name: parameter for name, parameter in chosen.items() if parameter.requires_grad}
     if not trainable:
-        which = "the model" if patterns is None else f"those that match `parameters={list(patterns)!r}`"
         raise ConfigurationError(
-            f"Expected trainable parameters, whose gradients are measured, but {which} has none of the "
-            f"{len(chosen)} that require grad. Unfreeze some with `requires_grad_(True)`, or use a score of the last "
-            "layer, which needs no gradients."
+            f"Expected trainable parameters, whose gradients are measured, but got none of the {len(chosen)} that "
+            "require grad. Unfreeze some with `requires_grad_(True)`, or use a score of the last layer."
         )
     return trainable
-
-
-def _refuse_coupling(module: nn.Module) -> None:
-    for name, part in module.named_modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or part.running_mean is None):
-            raise ConfigurationError(
-                f"Expected batch norm to use running statistics, but `{name}` uses those of the batch, so that no "
-                "gradient belongs to one image. Call inside `access.undisturbed` or after `model.eval()`, and keep "
-                "`track_running_stats=True`."
-            )
 
 
 def _checked(losses: object, count: int, first: int) -> Tensor:
     if not isinstance(losses, Tensor) or losses.shape != (count,):
         got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         raise ConfigurationError(
-            f"Expected `loss` to give one loss an image, shape ({count},), but got {got}. Use reduction='none' and sum "
-            "or average over everything but the first axis."
+            f"Expected `loss` to give one loss an image, shape ({count},), but got {got}. Use reduction='none'."
         )
     if not losses.requires_grad:
         raise ConfigurationError(
-            "Expected the losses to depend on trainable parameters, but they have no gradient. The model may run under "
-            "`no_grad`, or detach what it returns."
+            "Expected the losses to depend on trainable parameters, but they have no gradient: the model detaches them."
         )
     broken = (~losses.detach().isfinite()).nonzero()[:, 0].tolist()
     if broken:
@@ -194,11 +153,7 @@ def _differentiate(losses: Tensor, edges: list[Edge]) -> None:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        if "use_reentrant" in str(error):
-            raise ConfigurationError(
-                f"Expected a model that autograd can look into, but part of it runs {HIDDEN}"
-            ) from error
-        raise ConfigurationError(
-            f"Expected a model that can be differentiated, but autograd raised {in_words(error)} Mend that, or choose "
-            "parameters behind it with `parameters=`."
-        ) from error
+        advice = f"part of it runs {HIDDEN}"
+        if "use_reentrant" not in str(error):
+            advice = f"autograd raised {in_words(error)} Mend that, or choose parameters behind it with `parameters=`."
+        raise ConfigurationError(f"Expected a model that autograd can look into, but {advice}") from error

@@ -1,4 +1,4 @@
-"""Per-sample parameter gradients of one layer, from its input and the gradient of its output.
+"""Per-sample parameter gradients of one call, by the rule of its layer or by running it again for each image.
 
 Convolutions follow Rochette, Manoel and Tramel (arXiv 1912.06015), norms by Gram matrices Goodfellow (arXiv 1510.01799)
 and, with positions, Li et al. (arXiv 2110.05679). Letters: N images, T positions, P entries of a patch, O outputs.
@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from xai_callbacks.gradients.calls import Call, precise
+from xai_callbacks.errors import ConfigurationError, in_words, is_out_of_memory
+from xai_callbacks.gradients.calls import Axes, Call, precise, tensors_in
 
-__all__ = ["AttentionRule", "ConvolutionRule", "LayerRule", "LinearRule", "NormRule", "Rule", "rule_of"]
+__all__ = ["ConvolutionRule", "LayerRule", "LinearRule", "NormRule", "Rule", "gradients_by_image", "rule_of"]
 
 _ALL = slice(None)
 
@@ -42,29 +44,19 @@ class Rule:
     def squared_norms(self, name: str) -> Tensor:
         """Squared Euclidean norm of the gradient of a parameter, `(N,)`."""
         # Not by `vector_norm`, which adds up along rows without pairing: of a million entries, it is off by 2e-5.
-        return torch.cat([_rows(block).square().sum(dim=1) for block in self.blocks(name)])
-
-    def inner_products(self, name: str, reference: Tensor) -> Tensor:
-        """Inner product of the gradient with a reference of the shape of the parameter, `(N,)`."""
-        return torch.cat([_rows(block) @ reference.to(block).flatten() for block in self.blocks(name)])
+        return torch.cat([block[..., None].flatten(1).square().sum(dim=1) for block in self.blocks(name)])
 
 
 class LayerRule(Rule):
-    """One call of a layer with `weight` and `bias`: input and gradient of the output `(N, ...)`.
+    """One call of a layer with `weight` and `bias`: input and gradient of the output `(N, ...)`."""
 
-    `entries` are the numbers in the gradient of one image.
-    """
-
-    def __init__(self, module: nn.Module, given: Tensor, gradient: Tensor, entries: int = 1) -> None:
-        self.module = module
-        self.given = given
-        self.gradient = gradient
-        self._block = max(1, _BLOCK // max(1, entries))
+    def __init__(self, module: Any, given: Tensor, gradient: Tensor) -> None:
+        self.module, self.given, self.gradient = module, given, gradient
 
     def blocks(self, name: str) -> Iterator[Tensor]:
         """Gradients of as many images at a time as stay in the cache."""
         count = len(self.given)
-        step = max(1, count) if name == "bias" else self._block
+        step = count if name == "bias" else max(1, _BLOCK // max(1, self.module.weight.numel()))
         for start in range(0, count, step):
             yield self.gradients(name, slice(start, start + step))
 
@@ -72,12 +64,11 @@ class LayerRule(Rule):
 class LinearRule(LayerRule):
     """`nn.Linear` on `(N, ..., I)`."""
 
-    def __init__(self, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
-        given, gradient = (each.reshape(len(each), -1, each.shape[-1]) for each in (given, gradient))
-        super().__init__(module, given, gradient, given.shape[-1] * gradient.shape[-1])
+    def __init__(self, module: Any, given: Tensor, gradient: Tensor) -> None:
+        super().__init__(module, *(each.reshape(len(each), -1, each.shape[-1]) for each in (given, gradient)))
 
     def gradients(self, name: str, images: slice = _ALL) -> Tensor:
-        """Sum over positions of outer products."""
+        """Sums over positions of outer products."""
         if name == "bias":
             return self.gradient[images].sum(dim=1)
         return self.gradient[images].transpose(1, 2) @ self.given[images]
@@ -96,11 +87,8 @@ class ConvolutionRule(LayerRule):
     A transposed convolution is the convolution that leads from its output, the wide side, back to its input.
     """
 
-    module: nn.Conv2d | nn.ConvTranspose2d
-
-    def __init__(self, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
-        assert isinstance(module, _CONVOLUTIONS)  # noqa: S101  # rule_of chose this class; narrows the type
-        super().__init__(module, given, gradient, module.weight.numel())
+    def __init__(self, module: Any, given: Tensor, gradient: Tensor) -> None:
+        super().__init__(module, given, gradient)
         self._wide, self._narrow = (gradient, given) if isinstance(module, _TRANSPOSED) else (given, gradient)
         padding, none = module.padding, (0,) * len(given.shape[2:])
         if isinstance(padding, str) or module.padding_mode != "zeros":
@@ -112,8 +100,7 @@ class ConvolutionRule(LayerRule):
             sizes = zip(given.shape[2:], module.stride, module.dilation, module.kernel_size, strict=True)
             whole = [(size - 1) * step + dilation * (kernel - 1) + 1 for size, step, dilation, kernel in sizes]
             cut = [(p, full - p - size) for p, full, size in zip(padding, whole, gradient.shape[2:], strict=True)]
-            if any(before != after for before, after in cut):
-                self._wide, padding = F.pad(gradient, [side for pair in reversed(cut) for side in pair]), none
+            self._wide, padding = F.pad(gradient, [side for pair in reversed(cut) for side in pair]), none
         self._options = (module.stride, padding, module.dilation, False, none)
         self._pointwise = prod(module.kernel_size) == 1 and not any(padding)
 
@@ -139,15 +126,6 @@ class ConvolutionRule(LayerRule):
             return super().squared_norms(name)
         return _gram_norms(self._patches().transpose(1, 2), self._narrow.flatten(2).transpose(1, 2))
 
-    def inner_products(self, name: str, reference: Tensor) -> Tensor:
-        """`<dL/dW, R> = <narrow, convolution of wide by R>`."""
-        if name == "bias":
-            return super().inner_products(name, reference)
-        weight, groups = reference.to(self._wide), self.module.groups
-        return (
-            (torch.convolution(self._wide, weight, None, *self._options, groups) * self._narrow).flatten(1).sum(dim=1)
-        )
-
     def _patches(self, images: slice = _ALL) -> Tensor:
         """Part of the wide side that belongs to each position of the narrow one, `(N, P, T)`."""
         stride, padding, dilation, *_ = self._options
@@ -159,14 +137,12 @@ class ConvolutionRule(LayerRule):
 class NormRule(LayerRule):
     """Batch norm in eval mode, instance, group and layer norm: `y = weight * normalised + bias`."""
 
-    module: Any
-
     def gradients(self, name: str, images: slice = _ALL) -> Tensor:
         """Sum over positions."""
-        return self._gradients[name][images]
+        return self._both[name][images]
 
     @cached_property
-    def _gradients(self) -> dict[str, Tensor]:
+    def _both(self) -> dict[str, Tensor]:
         module, given, gradient = self.module, self.given, self.gradient
         count, channels = gradient.shape[:2]
         # A half-precision model keeps its statistics in half precision.
@@ -181,12 +157,11 @@ class NormRule(LayerRule):
             _, weight, bias = torch.ops.aten.native_batch_norm_backward(*maps, None, *statistics, *options)
             return {"weight": weight.view(count, channels), "bias": bias.view(count, channels)}
         if isinstance(module, nn.LayerNorm):
-            normalised = F.layer_norm(given, module.normalized_shape, None, None, module.eps)
-            shape = (count, -1, *module.normalized_shape)
-            weight, bias = ((each.reshape(shape)).sum(dim=1) for each in (gradient * normalised, gradient))
+            normalised, shape = F.layer_norm(given, module.normalized_shape, eps=module.eps), module.normalized_shape
+            weight, bias = (each.reshape(count, -1, *shape).sum(dim=1) for each in (gradient * normalised, gradient))
             return {"weight": weight, "bias": bias}
         if isinstance(module, nn.GroupNorm):
-            normalised = F.group_norm(given, module.num_groups, None, None, module.eps)
+            normalised = F.group_norm(given, module.num_groups, eps=module.eps)
         else:
             normalised = F.instance_norm(given, mean, var, None, None, mean is None, 0.0, module.eps)
         gradient = gradient.flatten(2)
@@ -194,66 +169,12 @@ class NormRule(LayerRule):
         return {"weight": torch.einsum("nct,nct->nc", gradient, normalised.flatten(2)), "bias": gradient.sum(dim=2)}
 
 
-class AttentionRule(Rule):
-    """A call of `nn.MultiheadAttention` that it `knows`, taken apart into its projections, which are linear layers."""
-
-    _NAMES = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
-
-    def __init__(self, call: Call, gradient: Tensor) -> None:
-        module, arguments = cast("nn.MultiheadAttention", call.module), self._arguments(call)
-        *given, gradient = (
-            each if module.batch_first else each.transpose(0, 1)
-            for each in (*(precise(arguments[name].detach()) for name in self._NAMES[:3]), gradient)
-        )
-        together: Tensor | None = module.in_proj_bias
-        bias = (None,) * 3 if together is None else together.detach().to(gradient).chunk(3)
-        projections = zip(given, module.in_proj_weight.detach().to(gradient).chunk(3), bias, strict=True)
-        projected = [F.linear(*each).requires_grad_(True) for each in projections]
-        with torch.enable_grad():
-            q, k, v = [each.reshape(*each.shape[:2], module.num_heads, -1).transpose(1, 2) for each in projected]
-            context = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        gradients = torch.autograd.grad(context, projected, gradient @ module.out_proj.weight.detach().to(gradient))
-        self._in = [LinearRule(module, *each) for each in zip(given, gradients, strict=True)]
-        self._out = [LinearRule(module.out_proj, context.detach(), gradient)]
-
-    @classmethod
-    def knows(cls, call: Call) -> bool:
-        """Whether this is plain attention: no masks, keys as wide as queries, and none that are learnt."""
-        module, arguments = call.module, cls._arguments(call)
-        return (
-            isinstance(module, nn.MultiheadAttention)
-            and type(module).forward is nn.MultiheadAttention.forward
-            and module._qkv_same_embed_dim
-            and module.bias_k is None
-            and not module.add_zero_attn
-            and arguments.get("attn_mask") is None
-            and arguments.get("key_padding_mask") is None
-        )
-
-    def gradients(self, name: str, images: slice = _ALL) -> Tensor:
-        """Rows of each projection, one below the other."""
-        return torch.cat([rule.gradients(kind, images) for rule, kind in self._rules(name)], dim=1)
-
-    def squared_norms(self, name: str) -> Tensor:
-        """Sum over the projections."""
-        return torch.stack([rule.squared_norms(kind) for rule, kind in self._rules(name)]).sum(dim=0)
-
-    def _rules(self, name: str) -> list[tuple[LinearRule, str]]:
-        rules = self._out if name.startswith("out_proj") else self._in
-        return [(rule, "bias" if name.endswith("bias") else "weight") for rule in rules]
-
-    @classmethod
-    def _arguments(cls, call: Call) -> dict[str, Any]:
-        return dict(zip(cls._NAMES, call.arguments[0], strict=False)) | dict(call.arguments[1])
-
-
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _RULES: dict[type[nn.Module], type[LayerRule]] = {
     nn.Linear: LinearRule,
-    **dict.fromkeys(_CONVOLUTIONS, ConvolutionRule),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED), ConvolutionRule),
     **dict.fromkeys((*_BATCH_NORMS, *_INSTANCE_NORMS, nn.GroupNorm, nn.LayerNorm), NormRule),
 }
 
@@ -266,13 +187,68 @@ def rule_of(module: nn.Module) -> type[LayerRule] | None:
     return _RULES.get(known) if plain else None
 
 
-def _rows(gradients: Tensor) -> Tensor:
-    """`(N, *shape)` as `(N, entries)`; a parameter without dimensions has one entry."""
-    return gradients.flatten(1) if gradients.ndim > 1 else gradients[:, None]
-
-
 def _gram_norms(given: Tensor, gradient: Tensor) -> Tensor:
     """`||sum_t g_t a_t^T||^2 = sum_st (a_s . a_t)(g_s . g_t)` for `(N, T, P)` and `(N, T, O)`."""
     if given.shape[1] == 1:
         return given.square().sum(dim=(1, 2)) * gradient.square().sum(dim=(1, 2))
     return ((given @ given.transpose(1, 2)) * (gradient @ gradient.transpose(1, 2))).sum(dim=(1, 2))
+
+
+def gradients_by_image(call: Call, names: list[str], axes: Axes) -> dict[str, Tensor]:
+    """Gradients `(N, *parameter.shape)` of parameters, named from the module, whatever it does with each image.
+
+    Raises:
+        ConfigurationError: The module cannot be run again, or a hook replaces what goes into it, which it would do a
+            second time.
+    """
+    leaves, tree = tree_flatten(call.arguments)
+    along = dict(zip([n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)], axes.inputs, strict=True))
+    wanted = [(index, gradient) for index, gradient in enumerate(call.gradients) if gradient is not None]
+    count = next(each.shape[axis] for index, each in wanted if (axis := axes.outputs[index]) is not None)
+    parameters = [call.module.get_parameter(name) for name in names]
+    rows = []
+    try:
+        for image in range(count):
+            # Copies, since modules may write into what they get.
+            filled = [
+                _of(leaf.detach(), along[n], image).clone() if n in along else leaf for n, leaf in enumerate(leaves)
+            ]
+            came_out = _forward(call.module, *tree_unflatten(filled, tree))
+            pairs = [(came_out[n], _of(each, axes.outputs[n], image).to(came_out[n])) for n, each in wanted]
+            outputs, incoming = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
+            rows.append(torch.autograd.grad(outputs, parameters, incoming, allow_unused=True, materialize_grads=True))
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ConfigurationError(
+            f"Expected `{call.name or type(call.module).__name__}`, which has no rule of its own, to run again for "
+            f"each image, but it raised {in_words(error)} Leave its parameters out with `parameters=`."
+        ) from error
+    return {name: precise(torch.stack(column)) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def _of(tensor: Tensor, axis: int | None, image: int) -> Tensor:
+    return tensor if axis is None else tensor.narrow(axis, image, 1)
+
+
+def _forward(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that a module returns, before its own hooks change them, as in `Call`."""
+    came_out: list[Tensor] = []
+
+    def note(_module: nn.Module, *seen: Any) -> None:
+        *arguments, output = seen
+        if [*map(id, tensors_in(arguments))] != [*map(id, tensors_in([args, kwargs]))]:
+            raise ConfigurationError(
+                f"Expected what goes into {type(module).__name__} to be left alone by its hooks, since it is run again "
+                "for every image, but a forward pre-hook replaces it. Move what it does into a module, or leave its "
+                "parameters out with `parameters=`."
+            )
+        came_out.extend(tensors_in(output))
+
+    handle = module.register_forward_hook(note, prepend=True, with_kwargs=True)
+    try:
+        with torch.enable_grad():
+            module(*args, **kwargs)
+    finally:
+        handle.remove()
+    return came_out

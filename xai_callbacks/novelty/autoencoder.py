@@ -9,15 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xai_callbacks.errors import ConfigurationError, require_integer
-from xai_callbacks.novelty.arguments import require_choice
+from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.novelty.base import require_choice
 
 __all__ = ["ERRORS", "ConvAutoencoder", "ErrorKind", "dead", "reconstruction_error"]
 
 ErrorKind = Literal["mse", "bce"]
 ERRORS: tuple[str, ...] = get_args(ErrorKind)
-
-SIZE = 28
 
 # A collapsed output spreads by less than this share of the spread of its images, root mean square around the mean
 # picture: a healthy one that waits at the mean picture for an epoch has traces of the image from .007 up.
@@ -36,13 +34,10 @@ class ConvAutoencoder(nn.Module):
     Attributes:
         encoder: To the code `(N, 64, 3, 3)`.
         decoder: From the code to logits; its four weights are what GradCon constrains and scores.
-        channels: C, 1 or more.
     """
 
     def __init__(self, channels: int = 1) -> None:
         super().__init__()
-        require_integer("channels", channels, minimum=1)
-        self.channels = channels
         widths = pairwise((channels, 32, 32, 64, 64))
         down = [nn.Conv2d(given, made, 4, stride=2, padding=2) for given, made in widths]  # 28 -> 15 -> 8 -> 5 -> 3
         steps = ((64, 64, 2), (64, 32, 1), (32, 32, 2), (32, channels, 1))  # 3 -> 4 -> 8 -> 14 -> 28
@@ -51,12 +46,7 @@ class ConvAutoencoder(nn.Module):
         self.decoder = nn.Sequential(*(each for layer in up for each in (layer, nn.ReLU())))[:-1]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of the pixels, `(N, C, 28, 28)`; raises `ConfigurationError` of images of other shapes."""
-        if images.ndim != 4 or images.shape[1:] != (self.channels, SIZE, SIZE):
-            raise ConfigurationError(
-                f"Expected `images` to be (N, {self.channels}, {SIZE}, {SIZE}), but got {tuple(images.shape)}. Resize "
-                "them with antialiasing, and set `channels` to theirs."
-            )
+        """Logits of the pixels, `(N, C, 28, 28)`."""
         logits: Tensor = self.decoder(self.encoder(images))
         return logits
 
@@ -73,9 +63,6 @@ def reconstruction_error(output_logits: Tensor, images: Tensor, kind: ErrorKind 
         output_logits: Shape `(N, ...)`, before the sigmoid.
         images: Same shape, in [0, 1].
         kind: `mse`, of the sigmoid, in [0, 1]; or `bce`, binary cross-entropy in nats, in [0, inf).
-
-    Raises:
-        ConfigurationError: Shapes differ, or `kind` is unknown.
     """
     if output_logits.shape != images.shape or images.ndim < 2:
         raise ConfigurationError(
@@ -96,17 +83,8 @@ def dead(reconstructions: Tensor, images: Tensor) -> bool:
     """Whether an output has collapsed for good: one picture for everything, its pixels pinned at black or white.
 
     There the gradient of a sigmoid vanishes, so that a squared error cannot recover. A net that has hardly trained is
-    spared: its one picture is grey. Images that are all the same show no collapse.
-
-    Args:
-        reconstructions: Pixels in [0, 1], `(N, ...)`, N >= 2; else `ConfigurationError`.
-        images: The originals, same shape.
+    spared: its one picture is grey. Both are pixels in [0, 1], `(N, ...)`, of two or more images.
     """
-    if len(reconstructions) < 2 or images.shape != reconstructions.shape:
-        raise ConfigurationError(
-            "Expected `reconstructions` to hold two or more and `images` to have their shape, but got "
-            f"{tuple(reconstructions.shape)} and {tuple(images.shape)}. Give both for the same images."
-        )
     pixels, images = reconstructions.detach().double(), images.detach().double()
     spread, unit = (float((each - each.mean(dim=0)).square().mean().sqrt()) for each in (pixels, images))
     return unit > 0 and spread <= _COLLAPSED * unit and float((pixels * (1 - pixels)).mean()) <= _PINNED

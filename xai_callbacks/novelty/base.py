@@ -1,4 +1,4 @@
-"""The contract of novelty scores: one number an image, larger = more novel, always."""
+"""The contract of novelty scores, one number an image, larger = more novel, always; and checks that they share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from xai_callbacks.access import Subject
+from xai_callbacks.errors import AuditError, ConfigurationError, is_number
 
 __all__ = ["Inliers", "LastLayerScore", "ModelScore", "NoveltyScore"]
 
@@ -73,3 +74,42 @@ class ModelScore(NoveltyScore):
     @abstractmethod
     def score(self, subject: Subject, images: Tensor) -> Tensor:
         """Score a batch of images `(N, C, H, W)`; returns `(N,)` float64."""
+
+
+def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise `ConfigurationError` unless an argument is one of some words."""
+    if value not in choices:
+        raise ConfigurationError(f"Expected `{name}` to be one of {choices}, but got {value!r}.")
+
+
+def require_positive(name: str, value: object) -> float:
+    """Read a finite number above 0 as float; raise `ConfigurationError` if it is none."""
+    if not is_number(value) or value <= 0:
+        raise ConfigurationError(f"Expected `{name}` to be a finite number above 0, but got {value!r}.")
+    return float(value)
+
+
+def require_images(count: int, minimum: int, why: str) -> None:
+    """Raise `ConfigurationError` of too few familiar images."""
+    if count < minimum:
+        raise ConfigurationError(f"Expected {minimum} familiar images or more {why}, but got {count}. Give more.")
+
+
+def require_finite(what: str, rows: Tensor) -> None:
+    """Raise `AuditError` if one of the rows `(N, ...)` of familiar images holds NaN or infinity."""
+    broken = (~rows.isfinite()).reshape(len(rows), -1).any(dim=1)
+    if broken.any():
+        raise AuditError(
+            f"Expected {what} to be finite, but got NaN or inf in {int(broken.sum())} of {len(rows)} rows, the first "
+            f"at index {int(broken.nonzero()[0])}. Look at that image, and at the loss of the training."
+        )
+
+
+def require_fitted(score: object, learnt: int | None, width: int) -> None:
+    """Raise `ConfigurationError` unless a score has learnt, of as many features an image as it is asked about."""
+    if learnt != width:
+        known = "`fit` has not been called" if learnt is None else f"it has learnt of {learnt}"
+        raise ConfigurationError(
+            f"Expected `{type(score).__name__}` to have learnt of {width} features an image, but {known}. Fit it for "
+            "this model."
+        )

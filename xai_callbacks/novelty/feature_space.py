@@ -6,23 +6,26 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from xai_callbacks.errors import AuditError, ConfigurationError, require_integer
-from xai_callbacks.novelty.arguments import require_finite, require_fitted, require_images, require_positive
-from xai_callbacks.novelty.base import Inliers, LastLayerScore
+from xai_callbacks.novelty.base import Inliers, LastLayerScore, require_finite, require_fitted, require_images
 from xai_callbacks.novelty.last_layer import as_classes, checked
 
 __all__ = ["KNearest", "Mahalanobis", "ViM"]
 
-# Distances to the bank that are held at once: 32 MB in float64.
-_HELD = 2**22
-
 # Features are float32 at most; relative to them, what is this small is their rounding.
 _ROUNDING = 1e-6
 
+# Share of the mean variance that `Mahalanobis` adds to every variance.
+_SHRINKAGE = 1e-3
+
+# Shorter features than any of float32.
+_TINY = 1e-150
+
 
 class _Learner(LastLayerScore):
-    """Checks that all learners share; `_learn` and `_measure` see finite float64 of the right shapes."""
+    """What all learners share; `_learn` and `_measure` see finite float64."""
 
     learns = True
     _learnt: tuple[Tensor, ...] = ()
@@ -32,12 +35,16 @@ class _Learner(LastLayerScore):
         """Learn what is familiar; an earlier fit is replaced, and kept if this one fails.
 
         Raises:
-            ConfigurationError: The shapes do not belong together, or there are too few images.
+            ConfigurationError: There are too few images.
             AuditError: Features or logits are NaN or infinite, or do not vary as they must.
         """
-        sound = _sound(inliers)
-        self.check(*sound.features.shape)
-        self._learnt, self._width = self._learn(sound), inliers.features.shape[1]
+        names = ("features", "logits", "weight", "bias")
+        sound = {name: getattr(inliers, name).detach().to(inliers.features.device).double() for name in names}
+        for name, values in sound.items():
+            require_finite(f"the {name} of `inliers`", values)
+        width = inliers.features.shape[1]
+        self.check(len(inliers.features), width)
+        self._learnt, self._width = self._learn(inliers._replace(**sound)), width
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """Score features `(N, F)` and logits `(N, K)`.
@@ -65,18 +72,12 @@ class Mahalanobis(_Learner):
 
     Lee et al., "A simple unified framework for detecting out-of-distribution samples and adversarial attacks", NeurIPS
     2018, for the last layer and without their step on the image. S is the covariance around the class means, tied over
-    classes (divided by N), plus `shrinkage * trace / F` on the diagonal, so that fewer images than features and dead
-    features have an answer. Classes are `labels` where known, else what the model predicted. Range `[0, inf)`; about F
-    for familiar images where N is much larger than F. Cost: F^3 for `fit`; F^2 + C F an image.
-
-    Args:
-        shrinkage: Share of the mean variance added to every variance, above 0.
+    classes, plus a thousandth of the mean variance on the diagonal, so that dead features have an answer. Classes are
+    `labels` where known, else what the model predicted. Range `[0, inf)`; about F for familiar images where N is much
+    larger than F. Cost: F^3 for `fit`; F^2 + C F an image.
     """
 
     name = "mahalanobis"
-
-    def __init__(self, shrinkage: float = 1e-3) -> None:
-        self.shrinkage = require_positive("shrinkage", shrinkage)
 
     def check(self, count: int, width: int) -> None:
         """Raise `ConfigurationError` of a single familiar image, which has no spread."""
@@ -95,21 +96,19 @@ class Mahalanobis(_Learner):
         if variance <= _ROUNDING**2 * inliers.features.square().mean():
             raise AuditError(
                 f"Expected features that differ within a class, but got {len(features)} images in {len(classes)} "
-                "classes without any spread. Give at least two different images of a class; if they are, the features "
-                "of the model have collapsed."
+                "classes without any spread. Give different images; if they are, the features have collapsed."
             )
         covariance = within.T @ within / len(features)
-        covariance.diagonal().add_(self.shrinkage * variance)
+        covariance.diagonal().add_(_SHRINKAGE * variance)
         factor = torch.linalg.cholesky(covariance)
-        return centre, factor, _whiten(factor, means)
+        return centre, factor, torch.linalg.solve_triangular(factor, means.T, upper=False)
 
     def _measure(self, features: Tensor, logits: Tensor, *learnt: Tensor) -> Tensor:
         centre, factor, means = learnt
-        white = _whiten(factor, features - centre)
-        with torch.no_grad():
-            # By differences for every batch; the default takes less exact products for large ones.
-            nearest = torch.cdist(white, means, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
-        return (white - means[nearest]).square().sum(dim=1)
+        white: Tensor = torch.linalg.solve_triangular(factor, (features - centre).T, upper=False)
+        # By differences for every batch; the default takes less exact products for large ones.
+        distances = torch.cdist(white.T, means.T, compute_mode="donot_use_mm_for_euclid_dist")
+        return (white - means[:, distances.argmin(dim=1)]).square().sum(dim=0)
 
 
 class KNearest(_Learner):
@@ -117,7 +116,7 @@ class KNearest(_Learner):
 
     Sun et al., "Out-of-distribution detection with deep nearest neighbors", ICML 2022. They use k = 50 for a bank of
     50,000; about 10 suits up to 2,000. An image of the bank is its own first neighbour. Features of zeros stay zeros,
-    at a distance of 1 from all others. Cost: M F an image for a bank of M, which is kept in float64; 32 MB beside it.
+    at a distance of 1 from all others. Cost: M F an image for a bank of M, which is kept in float64.
 
     Args:
         k: Which neighbour, 1 or more; the bank must hold more images.
@@ -131,20 +130,16 @@ class KNearest(_Learner):
 
     def check(self, count: int, width: int) -> None:
         """Raise `ConfigurationError` of no more than `k` familiar images."""
-        require_images(count, self.k + 1, f"for `KNearest` with k = {self.k}", "Give more, or lower `k`.")
+        require_images(count, self.k + 1, f"for `KNearest` with k = {self.k}")
 
     def _learn(self, inliers: Inliers) -> tuple[Tensor, ...]:
-        return (_unit(inliers.features),)
+        return (F.normalize(inliers.features, dim=1, eps=_TINY),)
 
     def _measure(self, features: Tensor, logits: Tensor, *learnt: Tensor) -> Tensor:
-        (bank,) = learnt
-        unit = _unit(features)
-        with torch.no_grad():
-            chunks = torch.split(unit, max(1, _HELD // len(bank)))
-            index = torch.cat([torch.cdist(rows, bank).topk(self.k, largest=False).indices[:, -1] for rows in chunks])
-        # Found by products, measured by a difference: products cannot resolve distances below 1e-8.
-        distance: Tensor = torch.linalg.vector_norm(unit - bank[index], dim=1)
-        return distance
+        unit = F.normalize(features, dim=1, eps=_TINY)
+        # By differences: products cannot resolve distances below 1e-8.
+        distances = torch.cdist(unit, learnt[0], compute_mode="donot_use_mm_for_euclid_dist")
+        return distances.kthvalue(self.k, dim=1).values
 
 
 class ViM(_Learner):
@@ -165,7 +160,7 @@ class ViM(_Learner):
 
     def __init__(self, dimensions: int | None = None) -> None:
         if dimensions is not None:
-            require_integer("dimensions", dimensions, minimum=1, hint="Leave it out for the authors' choice.")
+            require_integer("dimensions", dimensions, minimum=1)
         self.dimensions = dimensions
 
     def check(self, count: int, width: int) -> None:
@@ -173,11 +168,9 @@ class ViM(_Learner):
         principal = self._principal(width)
         if not 1 <= principal < width:
             raise ConfigurationError(
-                f"Expected `dimensions` to be at least 1 and below the {width} features, but got {principal}. `ViM` "
-                "measures what lies beyond them."
+                f"Expected `dimensions` to be at least 1 and below the {width} features, but got {principal}."
             )
-        why = f"for {principal} principal dimensions of `ViM`"
-        require_images(count, principal + 1, why, "Give more, or lower `dimensions`.")
+        require_images(count, principal + 1, f"for {principal} principal dimensions of `ViM`")
 
     def _principal(self, width: int) -> int:
         return self.dimensions or (1000 if width >= 2048 else 512 if width >= 768 else width // 2)
@@ -194,14 +187,13 @@ class ViM(_Learner):
         if residual <= _ROUNDING * torch.linalg.vector_norm(centred, dim=1).mean():
             raise AuditError(
                 f"Expected features that reach beyond {principal} of {width} dimensions, but those of {count} familiar "
-                "images do not. Lower `dimensions`; many dead features are a sign of their own."
+                "images do not. Lower `dimensions`."
             )
         largest = as_classes(inliers.logits).amax(dim=1).mean()
         if largest <= 0:
             raise AuditError(
                 "Expected the largest logit to be positive on average over familiar images, but got "
-                f"{float(largest):.3g}: `ViM` would take what is familiar for novel. Choose another score for this "
-                "model; logarithms of probabilities are no logits to it."
+                f"{float(largest):.3g}: `ViM` would take what is familiar for novel. Choose another score."
             )
         return origin, basis, largest / residual
 
@@ -209,38 +201,3 @@ class ViM(_Learner):
         origin, basis, alpha = learnt
         residual: Tensor = torch.linalg.vector_norm((features - origin) @ basis, dim=1)
         return alpha * residual - as_classes(logits).logsumexp(dim=1)
-
-
-def _sound(inliers: Inliers) -> Inliers:
-    """Inliers in float64 and detached, on the device of the features; or an error that says what is wrong."""
-    features, logits, labels, weight, bias = inliers
-    shapes = [tuple(each.shape) for each in (features, logits, weight, bias)]
-    count, width, classes = len(features), features.shape[-1], logits.shape[-1]
-    if shapes != [(count, width), (count, classes), (classes, width), (classes,)] or 0 in (count, width, classes):
-        raise ConfigurationError(
-            "Expected `inliers` to hold features (N, F), logits (N, K), weight (K, F) and bias (K,), but got "
-            f"{', '.join(map(str, shapes))}. Take all four from one linear head."
-        )
-    if labels is not None and (labels.shape != (count,) or labels.is_floating_point() or int(labels.min()) < 0):
-        raise ConfigurationError(
-            f"Expected the labels of `inliers` to be {count} classes of 0 or more, but got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}. Leave them out where unknown."
-        )
-    sound = [each.detach().to(features.device).double() for each in (features, logits, weight, bias)]
-    for name, values in zip(("features", "logits", "weight", "bias"), sound, strict=True):
-        advice = "The training has probably diverged, or an image is broken; look at the loss and at that image."
-        require_finite(f"the {name} of `inliers`", values, advice)
-    return Inliers(sound[0], sound[1], labels, sound[2], sound[3])
-
-
-def _whiten(factor: Tensor, rows: Tensor) -> Tensor:
-    """Rows `(N, F)` in coordinates where the covariance `factor factor^T` is the identity."""
-    white: Tensor = torch.linalg.solve_triangular(factor, rows.T, upper=False).T
-    return white
-
-
-def _unit(rows: Tensor) -> Tensor:
-    """Rows scaled to length 1; zeros stay zeros."""
-    # By the largest entry first, so that no square over- or underflows.
-    largest = rows.abs().amax(dim=1, keepdim=True)
-    return torch.nn.functional.normalize(rows / torch.where(largest > 0, largest, 1.0), dim=1)

@@ -1,8 +1,8 @@
-"""Gradient-based novelty from the last layer, in closed form, float64.
+"""Novelty from one call of the last layer, in closed form, float64: gradients of its weights, and the usual baselines.
 
 For a linear head `z = W h + b`, the gradient of a loss with respect to `W` is the outer product `(dJ/dz) h^T`, so its
 norm is the product of two norms that the forward pass has already computed. Images whose features or logits hold NaN
-or infinity score NaN, here and in `logits` and `feature_space`.
+or infinity score NaN, here and in `feature_space`. One sigmoid logit is read as two classes.
 """
 
 from __future__ import annotations
@@ -12,20 +12,16 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty.base import LastLayerScore
 from xai_callbacks.tasks import binary_logits
 
-__all__ = ["ClosedForm", "ConfoundingLabels", "GradNorm", "GradTrust", "as_classes", "checked"]
+__all__ = [
+    "ConfoundingLabels", "Energy", "Entropy", "GradNorm", "GradTrust", "JointEnergy", "MaxLogit", "MaxSoftmax",
+]  # fmt: skip
 
 
 def checked(features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Features `(N, F)` and logits `(N, K)` in float64; a row of either that is not finite becomes NaN in both."""
-    if features.ndim != 2 or logits.ndim != 2 or len(features) != len(logits) or logits.shape[1] == 0:
-        raise ConfigurationError(
-            f"Expected `features` to be (N, F) and `logits` to be (N, K), but got {tuple(features.shape)} and "
-            f"{tuple(logits.shape)}. Novelty of the last layer needs one row of each for every image."
-        )
     features, logits = features.double(), logits.double()
     broken = ~(features.isfinite().all(dim=1) & logits.isfinite().all(dim=1))[:, None]
     return features.masked_fill(broken, torch.nan), logits.masked_fill(broken, torch.nan)
@@ -101,3 +97,66 @@ class GradTrust(ClosedForm):
         # Relative to the largest no power under- or overflows. No residual at all is the limit of equal ones.
         relative = torch.where(largest > 0, residual / largest, 1.0).masked_fill(largest.isnan(), torch.nan)
         return -1 / relative.pow(4).mean(dim=1)
+
+
+class MaxSoftmax(ClosedForm):
+    """`-max_k p_k`, the maximum softmax probability (MSP), in [-1, -1/K].
+
+    Hendrycks and Gimpel, "A baseline for detecting misclassified and out-of-distribution examples in neural networks",
+    ICLR 2017. Ties at -1 where the other classes are less probable than 1e-16; `MaxLogit` and `Energy` do not.
+    """
+
+    name = "max_softmax"
+
+    def _of(self, features: Tensor, logits: Tensor) -> Tensor:
+        return -as_classes(logits).softmax(dim=1).amax(dim=1)
+
+
+class MaxLogit(ClosedForm):
+    """`-max_k z_k`, unbounded, in units of the logits; of one sigmoid logit `-|s|/2`.
+
+    Hendrycks et al., "Scaling out-of-distribution detection for real-world settings", ICML 2022.
+    """
+
+    name = "max_logit"
+    tasks = ("single-label", "multi-label")
+
+    def _of(self, features: Tensor, logits: Tensor) -> Tensor:
+        return -as_classes(logits).amax(dim=1)
+
+
+class Energy(ClosedForm):
+    """`-logsumexp(z)`, unbounded, in units of the logits.
+
+    Liu et al., "Energy-based out-of-distribution detection", NeurIPS 2020, at a temperature of 1, as they advise.
+    """
+
+    name = "energy"
+
+    def _of(self, features: Tensor, logits: Tensor) -> Tensor:
+        return -as_classes(logits).logsumexp(dim=1)
+
+
+class JointEnergy(ClosedForm):
+    """`-sum_k log(1 + exp(z_k))`, in `(-inf, 0)`: the energies of all labels together, each of which an image may have.
+
+    Wang et al., "Can multi-label classification networks know what they don't know?", NeurIPS 2021. An image without
+    any label that the model knows scores near 0.
+    """
+
+    name = "joint_energy"
+    tasks = ("multi-label",)
+
+    def _of(self, features: Tensor, logits: Tensor) -> Tensor:
+        return -torch.logaddexp(logits, torch.zeros_like(logits)).sum(dim=1)
+
+
+class Entropy(ClosedForm):
+    """`-sum_k p_k log p_k` in nats, in [0, log K]."""
+
+    name = "entropy"
+
+    def _of(self, features: Tensor, logits: Tensor) -> Tensor:
+        # The logarithm comes from the logits: a probability that underflows to 0 still has one.
+        log_p = as_classes(logits).log_softmax(dim=1)
+        return -(log_p.exp() * log_p).sum(dim=1)

@@ -1,8 +1,8 @@
-"""Per-sample gradients of the losses that scores ask about, with broken images kept from the others."""
+"""Per-sample gradients of the losses that scores ask about, and `GradientNorm`, their norm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 from weakref import WeakKeyDictionary
 
@@ -14,12 +14,13 @@ from xai_callbacks.access import Subject
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.gradients import GradientReading, Loss, PerSampleGradients, Reduce
 from xai_callbacks.novelty.autoencoder import ErrorKind, reconstruction_error
+from xai_callbacks.novelty.base import ModelScore, require_choice
 
-__all__ = ["LABELS", "GradientLoss", "Label", "loss_of", "measured", "squared_norms"]
+__all__ = ["GradientLoss", "GradientNorm", "Label", "loss_of", "measured", "squared_norms"]
 
 Label = Literal["uniform", "all", "predicted"]
 """A target of the gradient: no class rather than another, all of them at once, or the predicted one."""
-LABELS: tuple[str, ...] = get_args(Label)
+_LABELS: tuple[str, ...] = get_args(Label)
 
 GradientLoss = ErrorKind | Literal["uniform"] | Callable[[Tensor, Tensor], Tensor]
 """The loss whose gradient is taken: the error of a reconstruction given as logits (`mse` of the sigmoid, or `bce`); the
@@ -27,8 +28,41 @@ cross-entropy of a classifier toward no class rather than another, see `Gradient
 images with one loss an image."""
 
 # What an audit measures gradients with, by the parameters: how images lie in the layers is found out once for all
-# scores and chunks. An audit makes a subject of its own, and lets go of it.
-_MADE: WeakKeyDictionary[Subject, dict[tuple[tuple[str, int], ...], PerSampleGradients]] = WeakKeyDictionary()
+# scores and chunks.
+_MADE: WeakKeyDictionary[Subject, dict[tuple[int, ...], PerSampleGradients]] = WeakKeyDictionary()
+
+
+class GradientNorm(ModelScore):
+    """Squared norm of the gradient of one loss with respect to all parameters together, `sum_t ||dJ/dt||^2`.
+
+    | label | loss J | of labels that do not exclude each other | sign of the score | why |
+    |---|---|---|---|---|
+    | `uniform` | cross-entropy toward 1/K each | toward 1/2 each | minus | a sure prediction is far from it |
+    | `all` | mean binary cross-entropy toward all ones | the same | plus | published; does not always hold, see below |
+    | `predicted` | cross-entropy toward the largest class | those above 1/2 | plus | a sure one asks for nothing |
+
+    Cross-entropies are those of the softmax, in which one sigmoid logit is two classes; of labels that do not exclude
+    each other, those of each sigmoid by itself, averaged.
+
+    `uniform` is `GradNorm` with all layers and the squared 2-norm; `all` is `ConfoundingLabels` summed over layers.
+    Signs are those of the publications, not promises: large features enlarge every gradient, and docs/novelty.md shows
+    where that turns a score round. Tensors with large gradients dominate the sum; `PurviewDistance` weighs all alike.
+    Range `(-inf, 0]` or `[0, inf)`; comparable between images and epochs of one model. Cost: about one forward and
+    backward pass; more where modules have no rule, see `PerSampleGradients`.
+    """
+
+    tasks = ("single-label", "multi-label")
+
+    def __init__(self, label: Label = "uniform") -> None:
+        require_choice("label", label, _LABELS)
+        self.label = label
+        self.name = f"gradient_norm_{label}"
+
+    def score(self, subject: Subject, images: Tensor) -> Tensor:
+        """Score images `(N, C, H, W)`; NaN where image or logits are not finite."""
+        subject.task.require_classes("GradientNorm")
+        total = torch.stack(list(squared_norms(subject, images, self.label).values())).sum(dim=0)
+        return -total if self.label == "uniform" else total
 
 
 def measured(
@@ -36,9 +70,6 @@ def measured(
     images: Tensor,
     loss: Loss,
     parameters: Sequence[str] | None = None,
-    *,
-    norms: bool = True,
-    reference: Mapping[str, Tensor] | None = None,
     reduce: Reduce | None = None,
 ) -> tuple[GradientReading, Tensor]:
     """Gradients of the loss of each image, see `PerSampleGradients`, and which images are broken, `(N,)`.
@@ -47,8 +78,7 @@ def measured(
     """
     made = PerSampleGradients(subject.module, subject.call, parameters=parameters)
     # By what is measured, not by how that was asked for: layers may have been frozen or exchanged since.
-    key = tuple((name, id(parameter)) for name, parameter in made.parameters.items())
-    measure = _MADE.setdefault(subject, {}).setdefault(key, made)
+    measure = _MADE.setdefault(subject, {}).setdefault(tuple(map(id, made.parameters.values())), made)
     images = subject.images(images)
     broken = ~images.flatten(1).isfinite().all(dim=1)
     images = images.masked_fill(broken.view(-1, *[1] * (images.ndim - 1)), 0)
@@ -60,8 +90,7 @@ def measured(
         # A broken image must not take the others with it.
         return torch.where(wrong[-1], torch.zeros_like(losses), losses)
 
-    reading = measure(images, guarded, norms=norms, reference=reference, reduce=reduce)
-    return reading, broken | torch.cat(wrong)
+    return measure(images, guarded, reduce=reduce), broken | torch.cat(wrong)
 
 
 def squared_norms(subject: Subject, images: Tensor, label: Label) -> dict[str, Tensor]:
@@ -89,7 +118,7 @@ def loss_of(subject: Subject, loss: GradientLoss | Label) -> Loss:
             )
         return reconstruction_error(outputs, images, loss)  # type: ignore[arg-type]  # no label, see below
 
-    return of_label if loss in LABELS else of_reconstruction
+    return of_label if loss in _LABELS else of_reconstruction
 
 
 def _label_losses(subject: Subject, logits: Tensor, label: str) -> Tensor:

@@ -5,24 +5,25 @@ from __future__ import annotations
 from types import NoneType
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from xai_callbacks.access import Trace, choose_layer, name_layer
-from xai_callbacks.errors import ConfigurationError, require_instance
+from xai_callbacks.errors import ConfigurationError, TargetLayerError, require_instance
 from xai_callbacks.explainers import Explainer, Observation, Plan
 from xai_callbacks.explainers.base import About
-from xai_callbacks.novelty.address import novelty_map
 from xai_callbacks.novelty.base import LastLayerScore
-from xai_callbacks.novelty.logits import Energy
+from xai_callbacks.novelty.last_layer import Energy
 
 __all__ = ["NoveltyMap"]
 
 
 class NoveltyMap(Explainer):
-    """Heatmap of what makes each image novel, whatever is asked: `novelty_map` of a score of the last layer.
+    """Heatmap of what makes each image novel, whatever is asked: HiResCAM (Draelos and Carin, 2020) of a novelty score.
 
-    Positive cells make the image more novel; they add up to the score to first order. One map an image, under the key
-    of the explainer alone. Cost: one backward pass to the layer, no forward pass of its own.
+    Activations of the layer times the gradient of the score, summed over channels: to first order, what the score would
+    lose if a cell fell silent. Positive cells make the image more novel. One map an image, under the key of the
+    explainer alone. Cost: one backward pass to the layer, no forward pass of its own.
 
     Args:
         score: A smooth score that does not learn; None for `Energy()`.
@@ -30,7 +31,7 @@ class NoveltyMap(Explainer):
         name: What its keys begin with; None for `novelty_map`.
 
     Raises:
-        ConfigurationError: The score learns or is none of the last layer, or an argument is of a wrong type.
+        ConfigurationError: The score learns or is none of the last layer.
     """
 
     about: ClassVar[About] = "image"
@@ -42,9 +43,7 @@ class NoveltyMap(Explainer):
         self.score = Energy() if score is None else score
         require_instance("score", self.score, LastLayerScore, "a score of the last layer, such as Energy()")
         if self.score.learns:
-            raise ConfigurationError(
-                f"Expected `score` to be one that does not learn, but got {self.score.name!r}. Choose Energy()."
-            )
+            raise ConfigurationError(f"Expected `score` to be one that does not learn, but got {self.score.name!r}.")
         require_instance("target_layer", target_layer, (str, NoneType), "the name of a layer, or None")
         self.target_layer = target_layer
 
@@ -58,10 +57,21 @@ class NoveltyMap(Explainer):
         return Plan((layer,), layer.reason, verified=layer.verified)
 
     def explain(self, observation: Observation, plan: Plan) -> Tensor:
-        """See `Explainer.explain`; `(1, N, h, w)`."""
+        """See `Explainer.explain`; `(1, N, h, w)`, NaN for images that are not finite."""
         assert observation.head is not None  # noqa: S101  # `prepare` says so; narrows the type
         (layer,) = plan.layers
-        return novelty_map(observation.activations[layer.name], layer.layout, *observation.head, self.score)[None]
+        activation, gradient = observation.activations[layer.name], None
+        # Copies, since others go on using these, and the score may be a user's.
+        values = self.score.score(*(each.clone() for each in observation.head))
+        if values.requires_grad and activation.requires_grad:
+            (gradient,) = torch.autograd.grad(values.sum(), activation, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            raise TargetLayerError(
+                f"Expected the novelty score `{self.score.name}` to depend on the layer of its map, but no gradient "
+                "reaches it. Name a later layer, or choose a smooth score such as Energy."
+            )
+        products = layer.layout.to_nchw((activation * gradient).detach()).float().sum(dim=1)
+        return products.masked_fill(~values.detach().isfinite()[:, None, None], torch.nan)[None]
 
     def __repr__(self) -> str:
         return f"NoveltyMap({type(self.score).__name__}(), target_layer={self.target_layer!r})"

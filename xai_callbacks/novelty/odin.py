@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xai_callbacks.access import Subject
-from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.novelty.arguments import require_positive
-from xai_callbacks.novelty.base import ModelScore
+from xai_callbacks.novelty.base import ModelScore, require_positive
 
 __all__ = ["ODIN"]
 
@@ -23,7 +21,7 @@ class ODIN(ModelScore):
 
     Args:
         temperature: T, above 0.
-        epsilon: Step on every pixel, 0 or more, in units of the images as the model gets them; the paper's 0.0014 is in
+        epsilon: Step on every pixel, above 0, in units of the images as the model gets them; the paper's 0.0014 is in
             units of images with a standard deviation of about 1.
     """
 
@@ -32,37 +30,25 @@ class ODIN(ModelScore):
 
     def __init__(self, temperature: float = 1000.0, epsilon: float = 0.0014) -> None:
         self.temperature = require_positive("temperature", temperature)
-        self.epsilon = require_positive("epsilon", epsilon, or_zero=True)
+        self.epsilon = require_positive("epsilon", epsilon)
 
     def score(self, subject: Subject, images: Tensor) -> Tensor:
-        """Score images `(N, C, H, W)`; NaN where image, gradient or logits are not finite.
-
-        Raises:
-            ConfigurationError: Classes do not exclude each other, or the model gives no gradient for its images.
-        """
+        """Score images `(N, C, H, W)`; NaN where image, gradient or logits are not finite."""
         subject.task.require_classes("ODIN", single=True)
         images = subject.images(images).detach()
-        perturbed = images - self.epsilon * self._gradient(subject, images).sign() if self.epsilon else images
+        with torch.enable_grad():
+            leaf = images.clone().requires_grad_(True)
+            # The model gets a copy: it may normalise its input in place.
+            logits = _finite_or_nan(subject(leaf.clone()))
+            loss = F.cross_entropy(logits / self.temperature, logits.argmax(dim=1), reduction="sum")
+            # Times T, which has the same sign and does not underflow in half precision.
+            (gradient,) = torch.autograd.grad(loss * self.temperature, leaf, allow_unused=True, materialize_grads=True)
+        perturbed = images - self.epsilon * gradient.sign()
         with torch.no_grad():
             logits = _finite_or_nan(subject(perturbed.clone())) / self.temperature
         # A model may turn a broken pixel into a sound logit.
         broken = ~perturbed.flatten(1).isfinite().all(dim=1)
         return -logits.softmax(dim=1).amax(dim=1).masked_fill(broken, torch.nan)
-
-    def _gradient(self, subject: Subject, images: Tensor) -> Tensor:
-        """Gradient of the cross-entropy times T, which has the same sign and does not underflow in half precision."""
-        with torch.enable_grad():
-            leaf = images.clone().requires_grad_(True)
-            # The model gets a copy: it may normalise its input in place.
-            logits = _finite_or_nan(subject(leaf.clone()))
-            if not logits.requires_grad:
-                raise ConfigurationError(
-                    "Expected logits that can be differentiated with respect to the images, but the model cut the "
-                    "graph (`no_grad`, `detach`, or NumPy inside `forward`). Mend that, or use ODIN(epsilon=0)."
-                )
-            loss = F.cross_entropy(logits / self.temperature, logits.argmax(dim=1), reduction="sum")
-            (gradient,) = torch.autograd.grad(loss * self.temperature, leaf, allow_unused=True, materialize_grads=True)
-        return gradient
 
 
 def _finite_or_nan(logits: Tensor) -> Tensor:

@@ -12,20 +12,18 @@ from torch import Tensor, nn
 
 from xai_callbacks.access import Subject, Tapped, tap
 from xai_callbacks.access.subject import find_module
-from xai_callbacks.errors import ConfigurationError, XAICallbacksError, in_words, is_out_of_memory, require_name
+from xai_callbacks.errors import (
+    ConfigurationError,
+    XAICallbacksError,
+    in_words,
+    is_out_of_memory,
+    require_instance,
+    require_name,
+)
 from xai_callbacks.novelty.base import Inliers, LastLayerScore, ModelScore, NoveltyScore
 from xai_callbacks.tasks import SingleLabel, Task
 
 __all__ = ["Scorer"]
-
-# Why scores do not suit a kind of task, and what does.
-_UNSUITED = {
-    "single-label": "classes that exclude each other have a softmax. Choose Energy() or MaxLogit().",
-    "multi-label": "labels that do not exclude each other have no softmax. Choose JointEnergy(), MaxLogit(), or scores "
-    "of features, such as KNearest() or Mahalanobis().",
-    "regression": "a regression net has no logits of classes. Choose scores of features, such as KNearest() or "
-    "Mahalanobis().",
-}
 
 
 class Scorer:
@@ -44,11 +42,9 @@ class Scorer:
 
     Attributes:
         scores: Those that suit the task.
-        notes: Which do not, in a sentence; empty if all do.
+        of_head: Those of these that need the last layer.
+        notes: Which do not suit, in a sentence; empty if all do.
         failures: Why scores failed since `fit` was last called, by name; they are absent from what is returned.
-
-    Raises:
-        ConfigurationError: A score is none, has no name of its own, or must learn and there is nothing to learn from.
     """
 
     def __init__(
@@ -62,11 +58,7 @@ class Scorer:
         strict: bool = False,
     ) -> None:
         for score in scores:
-            if not isinstance(score, LastLayerScore | ModelScore):
-                raise ConfigurationError(
-                    "Expected a novelty score to be a LastLayerScore or a ModelScore, but got "
-                    f"{type(score).__name__}. Derive it from one of them, depending on what it must see."
-                )
+            require_instance("novelty", score, (LastLayerScore, ModelScore), "a LastLayerScore or a ModelScore")
             require_name(f"`name` of {type(score).__name__}", getattr(score, "name", None))
         twice = [name for name, count in Counter(score.name for score in scores).items() if count > 1]
         if twice:
@@ -76,74 +68,53 @@ class Scorer:
             )
         self.task = SingleLabel() if task is None else task
         self.scores = tuple(score for score in scores if self.task.kind in score.tasks)
+        self.of_head = tuple(score for score in self.scores if isinstance(score, LastLayerScore))
+        self._of_model = tuple(score for score in self.scores if isinstance(score, ModelScore))
         left_out = ", ".join(f"`{score.name}`" for score in scores if score not in self.scores)
-        self.notes: tuple[str, ...] = (
-            (f"Novelty by {left_out} was left out: {_UNSUITED[self.task.kind]}",) if left_out else ()
-        )
+        note = f"Novelty by {left_out} was left out: not of {self.task.kind} outputs. docs/novelty.md lists what suits."
+        self.notes: tuple[str, ...] = (note,) if left_out else ()
         learners = ", ".join(score.name for score in self.scores if score.learns)
         if learners and inliers is None:
             raise ConfigurationError(
                 f"Expected `inliers`, familiar images from which {learners} can learn, but got none. Give some hundred "
-                "training images as probes, or choose scores that need none, such as Energy."
+                "training images as probes."
             )
-        self.inliers = inliers
-        self.labels = labels
-        self.required = required
-        self.strict = strict
+        self.inliers, self.labels, self.required, self.strict = inliers, labels, required, strict
         self.failures: dict[str, str] = {}
-        self._of_head = tuple(score for score in self.scores if isinstance(score, LastLayerScore))
-        self._of_model = tuple(score for score in self.scores if isinstance(score, ModelScore))
-
-    @property
-    def of_head(self) -> bool:
-        """Whether any score needs the last layer."""
-        return bool(self._of_head)
-
-    @property
-    def first_of_last_layer(self) -> LastLayerScore | None:
-        """The first score that needs the last layer and has not failed; None if there is none."""
-        return next((score for score in self._of_head if score.name not in self.failures), None)
 
     @property
     def watchable(self) -> tuple[str, ...]:
         """Names of the scores that need nothing but one call of the last layer: no inliers, no pass of their own."""
-        return tuple(score.name for score in self._of_head if not score.learns)
+        return tuple(score.name for score in self.of_head if not score.learns)
 
     def origins(self, head: str | None) -> dict[str, str]:
         """Source of each score, in words, by its name; `head` is the name of the last linear layer."""
-        return {score.name: f"layer `{head}`" if score in self._of_head else "the whole model" for score in self.scores}
+        return {score.name: f"layer `{head}`" if score in self.of_head else "the whole model" for score in self.scores}
 
     def check(self, subject: Subject, head: str | None, images: Tensor) -> None:
-        """Score two probes `(2, C, H, W)` with what need not learn, and ask the rest if it could, before training.
-
-        Raises:
-            ConfigurationError: A score does not suit the model, or the inliers, or fails by an error of its own.
-        """
+        """Score two probes `(2, C, H, W)` with what need not learn, and ask the rest if it could, before training."""
         if head is None and self.required and self.of_head:
             raise ConfigurationError(
                 "Expected a model that ends in one linear layer for the novelty scores "
-                f"{', '.join(score.name for score in self._of_head)}, but got one that does not. Leave them out, or "
+                f"{', '.join(score.name for score in self.of_head)}, but got one that does not. Leave them out, or "
                 "choose scores of the whole model, such as ODIN() or GradientNorm() for a classifier."
             )
-        inliers = images[:0] if self.inliers is None else self.inliers
+        known = images if self.inliers is None else self.inliers
         for score in self.scores:
             with self._sparing(score, strict=True):
                 if isinstance(score, ModelScore):
-                    score.check(subject, inliers[:2] if score.learns else images)
+                    score.check(subject, known[:2] if score.learns else images)
                 elif isinstance(score, LastLayerScore) and score.learns and head is not None:
-                    score.check(len(inliers), cast("nn.Linear", find_module(subject.module, head, "head")).in_features)
+                    score.check(len(known), _linear(subject, head).in_features)
         ready = Scorer([score for score in self.scores if not score.learns], task=self.task, strict=True)
         ready.score(subject, head, images, chunk_size=len(images))
 
     def fit(self, subject: Subject, head: str | None, *, chunk_size: int) -> None:
-        """Begin an audit: scores that learn look at the inliers through the model as it is now.
-
-        Scores that failed in the last audit get another chance; without a `head`, those that need one are left out.
-        """
+        """Begin an audit: scores that learn look at the inliers through the model as it is now."""
         self.failures = {}
         if self.inliers is None:
             return
-        last = [score for score in self._of_head if score.learns]
+        last = [score for score in self.of_head if score.learns]
         if last and head is not None:
             with self._sparing(*last):
                 inliers = self._seen_by_head(subject, head, self.inliers, chunk_size)
@@ -161,7 +132,7 @@ class Scorer:
         With `names` only these, outside of an audit, where what fails is raised; else all that have not failed.
         """
         found = {}
-        for score in self._of_head:
+        for score in self.of_head:
             if score.name not in self.failures if names is None else score.name in names:
                 with self._sparing(score, strict=names is not None):
                     # Copies, lest a score that writes into them spoils the others, or the graph of the model.
@@ -183,8 +154,8 @@ class Scorer:
         parts: dict[str, list[Tensor]] = {}
         for chunk in torch.split(images, chunk_size):
             values = self.of_model(subject, chunk)
-            if head is not None and self.first_of_last_layer is not None:
-                last = [score for score in self._of_head if score.name not in self.failures]
+            last = [score for score in self.of_head if score.name not in self.failures]
+            if head is not None and last:
                 with self._sparing(*last), torch.no_grad(), tap(subject, head) as calls:
                     subject(subject.images(chunk))
                     values |= self.of_last_layer(calls[0])
@@ -198,20 +169,16 @@ class Scorer:
         try:
             yield
         except Exception as error:
-            strict, ours, short = strict or self.strict, isinstance(error, XAICallbacksError), is_out_of_memory(error)
-            if strict and ours:
+            if not (strict or self.strict):
+                self.failures |= {s.name: in_words(error) for s in scores if s.name not in self.failures}
+            elif isinstance(error, XAICallbacksError):
                 raise
-            if strict:
-                names = ", ".join(f"`{score.name}`" for score in scores)
-                problem, advice = f"it raised {in_words(error).rstrip('.')}", "Mend the score, or leave it out."
-                if short:
-                    problem, advice = "it ran out of memory", "Lower `chunk_size`, or leave the score out."
+            else:
                 raise ConfigurationError(
-                    f"Expected the novelty score {names} to work on this model, but {problem}. {advice}"
+                    f"Expected the novelty score {', '.join(f'`{score.name}`' for score in scores)} to work on this "
+                    f"model, but it raised {in_words(error)} "
+                    f"{'Lower `chunk_size`' if is_out_of_memory(error) else 'Mend the score'}, or leave it out."
                 ) from error
-            for score in scores:
-                advice = " Lower `chunk_size`." if short and not ours else ""
-                self.failures.setdefault(score.name, in_words(error) + advice)
 
     def _seen_by_head(self, subject: Subject, head: str, images: Tensor, chunk_size: int) -> Inliers:
         seen = []
@@ -220,27 +187,22 @@ class Scorer:
                 with tap(subject, head) as calls:
                     subject(subject.images(chunk))
                 seen.append(calls[0])
-        layer = cast("nn.Linear", find_module(subject.module, head, "head"))
-        weight = layer.weight.detach()
-        bias: Tensor | None = layer.bias
-        labels = None if self.labels is None else self.labels.to(weight.device)
-        if self.task.kind != "single-label":
-            # One class: values say nothing of any, and labels that an image may have several of divide nothing.
-            labels = torch.zeros(len(images), dtype=torch.int64, device=weight.device)
-        return Inliers(
-            torch.cat([call.given for call in seen]),
-            torch.cat([call.output for call in seen]),
-            labels,
-            weight,
-            weight.new_zeros(len(weight)) if bias is None else bias.detach(),
-        )
+        weight, bias = _linear(subject, head).weight.detach(), cast("Tensor | None", _linear(subject, head).bias)
+        bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
+        # One class otherwise: values say nothing of any, and labels that an image may have several of divide nothing.
+        labels = self.labels if self.task.kind == "single-label" else torch.zeros(len(images), dtype=torch.int64)
+        features, logits = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        return Inliers(features, logits, labels, weight, bias)
+
+
+def _linear(subject: Subject, head: str) -> nn.Linear:
+    return cast("nn.Linear", find_module(subject.module, head, "head"))
 
 
 def _checked(score: NoveltyScore, values: object, count: int) -> Tensor:
     if not isinstance(values, Tensor) or values.shape != (count,):
         got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise ConfigurationError(
-            f"Expected the novelty score `{score.name}` to give one number an image, shape ({count},), but got {got}. "
-            "Reduce over everything but the images."
+            f"Expected the novelty score `{score.name}` to give one number an image, shape ({count},), but got {got}."
         )
     return values.detach().double()

@@ -1,4 +1,4 @@
-"""The autoencoder of the GradCon paper as a Lightning module."""
+"""The autoencoder of the GradCon paper as a Lightning module, to reproduce figures and to start from."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from xai_callbacks._lightning import LightningModule
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.novelty.arguments import require_choice, require_positive
 from xai_callbacks.novelty.autoencoder import ERRORS, ConvAutoencoder, ErrorKind, dead, reconstruction_error
-from xai_callbacks.novelty.constraint import GradientConstraint
+from xai_callbacks.novelty.base import require_choice, require_positive
+from xai_callbacks.novelty.gradcon import GradientConstraint
 
 __all__ = ["AutoencoderModule"]
 
@@ -39,13 +39,6 @@ class AutoencoderModule(LightningModule):
         loss: `bce`, binary cross-entropy of the logits, which trains reliably; or `mse` of the sigmoid, as published.
         learning_rate: Of Adam.
         constraint: Strength of the gradient constraint on the decoder, published: .03 with `mse`; None for none.
-
-    Attributes:
-        autoencoder: The `ConvAutoencoder`; calling this module calls it.
-        constraint: The `GradientConstraint`, or None.
-
-    Raises:
-        ConfigurationError: An argument, a batch or its range is not as above.
     """
 
     def __init__(
@@ -53,7 +46,7 @@ class AutoencoderModule(LightningModule):
     ) -> None:
         super().__init__()
         require_choice("loss", loss, ERRORS)
-        self.learning_rate = require_positive("learning_rate", learning_rate, hint="Try 1e-3.")
+        self.learning_rate = require_positive("learning_rate", learning_rate)
         self.save_hyperparameters()
         self.loss: ErrorKind = loss
         self.autoencoder = ConvAutoencoder(channels)
@@ -106,9 +99,8 @@ class AutoencoderModule(LightningModule):
             self._warned = True
             warnings.warn(
                 f"The autoencoder gives the same picture, black or white in every pixel, for all of {len(images)} "
-                f"validation images (loss={self.loss!r}). A sigmoid output trained with a squared error can die: no "
-                "gradient is left to recover with. Train on logits with loss='bce', lower the learning rate, or start "
-                "from another seed.",
+                f"validation images (loss={self.loss!r}): no gradient is left to recover with. Train with loss='bce', "
+                "lower the learning rate, or start from another seed.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -120,19 +112,15 @@ class AutoencoderModule(LightningModule):
 
 def _images(batch: Tensor | Sequence[Any]) -> Tensor:
     """The images of a batch, checked for their range; the autoencoder checks the shape."""
-    images = batch[0] if isinstance(batch, Sequence) and len(batch) > 0 else batch
+    images = batch[0] if isinstance(batch, Sequence) else batch
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = f"{images.dtype} images" if isinstance(images, Tensor) else f"a {type(batch).__name__}"
         raise ConfigurationError(
-            f"Expected a batch to be float images or a tuple that begins with them, but got {kind}. Scale images to "
-            "[0, 1] as `ToTensor` does."
+            f"Expected a batch to be float images or a tuple that begins with them, but got {kind}. Use `ToTensor`."
         )
-    if len(images) == 0:
-        raise ConfigurationError("Expected a batch to hold images, but got none. Drop empty batches.")
     lowest, highest = torch.stack([images.min(), images.max()]).tolist()
     if not (lowest >= 0 and highest <= 1):
         raise ConfigurationError(
-            f"Expected images to be in [0, 1], but got values from {lowest:.4g} to {highest:.4g}. Leave out "
-            "normalisation; the output is a sigmoid."
+            f"Expected images to be in [0, 1], but got {lowest:.4g} to {highest:.4g}. Leave out normalisation."
         )
     return images
