@@ -100,7 +100,17 @@ def test_values_have_facts_and_foils_too():
 
 @pytest.mark.parametrize(
     ("step", "words"),
-    [(0, "0"), (950, "950"), (1234, "1234"), (1600, "1.6k"), (12_345, "12.3k"), (400_000, "400k"), (2_300_000, "2.3M")],
+    [
+        (0, "0"),
+        (950, "950"),
+        (1234, "1234"),
+        (1600, "1.6k"),
+        (12_345, "12.3k"),
+        (400_000, "400k"),
+        (999_700, "1M"),
+        (1_110_600, "1.11M"),
+        (2_300_000, "2.3M"),
+    ],
 )
 def test_steps_in_few_characters(step, words):
     assert step_in_few(step) == words

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 
-from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.render import field_chart, line_chart
 from xai_callbacks.render.charts import LINE_COLOR, NOT_USED, USED
 
@@ -53,12 +52,7 @@ def test_dots_at_the_edge_are_whole():
     assert corner == pytest.approx(inner, abs=6)
 
 
-@pytest.mark.parametrize(
-    ("points", "changes"),
-    [([(1.2, 0.0)], {}), ([(0.5, -1.5)], {}), ([(0.5, math.nan)], {}), ([], {"chance": 2}), ([], {"threshold": -0.1})],
-)
-def test_numbers_out_of_range_are_refused(points, changes):
-    with pytest.raises(ConfigurationError, match=r"Expected `.*` to be in \["):
-        field(points, **changes)
-    with pytest.raises(ConfigurationError, match="Expected `shares`"):
-        line_chart([1.1], (64, 112))
+def test_effects_beyond_the_field_stand_at_its_edge():
+    (low, _), _ = middles(field([(0.5, -0.25)]), NOT_USED)
+    assert middles(field([(0.5, -0.9)]), NOT_USED)[0][0] == low
+    assert middles(field([(0.5, 1.5)]), USED)[0][0] == middles(field([(0.5, 1.0)]), USED)[0][0]

@@ -101,9 +101,3 @@ def test_limit_that_is_no_finite_positive_number_is_refused(limit):
 def test_unit_that_is_not_text_is_refused():
     with pytest.raises(ConfigurationError, match=r"Expected `unit` to be text, but got int"):
         ColorScale(1.0, 3)
-
-
-def test_values_that_are_no_real_array_are_refused():
-    for bad in ([1.0], np.array([1j]), np.array(["a"]), np.array([True])):
-        with pytest.raises(ConfigurationError, match=r"Expected `values` to be a NumPy array of real numbers"):
-            ColorScale().position(bad)

@@ -1,10 +1,8 @@
 from io import BytesIO
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.render import encoded
 
 
@@ -34,8 +32,3 @@ def test_a_chart_becomes_a_png_that_is_smaller_and_exact():
 def test_equal_pictures_have_equal_bytes_also_if_they_are_not_contiguous(helpers):
     photo = helpers.photo(64, 64)
     assert encoded(photo[::-1, ::2]) == encoded(photo[::-1, ::2].copy())
-
-
-def test_what_is_no_picture_is_refused():
-    with pytest.raises(ConfigurationError, match="Expected `pixels` to be one RGB image"):
-        encoded(np.zeros((4, 4), dtype=np.uint8))

@@ -50,7 +50,7 @@ def test_dashes_leave_gaps_on_every_edge():
 
 
 def test_line_styles_differ_without_their_colours():
-    patterns = {style.dashes for style in STYLES}
+    patterns = {(style.stroke, style.gap) for style in STYLES}
     assert len(patterns) == len(STYLES)
 
 

@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.render import Cell, ColorScale, Line, Row, overlay, render_page
-from xai_callbacks.render.furniture import ColorBar
-from xai_callbacks.render.paper import MARGIN, TONES, Sizes
+from xai_callbacks.render.foot import color_bar
+from xai_callbacks.render.paper import MARGIN, TONES, Sizes, Strip
 from xai_callbacks.render.text import text_width
 
 SCALE = ColorScale()
@@ -165,16 +164,20 @@ def test_the_colour_bar_says_if_less_than_a_tenth_of_the_scale_is_used(helpers, 
 
 @pytest.mark.parametrize("limit", [0.00037, 0.5, 1.0, 19.0, 37.415, 50.0, 999.0, 12345.6, 3.2e7])
 @pytest.mark.parametrize("width", [280, 352, 560])
-def test_tick_labels_of_the_colour_bar_never_touch(limit, width):
-    size = Sizes.of(width).small
-    bar = ColorBar(ColorScale(limit), width, size, limit)
-    ticks = bar.ticks(70, width - 60)
-    assert ticks[0][0].startswith("≤")
-    assert ticks[-1][0].startswith("≥")
-    assert width == 280 or "0" in [label for label, _, _ in ticks]
-    for (label, column, start), (_, after, next_start) in pairwise(ticks):
-        assert column < after
-        assert start + text_width(label, size) <= next_start
+def test_labels_of_the_colour_bar_never_touch(monkeypatch, limit, width):
+    drawn, original = [], Strip.text
+
+    def text(self, at, line, size, *args, **kwargs):
+        drawn.append((at[1], at[0], at[0] + text_width(line, size)))
+        original(self, at, line, size, *args, **kwargs)
+
+    monkeypatch.setattr(Strip, "text", text)
+    color_bar(ColorScale(limit), limit, width=width, size=Sizes.of(width).small)
+    drawn.sort()
+    assert len(drawn) == 6
+    for (y, _, end), (after, start, _) in pairwise(drawn):
+        assert y != after or end < start
+    assert max(end for _, _, end in drawn) <= width
 
 
 def test_threads_draw_the_same_bytes_as_one_alone(helpers):
@@ -197,31 +200,3 @@ def test_drawing_touches_no_random_state_and_no_argument(helpers):
     page(helpers, [Row([cell])], lead=Cell(image, regions={"core": mask}))
     np.testing.assert_array_equal(np.random.get_state()[1], before)
     assert torch.equal(torch.get_rng_state(), torch_before)
-
-
-@pytest.mark.parametrize(
-    "pixels", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8), np.zeros((0, 8, 3), np.uint8), [[1]]]
-)
-def test_wrong_pixels_are_named(pixels):
-    with pytest.raises(ConfigurationError, match=r"Expected `pixels` to be one RGB image of shape \(H, W, 3\)"):
-        Cell(pixels)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda image: Cell(image, None), "Expected `caption` to be text, but got NoneType"),
-        (lambda image: Cell(image, tone="good"), "Expected `tone` to be one of .* but got 'good'"),
-        (lambda image: Cell(image, heatmap=np.zeros((2, 7, 7))), "Expected `heatmap` to be one map"),
-        (lambda image: Cell(image, regions={"core": np.zeros((8, 8))}), r"Expected `regions\['core'\]` to be a mask"),
-        (lambda image: Cell(image, regions={1: np.zeros((16, 16), bool)}), "Expected `regions key` to be text"),
-        (lambda image: Row([image]), "Expected `cells` to be a sequence of Cells"),
-        (lambda image: Row([], 3), "Expected `label` to be text"),
-        (lambda image: Line(3), "Expected `text` to be text"),
-        (lambda image: render_page([], title=3, scale=SCALE), "Expected `title` to be text, but got int"),
-        (lambda image: render_page([], title="", scale=50.0), "Expected `scale` to be a ColorScale, but got float"),
-    ],
-)
-def test_wrong_arguments_are_named(helpers, make, message):
-    with pytest.raises(ConfigurationError, match=message):
-        make(helpers.photo(16, 16))

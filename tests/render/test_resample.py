@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.render import upsample
-from xai_callbacks.render.resample import fit_image, fit_mask, tile_size
+from xai_callbacks.render.resample import fit, tile_size
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (7, 7), (8, 5), (14, 14), (3, 9)])
@@ -26,7 +25,7 @@ def test_upsample_averages_where_it_shrinks():
 
 def test_upsample_of_float64_and_integers_and_huge_values():
     np.testing.assert_array_equal(upsample(np.full((2, 2), 3), (4, 4)), 3.0)
-    assert np.isfinite(upsample(np.array([[1e300, -1e300]]), (4, 8))).all()
+    assert np.isfinite(upsample(np.array([[3e38, -3e38]]), (4, 8))).all()
 
 
 def test_upsample_passes_nan_on_to_its_neighbours_only():
@@ -40,17 +39,6 @@ def test_upsample_leaves_its_argument_alone():
     heatmap.setflags(write=False)
     upsample(heatmap, (2, 2))[...] = 9.0
     np.testing.assert_array_equal(heatmap, [[0, 1], [2, 3]])
-
-
-@pytest.mark.parametrize("bad", [np.zeros((2, 3, 3)), np.zeros(4), np.zeros((0, 3)), [[1.0]], np.array([["a"]])])
-def test_upsample_refuses_what_is_no_map(bad):
-    with pytest.raises(ConfigurationError, match="Expected `heatmap` to be"):
-        upsample(bad, (4, 4))
-
-
-def test_upsample_refuses_an_empty_size():
-    with pytest.raises(ConfigurationError, match=r"Expected `size` to be two numbers >= 1, but got \(0, 4\)"):
-        upsample(np.zeros((2, 2)), (0, 4))
 
 
 @pytest.mark.parametrize(
@@ -81,14 +69,14 @@ def test_tile_size_keeps_the_aspect_and_stays_within_bounds():
 
 def test_small_images_grow_by_repeating_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (32, 16, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(fit_image(pixels, (224, 112))[3::7, 3::7], pixels)
-    assert len(np.unique(fit_image(pixels[:1, :1], (224, 224)).reshape(-1, 3), axis=0)) == 1
+    np.testing.assert_array_equal(fit(pixels, (224, 112))[3::7, 3::7], pixels)
+    assert len(np.unique(fit(pixels[:1, :1], (224, 224)).reshape(-1, 3), axis=0)) == 1
 
 
-def test_masks_grow_by_repeating_and_shrink_by_majority():
-    mask = np.zeros((4, 4), dtype=bool)
-    mask[:2, :3] = True
-    np.testing.assert_array_equal(fit_mask(mask, (8, 8))[::2, ::2], mask)
-    half = np.zeros((512, 512), dtype=bool)
-    half[:, :256] = True
-    assert fit_mask(half, (256, 256)).sum() == 256 * 128
+def test_grey_images_grow_by_repeating_and_shrink_by_averaging():
+    grey = np.zeros((4, 4), dtype=np.uint8)
+    grey[:2, :3] = 255
+    np.testing.assert_array_equal(fit(grey, (8, 8))[::2, ::2], grey)
+    half = np.zeros((512, 512), dtype=np.uint8)
+    half[:, :256] = 255
+    assert (fit(half, (256, 256)) >= 128).sum() == 256 * 128

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from types import NoneType
 
 import numpy as np
@@ -11,14 +13,48 @@ from xai_callbacks.errors import AuditError, require_instance, require_integer, 
 from xai_callbacks.gallery.evidence import clusters, most_novel, quadrants
 from xai_callbacks.gallery.heat import color_scale
 from xai_callbacks.gallery.pages import all_probes, comparable_audits, filmstrip, overview, panel
-from xai_callbacks.gallery.picture import Picture
 from xai_callbacks.gallery.words import answer, tone, truth, when
 from xai_callbacks.history import History
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
-from xai_callbacks.render import ColorScale
+from xai_callbacks.render import ColorScale, encoded
 
-__all__ = ["Gallery"]
+__all__ = ["Gallery", "Picture"]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One drawing of one audit, drawn once and shown by every sink.
+
+    Attributes:
+        tag: Such as `audit_panel/003_cat`; of equal tags the later step continues the earlier one.
+        pixels: `(H, W, 3)` uint8.
+        step: Step of the audit.
+        caption: One line in words, for sinks that show one and as alternative text.
+    """
+
+    tag: str
+    pixels: np.ndarray
+    step: int
+    caption: str = ""
+
+    def encoded(self) -> bytes:
+        """See `render.encoded`; encoded once."""
+        return self._encoded
+
+    @property
+    def mime(self) -> str:
+        """Media type of `encoded`: `image/jpeg` or `image/png`."""
+        return "image/jpeg" if self._encoded.startswith(b"\xff\xd8") else "image/png"
+
+    @property
+    def suffix(self) -> str:
+        """What names of files of `encoded` end with: `.jpg` or `.png`."""
+        return ".jpg" if self.mime == "image/jpeg" else ".png"
+
+    @cached_property
+    def _encoded(self) -> bytes:
+        return encoded(self.pixels)
 
 
 class Gallery:
@@ -42,8 +78,8 @@ class Gallery:
         max_panels: Most probes drawn; beyond, probes evenly spaced through the set, which `ProbeSet.from_dataset`
             orders by class. Pages about scores, cues and kinds of heatmaps choose from all.
         name: What all tags begin with; audits in one logger need different ones.
-        scale: Colour scale of all heatmaps; None for `color_scale(probes)`, the same for all runs of a task. Give a
-            smaller limit for nets with weak heat: the colour bar says when little of the scale is used.
+        scale: Colour scale of all heatmaps; None for `color_scale(probes)`. Give a smaller limit for nets with weak
+            heat: the colour bar says when little of the scale is used.
 
     Raises:
         ConfigurationError: An argument is of a wrong type or out of range.
@@ -58,9 +94,9 @@ class Gallery:
         require_instance("scale", scale, (ColorScale, NoneType), "a ColorScale or None")
         self.probes = probes
         self.name = name
-        self.scale = color_scale(probes) if scale is None else scale
+        self.scale = scale or color_scale(probes)
         count = min(max_panels, len(probes))
-        self.drawn = sorted({round(index) for index in np.linspace(0, len(probes) - 1, count)}) if count else []
+        self.drawn = [round(index) for index in np.linspace(0, len(probes) - 1, count)]
 
     def draw(self, history: History) -> Iterator[Picture]:
         """Draw `history.last`, one picture after another as they are taken.
@@ -80,32 +116,33 @@ class Gallery:
                 f"{record.fingerprint}. Draw it with a Gallery of its own probes."
             )
         audits = [each for each in history.kept().comparable(record) if not each.thinned]
-        if record.outputs is not None:
-            yield from self._of_probes(record, audits)
-        for score in record.scores:
-            page = most_novel(self.probes, audits, score, self.scale)
-            yield self._picture(f"_summary/most_novel_{score}", page, record, f"most novel probes by {score}")
-        for cue, page in quadrants(self.probes, record, self.scale):
-            yield self._picture(f"_summary/cue_{cue}", page, record, f"cue {cue}: looked at or used")
-        for kind, page in clusters(self.probes, record, self.scale):
-            yield self._picture(f"_summary/clusters_{kind}", page, record, f"kinds of heatmaps of class {kind}")
+        for tag, pixels, words in self._pages(record, audits):
+            yield Picture(self.name + tag, pixels, record.step, f"{' '.join(words.split())}; {when(record)}")
 
-    def _of_probes(self, record: AuditRecord, audits: list[AuditRecord]) -> Iterator[Picture]:
-        wrong = [self.probes.names[index] for index in self.drawn if tone(record, index) == "wrong"]
+    def _pages(self, record: AuditRecord, audits: list[AuditRecord]) -> Iterator[tuple[str, np.ndarray, str]]:
+        """Tag, pixels and caption of each."""
+        probes, scale = self.probes, self.scale
+        if record.outputs is not None:
+            yield from self._of_probes(record, comparable_audits(audits, record))
+        for score in record.scores:
+            page = most_novel(probes, audits, score, scale)
+            yield f"_summary/most_novel_{score}", page, f"most novel probes by {score}"
+        for cue, page in quadrants(probes, record, scale):
+            yield f"_summary/cue_{cue}", page, f"cue {cue}: looked at or used"
+        for kind, page in clusters(probes, record, scale):
+            yield f"_summary/clusters_{kind}", page, f"kinds of heatmaps of class {kind}"
+
+    def _of_probes(self, record: AuditRecord, alike: list[AuditRecord]) -> Iterator[tuple[str, np.ndarray, str]]:
+        probes, scale = self.probes, self.scale
+        wrong = [probes.names[index] for index in self.drawn if tone(record, index) == "wrong"]
         words = f"wrong: {', '.join(wrong)}" if wrong else "no wrong answer among the probes drawn"
         for tag, draw in (("/0_overview", overview), ("/1_all_probes", all_probes)):
-            page = draw(self.probes, record, self.drawn, self.scale)
-            yield self._picture(tag, page, record, f"overview of {len(self.drawn)} probes; {words}")
-        alike = comparable_audits(audits, record)
+            yield tag, draw(probes, record, self.drawn, scale), f"overview of {len(self.drawn)} probes; {words}"
+        steps = ", ".join(str(each.step) for each in alike)
         for index in self.drawn:
-            tag = f"{index:03d}_{self.probes.names[index]}"
-            said = [f"says {answer(self.probes, record, index)}", truth(self.probes, index)]
-            words = ", ".join(filter(None, [self.probes.names[index], *said]))
-            yield self._picture(f"_panel/{tag}", panel(self.probes, record, index, self.scale), record, words)
+            tag = f"{index:03d}_{probes.names[index]}"
+            said = [f"says {answer(probes, record, index)}", truth(probes, index)]
+            words = ", ".join(filter(None, [probes.names[index], *said]))
+            yield f"_panel/{tag}", panel(probes, record, index, scale), words
             if alike:
-                strip = filmstrip(self.probes, alike, index, self.scale)
-                steps = ", ".join(str(each.step) for each in alike)
-                yield self._picture(f"_filmstrip/{tag}", strip, record, f"{words}; audits at steps {steps}")
-
-    def _picture(self, tag: str, pixels: np.ndarray, record: AuditRecord, words: str) -> Picture:
-        return Picture(self.name + tag, pixels, record.step, f"{' '.join(words.split())}; {when(record)}")
+                yield f"_filmstrip/{tag}", filmstrip(probes, alike, index, scale), f"{words}; audits at steps {steps}"

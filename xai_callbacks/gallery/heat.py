@@ -22,15 +22,14 @@ _NEIGHBOURHOODS = 16
 def heat(given: MapSet, rows: Sequence[int], scale: ColorScale) -> NDArray[np.float32]:
     """Heatmaps of some probes, `(Q, len(rows), h, w)`, in the unit of the scale.
 
-    Maps that only tell more from less are shown as a share of the strongest of the run, which stands at the limit.
+    Relative maps are shown as a share of the strongest of the run, which stands at the limit.
     """
     maps = given.heatmaps
     if given.units == "relative":
         peaks = maps.new_tensor(given.peaks) if given.peaks else maps.abs().nan_to_num(0, 0, 0).amax(dim=(1, 2, 3))
         cells = maps.shape[-2] * maps.shape[-1]
         maps = maps * (scale.limit / cells / peaks.clamp_min(1e-30))[:, None, None, None]
-    spots = [density(each, pixels=not given.layer) for each in maps[:, list(rows)]]
-    return np.stack(spots).astype(np.float32, copy=False)
+    return np.stack([density(each, pixels=not given.layer) for each in maps[:, list(rows)]])
 
 
 def density(heatmaps: Tensor, *, pixels: bool = False) -> NDArray[np.float32]:
@@ -45,18 +44,18 @@ def density(heatmaps: Tensor, *, pixels: bool = False) -> NDArray[np.float32]:
             over a neighbourhood, on at most 16 cells a side, so that one colour scale suits all explainers.
     """
     height, width = heatmaps.shape[-2:]
-    spots: NDArray[np.float32] = (heatmaps * (height * width)).numpy()
-    if not pixels or max(height, width) <= _NEIGHBOURHOODS:
+    spots: NDArray[np.float32] = (heatmaps.float() * (height * width)).numpy()
+    share = _NEIGHBOURHOODS / max(height, width)
+    if not pixels or share >= 1:
         return spots
-    size = [max(1, round(side * _NEIGHBOURHOODS / max(height, width))) for side in (height, width)]
-    return np.stack([upsample(spot, (size[0], size[1])) for spot in spots])
+    size = max(1, round(height * share)), max(1, round(width * share))
+    return np.stack([upsample(spot, size) for spot in spots])
 
 
 def color_scale(probes: ProbeSet) -> ColorScale:
-    """The colour scale of a probe set: fixed for all epochs, runs and checkpoints.
+    """The colour scale of a probe set, fixed for all epochs, runs and checkpoints.
 
-    Logits have an absolute meaning, so classifiers share one scale. For regression it reaches the power of ten above
-    the range of the targets.
+    All classifiers share one; for regression it reaches the power of ten above the range of the targets.
     """
     if probes.targets is None:
         return ColorScale()

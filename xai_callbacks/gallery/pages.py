@@ -9,19 +9,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from xai_callbacks.gallery import words
 from xai_callbacks.gallery.heat import first_answer, heat
-from xai_callbacks.gallery.words import (
-    answer,
-    asked_of,
-    confusion,
-    findings,
-    headline,
-    plural,
-    step_in_few,
-    tone,
-    truth,
-    when,
-)
+from xai_callbacks.gallery.words import answer, asked_of, tone, truth, when
 from xai_callbacks.history import evenly_spaced
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
@@ -35,18 +25,16 @@ WORST: Final = 5
 SHORT: Final = 4  # characters of an answer that leave room for "says"
 MAX_FRAMES: Final = 8
 STRIP_WIDTH: Final = 280
-STRIP_GAP: Final = 8
 # Side of a tile by number of audits: few are drawn larger, so that the size of the file hardly grows with them.
 STRIP_TILES: Final = (192, 136, 112, 96, 88, 80, 64, 64)
 STRIP_QUESTIONS: Final = 2
-_ABOUT_LABEL: Final = "why_label"
 
 
 def overview(probes: ProbeSet, record: AuditRecord, drawn: Sequence[int], scale: ColorScale) -> Pixels:
     """What goes wrong and why, at a glance: a landscape page of some 368 x 192 pixels with the worst drawn probes."""
     cells, asked = _cells(probes, record, _worst_first(record, drawn)[:WORST], scale, sure=False)
     about = asked and f"{asked} Orange: for it, blue: against."
-    lines = [*headline(record), Line(confusion(probes, record), rows=1), Line(about, "muted", rows=1)]
+    lines = [*words.headline(record), Line(words.confusion(probes, record), rows=1), Line(about, "muted", rows=1)]
     lines = [line for line in lines if line.text][:3]
     title = " · ".join(filter(None, (when(record), _accuracy(record))))
     return render_page([Row(cells, size=64, lines=2)], title=title, lines=lines, scale=scale, compact=True)
@@ -56,11 +44,11 @@ def all_probes(probes: ProbeSet, record: AuditRecord, drawn: Sequence[int], scal
     """All drawn probes, those the model is most wrong about first, with the heat of the first question."""
     cells, asked = _cells(probes, record, _worst_first(record, drawn), scale)
     wrong, accuracy = sum(cell.tone == "wrong" for cell in cells), _accuracy(record)
-    count = plural(record.metrics["accuracy"].valid if accuracy else len(record.names), "probe")
+    count = words.plural(record.metrics["accuracy"].valid if accuracy else len(record.names), "probe")
     shown = f"{wrong or 'none'} of the {len(drawn)} shown {'are' if wrong else 'is'} wrong"
     said = f"{accuracy} of {count}; {shown}" if accuracy else f"{len(drawn)} of {count}"
-    lines = [Line(said), Line(confusion(probes, record)), *findings(record)]
-    lines += [Line(sentence, "watch", rows=2) for sentence in record.failed[:2]]
+    lines = [Line(said), Line(words.confusion(probes, record)), *words.findings(record)]
+    lines += [Line(sentence, "watch") for sentence in record.failed[:2]]
     row = Row(cells, asked, 112 if len(cells) <= 9 else 80, lines=4)
     return render_page([row], title=when(record), lines=lines, scale=scale)
 
@@ -76,8 +64,8 @@ def _cells(
     for index, heatmap in zip(order, maps, strict=True):
         said, marked = answer(probes, record, index, sure=sure), tone(record, index)
         said = f"says {said}" if not sure and 0 < len(said) <= SHORT else said
-        words = filter(None, (said, "" if marked == "right" else truth(probes, index)))
-        cells.append(Cell(probes.pixels[index].numpy(), "\n".join(words), heatmap, marked))
+        known = "" if marked == "right" else truth(probes, index)
+        cells.append(Cell(probes.pixels[index].numpy(), f"{said}\n{known}", heatmap, marked))
     return cells, asked and f"heat: {'Why this answer?' if record.questions[0] == 'why' else asked}"
 
 
@@ -92,10 +80,10 @@ def _worst_first(record: AuditRecord, drawn: Sequence[int]) -> list[int]:
     def key(index: int) -> tuple[float, float]:
         if record.correct is None or record.predictions is None:
             return 0.0, 0.0
-        right = float(record.correct[index])
         if record.truth is not None and record.truth.is_floating_point():
             error = float((record.predictions[index] - record.truth[index]).abs().float().mean())
             return (-error if math.isfinite(error) else -math.inf), 0.0
+        right = float(record.correct[index])
         sure = 0.0 if record.confidences is None else float(record.confidences[index])
         return (0.5 if math.isnan(right) else right), (sure if right == 1 else -sure)
 
@@ -110,15 +98,13 @@ def panel(probes: ProbeSet, record: AuditRecord, index: int, scale: ColorScale) 
     for name, given in record.maps.items():
         maps = heat(given, [index], scale)[:, 0]
         asked = [titles[index] for titles in record.titles] if given.about == "question" else [""]
-        first = {title: place for place, title in reversed([*enumerate(asked)])}
-        cells = [Cell(image, title, maps[first[title]], regions=regions) for title in dict.fromkeys(asked)]
-        unit = " (share of its strongest)" if given.units == "relative" else ""
+        cells = [Cell(image, title, maps[asked.index(title)], regions=regions) for title in dict.fromkeys(asked)]
+        unit = "(share of its strongest)" if given.units == "relative" else ""
         named = len(record.maps) > 1 or given.about == "image"
-        rows.append(Row(cells, f"{name}{unit}" if named else unit.strip(), lines=4))
-    said = answer(probes, record, index)
-    lines = [Line(when(record), "muted"), Line(f"says {said}" if said else "", tone(record, index))]
-    if tone(record, index) != "right":
-        lines.append(Line(truth(probes, index)))
+        rows.append(Row(cells, f"{name} {unit}" if named else unit, lines=4))
+    said, marked = answer(probes, record, index), tone(record, index)
+    lines = [Line(when(record), "muted"), Line(f"says {said}" if said else "", marked)]
+    lines += [] if marked == "right" else [Line(truth(probes, index))]
     lead = Cell(image, regions=regions)
     return render_page(rows, title=probes.names[index], lines=lines, lead=lead, scale=scale)
 
@@ -134,9 +120,7 @@ def comparable_audits(audits: Sequence[AuditRecord], record: AuditRecord) -> lis
         for each in audits
         if name in each.maps and each.maps[name].kind == kind and each.questions == record.questions
     ]
-    steps = [each.step for each in alike]
-    positions = steps if steps == sorted(set(steps)) else range(len(steps))
-    return [alike[place] for place in evenly_spaced(positions, MAX_FRAMES)]
+    return [alike[place] for place in evenly_spaced([each.step for each in alike], MAX_FRAMES)]
 
 
 def filmstrip(probes: ProbeSet, audits: Sequence[AuditRecord], index: int, scale: ColorScale) -> Pixels:
@@ -146,12 +130,12 @@ def filmstrip(probes: ProbeSet, audits: Sequence[AuditRecord], index: int, scale
     maps = [heat(each.maps[name], [index], scale)[:, 0] for each in audits]
     questions = _told_apart(audits, index)
     rows = []
-    columns = (STRIP_WIDTH + STRIP_GAP) // (size + STRIP_GAP)
+    columns = STRIP_WIDTH // size
     for start in range(0, len(audits), columns):
-        block = range(start, min(start + columns, len(audits)))
-        rows.append(Row([_head(probes, audits[place], index, questions[0]) for place in block], size=size, lines=4))
+        block = [*zip(audits, maps, strict=True)][start : start + columns]
+        rows.append(Row([_head(probes, audit, index, questions[0]) for audit, _ in block], size=size, lines=4))
         for question in questions:
-            cells = [Cell(image, asked_of(audits[place], question, index), maps[place][question]) for place in block]
+            cells = [Cell(image, asked_of(audit, question, index), given[question]) for audit, given in block]
             rows.append(Row(cells, size=size))
     lines = [Line(truth(probes, index)), Line(name if len(audits[-1].maps) > 1 else "", "muted")]
     lead = Cell(image, width=64)
@@ -160,21 +144,20 @@ def filmstrip(probes: ProbeSet, audits: Sequence[AuditRecord], index: int, scale
 
 def _head(probes: ProbeSet, record: AuditRecord, index: int, asked: int) -> Cell:
     """What stands above a column; the answer only if the first question is not about it."""
-    words = ["untrained" if record.untrained else f"epoch {record.epoch}", f"step {step_in_few(record.step)}"]
-    if record.facts is None or record.predictions is None or record.predictions.ndim != 1:
+    said = ["untrained" if record.untrained else f"epoch {record.epoch}", f"step {words.step_in_few(record.step)}"]
+    if record.facts is None or record.predictions is None or record.predictions.ndim > 1:
         about_it = False
     else:
-        about_it = int(record.facts[asked, index]) == int(record.predictions[index])
-    return Cell(
-        None,
-        "\n".join(words if about_it else [*words, f"says {answer(probes, record, index, sure=False)}"]),
-        tone=tone(record, index),
-    )
+        fact, prediction = record.facts[asked, index], record.predictions[index]
+        about_it = prediction.is_floating_point() or bool(fact == prediction)
+    if not about_it:
+        said.append(f"says {answer(probes, record, index, sure=False)}")
+    return Cell(None, "\n".join(said), tone=tone(record, index))
 
 
 def _told_apart(audits: Sequence[AuditRecord], index: int) -> list[int]:
     """The first questions that were not the same at all audits, that about the label first."""
     questions = audits[-1].questions
-    order = sorted(range(len(questions)), key=lambda place: questions[place] != _ABOUT_LABEL)
+    order = sorted(range(len(questions)), key=lambda place: questions[place] != "why_label")
     first = {tuple(each.titles[place][index] for each in audits): place for place in reversed(order)}
     return sorted(first.values(), key=order.index)[:STRIP_QUESTIONS]

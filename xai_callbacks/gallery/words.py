@@ -20,7 +20,6 @@ __all__ = ["answer", "asked_of", "confusion", "findings", "headline", "plural", 
 _LABELS = 3
 # Conclusions said in one picture.
 _FINDINGS = 4
-_URGENCY: dict[str, Tone] = {"alarm": "alarm", "fail": "alarm"}
 # What findings of a kind are about, and their number, in few words.
 _IN_FEW = {
     "cue": ("cue", ": {0.value:+.2f} [{0.low:.2f}, {0.high:.2f}] for its class"),
@@ -34,11 +33,10 @@ def when(record: AuditRecord) -> str:
 
 
 def step_in_few(step: int) -> str:
-    """A step in at most five characters, such as "950", "12.3k", "1.2M"."""
-    for unit, size in (("M", 1_000_000), ("k", 1000)):
-        if step >= 10 * size or (step >= size and step % (size // 10) == 0):
-            return f"{step / size:.3g}{unit}"
-    return str(step)
+    """A step in at most five characters, such as "950", "12.3k", "1.23M"."""
+    if step >= 999_500:
+        return f"{step / 1e6:.3g}M"
+    return f"{step / 1000:.3g}k" if step >= 10_000 or (step >= 1000 and step % 100 == 0) else str(step)
 
 
 def plural(count: int, noun: str) -> str:
@@ -60,13 +58,10 @@ def answer(probes: ProbeSet, record: AuditRecord, index: int, *, sure: bool = Tr
     if not task.classifies:
         return _values(task, outputs)
     chances, most = task.probabilities(outputs[None])[0], int(outputs.argmax())
-
-    def named(label: int) -> str:
-        return f"{task.name(label)} ({100 * float(chances[label]):.0f} %)" if sure else task.name(label)
-
     said = record.predictions[index].nonzero()[:, 0].tolist() if task.kind == "multi-label" else [most]
+    names = [task.name(each) + (f" ({100 * float(chances[each]):.0f} %)" if sure else "") for each in said or [most]]
     # Of a picture with none of the labels, the likeliest is still worth knowing.
-    return _listed([named(label) for label in said]) if said else f"none, at most {named(most)}"
+    return _listed(names) if said else f"none, at most {names[0]}"
 
 
 def truth(probes: ProbeSet, index: int) -> str:
@@ -95,7 +90,7 @@ def asked_of(record: AuditRecord, question: int, index: int) -> str:
 def findings(record: AuditRecord) -> list[Line]:
     """What rules found, most alarming first; one calm line where they found nothing."""
     loud = _loud(record)
-    lines = [Line(finding.sentence, _URGENCY.get(finding.state, "watch"), rows=4) for finding in loud[:_FINDINGS]]
+    lines = [Line(finding.sentence, _urgency(finding), rows=4) for finding in loud[:_FINDINGS]]
     if len(loud) > _FINDINGS:
         lines.append(Line(f"and {len(loud) - _FINDINGS} more", "watch"))
     if record.findings and not loud:
@@ -107,7 +102,7 @@ def headline(record: AuditRecord) -> list[Line]:
     """The same in at most two lines of few words: the most alarming finding, and the others."""
     words: dict[str, Tone] = {}
     for finding in _loud(record):
-        words.setdefault(_in_few(finding, record), _URGENCY.get(finding.state, "watch"))
+        words.setdefault(_in_few(finding, record), _urgency(finding))
     parts = [[*words][:1], [*words][1:]]
     return [Line("; ".join(part), words[part[0]], rows=1) for part in parts if part] or findings(record)
 
@@ -116,6 +111,10 @@ def _loud(record: AuditRecord) -> list[Finding]:
     """Findings that speak against the model: alarms, then expectations that fail, then what to watch."""
     loud = [each for each in record.findings if each.state == "fail" or (each.value or 0) > 0]  # NaN: nothing tested
     return sorted(loud, key=lambda each: -(1.5 if each.state == "fail" else each.value or 0))
+
+
+def _urgency(finding: Finding) -> Tone:
+    return "alarm" if finding.state in ("alarm", "fail") else "watch"
 
 
 def _in_few(finding: Finding, record: AuditRecord) -> str:
@@ -136,13 +135,11 @@ def confusion(probes: ProbeSet, record: AuditRecord) -> str:
         return ""
     pairs = zip(record.truth.tolist(), record.predictions.tolist(), strict=True)
     errors = Counter((known, said) for known, said in pairs if known != said)
-    if not errors:
-        return ""
-    (known, said), count = errors.most_common(1)[0]
-    if count < 2:
-        return ""
-    pair = f"{probes.class_name(known)} taken for {probes.class_name(said)}"
-    return f"most often: {pair} ({count} of {errors.total()} errors)"
+    for (known, said), count in errors.most_common(1):
+        if count > 1:
+            pair = f"{probes.class_name(known)} taken for {probes.class_name(said)}"
+            return f"most often: {pair} ({count} of {errors.total()} errors)"
+    return ""
 
 
 def _values(task: Task, values: Tensor) -> str:
@@ -153,6 +150,5 @@ def _values(task: Task, values: Tensor) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
     more = f" and {len(names) - _LABELS} more" if len(names) > _LABELS else ""
     return ", ".join(names[:_LABELS]) + more

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xai_callbacks.errors import ConfigurationError, is_number, require_instance
-from xai_callbacks.render.checks import require_numbers
 
 __all__ = ["CONTOUR", "ColorScale", "paint"]
 
 # One linear width for all scales, as a share of the limit: at limit 50 a map of 1 logit sits at 0.12, of 3 at 0.31 and
 # of 10 at 0.59, so that the weak maps of the first epochs can be seen while the strong ones still show where.
 LINEAR_SHARE: Final = 0.04
-# Stops (position, red, green, blue) of the two arms. Each gets darker and more saturated outwards, so that strength
-# is read from lightness as well; orange against blue-violet stays apart for the common forms of colour blindness.
-FOR_STOPS: Final = ((0.0, 255, 176, 0), (0.35, 252, 126, 10), (0.7, 226, 64, 10), (1.0, 165, 10, 21))
-AGAINST_STOPS: Final = ((0.0, 60, 165, 255), (0.35, 40, 115, 250), (0.7, 72, 60, 215), (1.0, 64, 10, 130))
+# Stops (position, red, green, blue). Each arm gets darker and more saturated outwards, so that strength is read from
+# lightness as well; orange against blue-violet stays apart for the common forms of colour blindness.
+STOPS: Final = (
+    (-1.0, 64, 10, 130), (-0.7, 72, 60, 215), (-0.35, 40, 115, 250), (-1e-9, 60, 165, 255),
+    (0.0, 255, 176, 0), (0.35, 252, 126, 10), (0.7, 226, 64, 10), (1.0, 165, 10, 21),
+)  # fmt: skip
 # No more, so that a blue patch is still seen to be blue under heat; strong heat has a contour instead.
 MAX_OPACITY: Final = 0.4
 CONTOUR: Final = 0.5
@@ -53,40 +53,24 @@ class ColorScale:
     unit: str = "logits"
 
     def __post_init__(self) -> None:
-        limit = self.limit.item() if isinstance(self.limit, np.generic) else self.limit
-        if not is_number(limit) or limit <= 0:
+        if not is_number(self.limit) or self.limit <= 0:
             raise ConfigurationError(
                 f"Expected `limit` to be a finite number > 0, but got {self.limit!r}. "
                 f"Give the largest magnitude that should still get a colour of its own, e.g. 50.0."
             )
         require_instance("unit", self.unit, str, "text")
-        object.__setattr__(self, "limit", float(limit))
 
     def position(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Place values on the scale.
-
-        Args:
-            values: Any shape, in `unit`.
-
-        Returns:
-            The same shape, in [-1, 1]; NaN where a value is NaN or infinite.
-        """
-        numbers = require_numbers("values", values)
-        width = self.limit * LINEAR_SHARE
-        shares = np.clip(numbers, -self.limit, self.limit) / width
+        """Place values of any shape, in `unit`, on the scale: [-1, 1]; NaN where a value is NaN or infinite."""
+        shares = np.clip(values, -self.limit, self.limit) / (self.limit * LINEAR_SHARE)
         placed = np.arcsinh(shares) / math.asinh(1.0 / LINEAR_SHARE)
-        placed = np.where(np.isfinite(numbers), placed, np.nan)
-        return np.asarray(np.clip(placed, -1.0, 1.0), dtype=np.float32)
+        return np.where(np.isfinite(values), np.clip(placed, -1.0, 1.0), np.nan).astype(np.float32)
 
     def colorize(self, values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Give each value its colour and opacity.
+        """Give each value `(...)`, in `unit`, its colour `(..., 3)` and its opacity `(...)` in [0, 0.4].
 
-        Args:
-            values: Any shape `(...)`, in `unit`.
-
-        Returns:
-            Colours `(..., 3)` and opacities `(...)` in [0, 0.4]. A NaN or infinite value is neutral grey with
-            opacity 1, which no finite value has: it cannot be mistaken for evidence.
+        A NaN or infinite value is neutral grey with opacity 1, which no finite value has: it cannot be mistaken for
+        evidence.
         """
         return paint(self.position(values))
 
@@ -95,26 +79,17 @@ def paint(position: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np
     """Colours `(..., 3)` and opacities `(...)` of positions in [-1, 1]; NaN is neutral grey with opacity 1."""
     known = np.isfinite(position)
     index = np.rint(np.where(known, position, 0.0) * HALF_STEPS).astype(np.int32) + HALF_STEPS
-    rgb = np.where(known[..., None], _color_table()[index], np.uint8(NOT_FINITE_GREY))
-    return rgb, np.where(known, _opacity(np.abs(position)), 1.0).astype(np.float32)
+    beyond = np.maximum(np.abs(position) - NO_HEAT, 0.0) / (1.0 - NO_HEAT)
+    rgb, opacity = _TABLE[index], MAX_OPACITY * beyond**OPACITY_POWER
+    rgb[~known] = NOT_FINITE_GREY
+    return rgb, np.where(known, opacity, 1.0).astype(np.float32)
 
 
-def _opacity(distance: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Opacity for a distance from zero in [0, 1]: 0 where there is no heat, then rising to `MAX_OPACITY`."""
-    beyond = np.maximum(distance - NO_HEAT, 0.0) / (1.0 - NO_HEAT)
-    return np.asarray(MAX_OPACITY * beyond**OPACITY_POWER, dtype=np.float32)
+def _table() -> NDArray[np.uint8]:
+    """Colours `(1025, 3)` for positions -1 to 1 in even steps."""
+    places, *channels = np.array(STOPS).T
+    even = np.linspace(-1.0, 1.0, 2 * HALF_STEPS + 1)
+    return np.stack([np.rint(np.interp(even, places, channel)) for channel in channels], axis=-1).astype(np.uint8)
 
 
-@lru_cache(maxsize=1)
-def _color_table() -> NDArray[np.uint8]:
-    """Colours `(1025, 3)` for positions -1 to 1 in even steps. Shared: not to be written."""
-    distance = np.linspace(0.0, 1.0, HALF_STEPS + 1, dtype=np.float32)
-    against, favour = _arm(AGAINST_STOPS, distance), _arm(FOR_STOPS, distance)
-    colors: NDArray[np.uint8] = np.rint(np.concatenate([against[:0:-1], favour])).astype(np.uint8)
-    colors.setflags(write=False)
-    return colors
-
-
-def _arm(stops: tuple[tuple[float, int, int, int], ...], distance: NDArray[np.float32]) -> NDArray[np.float64]:
-    table = np.asarray(stops, dtype=np.float64)
-    return np.stack([np.interp(distance, table[:, 0], table[:, channel]) for channel in (1, 2, 3)], axis=-1)
+_TABLE: Final = _table()

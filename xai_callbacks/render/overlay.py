@@ -7,11 +7,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from xai_callbacks.render.checks import require_heatmap
-from xai_callbacks.render.colors import CONTOUR, ColorScale
+from xai_callbacks.render.colors import CONTOUR, ColorScale, paint
 from xai_callbacks.render.resample import upsample
 
-__all__ = ["has_unknown", "hatch", "overlay"]
+__all__ = ["hatch", "overlay"]
 
 HATCH_DARK: Final = 96
 HATCH_LIGHT: Final = 168
@@ -26,8 +25,6 @@ LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 def overlay(photo: NDArray[np.uint8], heatmap: NDArray[np.generic], scale: ColorScale) -> NDArray[np.uint8]:
     """Tint a photo by a heatmap, where there is heat, and draw a contour where it exceeds the middle of the scale.
 
-    Elsewhere the photo stays as it is.
-
     Args:
         photo: `(H, W, 3)`.
         heatmap: `(h, w)`, signed, in the unit of `scale`. Enlarged bilinearly; NaN and infinite cells count as 0
@@ -40,31 +37,26 @@ def overlay(photo: NDArray[np.uint8], heatmap: NDArray[np.generic], scale: Color
     from scipy.ndimage import binary_erosion
 
     size = (photo.shape[0], photo.shape[1])
-    grid = require_heatmap("heatmap", heatmap)
-    finite = np.isfinite(grid)
-    values = upsample(np.where(finite, grid, 0.0).astype(grid.dtype), size)
-    rgb, opacity = scale.colorize(values)
-    strong = np.abs(scale.position(values)) > CONTOUR
+    finite = np.isfinite(heatmap)
+    position = scale.position(upsample(np.where(finite, heatmap, 0), size))
+    rgb, opacity = paint(position)
+    strong = np.abs(position) > CONTOUR
     line = strong & ~binary_erosion(strong, iterations=CONTOUR_WIDTH, border_value=1)
     cover = np.where(line, 1.0, opacity)[..., None]
     base = photo.astype(np.float32)
-    warmth = (base[..., :1] - base[..., 2:]) / np.maximum(np.ptp(base, axis=2, keepdims=True), 1.0)
-    base += ((base @ LUMA)[..., None] - base) * np.minimum(1.0, FADE * cover * np.maximum(warmth, 0.0))
+    red, green, blue = np.moveaxis(base, 2, 0)
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    warmth = np.maximum(red - blue, 0.0) / np.maximum(spread, 1.0)
+    base += ((base @ LUMA)[..., None] - base) * np.minimum(1.0, FADE * cover * warmth[..., None])
     tile = np.rint(base + (rgb - base) * cover).astype(np.uint8)
     if not finite.all():
-        unknown = upsample((~finite).astype(np.float32), size) >= 0.5
+        unknown = upsample(~finite, size) >= 0.5
         tile[unknown] = hatch(size)[unknown]
     return tile
-
-
-def has_unknown(heatmap: NDArray[np.generic]) -> bool:
-    """Whether a map has a cell that is NaN or infinite."""
-    return not bool(np.isfinite(require_heatmap("heatmap", heatmap)).all())
 
 
 def hatch(size: tuple[int, int]) -> NDArray[np.uint8]:
     """Diagonal grey stripes `(H, W, 3)`: the look of "not finite"."""
     rows, columns = np.ogrid[: size[0], : size[1]]
     dark = (rows + columns) % HATCH_PERIOD < HATCH_PERIOD // 2
-    grey = np.where(dark, HATCH_DARK, HATCH_LIGHT).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    return np.where(dark, HATCH_DARK, HATCH_LIGHT).astype(np.uint8)[..., None].repeat(3, axis=2)

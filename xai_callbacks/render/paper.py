@@ -1,22 +1,18 @@
-"""The paper that pictures are drawn on: colours, tones of words, sizes of type, parts set below each other."""
+"""The paper that pictures are drawn on: colours, tones of words, sizes of type, strips set below each other."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.render.text import BLOCK, draw_text, in_blocks, line_height, text_width
 
-__all__ = [
-    "HAIRLINE", "INK", "MARGIN", "MUTED", "PAPER", "TONES", "Color", "Part", "Sizes", "Tone", "draw_toned",
-    "paste_tile", "require_tone", "stack", "toned",
-]  # fmt: skip
+__all__ = ["GAP", "HAIRLINE", "INK", "MARGIN", "MUTED", "PAPER", "TONES", "Color", "Sizes", "Strip", "Tone", "toned"]
 
 Color = tuple[int, int, int]
 Tone = Literal["plain", "muted", "right", "wrong", "watch", "alarm"]
@@ -29,7 +25,7 @@ MUTED: Final[Color] = (88, 88, 88)
 HAIRLINE: Final[Color] = (206, 206, 206)
 # Parts and tiles begin at the blocks of a JPEG, see `in_blocks`.
 MARGIN: Final = BLOCK
-PART_GAP: Final = BLOCK
+GAP: Final = BLOCK
 BRIGHT: Final = 225
 FRAME: Final = 3
 
@@ -61,66 +57,45 @@ class Sizes(NamedTuple):
         return cls(round(1.2 * text), text, max(12, math.ceil(0.04 * width)))
 
 
-class Part(Protocol):
-    """Something that knows its height and draws itself."""
-
-    @property
-    def height(self) -> int:
-        """Height in pixels; 0 for a part that has nothing to show."""
-
-    def draw(self, page: Image.Image, at: tuple[int, int]) -> None:
-        """Draw with the left upper corner at `at`."""
-
-
-def require_tone(tone: object) -> None:
-    """Refuse what is no tone."""
-    if tone not in TONES:
-        raise ConfigurationError(f"Expected `tone` to be one of {', '.join(TONES)}, but got {tone!r}.")
-
-
 def toned(text: str, tone: Tone) -> str:
     """A clean text led by the mark of its tone."""
     return f"{TONES[tone][0]} {text}".strip() if text else ""
 
 
-def draw_toned(page: Image.Image, at: tuple[int, int], lines: Sequence[str], size: int, tone: Tone) -> None:
-    """Draw lines of a toned text from the left upper corner `at`; of "right" and "wrong" the mark alone is coloured."""
-    pen = ImageDraw.Draw(page)
-    mark, color = TONES[tone]
-    x, y = at[0], at[1] + in_blocks(size)
-    words = INK if tone in ("right", "wrong") else color
-    if mark and lines:
-        draw_text(pen, (x, y), mark, size, color)
-        rest = lines[0].removeprefix(mark)
-        draw_text(pen, (x + text_width(f"{mark} ", size), y), rest.lstrip(), size, words)
-        y, lines = y + line_height(size), lines[1:]
-    for place, line in enumerate(lines):
-        draw_text(pen, (x, y + place * line_height(size)), line, size, words)
+class Strip:
+    """Paper for one part of a page: as wide as the page, as high as the part and a gap, half of it above.
 
-
-def paste_tile(page: Image.Image, tile: NDArray[np.uint8], at: tuple[int, int], tone: Tone = "plain") -> None:
-    """Put a tile `(H, W, 3)` on the page, in a frame of the colour of "right" or "wrong".
-
-    Of others only a tile with a bright edge gets a hairline.
+    Places on it are (x, y) from the left upper corner of the part.
     """
-    height, width = tile.shape[:2]
-    x, y = at
-    edge = max(int(side.min(axis=-1).max()) for side in (tile[0], tile[-1], tile[:, 0], tile[:, -1]))
-    framed = tone in ("right", "wrong")
-    if framed or edge > BRIGHT:
-        line, color = (FRAME, TONES[tone][1]) if framed else (1, HAIRLINE)
-        box = (x - line, y - line, x + width + line - 1, y + height + line - 1)
-        ImageDraw.Draw(page).rectangle(box, outline=color, width=line)
-    page.paste(Image.fromarray(tile), at)
 
+    def __init__(self, height: int, width: int) -> None:
+        self.picture = Image.new("RGB", (width + 2 * MARGIN, in_blocks(height) + GAP), PAPER)
+        self.pen = ImageDraw.Draw(self.picture)
 
-def stack(parts: Sequence[Part], width: int) -> NDArray[np.uint8]:
-    """Draw parts of the given width below each other and return the picture `(H, W, 3)`."""
-    shown = [part for part in parts if part.height]
-    height = sum(in_blocks(part.height) + PART_GAP for part in shown) - PART_GAP
-    page = Image.new("RGB", (width + 2 * MARGIN, max(0, height) + 2 * MARGIN), PAPER)
-    y = MARGIN
-    for part in shown:
-        part.draw(page, (MARGIN, y))
-        y += in_blocks(part.height) + PART_GAP
-    return np.array(page, dtype=np.uint8)
+    def text(self, at: tuple[int, int], line: str, size: int, color: Color = INK, *, bold: bool = False) -> None:
+        """Draw one clean line whose baseline starts at `at`."""
+        draw_text(self.pen, (at[0] + MARGIN, at[1] + GAP // 2), line, size, color, bold=bold)
+
+    def toned(self, at: tuple[int, int], lines: Sequence[str], size: int, tone: Tone) -> None:
+        """Draw lines of a toned text from the left upper corner `at`; "right" and "wrong" colour the mark alone."""
+        mark, color = TONES[tone]
+        x, y = at[0], at[1] + in_blocks(size)
+        for place, line in enumerate(lines):
+            indent = 0
+            if mark and place == 0:
+                self.text((x, y), mark, size, color)
+                indent = text_width(f"{mark} ", size)
+            words = line.removeprefix(mark).lstrip() if indent else line
+            self.text((x + indent, y), words, size, INK if tone in ("right", "wrong") else color)
+            y += line_height(size)
+
+    def tile(self, at: tuple[int, int], tile: NDArray[np.uint8], tone: Tone = "plain") -> None:
+        """Paste a tile `(H, W, 3)`, in a frame if it is "right" or "wrong", in a hairline if its edge is bright."""
+        x, y = at[0] + MARGIN, at[1] + GAP // 2
+        edge = np.concatenate([tile[0], tile[-1], tile[:, 0], tile[:, -1]])
+        framed = tone in ("right", "wrong")
+        if framed or edge.min(axis=1).max() > BRIGHT:
+            line, color = (FRAME, TONES[tone][1]) if framed else (1, HAIRLINE)
+            box = (x - line, y - line, x + tile.shape[1] + line - 1, y + tile.shape[0] + line - 1)
+            self.pen.rectangle(box, outline=color, width=line)
+        self.picture.paste(Image.fromarray(tile), (x, y))

@@ -1,10 +1,8 @@
 """Type: the font, characters it lacks, wrapping, drawing.
 
 The font is DejaVu Sans Condensed 2.37, which lies beside this module with its licence, so that a picture looks the same
-on every machine. It covers Latin with all accents, Greek, Cyrillic, Armenian, Georgian, Hebrew, Arabic (letters are not
-joined), IPA, mathematics, arrows, and common symbols. Letters of other scripts, such as kana, hangul and Devanagari,
-are written by the name that Unicode gives their sound; what has none, such as Chinese characters and most emoji, by its
-code point: `U+732B`. Nothing is ever a box.
+on every machine. Letters that it lacks, such as kana and hangul, are written by the name that Unicode gives their
+sound; what has none, such as Chinese characters and most emoji, by its code point: `U+732B`. Nothing is ever a box.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ import math
 import re
 import threading
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Final
 
 from PIL import ImageDraw, ImageFont
 
-__all__ = ["BLOCK", "FONT_FILE", "clean", "draw_text", "in_blocks", "line_height", "shorten", "text_width", "wrap"]
+__all__ = ["BLOCK", "FONT_FILE", "clean", "draw_text", "in_blocks", "line_height", "text_width", "wrap"]
 
 FONT_FILE: Final = Path(__file__).parent / "fonts" / "DejaVuSansCondensed.ttf"
 ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
@@ -42,21 +41,15 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 @lru_cache(maxsize=4096)
-def _has_glyph(character: str) -> bool:
-    with _FREETYPE:
-        font = _font(16)
-        return bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
-
-
-@lru_cache(maxsize=4096)
 def _spell(character: str) -> str:
     """One character as the font can show it: itself, its base letter, its sound, its code point, or nothing."""
-    if character == " " or character.isspace():
+    if character.isspace():
         return " "
     if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Mn", "Me"):
         return ""
-    if _has_glyph(character):
-        return character
+    with _FREETYPE:
+        if bytes(_font(16).getmask(character)) != bytes(_font(16).getmask("\uffff")):
+            return character
     parts = unicodedata.normalize("NFKC", character)
     if parts != character:
         return "".join(map(_spell, parts))
@@ -64,16 +57,13 @@ def _spell(character: str) -> str:
     return sound[1].lower() if sound else f" U+{ord(character):04X} "
 
 
-def clean(text: str, *, lines: bool = False) -> str:
-    """Reduce text to what the font can show, on one line, or keeping its line breaks with `lines`."""
+def clean(text: str) -> str:
+    """Reduce text to what the font can show; line breaks are kept, empty lines are not."""
     if len(text) > MAX_CHARACTERS:
-        half = MAX_CHARACTERS // 2
-        text = f"{text[:half]}{ELLIPSIS}{text[-half:]}"
-    if lines:
-        kept = (clean(line) for line in text.splitlines())
-        return "\n".join(line for line in kept if line)
-    shown = " ".join("".join(map(_spell, unicodedata.normalize("NFC", text))).split())
-    return RIGHT_TO_LEFT.sub(lambda found: found[0][::-1], shown)
+        text = f"{text[: MAX_CHARACTERS // 2]}{ELLIPSIS}{text[-MAX_CHARACTERS // 2 :]}"
+    spelled = ("".join(map(_spell, unicodedata.normalize("NFC", line))) for line in text.splitlines())
+    shown = (RIGHT_TO_LEFT.sub(lambda found: found[0][::-1], " ".join(line.split())) for line in spelled)
+    return "\n".join(filter(None, shown))
 
 
 @lru_cache(maxsize=4096)
@@ -103,72 +93,56 @@ def line_height(size: int) -> int:
     return in_blocks(best) if in_blocks(best) <= 1.15 * best else best
 
 
-def shorten(text: str, fits: Callable[[str], bool], *, middle: bool = False) -> str:
-    """Cut clean text until it fits, at its end or in its middle, and mark the cut with an ellipsis."""
-    if fits(text):
-        return text
-    low, high = 0, len(text) - 1
-    while low < high:
-        kept = (low + high + 1) // 2
-        low, high = (kept, high) if fits(_cut(text, kept, middle)) else (low, kept - 1)
-    return _cut(text, low, middle)
-
-
-def _cut(text: str, kept: int, middle: bool) -> str:
-    tail = text[len(text) - kept // 2 :] if middle else ""
-    return f"{text[: kept - len(tail)].rstrip()}{ELLIPSIS}{tail.lstrip()}"
-
-
 def wrap(text: str, width: int, size: int, max_lines: int, *, middle: bool = False) -> list[str]:
     """Break clean text into at most `max_lines` lines of at most `width` pixels.
 
     What is too long is cut at the end, or with `middle` in the middle, which keeps a number at the end in sight.
     """
-    if middle:
-        return _break(shorten(text, lambda cut: len(_break(cut, width, size)) <= max_lines, middle=True), width, size)
     lines = _break(text, width, size)
     if len(lines) <= max_lines:
         return lines
-    last = shorten(" ".join(lines[max_lines - 1 :]), lambda cut: text_width(cut, size) <= width)
+    if middle:
+        return _break(_shorten(text, lambda cut: len(_break(cut, width, size)) <= max_lines, middle=True), width, size)
+    last = _shorten(" ".join(lines[max_lines - 1 :]), lambda cut: text_width(cut, size) <= width)
     return [*lines[: max_lines - 1], last]
 
 
+def _shorten(text: str, fits: Callable[[str], bool], *, middle: bool = False) -> str:
+    """Cut text until it fits, and mark the cut with an ellipsis."""
+
+    def cut(kept: int) -> str:
+        tail = text[len(text) - kept // 2 :] if middle else ""
+        return f"{text[: kept - len(tail)].rstrip()}{ELLIPSIS}{tail.lstrip()}"
+
+    if fits(text):
+        return text
+    return cut(bisect_left(range(1, len(text)), True, key=lambda kept: not fits(cut(kept))))
+
+
 def _break(text: str, width: int, size: int) -> list[str]:
-    return [line for paragraph in text.split("\n") for line in _break_paragraph(paragraph, width, size)]
-
-
-def _break_paragraph(text: str, width: int, size: int) -> list[str]:
     lines: list[str] = []
-    line = ""
-    for word in re.split(r" (?!%)", text):  # "100 %" stays on one line
-        candidate = f"{line} {word}" if line else word
-        if text_width(candidate, size) <= width:
-            line = candidate
-            continue
-        if line:
-            lines.append(line)
-        *full, line = _break_word(word, width, size)
-        lines.extend(full)
-    return [*lines, line] if line else lines
+    for paragraph in text.splitlines():
+        line = ""
+        for word in re.split(r" (?!%)", paragraph):  # "100 %" stays on one line
+            candidate = f"{line} {word}" if line else word
+            if text_width(candidate, size) <= width:
+                line = candidate
+                continue
+            *full, rest = _break_word(word, width, size)
+            lines += [line, *full] if line else full
+            line = rest
+        lines.append(line)
+    return lines
 
 
 def _break_word(word: str, width: int, size: int) -> list[str]:
-    pieces = []
-    while text_width(word, size) > width and len(word) > 1:
-        head = _head(word, width, size)
-        pieces.append(word[:head])
-        word = word[head:]
-    return [*pieces, word]
-
-
-def _head(word: str, width: int, size: int) -> int:
-    """Number of characters of a too long word for this line, ending at a separator if there is one near the end."""
-    low, high = 1, len(word)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if text_width(word[:middle], size) <= width else (low, middle - 1)
-    separators = [place + 1 for place in range(low // 2, low) if word[place] in BREAK_AFTER]
-    return separators[-1] if separators else low
+    """Pieces of a word too long for a line, each ending at a separator if there is one in its second half."""
+    if text_width(word, size) <= width or len(word) == 1:
+        return [word]
+    head = max(1, bisect_right(range(1, len(word) + 1), width, key=lambda count: text_width(word[:count], size)))
+    separators = [place + 1 for place in range(head // 2, head) if word[place] in BREAK_AFTER]
+    head = separators[-1] if separators else head
+    return [word[:head], *_break_word(word[head:], width, size)]
 
 
 def draw_text(
