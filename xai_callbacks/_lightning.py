@@ -41,35 +41,21 @@ class _Inherited:
 
 
 def _inherited(bases: tuple[type, ...], trainers: tuple[type, ...]) -> dict[str, _Inherited]:
-    """A choice for each method of which the packages have different versions."""
+    """A choice for each method of which the packages have different versions, but construction."""
     found = {}
-    for name in dir(bases[0]):
+    for name in set(dir(bases[0])) - {"__init__"}:
         methods = [inspect.getattr_static(base, name, None) for base in bases]
-        if len({id(method) for method in methods}) > 1 and all(isinstance(method, FunctionType) for method in methods):
+        if len(set(map(id, methods))) > 1 and all(isinstance(method, FunctionType) for method in methods):
             found[name] = _Inherited(tuple(zip(trainers, methods, strict=True)))
-    # Construction is no choice: each package sets up its own.
-    found.pop("__init__", None)
     return found
 
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
 else:
-    Callback = type(
-        "Callback",
-        _bases("Callback"),
-        {"__doc__": "Base of our callbacks, at home in `pytorch_lightning` and `lightning`."},
-    )
-    # A base, and an annotation: users may bring modules of either package.
-    LightningModule = type(
-        "LightningModule",
-        _bases("LightningModule"),
-        {
-            **_inherited(_bases("LightningModule"), _bases("Trainer")),
-            "__doc__": "Base of our reference modules, at home in `pytorch_lightning` and `lightning`.",
-            # What is handed on is Lightning's, and no public surface of ours.
-            "__module__": _bases("LightningModule")[0].__module__,
-        },
-    )
-    # Only for annotations.
-    Trainer = Any
+    Callback = type("Callback", _bases("Callback"), {"__doc__": "Base of our callbacks, at home in both packages."})
+    _modules = _bases("LightningModule")
+    # What is handed on is Lightning's, and no public surface of ours.
+    _own = {"__doc__": "Base of our modules, at home in both packages.", "__module__": _modules[0].__module__}
+    LightningModule = type("LightningModule", _modules, {**_inherited(_modules, _bases("Trainer")), **_own})
+    Trainer = Any  # only for annotations: users may bring any of the two

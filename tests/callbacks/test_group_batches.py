@@ -1,4 +1,4 @@
-"""Labels and cues in validation batches of all kinds, and what is kept of logits."""
+"""Labels and cues in validation batches of all kinds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from xai_callbacks import ConfigurationError
-from xai_callbacks.callbacks.answer_store import AnswerStore
+from tests.callbacks.grouped import fit, shown
+from xai_callbacks import ConfigurationError, GroupAccuracy
+from xai_callbacks.callbacks import group_accuracy
 from xai_callbacks.callbacks.batches import read_integers, read_labels
-from xai_callbacks.metrics.group_sums import Answers
 
 Pair = namedtuple("Pair", ["image", "target", "place"])
 META = SimpleNamespace(place=torch.tensor([1, 0]))
@@ -76,20 +76,12 @@ def test_missing_labels_list_what_the_batch_has():
         read_labels({"image": 3}, None)
 
 
-def test_answers_do_not_depend_on_how_batches_fill_the_buffer():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(5_000, 700, generator=generator)
-    labels, cues = (torch.randint(high, (5_000,), generator=generator) for high in (700, 3))
-    store = AnswerStore()
-    for size in (7, 1_400, 2_000, 90, 1_503):  # the buffer holds 1,497
-        start = 0 if store.all() is None else len(store.all().labels)
-        rows = slice(start, start + size)
-        store.add(logits[rows], labels[rows], cues[rows])
+def test_values_do_not_depend_on_how_many_batches_wait(tmp_path, monkeypatch):
+    def values(waiting):
+        monkeypatch.setattr(group_accuracy, "_WAITING", waiting)
+        one, _ = fit(tmp_path / str(waiting), GroupAccuracy(2, min_count=1, each=False), max_epochs=1)
+        return shown(one)
 
-    found = store.all()
-    assert torch.equal(found.labels, labels)
-    assert torch.equal(found.cues, cues)
-    for given, wanted in zip(found.answers, Answers.of(logits, labels), strict=True):
-        assert torch.equal(given, wanted)
-    store.clear()
-    assert store.all() is None
+    together = values(2**20)
+    for waiting in (0, 4 * 3 * 2):  # each batch by itself, and three at a time
+        assert values(waiting) == pytest.approx(together, rel=1e-6, nan_ok=True)

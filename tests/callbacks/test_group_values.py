@@ -148,7 +148,7 @@ def test_number_of_cues_is_learnt_and_never_falls(tmp_path):
 
     images, labels, cues = parts(12)
     fit(tmp_path, GroupAccuracy(2, each=True, min_count=1), Later(), val=data(images, labels, cues), max_epochs=3)
-    empty = [float(row["audit/group/empty"]) for row in rows(tmp_path) if "audit/group/empty" in row]
+    empty = [float(row["audit/group/excluded"]) for row in rows(tmp_path) if "audit/group/excluded" in row]
     # Three labels: two cues, then a third alone, then the second alone of three.
     assert empty == [0, 6, 6]
 

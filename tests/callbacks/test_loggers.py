@@ -49,7 +49,7 @@ def test_prefix_of_the_logger_reaches_scalars_and_their_page(tmp_path):
     events = read_events(tmp_path / "tb")
     assert scalar_steps(events, "mine-audit/confidence") == [0, 3]
     page = events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]
-    assert b"mine-audit/confidence" in page
+    assert b"mine-audit/accuracy" in page
 
 
 class FullDisk(type(csv_logger("unused"))):

@@ -104,7 +104,7 @@ def test_the_settings_of_an_auditor_stay_and_what_watches_shortcuts_is_added():
     made = ShortcutMonitor(given, [patch(), TintCue(COLOURS, NAMES)]).auditor
     assert (made.questions, made.explainers, made.chunk_size) == (given.questions, given.explainers, 5)
     assert [score.name for score in made.novelty] == ["energy"]
-    assert [trial.name for trial in made.trials] == ["cue/patch", "cue/tint", "region/spurious"]
+    assert [trial.name for trial in made.trials] == ["cue/patch", "cue/tint"]
     plain = ShortcutMonitor(leaning_probes(), patch())
     assert plain.auditor.questions == (Why(), Why("label"))
     assert plain.auditor.novelty == ()
@@ -133,12 +133,12 @@ def test_the_alarm_is_said_once_as_a_warning(run):
     said = [sentence for sentence in run.console.warnings() if sentence.startswith("audit: ")]
 
     assert len(said) == 2
-    assert said[0].startswith("audit: Watch the cue 'patch': it raises the probability of its class by 0.21")
-    assert said[1] == (
-        "audit: Alarm: the model answers by the cue 'patch': it raises the probability of its class by 0.39 "
-        f"[0.39, 0.39], above {AlarmRule().threshold:g} at 2 consecutive audits; from epoch 2; last clean audit: "
-        "epoch 1."
-    )
+    assert said[0].startswith("audit: Watch the cue 'patch' (the region 'spurious'")
+    assert "it moves the probability of its label by 0.21 [" in said[0]
+    assert said[1].startswith("audit: Alarm: the model answers by the cue 'patch' (the region 'spurious'")
+    assert "it moves the probability of its label by 0.39 [" in said[1]
+    since = f"beyond {AlarmRule().threshold:g} at 2 consecutive audits; from epoch 2 (0–2); last clean audit: epoch 1."
+    assert since in said[1]
 
 
 def test_the_hook_is_called_once_with_the_finding(run):
@@ -172,7 +172,8 @@ def test_findings_are_texts_in_tensorboard(run):
     found = [text.replace("\\", "") for text in texts(run.events, "audit/findings")]
 
     assert len(found) == 5
-    assert "- **no evidence** No evidence for the cue 'patch', of the cues tested" in found[0]
+    assert "- **no evidence** No evidence for the cue 'patch' (the region" in found[0]
+    assert "just as it was painted" in found[0]
     assert found[-1].startswith("- **alarm** Alarm: the model answers by the cue 'patch'")
     assert all(sentence in found[-1] for sentence in EXPECTED)
 
@@ -252,7 +253,7 @@ def test_a_trial_that_raises_leaves_the_rest_and_warns_once(tmp_path):
     events = read_events(tmp_path / "tb")
     assert scalar_steps(events, "audit/cue/mark/effect") == STEPS[:2]
     assert scalar_steps(events, "audit/gradcam/why/relevance_mass/spurious") == STEPS
-    assert scalar_steps(events, "audit/region/spurious/drop") == STEPS
+    assert scalar_steps(events, "audit/accuracy") == STEPS
     assert image_steps(events, next(tag for tag in events.Tags()["images"] if tag.startswith("audit_panel"))) == STEPS
     assert math.isnan(one.callback_metrics["audit/alarm/cue/mark"])
     assert callback.last_record.findings[0].sentence == "The cue 'mark' was not tested at this audit."

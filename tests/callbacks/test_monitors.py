@@ -7,7 +7,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from tests.callbacks.runs import BATCHES, audit_warnings, caught, fit, rows
 from tests.tiny import tiny_probes
-from xai_callbacks import AuditCallback, Schedule
+from xai_callbacks import AuditCallback, Schedule, ValidationNovelty
 
 MASS = "audit/gradcam/why_not_certain/relevance_mass/core"
 
@@ -59,6 +59,19 @@ def test_monitors_of_audits_at_each_validation_and_of_other_names_are_not_warned
     fit(
         tmp_path, AuditCallback(tiny_probes(), max_panels=0, schedule=Schedule(every_n_train_steps=3)), rare, checkpoint
     )
+
+
+@pytest.mark.parametrize("probes", [True, False])
+def test_monitors_of_what_a_watch_sees_at_each_validation_are_not_warned_of(tmp_path, probes):
+    """Also where the probes are found later."""
+    checkpoint = ModelCheckpoint(tmp_path, monitor="audit/validation/novelty/gradnorm")
+    audit = AuditCallback(
+        tiny_probes() if probes else None, watches=[ValidationNovelty()], max_panels=0, on_error="raise",
+        schedule=Schedule(every_n_epochs=2),
+    )  # fmt: skip
+    with caught() as found:
+        fit(tmp_path, audit, checkpoint)
+    assert audit_warnings(found) == []
 
 
 def test_early_stopping_can_monitor_an_audit(tmp_path):

@@ -171,6 +171,17 @@ def test_an_audit_after_the_checkpoint_at_its_step_is_not_doubled(tmp_path):
     assert steps[-2:] == [7, 11]
 
 
+def test_a_damaged_record_is_told_once_at_resume(tmp_path, caplog):
+    path = saved(tmp_path, AuditCallback(tiny_probes(), max_panels=0))
+    (tmp_path / "csv" / "audit" / "history" / "audit_000001.safetensors").write_bytes(b"damaged")
+    resumed = AuditCallback(tiny_probes(), max_panels=0, on_error="raise")
+    fit(tmp_path, resumed, ckpt_path=path, max_epochs=4)
+    told = [each.getMessage() for each in caplog.records if "audit_000001.safetensors" in each.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("audit: ")
+    assert [each.step for each in resumed.history] == [0, 7, 11, 15]
+
+
 CUE = PatchCue([1.0, 0.0, 0.0], points_to=0)
 GIVEN = {
     "trial": (lambda: {"trials": [CueTrial(CUE)]}, list),

@@ -164,7 +164,7 @@ def test_pictures_of_a_cue_and_of_clusters_need_heatmaps_and_are_left_out(tmp_pa
     one, _ = fit(tmp_path, ShortcutMonitor(probes(masks=masks), carried, max_panels=1, on_error="raise"))
     events = read_events(tmp_path / "tb")
 
-    assert scalar_steps(events, EFFECT) == scalar_steps(events, "audit/region/spurious/drop") == STEPS
+    assert scalar_steps(events, EFFECT) == STEPS
     assert scalar_steps(events, "audit/edges/relevance_mass/spurious") == STEPS
     assert not [
         tag for tag in events.Tags()["images"] if tag.startswith(("audit_summary/cue", "audit_summary/clusters"))

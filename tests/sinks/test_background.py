@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import os
-import pickle
 import threading
 import time
 
@@ -59,17 +56,6 @@ class Failing(Kept):
             next(iter(pictures))
             raise self.error
         super().write(record, pictures)
-
-
-class Steps(Sink):
-    """Can be copied at any time."""
-
-    def __init__(self):
-        self.steps = []
-
-    def write(self, record, pictures):
-        list(pictures)
-        self.steps.append(record.step)
 
 
 def draw(history):
@@ -234,6 +220,18 @@ def test_a_blocked_sink_holds_up_neither_training_nor_the_others_and_is_named():
     assert blocked.steps == [0, 9]  # it came back
 
 
+def test_the_oldest_of_those_that_wait_is_dropped():
+    slow = Gated()
+    background = Background([slow], draw, capacity=2)
+    audits(background, [0])
+    assert slow.begun.wait(TIMEOUT)
+    audits(background, range(1, 5))
+    slow.gate.set()
+    background.drain()
+    assert slow.steps == [0, 3, 4]
+    assert messages(background) == ["Pictures of 2 audits were dropped, because Gated is slow or blocked."]
+
+
 def test_of_a_slow_sink_nothing_is_lost_at_the_end():
     slow = Gated()
     background = Background([slow], draw)
@@ -246,7 +244,7 @@ def test_of_a_slow_sink_nothing_is_lost_at_the_end():
     assert background.errors() == []
 
 
-def test_where_no_thread_can_be_started_nothing_else_is_lost(monkeypatch):
+def test_where_no_thread_can_be_started_that_is_raised_and_nothing_is_lost(monkeypatch):
     def refuse(thread):
         raise RuntimeError("can't start new thread")
 
@@ -254,12 +252,12 @@ def test_where_no_thread_can_be_started_nothing_else_is_lost(monkeypatch):
     background = Background([sink], draw)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        audits(background, [1])
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            audits(background, [1])
         background.drain()
-    assert messages(background) == ["Kept failed: RuntimeError: can't start new thread."]
     audits(background, [2])
     background.drain()
-    assert sink.steps == [2]
+    assert sink.steps == [1, 2]
 
 
 def test_no_thread_is_left_when_all_is_written():
@@ -277,46 +275,6 @@ def test_draining_and_closing_an_unused_one():
     background.close()
     assert sink.closed == 2
     assert background.errors() == []
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda given: pickle.loads(pickle.dumps(given))])
-def test_copies_have_threads_of_their_own(copied):
-    sink = Steps()
-    background = Background([sink], draw)
-    audits(background, [1])
-    twin = copied(background)
-    background.drain()
-    audits(twin, [2])
-    twin.drain()
-    assert twin.errors() == []
-    assert sink.steps == [1]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_fork_while_a_sink_writes_goes_on_by_itself(tmp_path):
-    class ToFile(Gated):
-        def write(self, record, pictures):
-            if os.getpid() == parent:
-                super().write(record, pictures)
-            else:
-                (tmp_path / str(record.step)).touch()
-
-    parent, sink = os.getpid(), ToFile()
-    background = Background([sink], draw)
-    audits(background, [1])
-    assert sink.begun.wait(TIMEOUT)
-    child = os.fork()
-    if child == 0:
-        background.close(timeout=5)
-        audits(background, [2])
-        background.drain(timeout=5)
-        os._exit(0)
-    os.waitpid(child, 0)
-    sink.gate.set()
-    background.drain()
-    assert [path.name for path in tmp_path.iterdir()] == ["2"]
-    assert sink.steps == [1]
 
 
 def test_a_writer_that_ends_the_thread_once_costs_one_audit(tmp_path):

@@ -11,7 +11,7 @@ from tests.sinks.given import a_picture, a_record, alike, decoded
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.history import evenly_spaced
 from xai_callbacks.sinks import FolderSink
-from xai_callbacks.sinks.words import tag_path
+from xai_callbacks.sinks.base import tag_path
 
 
 def files(folder):

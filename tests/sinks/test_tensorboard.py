@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from torch.utils.tensorboard import SummaryWriter
 
-from tests.sinks.given import FULL, PLAIN, a_picture, a_record, decoded
+from tests.sinks.given import ALARM, FULL, PLAIN, a_picture, a_record, decoded
 from tests.tiny import image_steps, read_events, scalar_steps
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.record import Estimate
-from xai_callbacks.sinks import TensorBoardSink, layout
+from xai_callbacks.sinks import TensorBoardSink
+from xai_callbacks.sinks.scalars import key_charts
 
 
 def written(folder, records, pictures=(), **options):
@@ -124,16 +126,16 @@ def test_findings_are_text_the_most_alarming_first(tmp_path):
     )
 
 
-def test_the_page_of_charts_is_written_once_and_again_when_metrics_join(tmp_path):
-    more = a_record(3, metrics={**a_record().metrics, "gradcam/why/drift": PLAIN})
+def test_the_page_of_charts_is_written_once_and_again_when_key_metrics_join(tmp_path):
+    joins = dataclasses.replace(ALARM, about="gradcam/why/relevance_mass/core", threshold=None)
+    more = a_record(3, findings=(joins,))
     events = written(tmp_path, [a_record(1), a_record(2), more, a_record(4)])
     first, second = pages(events)
-    assert first == {
-        category: {title: tags for title, (_, tags) in charts.items()}
-        for category, charts in layout(a_record()).items()
-    }
-    # It stays although the fourth audit has no value for it.
-    assert second["audit: gradcam why"]["why, drift"] == ["audit/gradcam/why/drift"]
+    assert first == {"audit: key metrics": {title: tags for title, (_, tags) in key_charts(a_record()).values()}}
+    # They stay although the third audit says nothing of them, and the fourth nothing of its own.
+    assert list(second["audit: key metrics"]) == [
+        *first["audit: key metrics"], "gradcam/why/relevance_mass/core (chance 0.1)",
+    ]  # fmt: skip
     tags = {tag for charts in second.values() for tags in charts.values() for tag in tags}
     assert tags <= set(events.Tags()["scalars"])
 
@@ -142,7 +144,7 @@ def test_tags_begin_with_name_and_prefix(tmp_path):
     events = written(tmp_path, [a_record()], tag_prefix="run7-", name="night", scalars=False)
     assert events.Tags()["histograms"] == ["night_summary/scores_gradnorm"]
     (page,) = pages(events)
-    assert page["night: key metrics"]["share of probes that are right (threshold 0.2)"] == ["run7-night/accuracy"]
+    assert page["night: key metrics"]["accuracy (threshold 0.2)"] == ["run7-night/accuracy"]
 
 
 def test_an_error_of_the_writer_is_raised(tmp_path):

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, Subset
 
 from xai_callbacks._lightning import LightningModule, Trainer
 from xai_callbacks.audit import Auditor
-from xai_callbacks.callbacks.quiet import without_logging
+from xai_callbacks.callbacks.notices import without_logging
 from xai_callbacks.errors import ConfigurationError, XAICallbacksError
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.randomness import isolated_rng
@@ -21,10 +21,11 @@ from xai_callbacks.randomness import isolated_rng
 __all__ = ["attached"]
 
 # Probes wanted, and items looked at to find them in every class.
-_PROBES, _SAMPLED = 64, 256
-_SEED = 0
-_IMAGES = ("image", "images", "img", "x", "pixel_values", "input", "inputs", "data")
-_LABELS = ("label", "labels", "target", "targets", "y", "class")
+_PROBES, _SAMPLED, _SEED = 64, 256, 0
+_NAMES = {
+    "image": ("image", "images", "img", "x", "pixel_values", "input", "inputs", "data"),
+    "label": ("label", "labels", "target", "targets", "y", "class"),
+}
 
 
 def attached(trainer: Trainer, module: LightningModule, saved: Path | None) -> Auditor:
@@ -32,12 +33,7 @@ def attached(trainer: Trainer, module: LightningModule, saved: Path | None) -> A
 
     Neither loaders nor random streams are touched: items are taken from the dataset itself. If the module's `forward`
     does not take images, the first of its parts that does is audited. A collective operation: all processes audit, or
-    none, as each audit has them agree.
-
-    Args:
-        trainer: The trainer, whose loaders are set up.
-        module: The module that it fits.
-        saved: File of the probes that the run had before it was resumed; read if it is there.
+    none, as each audit has them agree. Probes that a resumed run had before are read from the file `saved`.
 
     Raises:
         ConfigurationError: There is no dataset that can be indexed, or no part of the module takes its images; here or
@@ -50,25 +46,23 @@ def attached(trainer: Trainer, module: LightningModule, saved: Path | None) -> A
     except Exception as error:  # raised again below
         failed = error
     agreed = trainer.strategy.reduce_boolean_decision(auditor is not None, all=True)
-    if failed is not None:
-        raise failed
     if auditor is None or not agreed:
-        raise ConfigurationError("Expected all processes to find probes and a model, but another one could not.")
+        raise failed or ConfigurationError("Expected all processes to find probes and a model, but another could not.")
     return auditor
 
 
 def _drawn(trainer: Trainer) -> ProbeSet:
-    errors = []
+    first: XAICallbacksError | None = None
     for dataset in _datasets(trainer):
         try:
             return _probes_of(dataset)
         except XAICallbacksError as error:
-            errors.append(error)
-    if errors:
+            first = first or error
+    if first is not None:
         raise ConfigurationError(
-            f"Expected probes in the trainer's own data, but they cannot be read: {errors[0]} Build them yourself, as "
-            "in AuditCallback(ProbeSet.from_dataset(dataset, fields={...}))."
-        ) from errors[0]
+            f"Expected probes in the trainer's own data, but they cannot be read: {first} Build them yourself, as in "
+            "AuditCallback(ProbeSet.from_dataset(dataset, fields={...}))."
+        ) from first
     raise ConfigurationError(
         "Expected a validation or training dataset that can be indexed, from which to draw probes, but got none. Pass "
         "probes, as in AuditCallback(ProbeSet.from_tensors(images, labels))."
@@ -77,43 +71,34 @@ def _drawn(trainer: Trainer) -> ProbeSet:
 
 def _datasets(trainer: Trainer) -> Iterator[Any]:
     """Map-style datasets, those of validation first."""
-    for loaders in (trainer.val_dataloaders, trainer.train_dataloader):
-        for loader in tree_leaves(loaders):
-            dataset = getattr(loader, "dataset", None)
-            if (
-                hasattr(dataset, "__getitem__")
-                and hasattr(dataset, "__len__")
-                and not isinstance(dataset, IterableDataset)
-            ):
-                yield dataset
+    for loader in tree_leaves([trainer.val_dataloaders, trainer.train_dataloader]):
+        dataset = getattr(loader, "dataset", None)
+        indexed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+        if indexed and not isinstance(dataset, IterableDataset):
+            yield dataset
 
 
 def _probes_of(dataset: Any) -> ProbeSet:
-    count = len(dataset)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(_SEED))[:_SAMPLED].sort().values.tolist()
+    generator = torch.Generator().manual_seed(_SEED)
+    order = torch.randperm(len(dataset), generator=generator)[:_SAMPLED].sort().values.tolist()
     with isolated_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes with few images, which are as many as there are
         sample = Subset(dataset, order)
-        fields = _fields(sample[0])
-        names = None
-        one = ProbeSet.from_dataset(sample, per_class=1, seed=_SEED, fields=fields)
+        given: dict[str, Any] = {"seed": _SEED, "fields": _fields(sample[0])}
+        one = ProbeSet.from_dataset(sample, per_class=1, **given)
         if one.targets is not None and one.targets.ndim == 1 and bool(((one.targets == 0) | (one.targets == 1)).all()):
-            names = ["0", "1"]  # of one logit, which is trained on floats
-            one = ProbeSet.from_dataset(sample, per_class=1, seed=_SEED, fields=fields, class_names=names)
+            given["class_names"] = ["0", "1"]  # of one logit, which is trained on floats
+            one = ProbeSet.from_dataset(sample, per_class=1, **given)
         if len(one) >= _PROBES:
             return one.select(torch.linspace(0, len(one) - 1, _PROBES).long().tolist())
-        each = -(-_PROBES // len(one))
-        return ProbeSet.from_dataset(sample, per_class=each, seed=_SEED, fields=fields, class_names=names)
+        return ProbeSet.from_dataset(sample, per_class=-(-_PROBES // len(one)), **given)
 
 
 def _fields(item: object) -> dict[str, str] | None:
     """Where images and labels are in an item that is a mapping; None where `ProbeSet` knows."""
     if not isinstance(item, Mapping):
         return None
-    found = {
-        kind: next((name for name in names if name in item), "")
-        for kind, names in (("image", _IMAGES), ("label", _LABELS))
-    }
+    found = {kind: next((name for name in names if name in item), "") for kind, names in _NAMES.items()}
     return {kind: name for kind, name in found.items() if name} or None
 
 

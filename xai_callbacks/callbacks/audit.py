@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from xai_callbacks._lightning import Callback, LightningModule, Trainer
 from xai_callbacks.audit import Auditor
 from xai_callbacks.callbacks.attaching import attached
 from xai_callbacks.callbacks.delivery import MISSING, Delivery, as_tensors
-from xai_callbacks.callbacks.neighbours import averages_weights, check_neighbours, check_strategy, has_lazy_parameters
-from xai_callbacks.callbacks.notices import Notices, OnError
-from xai_callbacks.callbacks.outlets import Outlets
-from xai_callbacks.callbacks.quiet import progress, without_logging
-from xai_callbacks.callbacks.run import PROBES, Run, folder_of
+from xai_callbacks.callbacks.neighbours import averages_weights, check_trainer, has_lazy_parameters, warn_of_neighbours
+from xai_callbacks.callbacks.notices import Notices, OnError, progress, without_logging
+from xai_callbacks.callbacks.run import PROBES, Run, checkpoint_of, folder_of
 from xai_callbacks.callbacks.schedule import Schedule, step_of
-from xai_callbacks.callbacks.watch import Watch
-from xai_callbacks.callbacks.watching import Watching
-from xai_callbacks.errors import (
-    ConfigurationError,
-    XAICallbacksError,
-    require_instance,
-    require_integer,
-    require_name,
-)
+from xai_callbacks.callbacks.watch import Seen, Watch
+from xai_callbacks.errors import ConfigurationError, XAICallbacksError, require_instance, require_integer, require_name
 from xai_callbacks.history import History
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, Estimate, Key
@@ -119,27 +111,21 @@ class AuditCallback(Callback):
             require_instance(argument, [] if given is None else given, (list, tuple), "a list, even of one")
             for each in given or ():
                 require_instance(argument, each, kind, f"a list of {kind.__name__} instances")
-        if schedule is not None:
-            require_instance("schedule", schedule, Schedule, "a Schedule, such as Schedule(every_n_epochs=2)")
-        self.auditor: Auditor | None = None
-        if probes is not None:
-            self.auditor = probes if isinstance(probes, Auditor) else Auditor(probes)
-        self.rules = as_rules([AlarmRule()] if rules is None else rules)
         self.schedule = Schedule() if schedule is None else schedule
+        require_instance("schedule", self.schedule, Schedule, "a Schedule, such as Schedule(every_n_epochs=2)")
+        self.auditor = probes if probes is None or isinstance(probes, Auditor) else Auditor(probes)
+        self.rules = as_rules([AlarmRule()] if rules is None else rules)
+        self.watches = tuple(watches or ())
         self.name, self.on_error, self.max_panels = name, on_error, max_panels
         self._automatic, self._failed = probes is None, False
         self._chosen = rules is not None
         self._run, self._notices = Run(), Notices()
-        self._watching = Watching(watches or (), self._notices, on_error)
-        if self.auditor is not None:
-            self._watching.keys(self.auditor)  # says now what does not suit the probes
+        self._watched()  # says now what does not suit the probes
         self._delivery = Delivery(
-            self._run, self._notices, Outlets(sinks, max_panels, name), self.rules, name=name, on_error=on_error
+            self._run, self._notices, self.rules, sinks, max_panels=max_panels, name=name, on_error=on_error
         )
         self._loaded: dict[str, Any] | None = None
         self._audited_at: tuple[int, int] | None = None
-        # What the validation showed at whose end an audit takes place, for its record to hold as well.
-        self._seen: dict[str, Estimate] = {}
         self._validated: dict[str, float] = {}
 
     @property
@@ -162,19 +148,16 @@ class AuditCallback(Callback):
         """Declarations of all metrics that audits of this run may have."""
         if self.auditor is None:
             return ()
-        seen = self._watching.keys(self.auditor)
-        return (*self.auditor.keys, *seen, *(key for rule in self.rules for key in rule.keys))
+        return (*self.auditor.keys, *self._watched(), *(key for rule in self.rules for key in rule.keys))
 
     # Hooks, in the order in which Lightning calls them.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot work with the trainer's strategy and other callbacks; warn of what may surprise."""
-        if str(getattr(stage, "value", stage)) == "fit":
+        """Refuse what cannot work with the trainer's strategy and other callbacks."""
+        if stage == "fit":
+            check_trainer(trainer, self, AuditCallback)
             if self._automatic:
                 self.auditor, self._failed = None, False
-            check_strategy(trainer)
-            seen = () if self.auditor is None else self._watching.keys(self.auditor)
-            check_neighbours(trainer, self, AuditCallback, rare=self.schedule.rare, watched=seen)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the layer, so that mistakes come to light before training."""
@@ -187,15 +170,15 @@ class AuditCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit the untrained model; a resumed run goes on with what it knew."""
         self._attach(trainer, pl_module)
+        if self.auditor is not None:
+            warn_of_neighbours(trainer, self, self.name, self.schedule.rare, self._watched())
         state, self._loaded = self._loaded, None
         resumed = trainer.global_step > 0
-        if not resumed:
-            self._begin_anew(trainer)
-        elif state is not None:
+        if resumed and state is not None:
             self._resume(trainer, state)
             with self._notices.forgiving("warn", "The checkpoint of the last audit was not noted."):
                 self._run.note_loaded(trainer, pl_module)
-        elif self.history.last is None or self._run.trainer != id(trainer):
+        elif not resumed or self.history.last is None or self._run.trainer != id(trainer):
             self._begin_anew(trainer)
         self._keep_probes(trainer)
         if resumed:
@@ -203,7 +186,7 @@ class AuditCallback(Callback):
             trainer.callback_metrics.update(as_tensors(self._delivery.published | self._validated))
             self._audited_at = (trainer.global_step, -1)
         elif self.schedule.at_start:
-            self._audit(trainer, pl_module, step_of(trainer), untrained=True)
+            self._audit(trainer, pl_module, step_of(trainer))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -214,17 +197,18 @@ class AuditCallback(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to look on."""
-        if _is_fitting(trainer) and self._watching.watches:
+        if trainer.state.fn == "fit" and self.watches:
             self._attach(trainer, pl_module)
-            if self.auditor is not None:
-                self._watching.begin(pl_module, self.auditor)
+            if (auditor := self.auditor) is not None:
+                with without_logging(pl_module):
+                    self._each(lambda watch: watch.begin(pl_module, auditor))
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Look at the batch."""
-        if _is_fitting(trainer):
-            self._watching.before(batch, dataloader_idx)
+        if trainer.state.fn == "fit":
+            self._each(lambda watch: watch.before(batch, dataloader_idx))
 
     def on_validation_batch_end(
         self,
@@ -236,22 +220,22 @@ class AuditCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take what the batch brought."""
-        if _is_fitting(trainer):
-            self._watching.after(outputs)
+        if trainer.state.fn == "fit":
+            self._each(lambda watch: watch.after(outputs))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit what validation has just measured."""
-        if not _is_fitting(trainer):
+        if trainer.state.fn != "fit":
             return
         if trainer.sanity_checking:
-            self._watching.check()
+            for watch in self.watches:
+                watch.check()
             return
-        self._seen = self._look_back(trainer)
+        seen = self._look_back(trainer)
         if self.schedule.epoch_is_due(trainer.current_epoch):
-            self._audit(trainer, pl_module, step_of(trainer))
+            self._audit(trainer, pl_module, step_of(trainer), seen)
         elif self._audited_at is not None and self._audited_at[0] == trainer.global_step:
-            self._delivery.complete(trainer, self._seen, step_of(trainer))
-        self._seen = {}
+            self._delivery.complete(trainer, seen, step_of(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit here where there is no validation."""
@@ -266,15 +250,18 @@ class AuditCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what was seen so far; nothing here may hide the exception."""
-        self._watching.stop()
+        self._each(lambda watch: watch.stop(), on_error="warn")
         with self._notices.forgiving("warn", MISSING):
             self._delivery.drain()
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to continue its history; plain values only."""
-        return {
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save what a resumed run needs to continue its history: plain values, less than 2 MB.
+
+        Not by `state_dict`: Lightning would refuse two audits of one name before `setup` can say what to do.
+        """
+        checkpoint.setdefault("callbacks", {})[self.state_key] = {
             "version": _STATE_VERSION,
-            "run": self._run.state_dict(),
+            "run": {"run": self._run.identity, "history": self.history.state()},
             "published": dict(self._delivery.published),
             "validated": dict(self._validated),
         }
@@ -291,14 +278,13 @@ class AuditCallback(Callback):
 
     def _begin_anew(self, trainer: Trainer) -> None:
         """A new run, as when one callback serves several folds, has nothing to do with the one before."""
-        self._audited_at = None
-        self._seen, self._validated, self._delivery.published = {}, {}, {}
-        self._watching.forget()
-        self._notices.forget()
+        self._audited_at, self._validated, self._delivery.published = None, {}, {}
+        for watch in self.watches:
+            watch.forget()
+        self._notices.told.clear()
         self._run.begin(trainer, self.name)
 
     def _resume(self, trainer: Trainer, state: dict[str, Any]) -> None:
-        lost = ""
         if state.get("version") == _STATE_VERSION:
             lost = self._run.resume(trainer, self.name, state["run"])
             self._delivery.published, self._validated = dict(state["published"]), dict(state["validated"])
@@ -312,8 +298,8 @@ class AuditCallback(Callback):
         if self.auditor is not None or not self._automatic or self._failed or has_lazy_parameters(module):
             return
         try:
-            known = self._loaded is not None and self._loaded.get("version") == _STATE_VERSION
-            folder = folder_of(self._loaded["run"]) if self._loaded is not None and known else None
+            state = self._loaded or {}
+            folder = folder_of(state["run"]) if state.get("version") == _STATE_VERSION else None
             self.auditor = attached(trainer, module, None if folder is None else folder / PROBES)
         except Exception as error:  # nobody asked for anything in particular: training goes on without audits
             self._failed = True
@@ -325,11 +311,10 @@ class AuditCallback(Callback):
     def _keep_probes(self, trainer: Trainer) -> None:
         """Save probes that were drawn, beside the history, for a resumed run and for comparisons."""
         folder = self._run.folder
-        if not self._automatic or self.auditor is None or folder is None or not trainer.is_global_zero:
-            return
-        with self._notices.forgiving(self.on_error, "The probes could not be saved, training goes on."):
-            if not (folder / PROBES).exists():
-                self.auditor.probes.save(folder / PROBES)
+        if self._automatic and self.auditor is not None and folder is not None and trainer.is_global_zero:
+            with self._notices.forgiving(self.on_error, "The probes could not be saved, training goes on."):
+                if not (folder / PROBES).exists():
+                    self.auditor.probes.save(folder / PROBES)
 
     def _introduce(self, trainer: Trainer) -> None:
         """Say what is audited, and what can never be concluded from it."""
@@ -344,48 +329,58 @@ class AuditCallback(Callback):
 
     # One audit.
 
-    def _audit(self, trainer: Trainer, module: LightningModule, step: int, *, untrained: bool = False) -> None:
+    def _audit(
+        self, trainer: Trainer, module: LightningModule, step: int, seen: Mapping[str, Estimate] | None = None
+    ) -> None:
+        """Audit and deliver, with what was seen in the validation at whose end it takes place."""
         here = (trainer.global_step, trainer.fit_loop.total_batch_idx)
         if self.auditor is None or has_lazy_parameters(module):
             return
         # Validation may be of averaged weights although the step is the same.
         if self._audited_at == here and not averages_weights(trainer):
-            self._delivery.complete(trainer, self._seen, step_of(trainer))
+            self._delivery.complete(trainer, seen or {}, step_of(trainer))
             return
         before, self._audited_at = self._audited_at, here
         with self._notices.forgiving("warn", "The checkpoint of the last audit was not noted."):
-            self._run.note_checkpoint(trainer, None if before is None else before[0])
-        record: AuditRecord | None = None
-        logged: dict[str, float] = {}
-        with self._notices.forgiving(self.on_error):
+            self._run.note(checkpoint_of(trainer, None if before is None else before[0]))
+        record, probes, untrained = None, self.auditor.probes, here[1] < 0  # before the first batch
+        with self._notices.forgiving(self.on_error), without_logging(module), progress(trainer, len(probes)) as bar:
             # Should this audit fail, no monitor must go on reading the numbers of an earlier one.
             self._delivery.publish(trainer, dict.fromkeys(self._delivery.published, math.nan))
-            logged = self._delivery.logged(trainer)
-            with without_logging(module), progress(trainer, len(self.auditor.probes)) as on_progress:
-                record = self.auditor.audit(
-                    module,
-                    step=step,
-                    epoch=trainer.current_epoch,
-                    past=self.history,
-                    untrained=untrained,
-                    on_progress=on_progress,
-                )
-        self._delivery.deliver(trainer, self.auditor.probes, record, self._seen, logged)
+            record = self.auditor.audit(
+                module, step=step, epoch=trainer.current_epoch, past=self.history, untrained=untrained, on_progress=bar
+            )
+        self._delivery.deliver(trainer, probes, record, seen or {})
+
+    # Watches.
+
+    def _watched(self) -> list[Key]:
+        """Declarations of all watches; raises what does not suit the probes."""
+        return [] if self.auditor is None else [key for watch in self.watches for key in watch.keys(self.auditor)]
+
+    def _each(self, act: Callable[[Watch], object], on_error: OnError | None = None) -> None:
+        """Have each watch do something; what one raises costs itself alone."""
+        for watch in self.watches:
+            happened = f"{type(watch).__name__} could not watch the validation set, training goes on."
+            with self._notices.forgiving(on_error or self.on_error, happened):
+                act(watch)
 
     def _look_back(self, trainer: Trainer) -> dict[str, Estimate]:
         """End the watches, log what they saw, and return it."""
-        found = self._watching.end(trainer)
+        found: list[Seen] = []
+        self._each(lambda watch: found.append(watch.end(trainer)))
         metrics = {key: estimate for seen in found for key, estimate in seen.metrics.items()}
         scalars = {f"{self.name}/{key}": estimate.value for key, estimate in metrics.items()}
         # What is not known this time must not be read as of last time.
         self._validated = dict.fromkeys(self._validated, math.nan) | scalars
         trainer.callback_metrics.update(as_tensors(self._validated))
-        with self._notices.forgiving(self.on_error, "A logger failed and training goes on."):
-            self._delivery.log(trainer, AuditRecord(step=step_of(trainer), metrics=metrics))
+        self._delivery.log(trainer, AuditRecord(step=step_of(trainer), metrics=metrics))
         for seen in found:
             for note in seen.notes:
                 self._notices.tell(trainer, f"{type(self).__name__} {note}")
-            self._watching.complain(seen)
+            with self._notices.forgiving(self.on_error, "The validation set could not be watched, training goes on."):
+                if seen.error is not None:
+                    raise seen.error
         return metrics
 
 
@@ -393,7 +388,3 @@ def _validates(trainer: Trainer) -> bool:
     """Whether `fit` validates at all; a loader may turn out to have no batches when it is first asked for them."""
     batches = trainer.num_val_batches
     return trainer.enable_validation and (not batches or sum(batches) > 0)
-
-
-def _is_fitting(trainer: Trainer) -> bool:
-    return str(getattr(trainer.state.fn, "value", trainer.state.fn)) == "fit"

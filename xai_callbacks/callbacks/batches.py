@@ -27,9 +27,8 @@ def read_labels(batch: object, label: BatchReader | None) -> Tensor:
     """
     if label is None:
         named = _named(batch)
-        label = next((name for name in _LABEL_NAMES if name in named), None)
-        if label is None and isinstance(batch, Sequence) and len(batch) >= 2:
-            label = 1
+        second = 1 if isinstance(batch, Sequence) and len(batch) >= 2 else None
+        label = next((name for name in _LABEL_NAMES if name in named), second)
     if label is None:
         raise ConfigurationError(
             f"Expected a batch with labels at index 1, or under one of {', '.join(_LABEL_NAMES)}, but got "
@@ -41,27 +40,22 @@ def read_labels(batch: object, label: BatchReader | None) -> Tensor:
 def read_integers(batch: object, where: BatchReader, argument: str) -> Tensor:
     """One integer an image, `(N,)` int64, on the device where the batch has them.
 
-    Booleans, whole floats, `(N, 1)` and lists will do.
-
-    Args:
-        batch: What the dataloader gave.
-        where: Where in it they are.
-        argument: Name of the argument that says so, for messages.
+    Booleans, whole floats, `(N, 1)` and lists will do. `argument` is named in messages.
 
     Raises:
         ConfigurationError: There is no such thing, or it is something else.
     """
     found = _found(batch, where, argument)
-    if isinstance(found, Tensor) and found.dtype == torch.int64 and found.ndim == 1:
-        return found
     try:
         values = found.detach() if isinstance(found, Tensor) else torch.as_tensor(found)
+        values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+        if values.ndim != 1 or values.is_complex():
+            raise TypeError
     except (TypeError, ValueError, RuntimeError) as error:
-        raise _not_integers(found, where, argument) from error
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1 or values.is_complex():
-        raise _not_integers(found, where, argument)
+        raise ConfigurationError(
+            f"Expected `{argument}={where!r}` to lead to one integer an image, (N,), but got {_describe(found)}. Pass "
+            "a function of the batch that returns them."
+        ) from error
     if values.is_floating_point() and not bool((values == values.trunc()).all()):
         raise ConfigurationError(
             f"Expected `{argument}={where!r}` to lead to whole numbers, but got fractions or NaN. Turn them into "
@@ -79,22 +73,18 @@ def _found(batch: object, where: BatchReader, argument: str) -> object:
                 f"Expected `{argument}`, a function, to read a batch, but it raised {type(error).__name__}: {error}. "
                 f"The batch is {_describe(batch)}."
             ) from error
-    found = batch
-    for part in _parts(batch, where):
-        try:
-            found = _entry(found, part)
-        except (KeyError, IndexError, AttributeError, TypeError) as error:
-            raise ConfigurationError(
-                f"Expected `{argument}` to be a key, index or path in the validation batch, but got {where!r} for "
-                f"{_describe(batch)}. With several validation dataloaders, `dataloader=` chooses one."
-            ) from error
-    return found
-
-
-def _parts(batch: object, where: str | int) -> Sequence[str | int]:
     # A key may hold dots itself.
     whole = isinstance(where, int) or (isinstance(batch, Mapping) and where in batch)
-    return [where] if whole else str(where).split(".")
+    found = batch
+    try:
+        for part in [where] if whole else str(where).split("."):
+            found = _entry(found, part)
+    except (KeyError, IndexError, AttributeError, TypeError) as error:
+        raise ConfigurationError(
+            f"Expected `{argument}` to be a key, index or path in the validation batch, but got {where!r} for "
+            f"{_describe(batch)}. With several validation dataloaders, `dataloader=` chooses one."
+        ) from error
+    return found
 
 
 def _entry(found: object, part: str | int) -> object:
@@ -111,21 +101,12 @@ def _named(batch: object) -> Mapping[Any, object]:
     return batch if isinstance(batch, Mapping) else batch._asdict() if hasattr(batch, "_asdict") else {}
 
 
-def _not_integers(found: object, where: BatchReader, argument: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"Expected `{argument}={where!r}` to lead to one integer an image, (N,), but got {_describe(found)}. Pass a "
-        "function of the batch that returns them."
-    )
-
-
 def _describe(item: object) -> str:
+    kind = type(item).__name__
     if isinstance(item, Tensor):
         return f"a tensor {tuple(item.shape)}"
     if named := _named(item):
-        return (
-            f"a {type(item).__name__} of {{{', '.join(f'{key}: {_describe(value)}' for key, value in named.items())}}}"
-        )
+        return f"a {kind} of {{{', '.join(f'{key}: {_describe(value)}' for key, value in named.items())}}}"
     if isinstance(item, (list, tuple)):
-        shown = ", ".join(_describe(part) for part in item[:6]) + (", ..." if len(item) > 6 else "")
-        return f"a {type(item).__name__} of [{shown}]"
-    return repr(item) if item is None or isinstance(item, (str, int, float)) else f"a {type(item).__name__}"
+        return f"a {kind} of [{', '.join([*map(_describe, item[:6]), *(['...'] if len(item) > 6 else [])])}]"
+    return repr(item) if item is None or isinstance(item, (str, int, float)) else f"a {kind}"

@@ -2,71 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from xai_callbacks._lightning import Trainer
 from xai_callbacks.callbacks.notices import Notices, OnError
-from xai_callbacks.callbacks.outlets import Outlets
 from xai_callbacks.callbacks.run import Run, checkpoint_of
-from xai_callbacks.errors import AuditError, NoveltyError
+from xai_callbacks.errors import AuditError, DroppedError, NoveltyError
+from xai_callbacks.gallery import Gallery
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, Estimate
 from xai_callbacks.rules import Rule, conclude
-from xai_callbacks.sinks import main_scalars
+from xai_callbacks.sinks import Background, FolderSink, Sink, detail_scalars, finite, main_scalars, sink_for
 
 __all__ = ["MISSING", "Delivery", "as_tensors"]
 
-MISSING = "Some pictures of audits are missing."
-"""Told once, whether it shows during a run or at its end."""
-
-_LEFT_OUT = " failed and was left out"
+MISSING = "Some pictures of audits are missing."  # told once, whether it shows during a run or at its end
 
 
 class Delivery:
     """Delivers the records of a run. Each station that fails costs itself alone.
 
-    Args:
-        run: The run, with its history.
-        notices: What was said so far.
-        outlets: Loggers and sinks.
-        rules: What is concluded.
-        name: What all keys begin with.
-        on_error: What happens when a station fails.
-
-    Attributes:
-        published: Values that monitors can read now, by name.
+    Without `sinks` there is one for each logger, and a folder where no logger takes pictures. `published` are the
+    values that monitors can read now, by name.
     """
 
     def __init__(
-        self, run: Run, notices: Notices, outlets: Outlets, rules: Sequence[Rule], *, name: str, on_error: OnError
+        self,
+        run: Run,
+        notices: Notices,
+        rules: Sequence[Rule],
+        sinks: Sequence[Sink] | None,
+        *,
+        max_panels: int,
+        name: str,
+        on_error: OnError,
     ) -> None:
-        self._run, self._notices, self._outlets, self._rules = run, notices, outlets, tuple(rules)
-        self._name, self._on_error = name, on_error
-        self.published: dict[str, float] = {}
+        self._run, self._notices, self._rules, self._sinks = run, notices, rules, sinks
+        self._max_panels, self._name, self._on_error = max_panels, name, on_error
         self._probes: ProbeSet | None = None
+        self._background: Background | None = None
+        self.published: dict[str, float] = {}
 
     def deliver(
-        self,
-        trainer: Trainer,
-        probes: ProbeSet,
-        record: AuditRecord | None,
-        seen: Mapping[str, Estimate],
-        logged: Mapping[str, float],
+        self, trainer: Trainer, probes: ProbeSet, record: AuditRecord | None, seen: Mapping[str, Estimate]
     ) -> None:
-        """Deliver one audit. A collective operation where there are rules, also after an audit that failed.
+        """Deliver an audit, or None for one that failed. A collective operation.
 
-        Args:
-            trainer: The trainer.
-            probes: The probe set.
-            record: The audit; None if it failed.
-            seen: What the validation showed at whose end it took place, which is published and logged already.
-            logged: What the run itself had logged.
+        `seen` is what the validation showed at whose end it took place, which is published and logged already.
         """
-        self._probes = probes
-        stop = False
+        self._probes, stop, logged = probes, False, dict[str, float]()
+        with self._notices.forgiving(self._on_error):
+            logged = self._logged(trainer)
         if record is not None:
             for note in record.notes:
                 self._notices.tell(trainer, f"{self._name}: {note}")
@@ -86,28 +76,40 @@ class Delivery:
         A collective operation where there are rules, also where the audit, or what looked on, failed in this process.
         """
         last, stop = self._run.history.last, False
-        if seen and last is not None and last.step == step and self._probes is not None:
+        if seen and last is not None and last.step == step:
             record = replace(last, metrics={**last.metrics, **seen}, findings=())
             stop = self._concluded(trainer, record, seen, again=True)
         self._agree_to_stop(trainer, stop)
-
-    def logged(self, trainer: Trainer) -> dict[str, float]:
-        """What the run itself has logged, but for what is NaN; may be a collective operation."""
-        own = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith(f"{self._name}/")}
-        return {key: float(value) for key, value in own.items() if value.numel() == 1 and value.isfinite()}
 
     def publish(self, trainer: Trainer, values: dict[str, float]) -> None:
         """Let monitors read some values from now on."""
         self.published = values
         trainer.callback_metrics.update(as_tensors(values))
 
-    def log(self, trainer: Trainer, record: AuditRecord) -> None:
-        """Log numbers alone."""
-        self._outlets.log(trainer, record)
+    def log(self, trainer: Trainer, record: AuditRecord, *, logged: Container[str] = ()) -> None:
+        """Log the numbers of a record to every logger, but for metrics that are `logged` already."""
+        new = {key: each for key, each in record.metrics.items() if key not in logged}
+        scalars = main_scalars(replace(record, metrics=new), self._name) | detail_scalars(record, self._name)
+        for logger in trainer.loggers if scalars else ():  # an empty row would stand among the user's own
+            with self._notices.forgiving(self._on_error, "A logger failed and training goes on."):
+                logger.log_metrics(finite(scalars), step=record.step)
+                logger.save()
 
     def drain(self) -> None:
-        """Wait for the pictures."""
-        self._outlets.drain()
+        """Wait for the pictures, for a time, and let go of the sinks; raises the first error of one."""
+        background, self._background = self._background, None
+        if background is not None:
+            background.close()
+            _raise_first(background)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without threads."""
+        return {**self.__dict__, "_background": None}
+
+    def _logged(self, trainer: Trainer) -> dict[str, float]:
+        """What the run itself has logged, but for what is NaN; may be a collective operation."""
+        own = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith(f"{self._name}/")}
+        return {key: float(value) for key, value in own.items() if value.numel() == 1 and value.isfinite()}
 
     def _concluded(self, trainer: Trainer, record: AuditRecord, seen: Mapping[str, Estimate], *, again: bool) -> bool:
         """Let the rules conclude and deliver the record; whether training should stop."""
@@ -122,21 +124,39 @@ class Delivery:
                 history.replace_last(metrics=record.metrics, findings=record.findings, failed=record.failed)
             else:
                 history.append(record)
-        with self._notices.forgiving(self._on_error, "A logger failed and training goes on."):
-            self._outlets.log(trainer, record, logged=seen)
-        if not again and self._probes is not None:
+        self.log(trainer, record, logged=seen)
+        if not again and trainer.is_global_zero:
             with self._notices.forgiving(self._on_error, MISSING):
-                self._outlets.show(trainer, self._probes, history, self._run.folder)
+                self._show(trainer)
         self._complain(record)
         for rule, finding in news:
             with self._notices.forgiving(self._on_error, f"What {rule!r} was to do with a finding failed."):
                 rule.announce(finding)
         return any(finding.stop for finding in record.findings)
 
+    def _show(self, trainer: Trainer) -> None:
+        """Hand the latest record to all sinks, to be drawn and written soon; never waits."""
+        assert self._probes is not None  # noqa: S101  # as there was an audit; narrows the type
+        if self._background is None:
+            gallery = Gallery(self._probes, max_panels=self._max_panels, name=self._name)
+            self._background = Background(self._chosen_sinks(trainer), gallery.draw)
+        self._background.submit(self._run.history)
+        _raise_first(self._background)
+
+    def _chosen_sinks(self, trainer: Trainer) -> Sequence[Sink]:
+        if self._sinks is not None:
+            return self._sinks
+        folder = None if self._run.folder is None else self._run.folder / "pictures"
+        loggers: Sequence[Any] = trainer.loggers or [None]
+        chosen = (sink_for(logger, folder=folder, name=self._name) for logger in loggers)
+        found = [sink for sink in chosen if sink is not None]
+        # A folder is for runs of which no logger takes pictures; one will do.
+        return [sink for sink in found if not isinstance(sink, FolderSink)] or found[:1]
+
     def _complain(self, record: AuditRecord) -> None:
         """Report what failed, each thing once, whatever else fails."""
         for sentence in record.failed:
-            what, _, _ = sentence.partition(_LEFT_OUT)
+            what, _, _ = sentence.partition(" failed and was left out")
             with self._notices.forgiving(self._on_error, f"{what} failed, and audits go on without it."):
                 raise AuditError(sentence)
         if record.useless:
@@ -153,3 +173,8 @@ class Delivery:
 def as_tensors(scalars: Mapping[str, float]) -> dict[str, torch.Tensor]:
     """Values as Lightning keeps them."""
     return {key: torch.tensor(value) for key, value in scalars.items()}
+
+
+def _raise_first(background: Background) -> None:
+    if errors := background.errors():  # what is dropped for want of time must not hide a failure
+        raise min(errors, key=lambda error: isinstance(error, DroppedError))

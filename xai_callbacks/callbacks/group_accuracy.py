@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import torch
@@ -12,15 +14,12 @@ from torch import Tensor, nn
 
 from xai_callbacks._lightning import Trainer
 from xai_callbacks.audit import Auditor
-from xai_callbacks.callbacks.answer_store import AnswerStore, Judgeable
 from xai_callbacks.callbacks.batches import BatchReader, read_integers, read_labels
-from xai_callbacks.callbacks.groups import Group
 from xai_callbacks.callbacks.logit_tap import LogitTap
 from xai_callbacks.callbacks.neighbours import has_lazy_parameters
 from xai_callbacks.callbacks.watch import Seen, Watch, reduced
-from xai_callbacks.errors import AuditError, ConfigurationError
-from xai_callbacks.metrics.group_judge import GroupJudge
-from xai_callbacks.metrics.group_sums import GroupSums, check_groups, sum_answers
+from xai_callbacks.errors import AuditError, ConfigurationError, require_bool, require_integer, texts_of
+from xai_callbacks.metrics.group_metrics import GroupMetrics, integer_table
 from xai_callbacks.record import Estimate, Key
 from xai_callbacks.tasks import binary_logits
 
@@ -28,6 +27,12 @@ __all__ = ["GroupAccuracy"]
 
 # A cue of which more values are seen than this is probably no cue but, say, a number of each image.
 _MOST_LEARNT = 256
+
+# With more groups than this, the values of single groups would bury the rest.
+_MOST_LISTED = 16
+
+# Logits that wait to be read together, 4 MB: reading each small batch by itself would cost more than all the rest.
+_WAITING = 2**20
 
 _REPEATED = (
     "judges groups by the first call of the classifier in each validation step; some steps call it repeatedly. To have "
@@ -39,7 +44,9 @@ _REPEATED = (
 class _Pass:
     """What one pass over the validation set brought so far in this process."""
 
-    current: tuple[Tensor, Tensor] | None = None
+    current: tuple[Tensor, Tensor] | None = None  # labels and cues of the batch
+    waiting: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)  # logits, labels, cues
+    metric: GroupMetrics | None = None
     classes: int = 0
     repeated: bool = False
     error: Exception | None = None
@@ -54,7 +61,7 @@ class GroupAccuracy(Watch):
     compiled as a whole, or where several views of an image make one answer, return `{"logits": logits}` from the step.
 
     Keys: `group/wga` (worst group), `group/conflict_gap`, `group/accuracy/<label>_<cue>` and the others of
-    `metrics.GroupJudge`.
+    `metrics.GroupMetrics`.
 
     Args:
         cue: Where the cue of each image is, an integer from 0, or -1 where it is unknown: a key or index of the batch;
@@ -72,10 +79,6 @@ class GroupAccuracy(Watch):
 
     Raises:
         ConfigurationError: A value is not of this form, or two contradict each other.
-
-    Example:
-        >>> GroupAccuracy("background", aligned=[0, 1], cue_names=["land", "water"]).group.cues
-        2
     """
 
     def __init__(
@@ -91,26 +94,50 @@ class GroupAccuracy(Watch):
         dataloader: int | None = None,
         each: bool | None = None,
     ) -> None:
-        self.group = self._group = Group(
-            cue, label, num_cues, aligned, train_counts, cue_names, min_count, dataloader, each
-        )
+        for name, where in (("cue", cue), ("label", 1 if label is None else label)):
+            if isinstance(where, bool) or not (callable(where) or isinstance(where, str | int)):
+                raise ConfigurationError(
+                    f"Expected `{name}` to be a key, an index or a function of the batch, but got {where!r}."
+                )
+        if num_cues is not None:
+            require_integer("num_cues", num_cues, minimum=1)
+        if dataloader is not None:
+            require_integer("dataloader", dataloader, minimum=0)
+        if each is not None:
+            require_bool("each", each)
+        train = None if train_counts is None else integer_table("train_counts", train_counts)
+        self.cue_names = None if cue_names is None else texts_of("cue_names", cue_names)
+        self.cue, self.label, self.dataloader, self.each = cue, label, dataloader, each
+        self._settings: dict[str, Any] = {"aligned": aligned, "train_counts": train_counts, "min_count": min_count}
+        columns = None if train is None else range(train.shape[1])
+        known: dict[str, Any] = {"num_cues": num_cues, "cue_names": self.cue_names, "train_counts": columns}
+        told = {name: each if isinstance(each, int) else len(each) for name, each in known.items() if each is not None}
+        if len(set(told.values())) > 1:
+            sizes = ", ".join(f"`{name}` {count}" for name, count in told.items())
+            raise ConfigurationError(f"Expected one number of values of the cue, but got {sizes}. Make them agree.")
+        self.num_cues = next(iter(told.values()), None)
+        # The fewest classes and cues that agree with all that is given.
+        rows = train if train is not None else aligned
+        listed: Sequence[object] = aligned if isinstance(aligned, Sequence) else ()
+        cues = [cue for cue in listed if isinstance(cue, int)]
+        self._classes = max(2, len(rows) if isinstance(rows, Sized) else 0)
+        self._fewest = max([0, *cues]) + 1 if self.num_cues is None else self.num_cues
+        self._metric(self._classes, self._fewest)  # says now what is wrong with the arguments
         self._class_names: Sequence[str] | None = None
-        self._judge = GroupJudge(self.group.aligned, self.group.training, min_count=min_count)
-        self._judge.judge(GroupSums.zeros(*self.group.smallest))  # says now what is wrong with the arguments
         self._tap: LogitTap | None = None
-        self._store = AnswerStore()
         self._pass = _Pass()
-        self._learnt = self.group.smallest[1]
+        self._learnt = self._fewest
 
     def keys(self, auditor: Auditor) -> Sequence[Key]:
         """See `Watch.keys`."""
         auditor.probes.task.require_classes("GroupAccuracy", single=True)
         self._class_names = auditor.probes.class_names
-        return self._judge.keys()
+        return GroupMetrics(self._classes, self._fewest, **self._settings).keys()
 
     def begin(self, model: nn.Module, auditor: Auditor) -> None:
         """See `Watch.begin`."""
-        self._begin_anew()
+        self.stop()
+        self._pass = _Pass()
         self._class_names = auditor.probes.class_names
         if has_lazy_parameters(model):
             return  # the first forward pass would initialise them, which is for training to do
@@ -122,11 +149,11 @@ class GroupAccuracy(Watch):
     def before(self, batch: object, dataloader: int) -> None:
         """Read labels and cues, before the step can change the batch."""
         self._pass.current = None
-        if self._group.dataloader not in (None, dataloader) or self._pass.error is not None:
+        if self.dataloader not in (None, dataloader) or self._pass.error is not None:
             return
         try:
-            labels = read_labels(batch, self._group.label)
-            cues = read_integers(batch, self._group.cue, "cue")
+            labels = read_labels(batch, self.label)
+            cues = read_integers(batch, self.cue, "cue")
             if len(labels) != len(cues):
                 raise ConfigurationError(
                     f"Expected as many cues as labels, but got {len(cues)} and {len(labels)}. Let `cue=` and `label=` "
@@ -136,20 +163,21 @@ class GroupAccuracy(Watch):
             self._pass.error = error
             return
         if len(labels):
-            self._pass.current = labels, cues
+            self._pass.current = labels.clone(), cues.clone()
             if self._tap is not None:
                 self._tap.expect(len(labels))
 
     def after(self, outputs: object) -> None:
-        """Keep what the logits say of each image."""
+        """Keep the logits of the batch for a while."""
         if self._pass.current is None or self._tap is None:
             return
         labels, cues = self._pass.current
         self._pass.current = None
         try:
-            logits = self._logits(outputs, len(labels))
-            self._store.add(logits, labels, cues)
-            self._pass.classes = logits.shape[1]
+            logits = self._logits(self._tap, outputs, len(labels))
+            self._pass.waiting.append((logits, labels.to(logits.device), cues.to(logits.device)))
+            if sum(given.numel() for given, *_ in self._pass.waiting) > _WAITING:
+                self._count()
         except Exception as error:  # reported at the end
             self._pass.error = error
 
@@ -165,100 +193,97 @@ class GroupAccuracy(Watch):
         Raises:
             ConfigurationError: The batches do not have what the group needs, or values are out of range.
         """
-        self.stop()
-        images = self._gathered()
-        if isinstance(self._pass.error, ConfigurationError):
-            raise self._pass.error
-        if images is not None:
-            self._judged(sum_answers(*images, self._pass.classes, self._group.cues or self._count_cues(images)))
+        error = self._finish()
         self.forget()
+        if isinstance(error, ConfigurationError):
+            raise error
 
     def end(self, trainer: Trainer) -> Seen:
         """Stop listening and judge; two collective operations where there are several processes."""
-        self.stop()
-        images = self._gathered()
-        mine = [self._pass.classes, self._count_cues(images), self._pass.error is not None]
+        error, done = self._finish(), self._pass
+        mine = [done.classes, self._learnt, error is not None]
         classes, self._learnt, failed = reduced(trainer, torch.tensor(mine, dtype=torch.float64), "max").long().tolist()
-        done = self._pass
-        self._begin_anew()
+        self._pass = _Pass()
         if failed or not classes:
-            return Seen(self._nothing(), error=_elsewhere(failed) if done.error is None else done.error)
-        cues = self._group.cues or self._learnt
-        sums = GroupSums.zeros(classes, cues) if images is None else sum_answers(*images, classes, cues)
-        sums = _summed(trainer, sums)
-        try:
-            metrics = self._judged(sums)
-        except ConfigurationError as wrong:
-            return Seen(self._nothing(), error=wrong)
-        return Seen(metrics, notes=(_REPEATED,) if done.repeated else ())
+            blank = self._metric(self._classes, self._fewest, each=False).estimates()
+            # What cannot be answered is NaN, and no count of 0.
+            nothing = dict.fromkeys(blank, Estimate(math.nan, valid=0))
+            return Seen(nothing, error=error or _elsewhere(failed))
+        metric = self._metric(classes, self._learnt, done.metric)
+        whole = reduced(trainer, torch.cat([metric.sums.flatten(), metric.left_out]), "sum")
+        metric.sums, metric.left_out = whole[:-2].view_as(metric.sums), whole[-2:]
+        names = self._names(classes, self._learnt)
+        return Seen(metric.estimates(names), notes=(_REPEATED,) if done.repeated else ())
 
     def forget(self) -> None:
         """Begin anew."""
-        self._begin_anew()
-        self._store = AnswerStore()
-        self._learnt = self._group.smallest[1]
+        self.stop()
+        self._pass = _Pass()
+        self._learnt = self._fewest
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what listens."""
-        return {**self.__dict__, "_tap": None, "_store": AnswerStore(), "_pass": _Pass()}
+        return {**self.__dict__, "_tap": None, "_pass": _Pass()}
 
-    def _begin_anew(self) -> None:
-        self.stop()
-        self._store.clear()
-        self._pass = _Pass()
-
-    def _logits(self, outputs: object, images: int) -> Tensor:
+    def _logits(self, tap: LogitTap, outputs: object, images: int) -> Tensor:
         """The logits of the step just done, `(images, K)`."""
-        assert self._tap is not None  # noqa: S101  # as there is a current batch; narrows the type
-        logits, calls = self._tap.take()
+        logits, calls = tap.take()
         # Several calls may be several views, of which only the user knows what becomes.
         returned = None if calls == 1 else _returned(outputs, images)
         self._pass.repeated |= calls > 1 and returned is None
         logits = logits if returned is None else returned
         if logits is None:
             raise AuditError(
-                f"Expected each validation step to call the classifier, but {self._tap.why_nothing()}. Say with "
-                "`model=` which part classifies images, or return {'logits': logits} from `validation_step`."
+                f"Expected each validation step to call the classifier, but {tap.why_nothing()}. Say with `model=` "
+                "which part classifies images, or return {'logits': logits} from `validation_step`."
             )
-        before, now = self._pass.classes, logits.shape[1]
-        if before not in (0, now):
+        before, self._pass.classes = self._pass.classes, logits.shape[1]
+        if before not in (0, logits.shape[1]):
             raise AuditError(
-                f"Expected as many logits for all validation images, but got {before} and {now}. Choose one "
-                "validation dataloader with `dataloader=`."
+                f"Expected as many logits for all validation images, but got {before} and {logits.shape[1]}. Choose "
+                "one validation dataloader with `dataloader=`."
             )
         return logits
 
-    def _gathered(self) -> Judgeable | None:
-        """All images of this process, on the CPU; None if there are none, or something is wrong with them."""
-        if self._pass.error is not None:
-            return None
-        try:
-            images = self._store.all()
-            if images is None:
-                return None
-            check_groups(images.labels, images.cues, self._pass.classes, self._group.cues or _MOST_LEARNT)
-        except ConfigurationError as error:
-            self._pass.error = ConfigurationError(f"{error} Let `label=` and `cue=` lead to such, or say `num_cues=`.")
-            return None
-        except Exception as error:  # such as of a device; other processes must not wait
-            self._pass.error = error
-            return None
-        return images
+    def _finish(self) -> Exception | None:
+        """Stop listening and count what waits; gives what went wrong."""
+        self.stop()
+        if self._pass.error is None:
+            try:
+                self._count()
+            except Exception as error:  # such as of a device; other processes must not wait
+                self._pass.error = error
+        return self._pass.error
 
-    def _count_cues(self, images: Judgeable | None) -> int:
-        return max(self._learnt, 0 if images is None else int(images.cues.max()) + 1)
+    def _count(self) -> None:
+        """Add what waits to the metric, which grows with the number of cues."""
+        waiting, self._pass.waiting = self._pass.waiting, []
+        if not waiting:
+            return
+        logits, labels, cues = (torch.cat(parts) for parts in zip(*waiting, strict=True))
+        if self.num_cues is None:
+            self._learnt = max(self._learnt, min(int(cues.max()) + 1, _MOST_LEARNT))
+        self._pass.metric = metric = self._metric(logits.shape[1], self._learnt, self._pass.metric)
+        metric.update(logits, labels, cues)
 
-    def _judged(self, sums: GroupSums) -> dict[str, Estimate]:
-        metrics = self._judge.judge(sums)
-        classes, cues = sums.losses.shape
-        if self._group.lists_each(classes * cues):
-            metrics |= self._judge.judge_each(sums, self._group.names(classes, cues, self._class_names))
-        return metrics
+    def _metric(
+        self, classes: int, cues: int, counted: GroupMetrics | None = None, *, each: bool | None = None
+    ) -> GroupMetrics:
+        """A metric for so many classes and cues, with what was counted for fewer cues."""
+        listed = classes * cues <= _MOST_LISTED if self.each is None else self.each
+        metric = GroupMetrics(classes, cues, **self._settings, per_group=listed if each is None else each)
+        if counted is not None:
+            metric.sums[:, : counted.num_cues] = counted.sums
+            metric.left_out = counted.left_out
+        return metric
 
-    def _nothing(self) -> dict[str, Estimate]:
-        """What cannot be answered is NaN, and no count of 0."""
-        blank = self._judge.judge(GroupSums.zeros(*self._group.smallest))
-        return dict.fromkeys(blank, Estimate(math.nan, None, None, None, 0, 0))
+    def _names(self, classes: int, cues: int) -> list[str] | None:
+        """Names of the groups for keys, label by label, such as `duck_land`; None if numbers must do."""
+        given = self._class_names or ()
+        labels: Sequence[object] = given if len(given) == classes else range(classes)
+        values: Sequence[object] = self.cue_names or range(cues)
+        names = [re.sub(r"[^\w.-]+", "_", f"{label}_{cue}") for label, cue in product(labels, values)]
+        return names if len(set(names)) == len(names) else None
 
 
 def _returned(outputs: object, images: int) -> Tensor | None:
@@ -268,13 +293,6 @@ def _returned(outputs: object, images: int) -> Tensor | None:
         return None
     given = given.detach().view(images, -1)
     return binary_logits(given) if given.shape[1] == 1 else given
-
-
-def _summed(trainer: Trainer, sums: GroupSums) -> GroupSums:
-    """Over all processes; counts are exact up to 2**53."""
-    whole = reduced(trainer, torch.cat([part.double().flatten() for part in sums]), "sum")
-    parts = torch.split(whole, [part.numel() for part in sums])
-    return GroupSums(*(new.view_as(old).to(old.dtype) for new, old in zip(parts, sums, strict=True)))
 
 
 def _elsewhere(failed: int) -> AuditError:

@@ -17,7 +17,7 @@ from xai_callbacks.probes import ProbeSet
 from xai_callbacks.questions import Why
 from xai_callbacks.rules import AlarmRule, Rule, as_rules
 from xai_callbacks.sinks import Sink
-from xai_callbacks.trials import CueTrial, RegionTrial, Trial
+from xai_callbacks.trials import CueTrial, Trial
 
 __all__ = ["ShortcutMonitor"]
 
@@ -25,11 +25,10 @@ __all__ = ["ShortcutMonitor"]
 class ShortcutMonitor(AuditCallback):
     """Says, while a classifier trains, whether it leans on a cue.
 
-    At each audit the probes are shown with the cue and without, the region `spurious` is filled beside an equal area
-    elsewhere if the probes have one, heatmaps are judged by baselines, and clustered where there are enough probes; the
-    region and the clusters are for probes of one label each. An alarm is raised when the interval of
-    `audit/cue/<cue>/effect` lies above the threshold at two consecutive audits. Keys and pictures are those of
-    `AuditCallback`.
+    At each audit the probes are shown with the cue and without, and with controls of it; heatmaps are judged by
+    baselines, and clustered where there are enough probes of one label each. An alarm is raised when the interval of
+    `audit/cue/<cue>/pull` lies beyond the threshold at two consecutive audits and the cue was learnt, see `AlarmRule`.
+    Keys and pictures are those of `AuditCallback`.
 
     This is `AuditCallback` with an `Auditor(probes, [Why(), Why("label")], novelty=[], trials=[CueTrial(cue), ...],
     measures=[Localization(), Baselines(), MapClusters()])`. Take that door for anything beside cues. Cost: at most 12
@@ -40,13 +39,7 @@ class ShortcutMonitor(AuditCallback):
             explainers and other settings stay, and to which trials and measures are added. An interval needs 30 probes
             or more; what 64 and 320 are worth is in `docs/shortcuts.md`.
         cue: What the model must not go by, such as `PatchCue(...)`, or several.
-        watches: See `AuditCallback`.
-        rules: See `AuditCallback`; an `AlarmRule()` is added if there is none.
-        sinks: See `AuditCallback`.
-        schedule: See `AuditCallback`.
-        max_panels: See `AuditCallback`.
-        on_error: See `AuditCallback`.
-        name: See `AuditCallback`.
+        rules: See `AuditCallback`, as for all other arguments; an `AlarmRule()` is added if there is none.
 
     Raises:
         ConfigurationError: See `AuditCallback`.
@@ -70,13 +63,12 @@ class ShortcutMonitor(AuditCallback):
         on_error: OnError = "warn",
         name: str = "audit",
     ) -> None:
-        concluding: list[Rule | str | dict[str, str]] = list(as_rules(rules or []))
-        if not any(isinstance(rule, AlarmRule) for rule in concluding):
-            concluding.insert(0, AlarmRule())
+        given = as_rules(rules or [])
+        alarms = [] if any(isinstance(rule, AlarmRule) for rule in given) else [AlarmRule()]
         super().__init__(
             _auditor(probes, cue if isinstance(cue, Sequence) else [cue]),
             watches=watches,
-            rules=concluding,
+            rules=[*alarms, *given],
             sinks=sinks,
             schedule=schedule,
             max_panels=max_panels,
@@ -95,8 +87,6 @@ def _auditor(probes: Auditor | ProbeSet | str | os.PathLike[str], cues: Sequence
     # A region is tried by right answers: of one label each.
     single = labelled and given.probes.task.kind == "single-label"
     trials: list[Trial] = [CueTrial(cue) for cue in cues]
-    if "spurious" in given.probes.masks and single and len(given.probes) > 1:
-        trials.append(RegionTrial("spurious"))
     measures: list[Measure] = [Localization(), Baselines()]
     if single and given.explainers:
         measures.append(MapClusters())

@@ -1,17 +1,20 @@
-"""`Notices`: what a callback says, each thing once."""
+"""What is told during a run, each thing once; and what is kept quiet."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
+
+from torch import nn
+from tqdm import tqdm
 
 from xai_callbacks._lightning import Trainer
 from xai_callbacks.errors import DroppedError
 
-__all__ = ["Notices", "OnError"]
+__all__ = ["Notices", "OnError", "progress", "without_logging"]
 
 OnError = Literal["warn", "raise"]
 
@@ -20,16 +23,15 @@ class Notices:
     """What was said so far, and how to say more."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self.told: set[str] = set()
 
     def tell(self, trainer: Trainer, message: str, *, loud: bool = False) -> None:
         """Say something once, where Lightning says its own; loud as a warning."""
-        if message and message not in self._told and trainer.is_global_zero:
-            self._told.add(message)
+        if message and message not in self.told and trainer.is_global_zero:
+            self.told.add(message)
             # A user's own Trainer class lives elsewhere; Lightning's is among its ancestors.
             homes = [cls.__module__ for cls in type(trainer).__mro__ if "lightning" in cls.__module__]
-            logger = logging.getLogger(next(iter(homes), __name__))
-            logger.log(logging.WARNING if loud else logging.INFO, message)
+            logging.getLogger(homes[0] if homes else __name__).log(logging.WARNING if loud else logging.INFO, message)
 
     @contextmanager
     def forgiving(self, on_error: OnError, happened: str = "An audit failed and training goes on.") -> Iterator[None]:
@@ -43,12 +45,30 @@ class Notices:
             fatal = not isinstance(error, DroppedError)
             if on_error == "raise" and fatal:
                 raise
-            kind = type(error).__name__
-            if f"{happened} {kind}" not in self._told:
-                self._told.add(f"{happened} {kind}")
+            kind = f"{happened} {type(error).__name__}"
+            if kind not in self.told:
+                self.told.add(kind)
                 hint = " (on_error='raise' would stop at the first failing audit.)" if fatal else ""
-                warnings.warn(f"{happened} {kind}: {error}{hint}", stacklevel=2)
+                warnings.warn(f"{kind}: {error}{hint}", stacklevel=2)
 
-    def forget(self) -> None:
-        """Begin anew."""
-        self._told.clear()
+
+@contextmanager
+def without_logging(module: nn.Module) -> Iterator[None]:
+    """A `forward` that calls `self.log` must neither log probes as data nor fail where Lightning forbids it."""
+    names = [name for name in ("log", "log_dict") if hasattr(module, name)]
+    own = {name: vars(module)[name] for name in names if name in vars(module)}
+    vars(module).update(dict.fromkeys(names, lambda *_, **__: None))
+    try:
+        yield
+    finally:
+        for name in names:
+            del vars(module)[name]
+        vars(module).update(own)
+
+
+@contextmanager
+def progress(trainer: Trainer, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar that appears when an audit takes more than a second."""
+    hidden = not trainer.is_global_zero or trainer.progress_bar_callback is None
+    with tqdm(total=total, desc="Audit", unit=" probes", delay=1.0, leave=False, disable=hidden) as bar:
+        yield lambda done: bar.update(done - bar.n)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,41 +15,26 @@ from xai_callbacks.history import History
 
 __all__ = ["PROBES", "Run", "checkpoint_of", "folder_of"]
 
-PROBES = "probes.safetensors"
-"""Name of the file of probes that were drawn for a run, beside its history."""
+PROBES = "probes.safetensors"  # the probes that were drawn for a run, beside its history
 
 
 class Run:
-    """Memory of one run: everything that is known of earlier audits is in its history.
-
-    Attributes:
-        identity: Random name of the run, which a resumed run keeps.
-        folder: Folder beside the logs; None where nothing is kept on disk.
-        history: The audits so far.
-        trainer: Identity of the trainer object whose run this is, by which another run is told from a second `fit`.
-    """
+    """Memory of one run: everything that is known of earlier audits is in its history."""
 
     def __init__(self) -> None:
-        self.identity = ""
-        self.folder: Path | None = None
+        self.identity = ""  # a random name, which a resumed run keeps
+        self.folder: Path | None = None  # beside the logs; None where nothing is kept on disk
         self.history = History()
-        self.trainer: int | None = None
+        self.trainer: int | None = None  # `id` of the trainer, by which another run is told from a second `fit`
 
     def begin(self, trainer: Trainer, name: str) -> None:
         """Begin a new run, in a folder of its own."""
-        self.trainer = id(trainer)
-        self.identity = secrets.token_hex(8)
+        self.trainer, self.identity = id(trainer), secrets.token_hex(8)
         self.folder = _fresh(_place(trainer, name))
         self.history = History(self._records(trainer))
 
     def resume(self, trainer: Trainer, name: str, state: Mapping[str, Any]) -> str:
-        """Continue a run from a checkpoint; returns what was lost, in sentences, or an empty text.
-
-        Args:
-            trainer: The trainer.
-            name: Name of the audit.
-            state: What `state_dict` returned.
-        """
+        """Continue a run, of which a checkpoint has identity and history; returns sentences on what was lost."""
         self.trainer, self.identity = id(trainer), str(state["run"])
         before, wanted = folder_of(state), _place(trainer, name)
         goes_on = before is not None and wanted is not None and before.parent == wanted.absolute().parent
@@ -59,24 +43,17 @@ class Run:
         self.history, lost = History.resumed(history, self._records(trainer), int(history["step"]))
         return lost
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values, less than 2 MB, whatever the number of audits."""
-        return {"run": self.identity, "history": self.history.state()}
-
-    def note_checkpoint(self, trainer: Trainer, step: int | None) -> None:
-        """Remember a checkpoint that was saved since the latest audit, after that many optimizer steps."""
-        self._note(checkpoint_of(trainer, step))
-
     def note_loaded(self, trainer: Trainer, module: nn.Module) -> None:
         """Remember the checkpoint from which a run was resumed, if the latest audit was of its weights."""
         last = self.history.last
         if last is not None and last.weights and last.weights == weights_hash(module):
-            self._note(trainer.ckpt_path)
+            self.note(trainer.ckpt_path)
 
-    def _note(self, path: str | os.PathLike[str] | None) -> None:
+    def note(self, checkpoint: object) -> None:
+        """Remember the checkpoint of the latest audit, a path; None if none is known."""
         last = self.history.last
-        if path and last is not None and last.checkpoint != str(path):
-            self.history.replace_last(checkpoint=str(path))
+        if checkpoint and last is not None and last.checkpoint != str(checkpoint):
+            self.history.replace_last(checkpoint=str(checkpoint))
 
     def _records(self, trainer: Trainer) -> Path | None:
         """Where records are written; each process remembers them, one writes them."""
@@ -84,11 +61,7 @@ class Run:
 
 
 def folder_of(state: Mapping[str, Any]) -> Path | None:
-    """Folder of the run that a checkpoint is of, if it is still there.
-
-    Args:
-        state: What `Run.state_dict` returned.
-    """
+    """Folder of the run of which a checkpoint has this, if it is still there."""
     folder = state["history"].get("folder")
     return Path(folder).parent if folder is not None and Path(folder).is_dir() else None
 

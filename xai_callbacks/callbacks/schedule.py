@@ -54,14 +54,8 @@ def step_of(trainer: Trainer, *, epoch_is_over: bool = False) -> int:
     """The step that Lightning itself would log at now, so that audits share the x-axis of the user's metrics.
 
     Lightning logs at the number of batches that stepped, not at `trainer.global_step`, which is one ahead in validation
-    and counts every optimizer. When an epoch is over, it logs at one step less.
-
-    Args:
-        trainer: A fitting trainer.
-        epoch_is_over: Whether the call comes from `on_train_epoch_end`.
+    and counts every optimizer. When an epoch is over, as in `on_train_epoch_end`, it logs at one step less.
     """
-    loop = trainer.fit_loop.epoch_loop
-    step = getattr(
-        loop, "_batches_that_stepped", trainer.global_step
-    )  # private; no public name exists in Lightning 2.5 and 2.6
+    # Private; no public name exists in Lightning 2.5 and 2.6.
+    step = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)
     return max(0, step - 1) if epoch_is_over else step

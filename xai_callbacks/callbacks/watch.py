@@ -1,4 +1,4 @@
-"""`Watch`: looks on while Lightning validates; with what every watch reports."""
+"""`Watch`: looks on while Lightning validates."""
 
 from __future__ import annotations
 
@@ -38,11 +38,7 @@ class Watch(ABC):
 
     @abstractmethod
     def keys(self, auditor: Auditor) -> Sequence[Key]:
-        """Declare what `end` may give, before training.
-
-        Raises:
-            ConfigurationError: The watch does not suit the probes.
-        """
+        """Declare what `end` may give; raises a `ConfigurationError` if the watch does not suit the probes."""
 
     @abstractmethod
     def begin(self, model: nn.Module, auditor: Auditor) -> None:
@@ -60,11 +56,7 @@ class Watch(ABC):
         """Stop listening."""
 
     def check(self) -> None:
-        """Stop listening, and raise what is wrong with the configuration: for the sanity check, before training.
-
-        Raises:
-            ConfigurationError: The arguments do not suit the batches.
-        """
+        """End a sanity check: stop listening; raises a `ConfigurationError` if arguments do not suit the batches."""
         self.forget()
 
     @abstractmethod
@@ -80,6 +72,5 @@ def reduced(trainer: Trainer, values: Tensor, operation: str) -> Tensor:
     """Sum or maximum of float64 values over all processes, on the CPU; every process must call it."""
     if trainer.world_size == 1:
         return values
-    result = trainer.strategy.reduce(values.to(trainer.strategy.root_device), reduce_op=operation)
-    assert isinstance(result, Tensor)  # noqa: S101  # as a tensor went in; narrows the type
+    result: Tensor = trainer.strategy.reduce(values.to(trainer.strategy.root_device), reduce_op=operation)
     return result.cpu()

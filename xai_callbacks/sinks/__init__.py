@@ -2,13 +2,10 @@
 
 from xai_callbacks.sinks.background import Background
 from xai_callbacks.sinks.base import Sink
-from xai_callbacks.sinks.choosing import sink_for
 from xai_callbacks.sinks.folder import FolderSink
-from xai_callbacks.sinks.image_logger import ImageLoggerSink
-from xai_callbacks.sinks.mlflow import MLflowSink
-from xai_callbacks.sinks.scalars import detail_scalars, finite, layout, main_scalars
+from xai_callbacks.sinks.scalars import detail_scalars, finite, main_scalars
+from xai_callbacks.sinks.services import ImageLoggerSink, MLflowSink, WandbSink, sink_for
 from xai_callbacks.sinks.tensorboard import TensorBoardSink
-from xai_callbacks.sinks.wandb import WandbSink
 
 __all__ = [
     "Background",
@@ -20,7 +17,6 @@ __all__ = [
     "WandbSink",
     "detail_scalars",
     "finite",
-    "layout",
     "main_scalars",
     "sink_for",
 ]

@@ -12,8 +12,7 @@ from xai_callbacks.errors import ConfigurationError, require_instance, require_i
 from xai_callbacks.gallery import Picture
 from xai_callbacks.history import evenly_spaced
 from xai_callbacks.record import AuditRecord
-from xai_callbacks.sinks.base import Sink
-from xai_callbacks.sinks.words import findings_text, tag_path
+from xai_callbacks.sinks.base import Sink, findings_text, tag_path
 
 __all__ = ["FolderSink"]
 
@@ -39,8 +38,7 @@ class FolderSink(Sink):
         require_instance("folder", folder, (str, os.PathLike), "the path of a folder")
         if Path(folder).is_file():
             raise ConfigurationError(f"Expected `folder` to be a folder, but got the file {str(folder)!r}.")
-        self.folder = Path(folder)
-        self.keep = keep
+        self.folder, self.keep = Path(folder), keep
 
     def write(self, record: AuditRecord, pictures: Iterable[Picture]) -> None:
         """Write one audit; no reader ever sees half a file."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from xai_callbacks.errors import ConfigurationError, require_bool, require_instance, require_name
 from xai_callbacks.gallery import Picture
 from xai_callbacks.record import AuditRecord
-from xai_callbacks.sinks.base import Sink
-from xai_callbacks.sinks.scalars import detail_scalars, finite, layout, main_scalars
-from xai_callbacks.sinks.words import findings_text
+from xai_callbacks.sinks.base import Sink, findings_text
+from xai_callbacks.sinks.scalars import detail_scalars, finite, key_charts, main_scalars
 
 __all__ = ["TensorBoardSink"]
 
@@ -25,7 +22,7 @@ class TensorBoardSink(Sink):
     | Images | that of the picture | pictures, one a step |
     | Text | `<name>/findings` | findings of the rules |
     | Histograms | `<name>_summary/scores_<score>` | novelty scores of the probes |
-    | Custom scalars | | charts: key metrics first, with threshold and chance level in the title |
+    | Custom scalars | | charts of the key metrics, with threshold and chance level in the title |
     | Scalars | `<name>/<key>`, `<name>_range/<key>/low`, `/high` | metrics, and the intervals that charts draw |
 
     TensorBoard's page keeps ten images of a tag, chosen at random but for the last, unless it is started with
@@ -49,12 +46,8 @@ class TensorBoardSink(Sink):
         require_bool("scalars", scalars)
         require_instance("tag_prefix", tag_prefix, str, "a text")
         require_name("`name`", name)
-        self._writer = writer
-        self._scalars = scalars
-        self._tag_prefix = tag_prefix
-        self._name = name
-        self._shown = AuditRecord()
-        self._tags: list[object] = []
+        self._writer, self._scalars, self._tag_prefix, self._name = writer, scalars, tag_prefix, name
+        self._charts: dict[str, tuple[str, list[object]]] = {}
 
     def write(self, record: AuditRecord, pictures: Iterable[Picture]) -> None:
         """Write one audit; the file is flushed."""
@@ -87,14 +80,10 @@ class TensorBoardSink(Sink):
 
     def _lay_out(self, record: AuditRecord) -> None:
         """Describe the custom scalars page when its charts change; a chart stays if an audit has no value for it."""
-        new = {key: estimate for key, estimate in record.metrics.items() if math.isfinite(estimate.value)}
-        keys = tuple(dict.fromkeys((*record.keys, *self._shown.keys)))
-        self._shown = replace(record.thin(), metrics={**self._shown.metrics, **new}, keys=keys)
-        page = layout(self._shown, self._tag_prefix, self._name)
-        tags = [chart[1] for charts in page.values() for chart in charts.values()]
-        if tags != self._tags:
-            self._tags = tags
-            self._call("add_custom_scalars", page)
+        charts = self._charts | key_charts(record, self._tag_prefix, self._name)
+        if [chart for _, chart in charts.values()] != [chart for _, chart in self._charts.values()]:
+            self._call("add_custom_scalars", {f"{self._name}: key metrics": dict(charts.values())})
+        self._charts = charts
 
     def _call(self, method: str, *arguments: object) -> None:
         """Call a method of the writer, if it has it."""
