@@ -17,7 +17,7 @@ import torch
 
 from xai_callbacks.errors import AuditError, ConfigurationError, in_words, require_instance, require_integer
 from xai_callbacks.record import AuditRecord, Estimate
-from xai_callbacks.record.files import from_text, to_text
+from xai_callbacks.record.audit_record import from_text, to_text
 
 __all__ = ["History", "evenly_spaced"]
 
@@ -29,23 +29,14 @@ _LARGEST = 2**28  # bytes of an unpacked state: what is damaged or hostile could
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """A record, never changed but replaced by another, so that views stay as they are.
+    """A record, never changed but replaced by another, so that views stay as they are."""
 
-    Attributes:
-        number: Place in the run, and in the name of the file.
-        record: The record; without tensors where none are kept, or where they are on disk.
-        whole: Whether tensors are kept, in memory or on disk.
-        maps: Names of the explainers whose heatmaps are kept.
-        path: Its file; None while there is none, or an outdated one: memory then holds all that is kept.
-        line: Compact form for `state`; empty until it is asked for.
-    """
-
-    number: int
-    record: AuditRecord
-    whole: bool
-    maps: frozenset[str]
-    path: Path | None = None
-    line: bytes = b""
+    number: int  # place in the run, and in the name of the file
+    record: AuditRecord  # without tensors where none are kept, or where they are on disk
+    whole: bool  # whether tensors are kept, in memory or on disk
+    maps: frozenset[str]  # explainers whose heatmaps are kept
+    path: Path | None = None  # None while there is no file, or an outdated one: memory then holds all that is kept
+    line: bytes = b""  # compact form for `state`; empty until it is asked for
 
     @classmethod
     def of(cls, number: int, record: AuditRecord, path: Path | None = None) -> _Entry:
@@ -60,10 +51,6 @@ class _Entry:
         except AuditError:  # dropped since by the process that writes
             return self.record
 
-    def light(self) -> _Entry:
-        """The same without tensors in memory that are on disk."""
-        return self if self.path is None or self.record.thinned else replace(self, record=self.record.thin())
-
 
 class History(Sequence[AuditRecord]):
     """Records of one run, oldest first.
@@ -73,8 +60,7 @@ class History(Sequence[AuditRecord]):
     is a file of its own, written atomically: other processes can read while training runs, and a process that is
     killed at any moment leaves a history that can be read. Memory then holds tensors of the latest record only.
 
-    Slices and other parts are histories in memory, and stay as they are; tensors that have left the disk since, by the
-    run going on, are missing in them.
+    Slices and other parts are histories in memory, and stay as they are, but for tensors that have left the disk since.
 
     Args:
         folder: Where the records are, or will be; None for memory only. Records found there are part of the history.
@@ -84,7 +70,6 @@ class History(Sequence[AuditRecord]):
         unreadable: Sentences about files that are damaged or of a newer version, by number. They are left alone.
 
     Raises:
-        ConfigurationError: `keep` is out of range, or the folder no path, or a file.
         AuditError: The folder cannot be listed.
     """
 
@@ -97,7 +82,18 @@ class History(Sequence[AuditRecord]):
         self.keep = keep
         self._entries: list[_Entry] = []
         self.unreadable: dict[int, str] = {}
-        self.refresh()
+        try:
+            paths = sorted(self.folder.iterdir()) if self.folder is not None and self.folder.is_dir() else []
+        except OSError as error:
+            raise AuditError(f"Expected a folder that can be listed, but got {in_words(error)}") from error
+        files = {int(found[1]): path for path in paths if (found := _FILE.fullmatch(path.name))}
+        for number, path in sorted(files.items()):
+            try:
+                entry = _Entry.of(number, AuditRecord.load(path), path)
+                self._entries.append(entry if number == max(files) else replace(entry, record=entry.record.thin()))
+            except AuditError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):  # else it was dropped at this moment
+                    self.unreadable[number] = str(error)
 
     @property
     def last(self) -> AuditRecord | None:
@@ -107,8 +103,7 @@ class History(Sequence[AuditRecord]):
     def append(self, record: AuditRecord) -> None:
         """Add the newest record; writes it, and mostly one earlier record whose tensors are dropped for it.
 
-        Raises:
-            AuditError: The folder cannot be written. The record is in memory all the same, and written with the next.
+        An `AuditError` says that the folder cannot be written: the record is in memory, and written with the next.
         """
         self._entries.append(_Entry.of(self._next, record))
         self._settle()
@@ -121,8 +116,7 @@ class History(Sequence[AuditRecord]):
     def truncate(self, step: int) -> None:
         """Drop records of later steps than `step`, as a run does that is resumed from an earlier checkpoint.
 
-        Raises:
-            AuditError: A file cannot be deleted; in memory all are dropped.
+        An `AuditError` says that a file cannot be deleted; in memory all are dropped.
         """
         dropped = [self._path(each.number) for each in self._entries if each.record.step > step]
         self._entries = [each for each in self._entries if each.record.step <= step]
@@ -156,48 +150,18 @@ class History(Sequence[AuditRecord]):
 
     def kept(self) -> History:
         """The records whose tensors are kept, evenly spaced over the run."""
-        return self._view(self._spaced())
-
-    def copied(self, folder: str | os.PathLike[str] | None) -> History:
-        """The same records in another folder, or in memory; numbers stay.
-
-        Raises:
-            AuditError: The folder holds audits already, or cannot be written.
-        """
-        copy = History(folder, keep=self.keep)
-        if copy or copy.unreadable:
-            raise AuditError(f"Expected a folder without audits, but got {str(folder)!r}. Choose another one.")
-        whole = (_Entry.of(each.number, each.read()) for each in self._entries)
-        copy._entries = list(whole if folder is None else self._entries)
-        copy._settle()
-        return copy
-
-    def refresh(self) -> None:
-        """Read the folder anew, as another process may have written to it; raises as the constructor does."""
-        if self.folder is None or not os.path.isdir(self.folder):
-            return
-        try:
-            paths = {int(found[1]): path for path in self.folder.iterdir() if (found := _FILE.fullmatch(path.name))}
-        except OSError as error:
-            raise AuditError(f"Expected a folder that can be listed, but got {in_words(error)}") from error
-        entries = {each.number: each for each in self._entries if each.path is None}  # yet to be written
-        self.unreadable, latest = {}, max(paths, default=0)
-        for number, path in sorted(paths.items()):
-            try:
-                entry = _Entry.of(number, AuditRecord.load(path), path)
-                entries[number] = entry if number == latest else entry.light()
-            except AuditError as error:
-                if not isinstance(error.__cause__, FileNotFoundError):  # else it was dropped at this moment
-                    self.unreadable[number] = str(error)
-        self._entries = [entries[number] for number in sorted(entries)]
+        whole = [each for each in self._entries if each.whole]
+        return self._view(whole[place] for place in evenly_spaced([each.number for each in whole], self.keep))
 
     def state(self, limit_bytes: int = 1_500_000) -> dict[str, Any]:
         """The history in plain values and one tensor of bytes, for checkpoints: all but tensors, packed.
 
-        Args:
-            limit_bytes: Most bytes of records, some 3,000 each. Beyond, earlier ones are dropped evenly.
+        A record takes some 3,000 bytes. Where they are more than `limit_bytes`, earlier ones are dropped evenly.
         """
-        self._entries = [each if each.line else replace(each, line=_packed(each.record)) for each in self._entries]
+        for place, entry in enumerate(self._entries):
+            if not entry.line:
+                line = to_text(entry.record.thin(), {}).encode() + b"\n"
+                self._entries[place] = replace(entry, line=gzip.compress(line, mtime=0))
         lines = [each.line for each in self._entries]
         while len(lines) > 2 and sum(map(len, lines)) > limit_bytes:
             del lines[1 : max(2, len(lines) - _LATEST) : 2]
@@ -212,65 +176,59 @@ class History(Sequence[AuditRecord]):
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any], *, keep: int = 16) -> History:
-        """Read what `state` gave: records without tensors, in memory.
-
-        Raises:
-            AuditError: It is damaged, or of another version.
-        """
+    def from_state(cls, state: Mapping[str, Any]) -> History:
+        """Read what `state` gave: records without tensors, in memory; an `AuditError` if damaged, or too new."""
         try:
             if state["version"] != _STATE:
                 raise ValueError(f"version {state['version']!r}, not {_STATE}")
             with gzip.open(io.BytesIO(state["records"].cpu().numpy().tobytes())) as file:
-                lines = file.read(_LARGEST).splitlines()
-            records = [from_text(line, {}) for line in lines]
+                records = [from_text(line, {}) for line in file.read(_LARGEST).splitlines()]
         except Exception as error:  # damage may raise anything
             raise AuditError(f"Expected a state as `History.state` gives it, but got {in_words(error)}") from error
-        history = cls(keep=keep)
+        history = cls()
         history._entries = [_Entry.of(number, record) for number, record in enumerate(records)]
         return history
 
     @classmethod
-    def resumed(
-        cls, state: Mapping[str, Any], folder: str | os.PathLike[str] | None, step: int, *, keep: int = 16
-    ) -> tuple[History, str]:
-        """Continue the history of a checkpoint. Never raises: what goes wrong costs audits, and is said.
+    def resumed(cls, state: Mapping[str, Any], folder: str | os.PathLike[str] | None, step: int) -> tuple[History, str]:
+        """Continue the history of a checkpoint, whose `state` was saved at `step`, in a folder, or in memory if None.
 
         Where the audits of the run are still in their folder, that is continued if it is the folder of the run that
-        goes on; else they are copied there. Where they are gone, those in the state go on, without tensors.
-
-        Args:
-            state: From `state`, when the checkpoint was written.
-            folder: Folder of the run that goes on; None for memory only.
-            step: Step of the checkpoint. Audits of later steps are dropped.
-            keep: As for the constructor.
+        goes on; else they are copied there. Where they are gone, those in the state go on, without tensors. Audits of
+        later steps are dropped. Never raises: what goes wrong costs audits, and is said.
 
         Returns:
             The history, and sentences about what was lost; empty if nothing was.
         """
-        history, note = cls._found(state, folder, keep)
-        places = {place if place is None else os.path.realpath(place) for place in (folder, history.folder)}
-        here = len(places) == 1  # also in memory
-        history = history if here else history[:]
+        found, note = cls._found(state, folder)
+        places = {place if place is None else os.path.realpath(place) for place in (folder, found.folder)}
+        history = found if len(places) == 1 else found[:]
         try:
             history.truncate(step)
-            return (history if here else history.copied(folder)), note
+            if history is not found:
+                copy = cls(folder)
+                if copy or copy.unreadable:
+                    raise AuditError(f"Expected a folder without audits, but got {str(folder)!r}. Choose another one.")
+                copy._entries = [_Entry.of(each.number, each.read()) for each in history._entries]
+                copy._settle()
+                return copy, note
         except Exception as error:
             return history[:], f"{note} Audits are kept in memory only. {in_words(error)}".lstrip()
+        return history, note
 
     @classmethod
-    def _found(cls, state: Mapping[str, Any], folder: Any, keep: int) -> tuple[History, str]:
+    def _found(cls, state: Mapping[str, Any], folder: Any) -> tuple[History, str]:
         """Audits of a run: in the folder where they were, or in the one where it goes on; else those in its state."""
         for place in (state.get("folder"), folder):
             with suppress(Exception):  # whatever is wrong there, there are other places
-                history = cls(place, keep=keep)
+                history = cls(place)
                 runs = {each.run for each in history.without_tensors()}
                 if runs and (state["run"] in runs or (not state["run"] and place == state["folder"])):
                     return history, " ".join(history.unreadable.values())
         try:
-            history = cls.from_state(state, keep=keep)
+            history = cls.from_state(state)
         except AuditError as error:
-            return cls(keep=keep), f"Earlier audits are lost. {error}"
+            return cls(), f"Earlier audits are lost. {error}"
         lost = f"Heatmaps of {len(history)} earlier audits are gone with {state['folder'] or 'memory'!r}."
         return history, lost if history else ""
 
@@ -298,48 +256,32 @@ class History(Sequence[AuditRecord]):
 
     def _view(self, entries: Iterable[_Entry]) -> History:
         view = History(keep=self.keep)
-        view._entries = [replace(entry) for entry in entries]  # a snapshot: thinning the run later leaves it alone
+        view._entries = list(entries)
         return view
-
-    def _spaced(self) -> list[_Entry]:
-        whole = [each for each in self._entries if each.whole]
-        return [whole[place] for place in evenly_spaced([each.number for each in whole], self.keep)]
 
     def _settle(self) -> None:
         """Drop the tensors that are kept no longer, and bring the folder up to date, the newest record first."""
         latest = {name: each.number for each in self._entries for name in each.maps}
-        wanted = {each.number for each in self._spaced()} | set(latest.values())
+        wanted = {each.number for each in self.kept()._entries} | set(latest.values())
         for place, entry in enumerate(self._entries):
             if entry.whole and entry.number not in wanted:
                 self._entries[place] = replace(_Entry.of(entry.number, entry.record.thin()), line=entry.line)
         for place in reversed(range(len(self._entries))) if self.folder is not None else ():
             entry, path = self._entries[place], self._path(self._entries[place].number)
             if entry.path != path:
-                _put(entry, path)
-                entry = replace(entry, path=path)
-            self._entries[place] = entry if place == len(self) - 1 else entry.light()
+                entry.read().save(path)
+            record = entry.record if place == len(self) - 1 else entry.record.thin()
+            self._entries[place] = replace(entry, record=record, path=path)
 
     def _path(self, number: int) -> Path:
         return Path(self.folder or "") / f"audit_{number:06d}.safetensors"
 
 
-def _put(entry: _Entry, path: Path) -> None:
-    try:
-        os.link(entry.path or "", path)  # of another folder, and as good as a copy: files are replaced, never changed
-    except OSError:
-        entry.read().save(path)
-
-
-def _packed(record: AuditRecord) -> bytes:
-    return gzip.compress(to_text(record.thin(), {}).encode() + b"\n", mtime=0)
-
-
 def evenly_spaced(positions: Sequence[int], limit: int) -> list[int]:
-    """Choose places of those that stay when audits are thinned out while more are coming in.
+    """Choose `limit` places, 2 or more, of increasing positions, which stay as audits are thinned and more come in.
 
-    Whenever there are more than `limit`, 2 or more, the one whose neighbours are closest to each other goes, of equals
-    the earliest. The first and the last stay. Called after each audit with what was left, no gap is ever more than
-    twice as wide as even ones. Positions are numbers of audits or steps, strictly increasing.
+    The one whose neighbours are closest to each other goes first, of equals the earliest; the first and the last stay.
+    Called after each audit with what was left, no gap is ever more than twice as wide as even ones.
     """
     kept = list(range(len(positions)))
     while len(kept) > limit:

@@ -40,12 +40,12 @@ def test_what_was_written_is_there_when_the_folder_is_opened_again(tmp_path):
     assert steps(History(tmp_path)) == [0, 1, 2, 3]
 
 
-def test_a_reader_sees_after_a_refresh_what_the_writer_added_changed_thinned_and_dropped(tmp_path):
+def test_a_reader_sees_what_the_writer_added_changed_thinned_and_dropped(tmp_path):
     writer, reader = filled(tmp_path, 3, keep=2), History(tmp_path, keep=2)
     assert [record.thinned for record in reader] == [False, True, False]
     writer.replace_last(checkpoint="a.ckpt")
     assert reader.last.checkpoint is None
-    reader.refresh()
+    reader = History(tmp_path, keep=2)
     assert reader.last.checkpoint == "a.ckpt"
 
     part = reader[:]
@@ -53,15 +53,14 @@ def test_a_reader_sees_after_a_refresh_what_the_writer_added_changed_thinned_and
         writer.append(small(step))
     assert part[2].step == 2
     assert not part[2].thinned  # the latest is held in memory
-    reader.refresh()
+    reader = History(tmp_path, keep=2)
     assert steps(reader) == [0, 1, 2, 3, 4, 5]
     assert reader[2].thinned
 
     writer.truncate(1)
     writer.append(small(2, epoch=99))
     assert steps(reader[4:5]) == [4]  # dropped, but its numbers are in memory
-    reader.refresh()
-    assert [(record.step, record.epoch) for record in reader] == [(0, 0), (1, 1), (2, 99)]
+    assert [(record.step, record.epoch) for record in History(tmp_path)] == [(0, 0), (1, 1), (2, 99)]
 
 
 def test_foreign_files_are_no_audits(tmp_path):
@@ -123,16 +122,8 @@ def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
         History(tmp_path)
 
 
-def test_no_copy_is_made_into_other_audits(tmp_path):
-    filled(tmp_path / "a", 2)
-    filled(tmp_path / "b", 1)
-    with pytest.raises(AuditError, match=r"Expected a folder without audits, but got .*b'. Choose another one"):
-        History(tmp_path / "a").copied(tmp_path / "b")
-    assert steps(History(tmp_path / "b")) == [0]
-
-
 def test_records_that_are_written_late_are_there(tmp_path):
-    """A record that could not be written is not lost to a refresh, and is written with the next."""
+    """A record that could not be written is written with the next."""
     folder = tmp_path / "audits"
     folder.write_bytes(b"")
     history = History()
@@ -140,8 +131,6 @@ def test_records_that_are_written_late_are_there(tmp_path):
     with pytest.raises(AuditError):
         history.append(usual(0, probes=2))
     folder.unlink()
-    folder.mkdir()
-    history.refresh()
     assert steps(history) == [0]
     history.append(small(1))
     assert steps(History(folder)) == [0, 1]

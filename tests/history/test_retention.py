@@ -69,14 +69,14 @@ def test_memory_of_a_folder_holds_tensors_of_the_latest_record_only(tmp_path):
     history.truncate(4)
     history.append(small(5))
     opened = History(tmp_path)
-    another = opened.copied(tmp_path / "copy")
+    another, _ = History.resumed(opened.state(), tmp_path / "copy", 5)
 
     for each in (history, opened, another):
         assert [record.thinned for record in each.without_tensors()] == [True] * 5 + [False]
         assert whole(each) == [0, 1, 2, 3, 4, 5]
     for step in range(6, 9):
         history.append(small(step))
-    opened.refresh()
+    opened = History(tmp_path)
     assert [record.thinned for record in opened.without_tensors()] == [True] * 8 + [False]
 
 

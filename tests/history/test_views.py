@@ -138,18 +138,6 @@ def test_truncated_records_are_gone_and_others_take_their_place(history):
     assert same(history[2], small(20, run="resumed"))
 
 
-def test_copies_are_equal_and_apart(history, tmp_path):
-    for step in range(4):
-        history.append(small(step))
-    for folder in (None, tmp_path / "copy"):
-        copy = history.copied(folder)
-        assert copy.folder == folder
-        assert all(same(a, b) for a, b in zip(copy, history, strict=True))
-        copy.append(small(4))
-    assert len(history) == 4
-    assert steps(History(tmp_path / "copy")) == [0, 1, 2, 3, 4]
-
-
 @pytest.mark.parametrize("keep", [1, 0, 2.5, True, "3", None])
 def test_fewer_than_two_audits_cannot_be_kept(keep):
     with pytest.raises(ConfigurationError, match="Expected `keep` to be an integer of 2 or more"):

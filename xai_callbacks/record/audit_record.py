@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 import secrets
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from safetensors import torch as safetensors
 from torch import Tensor
 
 from xai_callbacks.errors import AuditError, in_words
-from xai_callbacks.record.values import Estimate, Finding, Key, MapSet
+from xai_callbacks.record.values import Estimate, Finding, Key, MapSet, Onset
 
-__all__ = ["AuditRecord", "versions"]
+__all__ = ["SCHEMA", "AuditRecord", "from_text", "to_text", "versions"]
 
+SCHEMA = 1
+"""Version of the file format; raised when an older reader would misread a file, as when fields change their order."""
+
+_HEADER = "xai_callbacks.record"
+_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Estimate, Finding, Key, MapSet, Onset)}
+# Keys are the same at every audit: each is held once, however many records are read.
+_shared_key = lru_cache(4096, typed=True)(Key)
 # All that is only drawn, or judged once.
 _DROPPED = (
     "outputs", "predictions", "confidences", "correct", "truth", "facts", "foils", "maps", "scores", "per_probe",
@@ -36,43 +49,43 @@ def versions() -> dict[str, str]:
 class AuditRecord:
     """Result of one look at one model state. All tensors are on the CPU and detached.
 
-    Letters: Q questions, N probes, K outputs, `h w` an explainer's grid.
+    Letters: Q questions, N probes, K outputs, `h w` an explainer's grid. Names, versions and the like are empty where
+    there are none. Without questions to the outputs, as of an autoencoder, `outputs`, what is read from them, `facts`
+    and `foils` are None.
 
     Attributes:
-        run: Identity of the training run; empty outside one.
+        run: Identity of the training run.
         step: Position on the x-axis of the run's own metrics.
         epoch: Epoch in which the audit took place, from 0.
         time: When it took place, in seconds since 1970 (UTC).
         untrained: Whether it looked at the model before training.
         fingerprint: Fingerprint of the probe set; records with equal fingerprints can be compared.
         names: Names of the probes, length N.
-        class_names: Names of the classes or labels; empty if they have none.
-        groups: Group of each probe by name, length N; empty if they have none.
+        class_names: Names of the classes or labels.
+        groups: Group of each probe by name, length N.
         explainers: All explainers with their settings, by name, also those that did not answer at this audit.
         asked: The questions with their settings, length Q.
         versions: Version of each package that matters, by name.
-        weights: SHA-256 of parameters and buffers, as 64 hexadecimal digits; empty if unknown.
+        weights: SHA-256 of parameters and buffers, as 64 hexadecimal digits.
         checkpoint: Path of a checkpoint with these weights; None if none is known.
         settings: Other settings of the audit, as plain values.
         logged: Metrics that the run itself had logged when the audit took place, by name, such as `val_loss`.
         questions: Keys of the questions, length Q.
         headings: The questions in words, with P for the fact and Q for the foil, length Q.
         titles: The questions in words for each probe, Q tuples of length N.
-        outputs: Logits `(N, K)`, or predicted values `(N, V)`; float32. None where nothing is asked of the outputs, as
-            of an autoencoder; likewise the next three.
+        outputs: Logits `(N, K)`, or predicted values `(N, V)`; float32.
         predictions: Classes `(N,)` int64, labels `(N, K)` bool, or values `(N,)` or `(N, V)` float32.
         confidences: Largest probability `(N,)` in [0, 1]; NaN for regression.
         correct: Share of what the model says of each probe that is right, `(N,)` float64; NaN where that is unknown,
             and for regression.
         truth: Labels or target values, as the probes have them; None for unlabelled probes.
-        facts: Outputs asked about, `(Q, N)` int64; -1 where a question has none. None without questions.
-        foils: Outputs held against them, `(Q, N)` int64; -1 where a question has none. None without questions.
+        facts: Outputs asked about, `(Q, N)` int64; -1 where a question has none.
+        foils: Outputs held against them, likewise.
         maps: Heatmaps by name of the explainer; empty where there are none, see `notes`.
         scores: Novelty scores by name, each `(N,)` float64; larger = more novel.
         metrics: Estimates by key, such as `gradcam/why/relevance_mass/core`.
         keys: Declarations of these keys.
-        per_probe: What each metric that is a mean over probes says of each, `(N,)` float64 under its key; NaN where a
-            probe has no value.
+        per_probe: What each metric that is a mean over probes says of each, `(N,)` float64 under its key, NaN for none.
         chances: Chance level of each probe, `(N,)` float64 by key, of the metrics that have one.
         cue_regions: Region in which the probes themselves carry a cue that was tried, by name of the cue.
         findings: Conclusions of the rules.
@@ -81,6 +94,7 @@ class AuditRecord:
         useless: Sentences about novelty scores that were left out because they failed or say nothing.
         failed: Sentences about explainers, trials, measures and rules that failed and were left out.
         thinned: Whether tensors and names were dropped to save space, see `thin`; metrics and findings stay.
+        tried: What was painted as each cue that was tried, in words, by its name.
     """
 
     run: str = ""
@@ -122,14 +136,11 @@ class AuditRecord:
     useless: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     thinned: bool = False
+    tried: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def heatmaps(self) -> Tensor:
-        """Heatmaps of the first explainer, `(Q, N, h, w)`.
-
-        Raises:
-            AuditError: There are none; the message says why. Likewise the next two, but for `layer_reason`.
-        """
+        """Heatmaps of the first explainer, `(Q, N, h, w)`; like `layer`, an `AuditError` that says why if none is."""
         return self._first.heatmaps
 
     @property
@@ -162,17 +173,15 @@ class AuditRecord:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file, by way of a temporary one beside it, so that no reader ever sees half a record.
 
-        Lists are read back as tuples, and what is neither plain nor a tensor as its text.
-
-        Raises:
-            AuditError: The file cannot be written.
+        Lists are read back as tuples, and what is neither plain nor a tensor as its text. Raises an `AuditError` if the
+        file cannot be written.
         """
-        from xai_callbacks.record.files import to_bytes
-
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
-            data = to_bytes(self)
+            tensors: dict[str, Tensor] = {}
+            text = to_text(self, tensors)
+            data = safetensors.save(tensors, {_HEADER: text})
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "xb") as file:
                 file.write(data)
@@ -187,18 +196,15 @@ class AuditRecord:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AuditRecord:
-        """Read what `save` wrote.
-
-        Raises:
-            AuditError: There is no such file, it is damaged or none of ours, or it is of a newer version.
-        """
-        from xai_callbacks.record.files import from_bytes
-
+        """Read what `save` wrote; an `AuditError` if the file is missing, damaged, none of ours, or too new."""
         try:
-            return from_bytes(Path(path).read_bytes())  # not mapped: on Windows a mapped file cannot be replaced
+            data = Path(path).read_bytes()  # not mapped: on Windows a mapped file cannot be replaced
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            return from_text(header["__metadata__"][_HEADER], safetensors.load(data))
         except Exception as error:  # damage may raise anything
-            told = f"Expected a file of `AuditRecord.save`, but {str(path)!r} is none. {in_words(error)}"
-            raise AuditError(told) from error
+            raise AuditError(
+                f"Expected a file of `AuditRecord.save`, but {str(path)!r} is none. {in_words(error)}"
+            ) from error
 
     def __repr__(self) -> str:
         probes = () if self.thinned else (f"{len(self.names)} probes",)
@@ -208,3 +214,58 @@ class AuditRecord:
         parts += [f"{len(self.metrics)} metrics", f"heatmaps by {', '.join(self.maps) or 'none'}"]
         parts += [f"{finding.key}: {finding.state}" for finding in self.findings if finding.value]
         return f"AuditRecord({', '.join(parts)})"
+
+
+def to_text(record: AuditRecord, tensors: dict[str, Tensor]) -> str:
+    """JSON of a record, in one line of ASCII; its tensors are put aside under the name of their place."""
+    content = {each.name: _encoded(getattr(record, each.name), each.name, tensors) for each in fields(record)}
+    return json.dumps({"schema": SCHEMA, "record": content}, allow_nan=False, separators=(",", ":"))
+
+
+def from_text(text: str | bytes, tensors: Mapping[str, Tensor]) -> AuditRecord:
+    """Undo `to_text`; damaged text may raise any exception, that of a newer version an `AuditError`."""
+    given = json.loads(text)
+    if given["schema"] > SCHEMA:
+        raise AuditError(f"It is of version {given['schema']}, newer than {SCHEMA}. Update xai_callbacks.")
+    content = {name: _decoded(value, tensors) for name, value in given["record"].items()}
+    return AuditRecord(**{each.name: content[each.name] for each in fields(AuditRecord) if each.name in content})
+
+
+def _encoded(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.ndim == 0):
+        value = value.item()
+    if isinstance(value, Tensor):
+        while place in tensors:  # of two names with dots
+            place += "_"
+        tensors[place] = value.detach().cpu().contiguous().clone()
+        return {"$": ["tensor", place]}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$": ["float", str(value)]}
+    if type(value) in _KINDS.values():
+        parts = (_encoded(getattr(value, name), f"{place}.{name}", tensors) for name in type(value).__annotations__)
+        return {"$": [type(value).__name__, *parts]}
+    if isinstance(value, Mapping):
+        if "$" in value or not all(isinstance(key, str) for key in value):
+            return {"$": ["mapping", *_encoded(tuple(value.items()), place, tensors)]}
+        return {key: _encoded(each, f"{place}.{key}", tensors) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encoded(each, f"{place}.{index}", tensors) for index, each in enumerate(value)]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _decoded(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return tuple(_decoded(each, tensors) for each in value)
+    if not isinstance(value, dict):
+        return value
+    if "$" not in value:
+        return {sys.intern(key): _decoded(each, tensors) for key, each in value.items()}
+    kind, *parts = _decoded(value["$"], tensors)
+    if kind == "tensor":
+        return tensors.get(parts[0])
+    if kind == "float":
+        return float(parts[0])
+    if kind == "mapping":
+        return dict(parts)
+    given = dict(zip(_KINDS[kind].__annotations__, parts, strict=False))
+    return _shared_key(**given) if kind == "Key" else _KINDS[kind](**given)

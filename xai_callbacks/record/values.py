@@ -15,34 +15,22 @@ class Estimate(NamedTuple):
     """One number for many probes, with its uncertainty and its chance level.
 
     The interval covers the choice of probes only: another training run with another seed may lie outside.
-
-    Attributes:
-        value: Mean over the valid probes; NaN if there is none.
-        low: Lower end of the 95 % interval; None where there is none, as with fewer than 30 valid probes.
-        high: Upper end; None likewise.
-        chance: Mean chance level over the same probes; None for a metric that has none, NaN if no probe is valid.
-        valid: Number of probes (or images) that have a value.
-        degenerate: Number of probes that should have a value and have none: their map was empty or not finite.
     """
 
-    value: float
-    low: float | None = None
+    value: float  # mean over the valid probes; NaN if there is none
+    low: float | None = None  # ends of the 95 % interval; None where there is none, as with fewer than 30 valid probes
     high: float | None = None
-    chance: float | None = None
-    valid: int = 1
-    degenerate: int = 0
+    chance: float | None = None  # mean chance level over the same probes; None for a metric that has none
+    valid: int = 1  # probes (or images) that have a value
+    degenerate: int = 0  # those that should have a value and have none: their map was empty or not finite
 
 
 class PerProbe(NamedTuple):
-    """One number for each probe.
+    """One number for each probe."""
 
-    Attributes:
-        values: `(N,)` float64; NaN where there is no value.
-        chance: Chance level of each, `(N,)` float64, NaN where the metric does not apply; None for a metric without.
-    """
-
-    values: Tensor
-    chance: Tensor | None = None
+    values: Tensor  # (N,) float64; NaN where there is no value
+    chance: Tensor | None = None  # chance levels (N,) float64, NaN where the metric does not apply; None without one
+    strata: Tensor | None = None  # such as classes, (N,) int64: the mean is that of the means of strata
 
 
 class Key(NamedTuple):
@@ -54,9 +42,9 @@ class Key(NamedTuple):
         low: Smallest possible value; None for no bound.
         high: Largest possible value; None for no bound.
         chance: Value that means nothing, in words or as a number, such as "area" or "1 / K"; empty for none.
-        unit: `share` where each probe says yes or no and the value is the share of yes; else what the number counts,
-            such as "logits" or "seconds"; empty for a plain number; `label` where it names something of each probe,
-            whose mean says nothing and is not logged.
+        unit: `share` where each probe says yes or no and the value is the share of yes; `label` where it names
+            something of each probe, whose mean says nothing and is not logged; else what the number counts, such as
+            "logits"; empty for a plain number.
         of: What the number is estimated from: `probes`, `images` of the validation set, or `nothing`, as for a state.
     """
 
@@ -83,26 +71,19 @@ class MapSet:
     Attributes:
         heatmaps: Signed `(Q, N, h, w)` float32, on a grid of at most 64 x 64 cells; positive cells raise the score of
             the question. `(1, N, h, w)` if they are about the image, whatever is asked.
-        explainer: The explainer with its settings, such as `GradCAM()`.
-        layer: Name of the layer at which they were computed; empty for the pixels.
-        reason: Where they were computed and why, in one sentence.
         units: `score` if the cells of a map add up to the score of its question (logits, or nats for one that starts
             at a cross-entropy), or to a part of it; `relative` if they only tell more from less.
-        about: `question`, or `image`.
-        verified: Whether the maps are known to lie on the image.
-        peaks: Largest magnitude of a cell in this run so far, one a question, by which empty maps are told.
-        stamps: Trust tests of single maps by name, `(Q, N)` float64 each; empty where none was made.
     """
 
     heatmaps: Tensor
-    explainer: str
-    layer: str = ""
-    reason: str = ""
+    explainer: str  # with its settings, such as `GradCAM()`
+    layer: str = ""  # at which the heatmaps were computed; empty for the pixels
+    reason: str = ""  # where they were computed and why, in one sentence
     units: Literal["score", "relative"] = "score"
     about: Literal["question", "image"] = "question"
-    verified: bool = True
-    peaks: tuple[float, ...] = ()
-    stamps: Mapping[str, Tensor] = field(default_factory=dict)
+    verified: bool = True  # whether the maps are known to lie on the image
+    peaks: tuple[float, ...] = ()  # largest magnitude of a cell in this run so far, one a question: tells empty maps
+    stamps: Mapping[str, Tensor] = field(default_factory=dict)  # trust tests of single maps, (Q, N) float64 by name
 
     @property
     def kind(self) -> tuple[str, str, tuple[int, ...]]:
@@ -112,23 +93,14 @@ class MapSet:
 
 @dataclass(frozen=True)
 class Onset:
-    """When a cue came into use.
+    """When a cue came into use."""
 
-    Attributes:
-        epoch: Epoch of the first audit, of those without interruption above the threshold, whose estimate exceeds it.
-        earliest: First epoch since which the interval reached above the threshold.
-        latest: First epoch since which the interval lay above it.
-        last_clean: Epoch of the last audit before, if there was one.
-        untrained: Whether that one looked at the model before training.
-        checkpoint: Path of a checkpoint of that audit's weights; None if none is known.
-    """
-
-    epoch: int
-    earliest: int
-    latest: int
-    last_clean: int | None
-    untrained: bool
-    checkpoint: str | None
+    epoch: int  # of the first audit, of those without interruption above the threshold, whose estimate exceeds it
+    earliest: int  # first epoch since which the interval reached above the threshold
+    latest: int  # first epoch since which the interval lay above it
+    last_clean: int | None  # epoch of the last audit before, if there was one
+    untrained: bool  # whether that one looked at the model before training
+    checkpoint: str | None  # of that audit's weights; None if none is known
 
     def __str__(self) -> str:
         span = "" if self.earliest == self.latest else f" ({self.earliest}–{self.latest})"
@@ -141,28 +113,15 @@ class Onset:
 
 @dataclass(frozen=True)
 class Finding:
-    """A conclusion of a rule about one thing at one audit.
+    """A conclusion of a rule about one thing at one audit."""
 
-    Attributes:
-        key: What it is about, such as `alarm/cue/patch`; its value is logged under this key.
-        state: In one or two words, such as "no evidence", "watch", "alarm"; "pass", "fail", "not enough evidence".
-        value: The state as a number, larger = more alarming; NaN where nothing was tested, None to log none.
-        sentence: All of it in words.
-        about: Key of the metric it is about; empty for none.
-        threshold: What that metric is held against; None for nothing.
-        estimate: Value of that metric; None if this audit has none.
-        onset: When it began; None where that is not known.
-        loud: Whether it is to be said to the user when its value is higher than ever before in the run.
-        stop: Whether training should end.
-    """
-
-    key: str
-    state: str
-    value: float | None
-    sentence: str
-    about: str = ""
-    threshold: float | None = None
-    estimate: Estimate | None = None
-    onset: Onset | None = None
-    loud: bool = False
-    stop: bool = False
+    key: str  # what it is about, such as `alarm/cue/patch`; its value is logged under this key
+    state: str  # in one or two words: "no evidence", "watch", "alarm"; "pass", "fail", "not enough evidence"
+    value: float | None  # the state as a number, larger = more alarming; NaN: nothing was tested, None: log none
+    sentence: str  # all of it in words
+    about: str = ""  # key of the metric it is about; empty for none
+    threshold: float | None = None  # what that metric is held against
+    estimate: Estimate | None = None  # value of that metric; None if this audit has none
+    onset: Onset | None = None  # when it began; None where that is not known
+    loud: bool = False  # whether to tell the user when its value is higher than ever before in the run
+    stop: bool = False  # whether training should end
