@@ -11,7 +11,6 @@ from xai_callbacks import (
     GradCAM,
     HiResCAM,
     LayerCAM,
-    WhatIfNot,
     Why,
     WhyNotCertain,
     WhyRatherThan,
@@ -31,7 +30,7 @@ def test_one_forward_pass_a_chunk_answers_all_questions(chunk_size, passes, expl
     net = tiny_net()
     auditor = Auditor(
         tiny_probes(18),
-        [Why(), Why("label"), WhyRatherThan(), WhyNotCertain(), WhatIfNot(), Why(0), Why(1), Why(2)],
+        [Why(), Why("label"), WhyRatherThan(), WhyNotCertain(), Why(0), Why(1), Why(2)],
         explainers=explainers,
         chunk_size=chunk_size,
     )

@@ -48,7 +48,6 @@ def test_every_explainer_has_maps_and_keys_of_its_own():
     assert [maps.layer for maps in record.maps.values()] == ["2", "", "0", ""]
     assert of_maps(record.metrics) == set.union(*map(keys_of, names))
     assert record.per_probe.keys() >= set.union(*map(keys_of, names))
-    assert auditor.asked == tuple(f"{name}/{question}" for name in names for question in record.questions)
     assert record.failed == ()
 
 
@@ -313,7 +312,6 @@ def test_an_explainer_about_the_image_has_one_map_and_keys_without_a_question(ba
         f"brightness/{metric}/{region}" for metric in METRICS for region in REGIONS
     }
     assert second.metrics["brightness/drift"].value == pytest.approx(0, abs=1e-12)
-    assert auditor.asked == ("gradcam/why", "gradcam/why_rather_than", "gradcam/why_not_certain")
     assert keys_of("gradcam") <= first.metrics.keys()
     references = {f"brightness/relevance_lift/{region}/reference" for region in REGIONS}
     assert {key for key in judged if key.endswith("/reference")} == (references if baselines else set())

@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d
 
 from tests.tiny import CLASSES, centre_masks
 from xai_callbacks import Auditor, IntegratedGradients, ProbeSet, Why
-from xai_callbacks.audit.grids import MOST_CELLS, bounded
+from xai_callbacks.audit.results import MOST_CELLS, bounded
 
 
 def overlap(fine_index, coarse_index, fine, coarse):

@@ -7,7 +7,6 @@ from torch import nn
 
 from tests.access.odd_nets import scenes
 from xai_callbacks import (
-    CAM,
     Auditor,
     Baselines,
     GradCAM,
@@ -118,7 +117,7 @@ def test_another_number_of_outputs_is_refused():
     model = Net(3).eval()
     auditor = Auditor(probes(), novelty=[], explainers=[])
     auditor.audit(lambda x: model(x).detach())
-    with pytest.raises(OutputError, match="Expected 3 outputs, as the model gave when it was prepared, but got 6"):
+    with pytest.raises(OutputError, match="as when the model was prepared, but got 6 instead of 3"):
         auditor.audit(lambda x: torch.cat([model(x), model(x)], 1).detach())
 
 
@@ -194,7 +193,7 @@ class Averaged(Net):
         return self.head(self.body(x).mean((2, 3)))
 
 
-def test_cam_explains_at_every_name_of_its_layer_and_against_random_weights():
+def test_grad_cam_explains_at_every_name_of_its_layer_and_against_random_weights():
     images = scenes()
     masks = {"core": torch.ones(6, 64, 64, dtype=torch.bool)}
     given = ProbeSet.from_tensors(
@@ -204,7 +203,7 @@ def test_cam_explains_at_every_name_of_its_layer_and_against_random_weights():
         pixels=images[:6].clamp(0, 1).mul(255).byte().movedim(1, 3),
     )
     found = [
-        Auditor(given, [Why()], explainers=[CAM(name)], novelty=[], measures=[Baselines()]).audit(Averaged().eval())
+        Auditor(given, [Why()], explainers=[GradCAM(name)], novelty=[], measures=[Baselines()]).audit(Averaged().eval())
         for name in ("body", "body.1")
     ]
     assert torch.equal(found[0].heatmaps, found[1].heatmaps)

@@ -14,7 +14,6 @@ from xai_callbacks import (
     Auditor,
     GradCAM,
     HiResCAM,
-    WhatIfNot,
     Why,
     WhyRatherThan,
 )
@@ -79,7 +78,7 @@ def test_titles_name_the_classes_asked_about():
 
 def test_facts_and_foils_are_the_classes_asked_about():
     probes = tiny_probes()
-    record = Auditor(probes, [Why("label"), WhyRatherThan(foil=1, fact=0), WhatIfNot(2)]).audit(tiny_net())
+    record = Auditor(probes, [Why("label"), WhyRatherThan(foil=1, fact=0), Why(2)]).audit(tiny_net())
 
     assert torch.equal(record.facts, torch.stack([probes.labels, torch.full((6,), 0), torch.full((6,), 2)]))
     assert torch.equal(record.foils, torch.stack([torch.full((6,), -1), torch.full((6,), 1), torch.full((6,), -1)]))

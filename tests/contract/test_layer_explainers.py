@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.contract.test_explainers import close, images
 from tests.explaining import explain, observed, subject_of
-from xai_callbacks import CAM, Why, WhyNotCertain, WhyRatherThan, explainers
+from xai_callbacks import Why, WhyNotCertain, WhyRatherThan, explainers
 from xai_callbacks.access import undisturbed
 from xai_callbacks.explainers import LayerExplainer
 
@@ -17,7 +17,6 @@ EXPLAINERS = [
     for explainer in (getattr(explainers, name) for name in explainers.__all__)
     if inspect.isclass(explainer) and issubclass(explainer, LayerExplainer) and not inspect.isabstract(explainer)
 ]
-EXPLAINERS.remove(CAM)  # for nets with one linear layer after global average pooling alone
 QUESTIONS = [Why(), WhyRatherThan(), WhyNotCertain(), Why(of=1), WhyRatherThan(foil=2, fact=0)]
 every_explainer = pytest.mark.parametrize("explainer", EXPLAINERS, ids=lambda explainer: explainer.__name__)
 

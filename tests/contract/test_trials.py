@@ -12,12 +12,12 @@ from torch import nn
 
 from tests.contract.test_cues import PROBES, noise, normalised, refusal, shown_of
 from tests.tiny import random_streams
-from tests.trials.exact import HEIGHT, WIDTH, Constant, answers, tried
+from tests.trials.exact import HEIGHT, WIDTH, Constant, answers, tried, values
 from xai_callbacks import ConfigurationError, ProbeSet, trials
 from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.audit.trial_runner import TrialRunner
 from xai_callbacks.interventions.cues import PasteCue, PatchCue, TintCue
-from xai_callbacks.metrics.summary import Estimate, PerProbe, summarize
+from xai_callbacks.record import Estimate, PerProbe
 from xai_callbacks.trials import Answers, Trial, Views
 
 
@@ -51,7 +51,6 @@ BUILD = {
         lambda: trials.RegionTrial("core", ["road", "uniform", "shuffle"], grow=0),
     ],
     trials.BackgroundTrial: [trials.BackgroundTrial, lambda: trials.BackgroundTrial("spurious", "gauss", grow=0)],
-    trials.NoiseTrial: [trials.NoiseTrial, lambda: trials.NoiseTrial("spurious", sigma=0.7, draws=1)],
     trials.HalfTrial: [trials.HalfTrial, lambda: trials.HalfTrial("left", ["blur", "gauss"])],
     Own: [Own],
 }
@@ -85,12 +84,7 @@ def suited(trial, probes):
 
 
 def estimates(model, trial, probes, chunk_size=16):
-    found = tried(model, probes, trial, chunk_size=chunk_size)
-    assert found.failed == ()
-    return {
-        key: summarize(value.values, chance=value.chance) if isinstance(value, PerProbe) else value
-        for key, value in found.judged.items()
-    }
+    return values(model, probes, trial, chunk_size=chunk_size)
 
 
 def test_the_contract_covers_what_is_exported():

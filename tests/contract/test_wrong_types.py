@@ -36,29 +36,33 @@ class Writer:
 # What must be given; all else has a default.
 NEEDED = {
     "Auditor": {"probes": PROBES},
+    "BackgroundCue": {"images": "probes", "points_to": 0},
     "CueTrial": {"cue": cues.PatchCue(RED, 0)},
     "Every": {"n": 2, "explainer": GradCAM()},
     "Expectation": {"sentence": "accuracy > 0.5"},
     "FolderSink": {"folder": "audits"},
+    "FrameCue": {"colours": RED, "points_to": 0},
     "FunctionCue": {"function": lambda images, variants: images, "points_to": 0},
     "Gallery": {"probes": PROBES},
     "GradConScore": {"references": "constraint"},
-    "GradientConstraint": {"modules": tiny_net()},
+    "GradientConstraint": {"module": tiny_net()},
     "GroupAccuracy": {"cue": 2},
     "ImageLoggerSink": {"logger": Writer()},
     "MLflowSink": {"client": Writer(), "run_id": "a"},
     "PasteCue": {"points_to": 0},
     "PatchCue": {"colours": RED, "points_to": 0},
     "PerSampleGradients": {"module": tiny_net(), "call": lambda images: images},
-    "ProbeSet": {"images": torch.rand(4, 3, 8, 8), "labels": torch.arange(4) % 2},
+    "QualityCue": {"conditions": "blur", "points_to": 0},
     "RegionTrial": {"region": "core"},
     "Separation": {"novel": PROBES},
+    "ShiftCue": {"shifts": [0.1, 0.0], "points_to": 0},
     "ShortcutMonitor": {"probes": PROBES, "cue": cues.PatchCue(RED, 0)},
     "TensorBoardSink": {"writer": Writer()},
     "TextureCue": {"textures": "stripes", "points_to": 0},
     "TintCue": {"gains": RED, "points_to": 0},
     "WandbSink": {"run": Writer()},
     "WatermarkCue": {"texts": "a", "points_to": 0},
+    "from_tensors": {"images": torch.rand(4, 3, 8, 8), "labels": torch.arange(4) % 2},
 }
 ROOMS = {
     callbacks: callbacks.Watch,
@@ -71,8 +75,8 @@ ROOMS = {
     sinks: sinks.Sink,
     trials: trials.Trial,
 }
-# Plain data, which audits make.
-DATA = {"AuditRecord", "Estimate", "Finding", "Key", "MapSet", "PerProbe", "Picture"}
+# Plain data, which audits and builders make.
+DATA = {"AuditRecord", "Estimate", "Finding", "Key", "MapSet", "PerProbe", "Picture", "ProbeSet"}
 
 
 def classes():
@@ -84,18 +88,19 @@ def classes():
     return sorted((each for each in made if not inspect.isabstract(each)), key=lambda each: each.__name__)
 
 
-ARGUMENTS = [(cls, name) for cls in classes() for name in inspect.signature(cls).parameters]
+MAKERS = (*classes(), ProbeSet.from_tensors)
+ARGUMENTS = [(make, name) for make in MAKERS for name in inspect.signature(make).parameters]
 
 
-@pytest.mark.parametrize(("cls", "name"), ARGUMENTS, ids=lambda each: getattr(each, "__name__", each))
+@pytest.mark.parametrize(("make", "name"), ARGUMENTS, ids=lambda each: getattr(each, "__name__", each))
 @pytest.mark.parametrize("given", [object(), [object()], {"a": object()}], ids=["object", "list", "dict"])
-def test_an_object_of_no_use_is_refused_at_construction(cls, name, given):
+def test_an_object_of_no_use_is_refused_at_construction(make, name, given):
     with pytest.raises(XAICallbacksError) as caught:
-        cls(**{**NEEDED.get(cls.__name__, {}), name: given})
+        make(**{**NEEDED.get(make.__name__, {}), name: given})
     assert "Expected" in str(caught.value)
     assert name.removesuffix("s") in str(caught.value)
 
 
 def test_enough_is_tried():
     assert len(ARGUMENTS) > 150
-    assert set(NEEDED) <= {cls.__name__ for cls, _ in ARGUMENTS}
+    assert set(NEEDED) <= {make.__name__ for make, _ in ARGUMENTS}

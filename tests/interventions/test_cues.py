@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trials.exact import CLASSES, COLOURS, CUE, HEIGHT, OBJECT, WIDTH, box, scene, scenes
+from tests.trials.exact import COLOURS, CUE, HEIGHT, OBJECT, WIDTH, box, scene, scenes
 from xai_callbacks import ConfigurationError, ProbeSet
 from xai_callbacks.interventions.cues import (
     FunctionCue,
@@ -22,7 +22,7 @@ from xai_callbacks.interventions.cues import (
     WatermarkCue,
 )
 from xai_callbacks.interventions.cues.overlays import TEXTURES
-from xai_callbacks.interventions.cues.painted import balanced_variants
+from xai_callbacks.interventions.cues.painted import paired_variants
 from xai_callbacks.interventions.fills import apply_fill, dilate
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.interventions.shown import Shown
@@ -51,38 +51,46 @@ def painted(cue, probes, variant=0):
 
 
 @given(
-    classes=st.lists(st.integers(0, 4), min_size=2, max_size=6).filter(lambda found: len(set(found)) > 1),
-    count=st.integers(1, 70),
+    classes=st.lists(st.integers(0, 4), min_size=1, max_size=6),
+    labels=st.lists(st.integers(-1, 5), min_size=1, max_size=40),
     seed=st.integers(0, 10**6),
 )
-def test_variants_are_equally_frequent_and_twins_point_to_another_class(classes, count, seed):
-    targets, others = balanced_variants(classes, count, seed)
+def test_a_labelled_image_gets_another_class_and_its_twin_its_own_or_none(classes, labels, seed):
+    """Case by case, as the sentence says it."""
+    labels = torch.tensor(labels)
+    first, second = paired_variants(classes, len(labels), seed, labels)
+    for label, one, other in zip(labels.tolist(), first.tolist(), second.tolist(), strict=True):
+        to, twin = classes[one], None if other < 0 else classes[other]
+        if label < 0:
+            assert twin != to
+            assert (twin is None) == (set(classes) == {to})
+        elif set(classes) == {label}:
+            assert (to, twin) == (label, None)
+        else:
+            assert to != label
+            assert twin == (label if label in classes else None)
+    assert all(map(torch.equal, paired_variants(classes, len(labels), seed, labels), (first, second)))
 
-    frequent = torch.bincount(targets, minlength=len(classes))
+
+@given(classes=st.lists(st.integers(0, 4), min_size=1, max_size=6), count=st.integers(1, 70), seed=st.integers(0, 99))
+def test_without_labels_variants_are_equally_frequent_and_twins_point_to_another_class(classes, count, seed):
+    first, second = paired_variants(classes, count, seed, None)
+    frequent = torch.bincount(first, minlength=len(classes))
     assert int(frequent.max() - frequent.min()) <= 1
-    assert all(classes[one] != classes[other] for one, other in zip(targets.tolist(), others.tolist(), strict=True))
-    again = balanced_variants(classes, count, seed)
-    assert torch.equal(targets, again[0])
-    assert torch.equal(others, again[1])
+    for one, other in zip(first.tolist(), second.tolist(), strict=True):
+        assert (other < 0) == (len(set(classes)) == 1)
+        assert other < 0 or classes[one] != classes[other]
 
 
-def test_each_other_class_is_an_equally_likely_twin_and_seeds_differ():
-    targets, others = balanced_variants([0, 1, 2, 3], 4000, 0)
-    for variant in range(4):
-        frequent = torch.bincount(others[targets == variant], minlength=4).tolist()
-        assert frequent.pop(variant) == 0
+def test_each_other_class_is_equally_likely_and_seeds_differ():
+    labels = torch.arange(4000) % 4
+    first, _ = paired_variants([0, 1, 2, 3, 3], 4000, 0, labels)
+    points_to = torch.tensor([0, 1, 2, 3, 3])[first]
+    for label in range(4):
+        frequent = torch.bincount(points_to[labels == label], minlength=4).tolist()
+        assert frequent.pop(label) == 0
         assert frequent == pytest.approx([1000 / 3] * 3, abs=60)  # four standard deviations
-    assert not torch.equal(targets, balanced_variants([0, 1, 2, 3], 4000, 1)[0])
-
-
-def test_variants_do_not_know_the_labels():
-    """Sorted by class or not, each probe keeps the variant of its place."""
-    labels = torch.arange(30) // 10
-    cue = PatchCue(COLOURS, CLASSES)
-    first = cue.twins(shown(scenes(30, labels=labels)))
-    second = cue.twins(shown(scenes(30, labels=labels[torch.randperm(30)])))
-    assert torch.equal(first.points_to, second.points_to)
-    assert sorted(first.points_to.tolist()) == sorted(labels.tolist())
+    assert not torch.equal(first, paired_variants([0, 1, 2, 3, 3], 4000, 1, labels)[0])
 
 
 def test_one_variant_is_compared_with_the_very_image_as_it_is():
@@ -96,9 +104,11 @@ def test_one_variant_is_compared_with_the_very_image_as_it_is():
 def test_several_variants_are_compared_with_another_one_each():
     given = shown(scenes())
     twins = PatchCue(COLOURS, [0, 1, 2], size=0.3).twins(given)
-    for present, absent, cue, region in zip(*twins[:2], twins.points_to.tolist(), twins.region, strict=True):
+    rows = zip(*twins[:2], twins.points_to.tolist(), given.probes.labels.tolist(), twins.region, strict=True)
+    for present, absent, cue, label, region in rows:
+        assert cue != label
         assert present[:, region].unique(dim=1).T.tolist() == [list(COLOURS[cue])]
-        assert absent[:, region].unique(dim=1).T.tolist() in [list(map(list, {COLOURS[k]})) for k in {0, 1, 2} - {cue}]
+        assert absent[:, region].unique(dim=1).T.tolist() == [list(COLOURS[label])]
         assert torch.equal(present[:, ~region], absent[:, ~region])
 
 
@@ -140,7 +150,7 @@ def test_a_name_that_would_break_a_key_is_refused(name):
 
 
 def test_variants_of_one_class_are_compared_with_the_image_without_any():
-    given, cue = shown(scenes()), PatchCue(COLOURS[:2], ["blue", 2], size=0.3)
+    given, cue = shown(scenes(labels=None)), PatchCue(COLOURS[:2], ["blue", 2], size=0.3)
     cue.check(given.probes)
     twins = cue.twins(given)
     assert twins.absent is twins.neutral is given.images
@@ -151,7 +161,7 @@ def test_variants_of_one_class_are_compared_with_the_image_without_any():
 
 
 def test_a_twin_never_has_a_variant_of_the_same_class():
-    twins = PatchCue(COLOURS, ["red", "red", "blue"], size=0.3).twins(shown(scenes(30)))
+    twins = PatchCue(COLOURS, ["red", "red", "blue"], size=0.3).twins(shown(scenes(30, labels=None)))
     for absent, points_to, region in zip(twins.absent, twins.points_to.tolist(), twins.region, strict=True):
         seen = absent[:, region][:, 0].tolist()
         assert seen in ([list(COLOURS[2])] if points_to == 0 else [list(COLOURS[0]), list(COLOURS[1])])
@@ -260,7 +270,7 @@ def test_one_value_stands_for_all_channels_whatever_holds_it(colours):
         (lambda: PatchCue("red", 0), "to be 1 of equal length, .* but got 'red'"),
         (lambda: PatchCue(0.5, 0), "to be 1 of equal length, .* but got 0.5"),
         (lambda: PatchCue([], 0), "to be 1 of equal length"),
-        (lambda: PatchCue([255, 0, 0], 0), r"to be in \[0, 1\], as pixels are displayed, but got \[255"),
+        (lambda: PatchCue([255, 0, 0], 0), r"to be in \[0, 1\], but got \[255"),
         (lambda: PatchCue([math.nan], 0), r"to be in \[0, 1\]"),
         (
             lambda: PatchCue([0.5], 0, size=0),
@@ -279,8 +289,11 @@ def test_one_value_stands_for_all_channels_whatever_holds_it(colours):
         (lambda: TintCue([-0.1], 0), "Expected `gains` of the cue 'tint' to be finite and 0 or more, but got"),
         (lambda: TintCue([math.inf], 0), "to be finite"),
         (lambda: TintCue([1.0, 1.0], 0).check(noise()), "but got 2"),
-        (lambda: TextureCue("tartan", 0), "to be 1 of stripes, checks, dots, rings, one a variant, but got 'tartan'"),
-        (lambda: TextureCue(["dots"], [0, 1]), "to be 2 of"),
+        (
+            lambda: TextureCue("tartan", 0),
+            "to be 1 different of stripes, checks, dots, rings, one a variant, but got 'tartan'",
+        ),
+        (lambda: TextureCue(["dots"], [0, 1]), "to be 2 different of stripes"),
         (lambda: TextureCue("dots", 0, period=0), "Expected `period`"),
         (lambda: TextureCue("dots", 0, keep="coer").check(scenes()), "Expected `keep` of 'texture' to be a region"),
         (lambda: WatermarkCue(["a", "b"], 0), "to be 1 different texts, one a variant"),

@@ -246,8 +246,8 @@ def test_dilation_grows_in_eight_directions():
         ({"images": torch.zeros(3, 3, 12, 10, dtype=torch.uint8)}, "Divide uint8 pixels by 255"),
         ({"images": images() + 1}, r"to lie in \[0, 1\], but got values from .* Undo the normalisation"),
         ({"images": images() * torch.nan}, "but got values from nan to nan"),
-        ({"masks": masks().float()}, r"Expected `masks` to be booleans \(N, H, W\), but got torch.float32"),
-        ({"masks": masks()[:2]}, r"Expected `masks` to be \(3, 12, 10\), one for each image, but got \(2, 12, 10\)"),
+        ({"masks": masks().float()}, r"Expected `masks` to be booleans \(3, 12, 10\), .* but got torch.float32"),
+        ({"masks": masks()[:2]}, r"Expected `masks` to be booleans \(3, 12, 10\), one for each .* \(2, 12, 10\)"),
         (
             {"fill": "swap", "images": images()[:1], "masks": masks()[:1], "names": ["a"]},
             "two or more for 'swap', but got 1",

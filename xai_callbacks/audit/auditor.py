@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -22,13 +22,12 @@ from xai_callbacks.access import (
     tap,
     undisturbed,
 )
-from xai_callbacks.audit.asking import Asking
 from xai_callbacks.audit.checks import require_instances, require_same_shape
 from xai_callbacks.audit.explaining import Explaining
-from xai_callbacks.audit.identity import Clock, identity_of, structure_of, weights_hash
+from xai_callbacks.audit.identity import structure_of, weights_hash
 from xai_callbacks.audit.measuring import Measuring
-from xai_callbacks.audit.observer import Observer, Prepared
-from xai_callbacks.audit.results import map_sets, of_answers, of_questions
+from xai_callbacks.audit.observer import Asking, Observer, Prepared
+from xai_callbacks.audit.results import answers_of, map_sets
 from xai_callbacks.audit.trial_runner import TrialRunner
 from xai_callbacks.errors import ConfigurationError, require_integer
 from xai_callbacks.explainers import Explainer, Plan
@@ -39,7 +38,7 @@ from xai_callbacks.novelty.scoring import Scorer
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.probes.files import loaded
 from xai_callbacks.questions import Question, check_questions, default_questions
-from xai_callbacks.record import AuditRecord, Key
+from xai_callbacks.record import AuditRecord, Key, versions
 from xai_callbacks.tasks import Task
 from xai_callbacks.trials import CueTrial, Trial
 
@@ -114,8 +113,9 @@ class Auditor:
         self.questions = default_questions(probes.task) if questions is None else tuple(questions)
         self.model, self.output, self.chunk_size = model, output, chunk_size
         self._explaining = Explaining([] if explainers is None and not self.questions else explainers)
+        usual: NoveltyScore = JointEnergy() if probes.task.kind == "multi-label" else GradNorm()
         self._scorer = Scorer(
-            _default_scores(probes.task) if novelty is None else novelty,
+            [usual] if novelty is None else novelty,
             None if familiar is None else familiar.images,
             None if familiar is None else familiar.labels,
             task=probes.task,
@@ -123,17 +123,20 @@ class Auditor:
         )
         self._trials = TrialRunner(probes, () if trials is None else trials)
         self._measuring = Measuring(measures)
-        explains = [each.name for each in self._explaining.explainers if each.about == "question"]
+        self.novelty, self.trials, self.measures = self._scorer.scores, self._trials.trials, self._measuring.measures
+        explains = [each.name for each in self.explainers if each.about == "question"]
         if explains and not self.questions:
             raise ConfigurationError(
                 f"Expected `questions` for the explainers {', '.join(explains)} to answer, but got none. Leave "
                 "`questions` out for the defaults, or leave these explainers out."
             )
-        asks = bool(self.questions or self._explaining.explainers or self.trials)
-        if not asks and not self._scorer.scores:
-            left_out = self._scorer.notes[0] if self._scorer.notes else "Give `questions`, `novelty` or `trials`."
+        asks = bool(self.questions or self.explainers or self.trials)
+        if not asks and not self.novelty:
+            left_out = next(iter(self._scorer.notes), "Give `questions`, `novelty` or `trials`.")
             raise ConfigurationError(f"Expected something to audit, but got nothing. {left_out}")
-        self._observer = Observer(probes, self.questions, self._explaining, self._scorer, asks=asks)
+        self._observer = Observer(
+            probes, self.questions, self._explaining, self._scorer, model, output, chunk_size, asks
+        )
         self._prepared: Prepared | None = None
         check_questions(self.questions, probes.task, labelled=probes.truth is not None)
         self._measuring.keys(self._context())
@@ -141,13 +144,7 @@ class Auditor:
     def extended(
         self, *, questions: Sequence[Question], trials: Sequence[Trial], measures: Sequence[Measure]
     ) -> Auditor:
-        """The same auditor with other questions, and more trials and measures.
-
-        Args:
-            questions: All questions.
-            trials: Trials to add.
-            measures: Measures to add, but those of a kind that was given already.
-        """
+        """The same auditor with these questions, more trials, and more measures, but for those of a kind it has."""
         given: dict[str, Any] = dict(self._given)
         kinds = {type(measure) for measure in given["measures"] or ()}
         given["trials"] = [*(given["trials"] or ()), *trials]
@@ -156,29 +153,8 @@ class Auditor:
 
     @property
     def explainers(self) -> tuple[Explainer, ...]:
-        """The explainers."""
+        """The explainers; by default they are settled when a model is prepared."""
         return self._explaining.explainers
-
-    @property
-    def asked(self) -> tuple[str, ...]:
-        """What the keys of heatmaps begin with, by explainer and question, such as `gradcam/why`."""
-        about = [each.name for each in self.explainers if each.about == "question"]
-        return tuple(f"{name}/{question.key}" for name in about for question in self.questions)
-
-    @property
-    def novelty(self) -> tuple[NoveltyScore, ...]:
-        """The novelty scores."""
-        return self._scorer.scores
-
-    @property
-    def trials(self) -> tuple[Trial, ...]:
-        """The trials."""
-        return self._trials.trials
-
-    @property
-    def measures(self) -> tuple[Measure, ...]:
-        """All measures, also those that are always taken."""
-        return self._measuring.measures
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -196,14 +172,23 @@ class Auditor:
             "output": None if self.output is None else str(self.output),
             "chunk_size": self.chunk_size,
         }
-        identity = identity_of(self.probes, self.questions, self.explainers, settings)
-        return replace(identity, cue_regions=self.cue_regions)
-
-    @property
-    def cue_regions(self) -> dict[str, str]:
-        """Region in which the probes themselves carry a cue that is tried, by name of the cue."""
+        probes = self.probes
+        groups = [] if probes.groups is None else probes.groups.tolist()
+        named = dict(enumerate(probes.group_names or ()))
         cues = [trial.cue for trial in self.trials if isinstance(trial, CueTrial)]
-        return {cue.name: cue.carried_in for cue in cues if cue.carried_in is not None}
+        return AuditRecord(
+            fingerprint=probes.fingerprint,
+            names=tuple(probes.names),
+            class_names=tuple(probes.class_names or ()),
+            groups=tuple(named.get(each, str(each)) if each >= 0 else "" for each in groups),
+            explainers={each.name: repr(each) for each in self.explainers},
+            asked=tuple(repr(question) for question in self.questions),
+            versions=versions(),
+            settings=settings,
+            truth=probes.truth,
+            cue_regions={cue.name: cue.carried_in for cue in cues if cue.carried_in is not None},
+            tried={cue.name: f"cue {cue.name!r} ({cue.describe(probes)})" for cue in cues},
+        )
 
     def prepare(self, model: Model) -> dict[str, Plan]:
         """Look at a model once: choose and verify layers, and check that every question can be answered.
@@ -219,15 +204,11 @@ class Auditor:
         """
         module = as_module(model)
         with undisturbed(module):
-            self._prepared = self._look(self._subject(module))
-        return dict(self._prepared.plans)
+            return dict(self._look(self._observer.subject(module)).plans)
 
     def describe(self) -> str:
         """What is done to a model that has been prepared, in words."""
-        if self._prepared is None:
-            return "is not prepared yet"
-        plans = self._prepared.plans
-        if plans:
+        if plans := {} if self._prepared is None else self._prepared.plans:
             return "; ".join(f"explains by {name} at {plan.reason}" for name, plan in plans.items())
         scores = ", ".join(score.name for score in self.novelty)
         return f"scores {scores}" if scores and not self.questions else "gives no heatmaps"
@@ -237,18 +218,14 @@ class Auditor:
         """Names of the novelty scores that need nothing but one call of the last layer."""
         return self._scorer.watchable
 
-    @contextmanager
-    def tap(self, model: nn.Module) -> Iterator[list[Tapped]]:
+    def tap(self, model: nn.Module) -> AbstractContextManager[list[Tapped]]:
         """List the calls of the last layer while the model is used for something else; nothing is changed.
 
         Nothing is listed of a model that has not been prepared or does not end in one linear layer.
         """
-        head = None if self._prepared is None else self._prepared.head
-        if head is None or not self.watchable:
-            yield []
-            return
-        with tap(self._subject(model), head) as calls:
-            yield calls
+        if self._prepared is None or self._prepared.head is None or not self.watchable:
+            return nullcontext([])
+        return tap(self._observer.subject(model), self._prepared.head)
 
     def of_last_layer(self, tapped: Tapped) -> dict[str, Tensor]:
         """Scores of the images of one call of the last layer, `(N,)` by name, of those that are `watchable`."""
@@ -258,8 +235,7 @@ class Auditor:
         """The model as it is asked, and the name of its last linear layer; None where it does not end in one."""
         if self._prepared is None:
             self.prepare(model)
-        head = None if self._prepared is None else self._prepared.head
-        return self._subject(model, self._prepared), head
+        return self._observer.subject(model, self._prepared), self._prepared.head if self._prepared else None
 
     def audit(
         self,
@@ -286,20 +262,23 @@ class Auditor:
             AuditError: The model returned NaN or inf for a probe; the message names it.
             ConfigurationError: See `prepare`.
         """
-        clock = Clock()
+        seconds: dict[str, float] = {}
         model = as_module(model)
         history = History() if past is None else past
         with undisturbed(model):
-            with clock.stage("explain"):
+            with _timed(seconds, "explain"):
                 prepared = self._ready(model)
-                subject = self._subject(model, prepared)
+                subject = self._observer.subject(model, prepared)
                 due = self._explaining.due(prepared.plans, len(history))
                 self._scorer.fit(subject, prepared.head, chunk_size=self.chunk_size)
-                observed = self._observer.observe(subject, prepared, due, self.chunk_size, on_progress or _silent)
-            with clock.stage("try"):
-                tried = self._trials.run(subject, observed.outputs, chunk_size=self.chunk_size)
+                gathered = self._observer.observe(subject, prepared, due, on_progress)
+            with _timed(seconds, "try"):
+                tried = self._trials.run(subject, gathered.outputs, chunk_size=self.chunk_size)
             past = history.comparable(AuditRecord(fingerprint=self.probes.fingerprint))
-            scores, useless = self._observer.sound_scores(observed.scores, prepared.head)
+            scores, useless = self._observer.sound_scores(gathered.scores, prepared.head)
+            left_out = [
+                f"The explainer `{name}` failed and was left out. {why}" for name, why in gathered.failures.items()
+            ]
             record = replace(
                 self.identity,
                 step=step,
@@ -307,62 +286,48 @@ class Auditor:
                 time=time.time(),
                 untrained=untrained,
                 weights=weights_hash(subject.root),
-                maps=map_sets(observed.maps, due, self.questions, past),
-                **of_answers(subject.task, observed.outputs, self.probes.truth),
-                **of_questions(subject.task, self.questions, observed),
+                maps=map_sets(gathered.maps, due, self.questions, past),
+                **answers_of(gathered, subject.task, self.questions, self.probes.truth),
                 scores=scores,
-                notes=prepared.notes,
+                notes=(*prepared.notes, *tried.notes),
                 useless=useless,
-                failed=(*self._explaining.failures.values(), *tried.failed),
+                failed=(*left_out, *tried.failed),
             )
-            with clock.stage("judge"):
+            with _timed(seconds, "judge"):
                 answered = {each: plan for each, plan in due.items() if each.name in record.maps}
-                asking = Asking(
-                    subject, prepared.head, self.probes, self.questions, answered, self._scorer,
-                    again=lambda copied: self._subject(copied, prepared), select=self.model,
-                    chunk_size=self.chunk_size,
-                )  # fmt: skip
+                asking = Asking(self._observer, subject, prepared, answered)
                 context = replace(self._context(subject.task), model=asking)
                 record = self._measuring.measure(record, tried.judged, self._trials.keys, past, context)
-        failed = (*record.failed, *asking.failures)
-        return replace(record, failed=failed, seconds=dict(clock.seconds))
+        return replace(record, failed=(*record.failed, *asking.failures), seconds=seconds)
 
     def _context(self, task: Task | None = None) -> Context:
-        about_image = tuple(each.name for each in self.explainers if each.about == "image")
+        about = [each.name for each in self.explainers if each.about == "question"]
+        asked = tuple(f"{name}/{question.key}" for name in about for question in self.questions)
         return Context(
             probes=self.probes,
             task=self.probes.task if task is None else task,
-            questions=self.questions,
-            asked=self.asked,
-            maps=self.asked + about_image,
+            asked=asked,
+            maps=asked + tuple(each.name for each in self.explainers if each.about == "image"),
             novelty=tuple(score.name for score in self.novelty),
-            trials=tuple(trial.name for trial in self.trials),
             chunk_size=self.chunk_size,
         )
 
-    def _subject(self, model: nn.Module, prepared: Prepared | None = None) -> Subject:
-        task = self.probes.task if prepared is None else prepared.task
-        subject = Subject(model, task, select=self.model, output=self.output)
-        subject.probabilities = prepared is not None and prepared.probabilities
-        return subject
-
     def _ready(self, model: nn.Module) -> Prepared:
-        subject = self._subject(model)
+        subject = self._observer.subject(model)
         if self._prepared is None or self._prepared.structure != structure_of(subject.module):
-            self._prepared = self._look(subject)
+            return self._look(subject)
         return self._prepared
 
     def _look(self, subject: Subject) -> Prepared:
-        prepared, outputs = self._observer.look(subject, self.chunk_size)
-        keys = self._measuring.keys(self._context(prepared.task))
+        self._prepared, outputs = self._observer.look(subject)
+        keys = self._measuring.keys(self._context(self._prepared.task))
         if outputs is not None:
             self._trials.look(subject, outputs, {each.key for each in keys})
-        return prepared
+        return self._prepared
 
 
-def _default_scores(task: Task) -> tuple[NoveltyScore, ...]:
-    return (JointEnergy(),) if task.kind == "multi-label" else (GradNorm(),)
-
-
-def _silent(_done: int) -> None:
-    pass
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - begin

@@ -11,7 +11,7 @@ from torch import Tensor
 from xai_callbacks.access import Layer, NoFeatureMapError, Trace
 from xai_callbacks.access.subject import BlackBox
 from xai_callbacks.audit.checks import require_instances
-from xai_callbacks.audit.gathered import Gathered
+from xai_callbacks.audit.results import Gathered
 from xai_callbacks.errors import (
     ConfigurationError,
     XAICallbacksError,
@@ -22,7 +22,7 @@ from xai_callbacks.errors import (
 )
 from xai_callbacks.explainers import Explainer, GradCAM, HiResCAM, Observation, Plan
 
-__all__ = ["Explaining", "checked", "layers_of"]
+__all__ = ["Explaining", "explain", "layers_of"]
 
 _NOT_AVERAGED = (
     "HiResCAM explains instead of Grad-CAM, which averages gradients over the cells: here they add up to 0, as after "
@@ -39,16 +39,8 @@ _TRIED = 8.0
 class Explaining:
     """The explainers of an auditor.
 
-    Args:
-        explainers: The explainers; None for Grad-CAM wherever a model has a feature map, or HiResCAM where the mean
-            gradient that Grad-CAM goes by is always 0.
-
-    Attributes:
-        explainers: Each under a name of its own.
-        failures: Why explainers failed at the last audit, by name.
-
-    Raises:
-        ConfigurationError: Something is no explainer, or two have one name.
+    None for Grad-CAM wherever a model has a feature map, or HiResCAM where the mean gradient that Grad-CAM goes by is
+    always 0.
     """
 
     def __init__(self, explainers: Sequence[Explainer] | None) -> None:
@@ -58,21 +50,15 @@ class Explaining:
         self.explainers = tuple(given)
         for each in self.explainers:
             require_name(f"`name` of the explainer {type(each).__name__}", getattr(each, "name", None))
-        names = Counter(each.name for each in self.explainers)
-        twice = [name for name, count in names.items() if count > 1]
+        twice = [name for name, count in Counter(each.name for each in self.explainers).items() if count > 1]
         if twice:
             raise ConfigurationError(
                 f"Expected explainers with different names, but got {twice[0]!r} twice. Give one another, as in "
                 f"GradCAM('layer3', name='{twice[0]}_layer3')."
             )
-        self.failures: dict[str, str] = {}
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> tuple[dict[str, Plan], tuple[str, ...]]:
-        """Plans by name of the explainer, and notes.
-
-        Raises:
-            ConfigurationError: The model does not suit an explainer.
-        """
+        """Plans by name of the explainer, and notes; a `ConfigurationError` if the model does not suit one."""
         if self._default:
             self.explainers = (GradCAM(),)
             if isinstance(trace.subject.module, BlackBox):
@@ -93,48 +79,33 @@ class Explaining:
         return {each: plans[each.name] for each in self.explainers if each.name in plans and audits % each.every == 0}
 
     def attempt(self, observation: Observation, plans: Mapping[str, Plan]) -> None:
-        """Let explainers answer that cost little, so that mistakes show before training.
-
-        Raises:
-            ConfigurationError: One of them fails.
-        """
+        """Let explainers answer that cost little, so that mistakes show before training, as a `ConfigurationError`."""
         for each, plan in self.due(plans, 0).items():
-            if plan.cost > _TRIED:
-                continue
-            with _told(each, "explain two probes"):
-                checked(each, each.explain(observation, plan), observation)
+            if plan.cost <= _TRIED:
+                with _told(each, "explain two probes"):
+                    _answer(each, observation, plan)
 
-    def explain(
-        self,
-        observation: Observation,
-        due: Mapping[Explainer, Plan],
-        gathered: Gathered,
-        chunk: slice,
-        progress: Callable[[float], None],
-    ) -> None:
-        """Explain one chunk; an explainer that fails is left out of this audit, and the others go on.
 
-        Args:
-            observation: What the shared forward pass gave.
-            due: Explainers and their plans.
-            gathered: Takes the heatmaps.
-            chunk: Which probes.
-            progress: Called with the share of the chunk that is done.
-        """
-        observation.shared = sum(bool(plan.layers) for plan in due.values()) > 1
-        total = sum(1 + plan.cost for plan in due.values())
-        done = 0.0
-        for each, plan in due.items():
-            share, begun = (1 + plan.cost) / total, done
-            observation.progress = lambda part, share=share, begun=begun: progress(begun + share * part)  # type: ignore[misc]
-            done += share
-            if each.name in self.failures:
-                continue
-            try:
-                gathered.put_maps(each.name, checked(each, each.explain(observation, plan), observation), chunk)
-            except Exception as error:  # told; the rest of the audit must not be lost for it
-                self.failures[each.name] = f"The explainer `{each.name}` failed and was left out. {in_words(error)}"
-                gathered.drop(("maps", each.name))
+def explain(
+    observation: Observation,
+    due: Mapping[Explainer, Plan],
+    gathered: Gathered,
+    chunk: slice,
+    on_progress: Callable[[int], None] | None = None,
+) -> None:
+    """Explain one chunk, and tell the number of probes done; an explainer that fails is left out from then on."""
+    observation.shared = sum(bool(plan.layers) for plan in due.values()) > 1
+    done, total = 0.0, sum(1 + plan.cost for plan in due.values())
+    for each, plan in due.items():
+        if on_progress is not None:
+            observation.progress = _part(on_progress, chunk, done / total, (1 + plan.cost) / total)
+        done += 1 + plan.cost
+        if each.name in gathered.failures:
+            continue
+        try:
+            gathered.put_maps(each.name, _answer(each, observation, plan), chunk)
+        except Exception as error:  # told; the rest of the audit must not be lost for it
+            gathered.fail(each.name, error)
 
 
 def layers_of(plans: Mapping[Explainer, Plan]) -> list[Layer]:
@@ -142,16 +113,23 @@ def layers_of(plans: Mapping[Explainer, Plan]) -> list[Layer]:
     return list({layer.name: layer for plan in plans.values() for layer in plan.layers}.values())
 
 
+def _part(on_progress: Callable[[int], None], chunk: slice, begun: float, share: float) -> Callable[[float], None]:
+    """Progress of one explainer, 0 to 1, as a number of probes."""
+    count = chunk.stop - chunk.start
+    return lambda part: on_progress(chunk.start + int((begun + share * part) * count))
+
+
 @contextmanager
 def _told(explainer: Explainer, task: str) -> Iterator[None]:
-    """Say which explainer raised what; our own errors, and memory that ran out, say so themselves."""
+    """Say which explainer raised what; our own errors say so themselves."""
     try:
         yield
+    except XAICallbacksError:
+        raise
     except Exception as error:
-        if isinstance(error, XAICallbacksError) or is_out_of_memory(error):
-            raise
+        advice = "Lower `chunk_size`" if is_out_of_memory(error) else "Mend it"
         raise ConfigurationError(
-            f"Expected the explainer `{explainer.name}` to {task}, but it raised {in_words(error)} Mend it, or leave "
+            f"Expected the explainer `{explainer.name}` to {task}, but it raised {in_words(error)} {advice}, or leave "
             "it out of `explainers`."
         ) from error
 
@@ -163,15 +141,11 @@ def _prepared(explainer: Explainer, trace: Trace, reference: Tensor | None) -> P
     return plan  # type: ignore[return-value]  # checked
 
 
-def checked(explainer: Explainer, heatmaps: object, observation: Observation) -> Tensor:
-    """Heatmaps `(Q, N, h, w)` float32, detached, if that is what an explainer gave.
-
-    Raises:
-        ConfigurationError: It is something else.
-    """
-    questions = 1 if explainer.about == "image" else len(observation.posed)
-    leading = (questions, len(observation.images))
-    if not isinstance(heatmaps, Tensor) or heatmaps.ndim != 4 or tuple(heatmaps.shape[:2]) != leading:
+def _answer(explainer: Explainer, observation: Observation, plan: Plan) -> Tensor:
+    """Heatmaps `(Q, N, h, w)` float32, detached, if that is what an explainer gives."""
+    heatmaps: object = explainer.explain(observation, plan)
+    leading = (1 if explainer.about == "image" else len(observation.posed), len(observation.images))
+    if not isinstance(heatmaps, Tensor) or heatmaps.ndim != 4 or heatmaps.shape[:2] != leading:
         got = f"shape {tuple(heatmaps.shape)}" if isinstance(heatmaps, Tensor) else type(heatmaps).__name__
         raise ConfigurationError(
             f"Expected the explainer `{explainer.name}` to return heatmaps (Q, N, h, w) with (Q, N) = {leading}, but "

@@ -11,41 +11,26 @@ from torch import Tensor
 from xai_callbacks.audit.checks import require_instances
 from xai_callbacks.errors import ConfigurationError, in_words
 from xai_callbacks.history import History
-from xai_callbacks.measures import ALWAYS, Context, Measure, Measured, default_measures
-from xai_callbacks.metrics.summary import summarize
-from xai_callbacks.record import AuditRecord, Estimate, Key, PerProbe
+from xai_callbacks.measures import ALWAYS, Context, Localization, Measure, Measured
+from xai_callbacks.record import AuditRecord, Estimate, Key, PerProbe, summarize
 
-__all__ = ["Measuring", "require_measured"]
+__all__ = ["Measuring", "require_measured", "summarized"]
 
 
 class Measuring:
-    """The measures of an auditor.
-
-    Args:
-        measures: Measures beside those that are always taken; None for the defaults.
-
-    Attributes:
-        measures: All of them.
-
-    Raises:
-        ConfigurationError: Something is no measure.
-    """
+    """The measures of an auditor: those that are always taken, and those given; None for the defaults."""
 
     def __init__(self, measures: Sequence[Measure] | None) -> None:
-        given = default_measures() if measures is None else measures
+        given = [Localization()] if measures is None else measures
         require_instances("measures", given, Measure, "Pass measures such as [Localization(), Baselines()].")
         self.measures: tuple[Measure, ...] = (*ALWAYS, *given)
 
     def keys(self, context: Context) -> tuple[Key, ...]:
-        """What all measures declare.
-
-        Raises:
-            ConfigurationError: A measure does not suit the probes, the questions or the explainers, or fails.
-        """
+        """What all measures declare; a `ConfigurationError` if one does not suit the audit, or fails."""
         declared: list[Key] = []
         for measure in self.measures:
             try:
-                declared += _checked(measure, measure.keys(context))
+                keys: object = measure.keys(context)
             except ConfigurationError:
                 raise
             except Exception as error:
@@ -53,20 +38,17 @@ class Measuring:
                     f"Expected the measure {measure!r} to declare its keys, but it raised {in_words(error)} Mend it, "
                     "or leave it out of `measures`."
                 ) from error
+            if not isinstance(keys, list | tuple) or not all(isinstance(key, Key) for key in keys):
+                raise ConfigurationError(
+                    f"Expected the measure {measure!r} to declare its keys as a list of Key, but got {keys!r}."
+                )
+            declared += keys
         return tuple(declared)
 
     def measure(
         self, record: AuditRecord, tried: Measured, tried_keys: Sequence[Key], past: History, context: Context
     ) -> AuditRecord:
-        """The record with what trials found and all measures; what fails costs itself alone.
-
-        Args:
-            record: The audit so far.
-            tried: What trials found.
-            tried_keys: Declarations of these.
-            past: Earlier audits of the same probes.
-            context: What measures may know; its notes go into the record.
-        """
+        """The record with what trials found and all measures; what fails costs itself alone."""
         record = _with(record, tried, tried_keys)
         for measure in self.measures:
             try:
@@ -83,17 +65,7 @@ class Measuring:
 
 
 def require_measured(what: str, found: object, probes: int) -> None:
-    """Refuse results that are no `Measured`.
-
-    Args:
-        what: What gave them, in words.
-        found: The results.
-        probes: Number of probes.
-
-    Raises:
-        ConfigurationError: A key is no text, or a value neither an Estimate of plain numbers nor a PerProbe of as many
-            as there are probes.
-    """
+    """Raise a `ConfigurationError` unless results are `Measured`, of plain numbers or of one for each probe."""
     if not isinstance(found, Mapping):
         raise ConfigurationError(f"Expected {what} to return results by key, but got {type(found).__name__}.")
     for key, values in found.items():
@@ -110,31 +82,27 @@ def require_measured(what: str, found: object, probes: int) -> None:
         )
 
 
-def _checked(measure: Measure, keys: object) -> Sequence[Key]:
-    """Keys, if that is what a measure declares."""
-    fits = isinstance(keys, Sequence) and all(isinstance(key, Key) for key in keys)
-    if not fits:
-        raise ConfigurationError(
-            f"Expected the measure {measure!r} to declare its keys as a list of Key, but got {keys!r}."
-        )
-    return keys  # type: ignore[return-value]  # `fits` says so
+def summarized(found: Measured, declared: Sequence[Key]) -> dict[str, Estimate]:
+    """Estimates by key: means over probes, with intervals within the bounds that are declared; none of labels."""
+    estimates = {}
+    for key, values in found.items():
+        known = next((each for each in declared if each.matches(key)), Key(key, ""))
+        if isinstance(values, Estimate):
+            estimates[key] = values
+        elif known.unit != "label":  # whose mean says nothing
+            bounds = (known.low, known.high)
+            estimates[key] = summarize(values.values, chance=values.chance, strata=values.strata, bounds=bounds)
+    return estimates
 
 
 def _with(record: AuditRecord, found: Measured, declared: Sequence[Key]) -> AuditRecord:
     """The record with some results more, and the declarations of their keys."""
     of_probes = {key: values for key, values in found.items() if isinstance(values, PerProbe)}
-    # The mean of labels says nothing.
-    labels = {key for key in of_probes if any(each.unit == "label" and each.matches(key) for each in declared)}
-    estimates = {
-        key: summarize(values.values, chance=values.chance) if isinstance(values, PerProbe) else values
-        for key, values in found.items()
-        if key not in labels
-    }
     chances = {key: _plain(each.chance) for key, each in of_probes.items() if each.chance is not None}
     used = tuple(each for each in declared if any(each.matches(key) for key in found))
     return replace(
         record,
-        metrics={**record.metrics, **estimates},
+        metrics={**record.metrics, **summarized(found, declared)},
         per_probe={**record.per_probe, **{key: _plain(each.values) for key, each in of_probes.items()}},
         chances={**record.chances, **chances},
         keys=tuple(dict.fromkeys((*record.keys, *used))),

@@ -3,117 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from xai_callbacks.access import Layer, Subject, Tapped, trace_model
-from xai_callbacks.audit.checks import require_as_prepared, require_finite
-from xai_callbacks.audit.explaining import Explaining, layers_of
-from xai_callbacks.audit.gathered import Gathered, Observed
+from xai_callbacks.access import (
+    Layer,
+    ModelSelector,
+    OutputSelector,
+    Subject,
+    Tapped,
+    capture,
+    randomised_copy,
+    tap,
+    trace_model,
+)
+from xai_callbacks.access.subject import OTHER_MODEL
+from xai_callbacks.audit.explaining import Explaining, explain, layers_of
 from xai_callbacks.audit.identity import structure_of
-from xai_callbacks.audit.observing import observe
-from xai_callbacks.errors import ConfigurationError, OutputError, is_out_of_memory
+from xai_callbacks.audit.results import Gathered
+from xai_callbacks.errors import AuditError, ConfigurationError, OutputError, is_out_of_memory, require_instance
 from xai_callbacks.explainers import Explainer, Observation, Plan
 from xai_callbacks.metrics.novelty import why_useless
 from xai_callbacks.novelty import LastLayerScore
 from xai_callbacks.novelty.scoring import Scorer
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.questions import Question, check_questions
+from xai_callbacks.questions import Posed, Question, check_questions
 from xai_callbacks.tasks import Task
 
-__all__ = ["Observer", "Prepared"]
+__all__ = ["Asking", "Observer", "Prepared", "observe"]
 
 # Probes that the one traced pass looks at; two show whether a gradient reaches a cell in general.
 _TRACED = 2
+# Statistics of batch normalisation in a model with random weights are taken from no more probes than these.
+_NORMALISED = 256
 # Answers to an image alone and beside another that differ by more are no matter of rounding, even in TF32.
 _MIXED = 2e-3
 _MIXING = (
     "The answer to an image depends on the images beside it, or is drawn at random: heatmaps show parts of answers to "
     "other images, and depend on `chunk_size`."
 )
-_SUITED = (
-    "Choose scores of the whole model: ReconstructionError(), FisherNovelty() or GradConScore('constraint') for an "
-    "autoencoder, ODIN() or FisherNovelty('uniform') for a classifier."
-)
+_PROBABILITIES = "The model returns probabilities; their logarithms are explained. Logits give clearer heatmaps."
+_NO_HEAD = "Novelty was left out: the model does not end in one linear layer, from which it is computed."
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was learnt about a model; plain data, valid for every model of the same structure.
+    """What was learnt about a model; plain data, valid for every model of the same structure."""
 
-    Attributes:
-        structure: See `structure_of`.
-        task: How outputs are read, with their number.
-        probabilities: Whether the model gives probabilities.
-        head: Name of the last linear layer; None where there is none.
-        plans: Of the explainers, by name.
-        readable: Whether the outputs are read at all.
-        notes: Sentences about what was left out or assumed.
-    """
-
-    structure: int
-    task: Task
-    probabilities: bool
-    head: str | None
-    plans: dict[str, Plan]
-    readable: bool
-    notes: tuple[str, ...]
+    structure: int  # see `structure_of`
+    task: Task  # how outputs are read, with their number
+    probabilities: bool  # whether the model gives probabilities
+    head: str | None  # name of the last linear layer
+    plans: dict[str, Plan]  # of the explainers, by name
+    readable: bool  # whether the outputs are read at all
+    notes: tuple[str, ...]  # sentences about what was left out or assumed
 
 
+@dataclass(frozen=True, eq=False)
 class Observer:
-    """Looks at models and runs them on the probes.
+    """Looks at models and runs them on the probes; to be used inside `undisturbed`."""
 
-    Args:
-        probes: The probe set.
-        questions: The questions.
-        explaining: The explainers.
-        scorer: The novelty scores.
-        asks: Whether anything is asked of the outputs, so that they must be readable.
-    """
+    probes: ProbeSet
+    questions: tuple[Question, ...]
+    explaining: Explaining
+    scorer: Scorer
+    select: ModelSelector | None
+    output: OutputSelector | None
+    chunk_size: int
+    asks: bool  # whether anything is asked of the outputs, so that they must be readable
 
-    def __init__(
-        self,
-        probes: ProbeSet,
-        questions: Sequence[Question],
-        explaining: Explaining,
-        scorer: Scorer,
-        *,
-        asks: bool,
-    ) -> None:
-        self.probes = probes
-        self.questions = tuple(questions)
-        self.explaining = explaining
-        self.scorer = scorer
-        self.asks = asks
+    def subject(self, model: nn.Module, prepared: Prepared | None = None) -> Subject:
+        """The model as it is asked."""
+        task = self.probes.task if prepared is None else prepared.task
+        subject = Subject(model, task, select=self.select, output=self.output)
+        subject.probabilities = prepared is not None and prepared.probabilities
+        return subject
 
-    def look(self, subject: Subject, chunk_size: int) -> tuple[Prepared, Tensor | None]:
-        """Look at a model once, inside `undisturbed`; learns how its outputs are read.
+    def look(self, subject: Subject) -> tuple[Prepared, Tensor | None]:
+        """Look at a model once; learns how its outputs are read.
 
         Returns:
             What was learnt, and what the model says of the first probes, `(n, K)`; None if that is not read.
 
         Raises:
-            ConfigurationError: The model does not run on the probes, does not suit a question or an explainer, or the
-                device ran out of memory.
+            ConfigurationError: The model does not run on the probes, or does not suit a question or an explainer.
         """
-        try:
-            return self._look(subject, chunk_size)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise ConfigurationError(
-                f"Expected the model to run on up to {chunk_size} probes of shape "
-                f"{tuple(self.probes.images.shape[1:])} (C, H, W) at a time, but the device ran out of memory: "
-                f"{error}. Lower `chunk_size`, or give probes of a smaller size."
-            ) from error
-
-    def _look(self, subject: Subject, chunk_size: int) -> tuple[Prepared, Tensor | None]:
         images = self.probes.images[:_TRACED]
         structure = structure_of(subject.module)
         try:
-            trace = trace_model(subject, images, chunk_size=chunk_size)
+            trace = trace_model(subject, images, chunk_size=self.chunk_size)
             subject.learn_outputs(trace.outputs.detach(), trace.ending())
         except ConfigurationError as error:
             if self.asks:
@@ -123,33 +104,31 @@ class Observer:
             self.scorer.check(subject, None, images)
             return Prepared(structure, subject.task, False, None, {}, False, self.scorer.notes), None
         check_questions(self.questions, subject.task, labelled=self.probes.truth is not None)
-        notes = list(self.scorer.notes)
-        if subject.probabilities and self.questions:
-            notes.append(
-                "The model returns probabilities; their logarithms are explained. Logits give clearer heatmaps."
-            )
-        head = trace.head()
-        if head is None and self.scorer.of_head:
-            notes.append("Novelty was left out: the model does not end in one linear layer, from which it is computed.")
+        head = None if (call := trace.head()) is None else call.name
         plans, said = self.explaining.prepare(trace, self.scorer.inliers)
-        name = head.name if head else None
-        del trace, head
+        del trace, call
         # What only shows when questions are answered, such as a model that cannot be differentiated, shows now.
-        first = self._observation(subject, images, 0, layers_of(self.explaining.due(plans, 0)), name, chunk_size)
+        layers = layers_of(self.explaining.due(plans, 0))
+        first = self.observation(subject, slice(0, len(images)), layers, head)
         self.explaining.attempt(first, plans)
-        if _mixes(subject, images[:1], first.outputs.detach()):
-            notes.append(_MIXING)
-        self.scorer.check(subject, name, images)
-        prepared = Prepared(structure, subject.task, subject.probabilities, name, plans, True, (*notes, *said))
-        return prepared, first.outputs.detach()
+        outputs = first.outputs.detach()
+        told = {
+            _PROBABILITIES: subject.probabilities and bool(self.questions),
+            _NO_HEAD: head is None and self.scorer.of_head,
+            _MIXING: _mixes(self.observation(subject, slice(0, 1), [], None), outputs),
+        }
+        self.scorer.check(subject, head, images)
+        notes = (*self.scorer.notes, *(note for note, applies in told.items() if applies), *said)
+        return Prepared(structure, subject.task, subject.probabilities, head, plans, True, notes), outputs
 
     def _require_no_head(self, error: Exception) -> None:
         """Refuse scores of the last layer for a model whose outputs cannot be read."""
         names = ", ".join(score.name for score in self.scorer.scores if isinstance(score, LastLayerScore))
         if names and isinstance(error, OutputError):
             raise ConfigurationError(
-                f"Expected a classifier for the scores {names}, but the outputs are no logits. {_SUITED} If this is a "
-                f"classifier: {error}"
+                f"Expected a classifier for the scores {names}, but the outputs are no logits. Choose scores of the "
+                "whole model: ReconstructionError(), FisherNovelty() or GradConScore('constraint') for an autoencoder, "
+                f"ODIN() or FisherNovelty('uniform') for a classifier. If this is a classifier: {error}"
             ) from error
         if names:
             raise error
@@ -159,88 +138,189 @@ class Observer:
         subject: Subject,
         prepared: Prepared,
         due: Mapping[Explainer, Plan],
-        chunk_size: int,
-        on_progress: Callable[[int], None],
-    ) -> Observed:
-        """Run all probes, inside `undisturbed`.
-
-        Args:
-            subject: The model.
-            prepared: What was learnt about it.
-            due: Explainers that answer at this audit, and their plans.
-            chunk_size: Images in one forward pass.
-            on_progress: Called with the number of probes done.
+        on_progress: Callable[[int], None] | None,
+    ) -> Gathered:
+        """Run all probes for the explainers that are `due`; tells `on_progress` the number of probes done.
 
         Raises:
             AuditError: The model returned NaN or inf for a probe, or the device ran out of memory.
+            OutputError: The outputs are not those of a model like the one that was prepared.
         """
-        gathered = Gathered(len(self.probes))
-        layers = layers_of(due)
-        self.explaining.failures.clear()
-        for start in range(0, len(self.probes), chunk_size):
-            images = self.probes.images[start : start + chunk_size]
-            chunk, count = slice(start, start + len(images)), len(images)
-            for name, values in self.scorer.of_model(subject, images).items():
-                gathered.put(("score", name), values, chunk)
+        gathered, layers = Gathered(len(self.probes)), layers_of(due)
+        for chunk in self.chunks():
+            for name, values in self.scorer.of_model(subject, self.probes.images[chunk]).items():
+                gathered.put("score", name, values, chunk)
             if prepared.readable:
-                observation = self._observation(subject, images, start, layers, prepared.head, chunk_size)
-                gathered.put(("answers", "outputs"), observation.outputs, chunk)
+                observation = self.observation(subject, chunk, layers, prepared.head)
+                gathered.put("answers", "outputs", observation.outputs, chunk)
                 gathered.put_posed(observation.posed, chunk)
-                self._score(observation, gathered, chunk)
+                if observation.head is not None:
+                    with torch.no_grad():
+                        for name, values in self.scorer.of_last_layer(observation.head).items():
+                            gathered.put("score", name, values, chunk)
+                explain(observation, due, gathered, chunk, on_progress)
+            if on_progress is not None:
+                on_progress(chunk.stop)
+        if gathered.outputs is not None:
+            self._check(gathered.outputs, prepared)
+        return gathered
 
-                def progress(share: float, start: int = start, count: int = count) -> None:
-                    on_progress(start + int(share * count))
+    def chunks(self) -> list[slice]:
+        """Places of the probes, `chunk_size` at a time."""
+        starts = range(0, len(self.probes), self.chunk_size)
+        return [slice(start, min(start + self.chunk_size, len(self.probes))) for start in starts]
 
-                self.explaining.explain(observation, due, gathered, chunk, progress)
-            on_progress(start + count)
-        outputs = gathered.observed().outputs
-        if outputs is not None:
-            require_finite(outputs, self.probes)
-            require_as_prepared(outputs, prepared.task, probabilities=prepared.probabilities)
-        return gathered.observed()
-
-    def sound_scores(self, scores: Mapping[str, Tensor], head: str | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Scores that say something, and which were left out and why, in sentences."""
-        origins = self.scorer.origins(head)
-        reasons = {name: f"because it failed: {why}" for name, why in self.scorer.failures.items()}
-        for name, values in scores.items():
-            why = why_useless(values, self.probes.names)
-            if why is not None:
-                reasons.setdefault(name, f": {why}.")
-        sound = {name: values for name, values in scores.items() if name not in reasons}
-        sentences = (
-            f"The novelty score `{name}` of {origins[name]} was left out {why}" for name, why in reasons.items()
-        )
-        return sound, tuple(sentence.replace("out :", "out:") for sentence in sentences)
-
-    def _observation(
-        self, subject: Subject, images: Tensor, start: int, layers: Sequence[Layer], head: str | None, chunk_size: int
-    ) -> Observation:
-        truth = self.probes.truth
+    def observation(self, subject: Subject, chunk: slice, layers: Sequence[Layer], head: str | None) -> Observation:
+        """One forward pass over some probes."""
+        images, truth = self.probes.images[chunk], self.probes.truth
         return observe(
             subject,
             images,
-            None if truth is None else truth[start : start + len(images)],
+            None if truth is None else truth[chunk],
             self.questions,
             layers,
             head=head,
             reference=self.scorer.inliers,
-            chunk_size=chunk_size,
+            chunk_size=self.chunk_size,
         )
 
-    def _score(self, observation: Observation, gathered: Gathered, chunk: slice) -> None:
-        """What the last layer says of novelty."""
-        if observation.head is None:
-            return
-        with torch.no_grad():
-            detached = Tapped(*(tensor.detach() for tensor in observation.head))
-            for name, values in self.scorer.of_last_layer(detached).items():
-                gathered.put(("score", name), values, chunk)
+    def _check(self, outputs: Tensor, prepared: Prepared) -> None:
+        broken = (~outputs.isfinite()).any(dim=1).nonzero()[:, 0].tolist()
+        if broken:
+            raise AuditError(
+                f"Expected finite model outputs, but got NaN or inf for {len(broken)} of {len(outputs)} probes, first "
+                f"for {self.probes.names[broken[0]]!r}. The training has probably diverged; look at the loss and the "
+                "learning rate."
+            )
+        given = ""
+        if outputs.shape[1] != prepared.task.width:
+            given = f"{outputs.shape[1]} instead of {prepared.task.width}"
+        elif not prepared.probabilities and prepared.task.are_distributions(outputs):
+            given = "probabilities, which add up to 1, instead of logits"
+        if given:
+            raise OutputError(f"Expected outputs as when the model was prepared, but got {given}. {OTHER_MODEL}")
+
+    def sound_scores(self, scores: Mapping[str, Tensor], head: str | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Scores that say something, and which were left out and why, in sentences."""
+        reasons = {name: f" because it failed: {why}" for name, why in self.scorer.failures.items()}
+        for name, values in scores.items():
+            if (why := why_useless(values, self.probes.names)) is not None:
+                reasons.setdefault(name, f": {why}.")
+        origins = self.scorer.origins(head)
+        told = (f"The novelty score `{name}` of {origins[name]} was left out{why}" for name, why in reasons.items())
+        return {name: values for name, values in scores.items() if name not in reasons}, tuple(told)
 
 
-@torch.no_grad()
-def _mixes(subject: Subject, image: Tensor, beside: Tensor) -> bool:
-    """Whether an image alone `(1, C, H, W)` has other outputs than as the first of several, `(N, K)`."""
-    rounding = max(_MIXED, torch.finfo(subject.dtype).eps ** 0.5)
-    away = (subject(subject.images(image))[0] - beside[0]).abs().max()
-    return bool(away > rounding * beside.abs().max())
+class Asking:
+    """The model of one audit, for measures; see `ModelAccess`. `failures` tells what failed and was left out."""
+
+    def __init__(self, observer: Observer, subject: Subject, prepared: Prepared, due: Mapping[Explainer, Plan]) -> None:
+        self._observer, self._subject, self._prepared = observer, subject, prepared
+        self._cheap = {each: plan for each, plan in due.items() if plan.cost == 0}
+        self.failures: list[str] = []
+
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        """See `ModelAccess.scores`."""
+        scorer = self._observer.scorer
+        before = dict(scorer.failures)
+        found = scorer.score(self._subject, self._prepared.head, images, chunk_size=self._observer.chunk_size)
+        self.failures += [
+            f"The novelty score `{name}` of further images failed and was left out. {why}"
+            for name, why in scorer.failures.items()
+            if name not in before
+        ]
+        return found
+
+    def randomised(self, seed: int) -> dict[str, Tensor]:
+        """See `ModelAccess.randomised`; an explainer that fails is not asked again."""
+        if not self._cheap:
+            return {}
+        observer, head = self._observer, self._prepared.head
+        images, least = observer.probes.images[:_NORMALISED], max(2, observer.chunk_size)
+        copied = randomised_copy(self._subject.root, images, seed, select=observer.select, chunk_size=least)
+        subject, gathered = observer.subject(copied, self._prepared), Gathered(len(observer.probes))
+        for chunk in observer.chunks():
+            observation = observer.observation(subject, chunk, layers_of(self._cheap), head)
+            explain(observation, self._cheap, gathered, chunk)
+        self._cheap = {each: plan for each, plan in self._cheap.items() if each.name not in gathered.failures}
+        self.failures += [
+            f"The explainer `{name}` failed and was left out for models with random weights. {why}"
+            for name, why in gathered.failures.items()
+        ]
+        return gathered.maps
+
+
+def observe(
+    subject: Subject,
+    images: Tensor,
+    truth: Tensor | None,
+    questions: Sequence[Question],
+    layers: Sequence[Layer],
+    *,
+    head: str | None = None,
+    reference: Tensor | None = None,
+    chunk_size: int = 16,
+) -> Observation:
+    """Run images `(N, C, H, W)` once and pose the questions; call inside `undisturbed`.
+
+    The graph begins at the earliest layer; without layers there is none. `head` names a last linear layer to be tapped,
+    `chunk_size` is for explainers that run the model again.
+
+    Raises:
+        TargetLayerError: A layer did not run once, or the outputs do not depend on any.
+        AuditError: The device ran out of memory.
+    """
+    images = subject.images(images)
+    try:
+        outputs, activations, tapped = _forward(subject, images, layers, head)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise AuditError(
+                f"Expected {len(images)} images of {tuple(images.shape[1:])} (C, H, W) to fit into memory, but the "
+                f"device ran out of it: {error}. Lower `chunk_size`, now {chunk_size}."
+            ) from error
+        raise
+    settled = outputs.detach()
+    truth = None if truth is None else truth.to(settled.device)
+    posed = tuple(question.pose(settled, truth, subject.task) for question in questions)
+    for question, each in zip(questions, posed, strict=True):
+        require_instance(f"{question!r}.pose", each, Posed, "a method that returns a Posed")
+    return Observation(
+        subject=subject,
+        images=images,
+        outputs=outputs,
+        posed=posed,
+        activations=activations,
+        head=tapped,
+        reference=reference,
+        chunk_size=chunk_size,
+    )
+
+
+def _forward(
+    subject: Subject, images: Tensor, layers: Sequence[Layer], head: str | None
+) -> tuple[Tensor, dict[str, Tensor], Tapped | None]:
+    names = list(dict.fromkeys(layer.name for layer in layers))
+    # `capture` switches gradients on at the first layer. A model that switches them off itself, as wrappers of frozen
+    # backbones do, undoes that on leaving its `no_grad`; with gradients on from the start, leaving it switches them on
+    # again, at the price of a graph for what came before. So do views that are changed in place.
+    for mode in (torch.no_grad, torch.enable_grad) if names else (torch.no_grad,):
+        with ExitStack() as stack:
+            stack.enter_context(mode())
+            captured = stack.enter_context(capture(subject, names) if names else nullcontext())
+            calls = stack.enter_context(tap(subject, head, detach=not names)) if head is not None else []
+            try:
+                outputs = subject(images)
+            except RuntimeError as error:
+                if mode is torch.no_grad and "created in no_grad mode" in str(error):
+                    continue
+                raise
+        if outputs.requires_grad or not names:
+            break
+    return outputs, {} if captured is None else captured.tensors(), calls[0] if calls else None
+
+
+def _mixes(alone: Observation, beside: Tensor) -> bool:
+    """Whether an image alone has other outputs than as the first of several, `(N, K)`."""
+    rounding = max(_MIXED, torch.finfo(alone.subject.dtype).eps ** 0.5)
+    return bool((alone.outputs[0] - beside[0]).abs().max() > rounding * beside.abs().max())

@@ -1,22 +1,114 @@
-"""What an audit gathered, as fields of an `AuditRecord`."""
+"""Results of one audit: collected chunk by chunk in bounded memory, then given as fields of an `AuditRecord`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from xai_callbacks.audit.gathered import Asked, Observed
+from xai_callbacks.errors import in_words
 from xai_callbacks.explainers import Explainer, Plan
 from xai_callbacks.history import History
-from xai_callbacks.questions import Question
+from xai_callbacks.questions import Posed, Question
 from xai_callbacks.record import MapSet
 from xai_callbacks.tasks import Task
 
-__all__ = ["map_sets", "of_answers", "of_questions"]
+__all__ = ["MOST_CELLS", "Gathered", "answers_of", "bounded", "map_sets"]
+
+MOST_CELLS = 64
+"""Most cells a side of a heatmap that is kept; small images keep every pixel."""
+
+
+class Asked(NamedTuple):
+    """What one question was about, for all N probes."""
+
+    fact: Tensor  # outputs asked about, (N,) int64; -1 for none
+    foil: Tensor | None  # outputs they are held against, (N,) int64
+    value: Tensor | None  # values they are held against, (N,) float32; None for classes and labels
+
+
+class Gathered:
+    """Results of all chunks, in tensors on the CPU made when the first chunk comes.
+
+    Collecting small results in lists would leave them between large temporary ones and fragment the heap, so that the
+    memory of an audit would grow with the number of probes after all.
+    """
+
+    def __init__(self, probes: int) -> None:
+        self._probes = probes
+        self._tensors: dict[tuple[str, str], Tensor] = {}
+        self.failures: dict[str, str] = {}  # why explainers failed, by name
+
+    def put(self, kind: str, name: str, values: Tensor, chunk: slice) -> None:
+        """Store values `(n, ...)` of one chunk."""
+        if (kind, name) not in self._tensors:
+            self._tensors[kind, name] = torch.empty(self._probes, *values.shape[1:], dtype=values.dtype)
+        self._tensors[kind, name][chunk] = values.detach().to("cpu")
+
+    def put_maps(self, explainer: str, heatmaps: Tensor, chunk: slice) -> None:
+        """Store heatmaps `(Q, n, h, w)` of an explainer, on a grid that bounds memory."""
+        self.put("maps", explainer, bounded(heatmaps).transpose(0, 1), chunk)
+
+    def put_posed(self, posed: Sequence[Posed], chunk: slice) -> None:
+        """Store what was asked."""
+        for index, each in enumerate(posed):
+            for part in Asked._fields:
+                if (values := getattr(each, part)) is not None:
+                    self.put(part, str(index), values, chunk)
+
+    def fail(self, explainer: str, error: Exception) -> None:
+        """Drop the heatmaps of an explainer that failed, and note why."""
+        self.failures[explainer] = in_words(error)
+        self._tensors.pop(("maps", explainer), None)
+
+    @property
+    def outputs(self) -> Tensor | None:
+        """Outputs `(N, K)`; None where nothing is asked of them."""
+        return self._tensors.get(("answers", "outputs"))
+
+    @property
+    def asked(self) -> tuple[Asked, ...]:
+        """What each question was about."""
+        facts, foils, values = (self._of(part) for part in Asked._fields)
+        return tuple(Asked(fact, foils.get(index), values.get(index)) for index, fact in facts.items())
+
+    @property
+    def maps(self) -> dict[str, Tensor]:
+        """Signed heatmaps `(Q, N, h, w)` by explainer."""
+        return {name: maps.transpose(0, 1).contiguous() for name, maps in self._of("maps").items()}
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """Novelty scores `(N,)` by name."""
+        return self._of("score")
+
+    def _of(self, wanted: str) -> dict[str, Tensor]:
+        return {name: values for (kind, name), values in self._tensors.items() if kind == wanted}
+
+
+def bounded(heatmaps: Tensor) -> Tensor:
+    """Heatmaps `(..., h, w)` on a grid of at most `MOST_CELLS` cells a side, with the same sums.
+
+    Each cell of the new grid gets what lies in it; a cell that lies in two is divided by area.
+    """
+    height, width = heatmaps.shape[-2:]
+    factor = math.ceil(max(height, width) / MOST_CELLS)
+    if factor <= 1:
+        return heatmaps
+    rows, columns = (_shares(side, math.ceil(side / factor)).to(heatmaps) for side in (height, width))
+    return rows @ heatmaps @ columns.T
+
+
+def _shares(fine: int, coarse: int) -> Tensor:
+    """Share of each fine cell in each coarse one, `(coarse, fine)`; columns add up to 1."""
+    edges = torch.arange(fine + 1, dtype=torch.float64) * coarse / fine
+    bounds = torch.arange(coarse, dtype=torch.float64)[:, None]
+    low, high = edges[:-1].clamp(bounds, bounds + 1), edges[1:].clamp(bounds, bounds + 1)
+    return (high - low) * fine / coarse
 
 
 def map_sets(
@@ -25,18 +117,17 @@ def map_sets(
     """Heatmaps with what they are, in the order of the explainers."""
     found = {}
     for each, plan in due.items():
-        if each.name not in maps:
-            continue
-        given = MapSet(
-            heatmaps=maps[each.name],
-            explainer=repr(each),
-            layer=plan.layers[0].name if plan.layers else "",
-            reason=plan.reason,
-            units=each.units,
-            about=each.about,
-            verified=plan.verified,
-        )
-        found[each.name] = replace(given, peaks=_peaks(given, each.name, questions, past))
+        if each.name in maps:
+            given = MapSet(
+                heatmaps=maps[each.name],
+                explainer=repr(each),
+                layer=plan.layers[0].name if plan.layers else "",
+                reason=plan.reason,
+                units=each.units,
+                about=each.about,
+                verified=plan.verified,
+            )
+            found[each.name] = replace(given, peaks=_peaks(given, each.name, questions, past))
     return found
 
 
@@ -54,48 +145,38 @@ def _peaks(given: MapSet, explainer: str, questions: Sequence[Question], past: H
     return tuple(max(peak, known.get(question, 0.0)) for peak, question in zip(own, asked, strict=True))
 
 
-def of_answers(task: Task, outputs: Tensor | None, truth: Tensor | None) -> dict[str, Any]:
-    """What the model answered."""
+def answers_of(gathered: Gathered, task: Task, questions: Sequence[Question], truth: Tensor | None) -> dict[str, Any]:
+    """What was asked and answered, as fields of a record."""
+    outputs, asked = gathered.outputs, gathered.asked
     if outputs is None:
         return {}
     unknown = torch.full((len(outputs),), torch.nan, dtype=torch.float64)
-    return {
+    found = {
         "outputs": outputs,
         "predictions": task.predictions(outputs),
         "confidences": task.confidences(outputs),
         "correct": unknown if truth is None else task.correct(outputs, truth),
     }
-
-
-def of_questions(task: Task, questions: Sequence[Question], observed: Observed) -> dict[str, Any]:
-    """What was asked."""
-    outputs, asked = observed.outputs, tuple(zip(questions, observed.asked, strict=True))
-    if outputs is None or not asked:
-        return {}
+    if not asked:
+        return found
     none = torch.full((len(outputs),), -1, dtype=torch.int64)
-    return {
+    return found | {
         "questions": tuple(question.key for question in questions),
         "headings": tuple(question.title("P", "Q") for question in questions),
-        "titles": tuple(_titles(task, question, answered, outputs) for question, answered in asked),
-        "facts": torch.stack([each.fact for each in observed.asked]),
-        "foils": torch.stack([none if each.foil is None else each.foil for each in observed.asked]),
+        "titles": tuple(_titles(task, *pair, outputs) for pair in zip(questions, asked, strict=True)),
+        "facts": torch.stack([each.fact for each in asked]),
+        "foils": torch.stack([none if each.foil is None else each.foil for each in asked]),
     }
 
 
 def _titles(task: Task, question: Question, asked: Asked, outputs: Tensor) -> tuple[str, ...]:
-    if task.classifies:
-        facts = [_named(task, index) for index in asked.fact.tolist()]
-        foils = [""] * len(facts) if asked.foil is None else [_named(task, index) for index in asked.foil.tolist()]
-    else:
-        several = outputs.shape[1] > 1
+    facts = ["no label" if index < 0 else task.name(index) for index in asked.fact.tolist()]
+    foils = [""] * len(facts)
+    if not task.classifies:
         values = outputs.gather(1, asked.fact[:, None])[:, 0].tolist()
-        facts = [
-            f"{task.name(index)} {value:.3g}" if several else f"{value:.3g}"
-            for index, value in zip(asked.fact.tolist(), values, strict=True)
-        ]
-        foils = [""] * len(facts) if asked.value is None else [f"{value:.3g}" for value in asked.value.tolist()]
+        several = outputs.shape[1] > 1
+        facts = [f"{name if several else ''} {value:.3g}".lstrip() for name, value in zip(facts, values, strict=True)]
+        foils = foils if asked.value is None else [f"{value:.3g}" for value in asked.value.tolist()]
+    elif asked.foil is not None:
+        foils = ["no label" if index < 0 else task.name(index) for index in asked.foil.tolist()]
     return tuple(question.title(fact, foil) for fact, foil in zip(facts, foils, strict=True))
-
-
-def _named(task: Task, index: int) -> str:
-    return "no label" if index < 0 else task.name(index)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -27,23 +28,15 @@ _ROUNDING = 1e-4
 
 
 class Tried(NamedTuple):
-    """What trials found.
-
-    Attributes:
-        judged: Metrics by key.
-        failed: Which trials failed and why, in sentences.
-    """
+    """Metrics by key, which trials failed and why, and what metrics cannot show, in sentences."""
 
     judged: dict[str, PerProbe | Estimate]
     failed: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 class TrialRunner:
-    """Runs trials on one probe set.
-
-    Args:
-        probes: The probe set.
-        trials: The trials, each with a name of its own.
+    """Runs trials, each with a name of its own, on one probe set.
 
     Raises:
         ConfigurationError: A trial does not suit the probes, two have one name, or it is unknown which values of the
@@ -62,12 +55,17 @@ class TrialRunner:
             trial.check(probes)
         self.probes = probes
         self.trials = tuple(trials)
-        self._scale = PixelScale.of(probes) if trials else None
         self._found: dict[str, str] = {}
+        if trials:
+            _ = self._scale  # raises if it is unknown
+
+    @cached_property
+    def _scale(self) -> PixelScale:
+        return PixelScale.of(self.probes)
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """Declarations of the metrics of all trials; of those that a trial does not declare, once it has been run."""
+        """Declarations of the metrics of all trials; those that a trial does not declare, once it has been run."""
         declared = [key for trial in self.trials for key in trial.keys()]  # noqa: SIM118  # no mapping
         if not self._found:
             return tuple(declared)
@@ -78,14 +76,11 @@ class TrialRunner:
     def look(self, subject: Subject, given: Tensor, taken: Collection[str] = ()) -> None:
         """Run all trials on the first probes, so that mistakes come to light before training.
 
-        Args:
-            subject: The model.
-            given: What it says of the first probes, `(n, K)`.
-            taken: Keys of measures.
+        `given` is what the model says of them, `(n, K)`.
 
         Raises:
             ConfigurationError: A trial does not suit the model, edits probes in another way at each call, or judges by
-                the key of a measure or of another trial.
+                a key that is `taken` by a measure, or of another trial.
         """
         first = self.probes.select(range(len(given)))
         judged = self._found = {}
@@ -93,7 +88,7 @@ class TrialRunner:
             shown, views = next(self._views(trial, len(given)))
             _, alone = next(self._views(trial, 1))
             _check_repeatable(trial.name, views, alone)
-            answers = _answer(subject, self._scale_of(), shown, views, given.cpu())
+            answers = _answer(subject, shown, views, given.cpu())
             for key in _judge(trial, first, Answers(given.cpu(), answers, views.facts)):
                 if key in taken or judged.setdefault(key, trial.name) != trial.name:
                     other = "a measure" if key in taken else repr(judged[key])
@@ -105,43 +100,40 @@ class TrialRunner:
     def run(self, subject: Subject, given: Tensor | None, *, chunk_size: int) -> Tried:
         """Run all trials; call inside `undisturbed`.
 
-        Args:
-            subject: The model.
-            given: What it says of the probes as they are, `(N, K)` on the CPU; None if there are no trials.
-            chunk_size: Images in one forward pass.
+        `given` is what the model says of the probes as they are, `(N, K)` on the CPU; None if there are no trials.
         """
         judged: dict[str, PerProbe | Estimate] = {}
-        failed = []
+        failed, notes = [], list[str]()
         for trial in self.trials:
             assert given is not None  # noqa: S101  # as there are trials; narrows the type
             try:
-                judged.update(_judge(trial, self.probes, self._answers(subject, trial, given, chunk_size)))
+                answers = self._answers(subject, trial, given, chunk_size)
+                found = _judge(trial, self.probes, answers)
+                notes += trial.notes(answers, found)
+                judged.update(found)
             except Exception as error:  # told; the rest of the audit must not be lost for it
                 failed.append(f"The trial {trial.name!r} failed and was left out. {in_words(error)}")
-        return Tried(judged, tuple(failed))
+        return Tried(judged, tuple(failed), tuple(notes))
 
     def _answers(self, subject: Subject, trial: Trial, given: Tensor, chunk_size: int) -> Answers:
         outputs: dict[str, list[Tensor]] = {}
         facts: dict[str, list[Tensor]] = {}
         for shown, views in self._views(trial, chunk_size):
-            for name, values in _answer(subject, self._scale_of(), shown, views, given[shown.rows]).items():
+            for name, values in _answer(subject, shown, views, given[shown.rows]).items():
                 outputs.setdefault(name, []).append(values)
             for name, values in views.facts.items():
                 facts.setdefault(name, []).append(values)
-        return Answers(given, _joined(outputs), _joined(facts))
+        joined = [{name: torch.cat(chunks) for name, chunks in parts.items()} for parts in (outputs, facts)]
+        return Answers(given, *joined)
 
     def _views(self, trial: Trial, chunk_size: int) -> Iterator[tuple[Shown, Views]]:
-        scale = self._scale_of()
         for rows in torch.split(torch.arange(len(self.probes)), chunk_size):
             # Seeds are those of the trials.
-            shown = Shown(scale.displayed(self.probes.images[rows]), rows, self.probes, scale, seed=0)
+            images = self._scale.displayed(self.probes.images[rows])
+            shown = Shown(images, rows, self.probes, self._scale, seed=0)
             views = trial.views(shown)
             _check_views(trial.name, shown, views)
             yield shown, views
-
-    def _scale_of(self) -> PixelScale:
-        assert self._scale is not None  # noqa: S101  # as there are trials; narrows the type
-        return self._scale
 
 
 def _check_views(name: str, shown: Shown, views: Views) -> None:
@@ -181,16 +173,28 @@ def _judge(trial: Trial, probes: ProbeSet, answers: Answers) -> dict[str, PerPro
     return judged
 
 
-def _joined(parts: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat(chunks) for name, chunks in parts.items()}
-
-
-def _answer(subject: Subject, scale: PixelScale, shown: Shown, views: Views, given: Tensor) -> dict[str, Tensor]:
-    """Logits of each view, on the CPU; a tensor that occurs twice is run once, the probes as they are not at all."""
-    known = {id(shown.images): given}
-    original = shown.probes.images[shown.rows]
+def _answer(subject: Subject, shown: Shown, views: Views, given: Tensor) -> dict[str, Tensor]:
+    """Logits of each view, on the CPU; an image that is as it was shown, or as in an earlier view, is not run again."""
+    seen, original, found = [(shown.images, given)], shown.probes.images[shown.rows], {}
     with torch.no_grad():
-        for images in views.images.values():
-            if id(images) not in known:
-                known[id(images)] = subject(subject.images(scale.expected(images, original))).cpu()
-    return {name: known[id(images)] for name, images in views.images.items()}
+        for name, images in views.images.items():
+            known, answer = torch.zeros(len(images), dtype=torch.bool), torch.empty_like(given)
+            for earlier, outputs in seen:
+                alike = _alike(images, earlier) & ~known
+                answer[alike], known = outputs[alike], known | alike
+            if not known.all():
+                rows = (~known).nonzero()[:, 0]
+                answer[rows] = (
+                    subject(subject.images(shown.scale.expected(images[rows], original[rows]))).cpu().to(answer)
+                )
+            seen.append((images, answer))
+            found[name] = answer
+    return found
+
+
+def _alike(images: Tensor, others: Tensor) -> Tensor:
+    """Which images of two batches are the same, `(n,)`; those are compared whole that agree on a grid."""
+    grid = (..., slice(None, None, max(1, images.shape[2] // 8)), slice(None, None, max(1, images.shape[3] // 8)))
+    same = (images[grid] == others[grid]).flatten(1).all(dim=1)
+    same[same.clone()] = (images[same] == others[same]).flatten(1).all(dim=1)
+    return same

@@ -1,7 +1,6 @@
-"""Conditions under which a photo is taken or stored: five kinds at five levels, for condition novelty.
+"""Conditions under which a photo is taken or stored: five kinds at five levels, from just visible to severe.
 
-A stand-in for CURE-TSR (traffic signs under 12 conditions at 5 levels), which is given out by form only: its figures
-cannot be compared with ours. Level 1 is just visible, level 5 is severe but leaves something to recognise.
+A stand-in for CURE-TSR (traffic signs under 12 conditions at 5 levels), whose figures cannot be compared with ours.
 
 | condition | what is done | levels 1 to 5 |
 |---|---|---|
@@ -11,8 +10,7 @@ cannot be compared with ours. Level 1 is just visible, level 5 is severe but lea
 | `occlusion` | a grey square somewhere; its side as a share of the shorter side | .15, .24, .34, .45, .57 |
 | `jpeg` | stored as JPEG; its quality | 25, 14, 8, 4, 2 |
 
-Blur, darkening and occlusion do to a small image what they do to the same scene at full size. Noise and JPEG happen to
-pixels, as in a camera: the 8 x 8 blocks of JPEG, the same at every size, hurt small images more.
+Noise and JPEG happen to pixels, as in a camera: the 8 x 8 blocks of JPEG hurt small images more.
 """
 
 from __future__ import annotations
@@ -30,9 +28,9 @@ from xai_callbacks.interventions.fills import check_images, named_generator
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["CONDITIONS", "LEVELS", "apply_condition", "condition_probes"]
+__all__ = ["CONDITIONS", "LEVELS", "apply_condition", "condition_in_words", "condition_probes"]
 
-_STRENGTHS: dict[str, tuple[float, float, float, float, float]] = {
+_STRENGTHS: dict[str, tuple[float, ...]] = {
     "blur": (0.006, 0.012, 0.02, 0.032, 0.048),
     "noise": (0.04, 0.08, 0.13, 0.2, 0.3),
     "darkening": (0.8, 0.6, 0.42, 0.28, 0.18),
@@ -57,12 +55,11 @@ def apply_condition(images01: Tensor, condition: str, level: int, *, seed: int =
     """Show images under a condition.
 
     Noise and the place of the occluder depend on `seed`, on the place of the image in the batch and on its shape only:
-    two epochs see the same images, a level adds to the one below, and the global random states are neither read nor
-    advanced. All is computed on the CPU in float32; JPEG may differ by a grey level between versions of libjpeg.
+    a level adds to the one below. All is computed on the CPU in float32, without the global random states; JPEG may
+    differ by a grey level between versions of libjpeg.
 
     Args:
-        images01: `(N, C, H, W)` floats in [0, 1], as they are displayed: before normalisation. JPEG stores three
-            channels as RGB, and any other number one by one.
+        images01: `(N, C, H, W)` floats in [0, 1], not normalised. JPEG stores three channels as RGB, others alone.
         condition: One of `CONDITIONS`.
         level: 1 (just visible) to 5 (severe).
         seed: Seed of noise and places.
@@ -73,24 +70,17 @@ def apply_condition(images01: Tensor, condition: str, level: int, *, seed: int =
     Raises:
         ConfigurationError: An argument is out of range.
     """
-    if condition not in CONDITIONS:
-        raise ConfigurationError(f"Expected `condition` to be one of {', '.join(CONDITIONS)}, but got {condition!r}.")
-    require_integer("level", level, minimum=1, hint="Levels are 1 to 5.")
-    if level not in LEVELS:
-        raise ConfigurationError(f"Expected `level` to be an integer from 1 to 5, but got {level}.")
+    strength = _strength(condition, level)
     check_images("images01", images01, "Undo the normalisation first, or hand a probe set to `condition_probes`.")
     # Tensors made in inference mode could never take part in a gradient, which is what images are for.
     with torch.inference_mode(mode=False), torch.no_grad():
         images = images01.detach().to("cpu", torch.float32, copy=True).clamp(0, 1)
-        edited = _edited(images, condition, _STRENGTHS[condition][level - 1], seed)
+        edited = _edited(images, condition, strength, seed)
         return edited.clamp(0, 1).to(images01.device, images01.dtype)
 
 
 def condition_probes(probes: ProbeSet, condition: str, level: int, seed: int = 0) -> Tensor:
-    """Show probes under a condition, as the model expects them: `(N, C, H, W)` float32 on the CPU.
-
-    Undoes the normalisation of the probe set (without one, images must lie in [0, 1]), applies the condition as
-    `apply_condition` does, and normalises again.
+    """Show probes under a condition, see `apply_condition`, as the model expects them: `(N, C, H, W)` on the CPU.
 
     Raises:
         ConfigurationError: An argument is out of range, or it is unknown which values are black and white.
@@ -98,6 +88,27 @@ def condition_probes(probes: ProbeSet, condition: str, level: int, seed: int = 0
     scale = PixelScale.of(probes)
     edited = apply_condition(scale.displayed(probes.images), condition, level, seed=seed)
     return scale.expected(edited, probes.images)
+
+
+def condition_in_words(condition: str, level: int, shorter: int) -> str:
+    """Say what a condition does to images whose shorter side is `shorter` pixels."""
+    strength = _strength(condition, level)
+    return {
+        "blur": f"a blur with a standard deviation of {math.hypot(strength * shorter, _LEAST_BLUR):.1f} px",
+        "noise": f"noise with a standard deviation of {strength:g}",
+        "darkening": f"darkening to {strength:.0%}",
+        "occlusion": f"a grey square of {strength * shorter:.0f} px",
+        "jpeg": f"JPEG of quality {strength:g}",
+    }[condition]
+
+
+def _strength(condition: str, level: int) -> float:
+    if condition not in CONDITIONS:
+        raise ConfigurationError(f"Expected `condition` to be one of {', '.join(CONDITIONS)}, but got {condition!r}.")
+    require_integer("level", level, minimum=1, hint="Levels are 1 to 5.")
+    if level not in LEVELS:
+        raise ConfigurationError(f"Expected `level` to be an integer from 1 to 5, but got {level}.")
+    return _STRENGTHS[condition][level - 1]
 
 
 def _edited(images: Tensor, condition: str, strength: float, seed: int) -> Tensor:
@@ -119,11 +130,7 @@ def _edited(images: Tensor, condition: str, strength: float, seed: int) -> Tenso
 
 
 def _blur_matrix(side: int, sigma: float) -> Tensor:
-    """Weights of the pixels of a line `(side, side)`; those beyond the border are left out.
-
-    A weight is the share of the Gaussian that lies on the pixel: taken at its centre only, it would leave images of a
-    few pixels as they are.
-    """
+    """Weights of the pixels of a line `(side, side)`, each the share of the Gaussian on it; none beyond the border."""
     steps = torch.arange(side, dtype=torch.float64)
     distance = steps - steps[:, None]
     weights = torch.special.ndtr((distance + 0.5) / sigma) - torch.special.ndtr((distance - 0.5) / sigma)

@@ -1,7 +1,6 @@
 """Fills: what takes the place of a region of an image, to see whether a model used it.
 
-A fill is a second change beside the loss of the region: its colour and the shape of the region tell a model something,
-too. So ask with three fills or more, `swap` or `road` among them, and report their spread.
+The colour of a fill and the shape of the region tell a model something, too: ask with three fills or more.
 
 | fill | what a pixel of the region becomes |
 |---|---|
@@ -41,20 +40,13 @@ _ROAD_NOISE = 0.01
 
 
 def apply_fill(
-    images: Tensor,
-    masks: Tensor,
-    fill: str,
-    *,
-    names: Sequence[str] | None = None,
-    seed: int = 0,
+    images: Tensor, masks: Tensor, fill: str, *, names: Sequence[str] | None = None, seed: int = 0
 ) -> Tensor:
-    """Replace a region of each image.
+    """Replace a region of each image; all else is bit-identical.
 
-    Pixels outside the region are bit-identical; a region without pixels leaves its image as it is. The random part
-    depends on `seed`, the fill, the name of the image and its shape only: epochs are paired, and an image is filled the
-    same in every batch. The exception is `swap`, whose source lies a number of places further in the batch, round its
-    end; the number depends on `seed` and the size of the batch. Where the region is the whole image, `local_mean`,
-    `gauss` and `road` have nothing to go by: they fill with grey (0.5), without noise. All is computed on the CPU in
+    The random part depends on `seed`, the fill, the name of the image and its shape only: an image is filled the same
+    in every batch and epoch. The exception is `swap`, whose source lies a number of places further in the batch. Where
+    the region is the whole image, `local_mean`, `gauss` and `road` fill with grey (0.5). All is computed on the CPU in
     float64, image by image; global random states are neither read nor advanced.
 
     Args:
@@ -168,9 +160,8 @@ def _imputed(image: Tensor, region: Tensor) -> Tensor:
     around = pad(number, (1, 1, 1, 1), value=-1).unfold(0, 3, 1).unfold(1, 3, 1)[region].flatten(1)
     rows, places = (around >= 0).nonzero().unbind(dim=1)
     known = image.masked_fill(region, 0.0)
-    sums = conv2d(torch.stack([torch.ones_like(known[0]), *known])[:, None], kernel[None, None], padding=1)[
-        :, 0, region
-    ]
+    planes = torch.stack([torch.ones_like(known[0]), *known])[:, None]
+    sums = conv2d(planes, kernel[None, None], padding=1)[:, 0, region]
     values = torch.cat([sums[0], -kernel.flatten()[places]])
     diagonal = torch.arange(count)
     index = torch.cat([diagonal, rows]).numpy(), torch.cat([diagonal, around[rows, places]]).numpy()
@@ -180,14 +171,9 @@ def _imputed(image: Tensor, region: Tensor) -> Tensor:
 
 
 def _check_masks(masks: Tensor, images: Tensor) -> None:
-    if masks.ndim != 3 or masks.dtype != torch.bool or masks.numel() == 0:
-        raise ConfigurationError(
-            f"Expected `masks` to be booleans (N, H, W), but got {masks.dtype} {tuple(masks.shape)}. "
-            "Compare a map with a threshold to make a mask of it."
-        )
     expected = (images.shape[0], *images.shape[2:])
-    if masks.shape != expected:
+    if masks.shape != expected or masks.dtype != torch.bool:
         raise ConfigurationError(
-            f"Expected `masks` to be {expected}, one for each image, but got {tuple(masks.shape)}. "
-            "Resize or select the masks as the images were."
+            f"Expected `masks` to be booleans {expected}, one for each image, but got {masks.dtype} "
+            f"{tuple(masks.shape)}. Resize them as the images were; compare a map with a threshold."
         )

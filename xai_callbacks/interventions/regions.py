@@ -1,7 +1,6 @@
 """Regions of images halved or moved elsewhere, and backgrounds of other images.
 
-A probe that has no such region is an all-False row of its masks. It stays one here: what comes back for it says nothing
-about the model, and is to be counted as missing.
+A probe without the region is an all-False row, and stays one: what comes back for it is to be counted as missing.
 """
 
 from __future__ import annotations
@@ -25,11 +24,7 @@ _OVERLAP = 0.2
 
 
 def require_region(region: str, probes: ProbeSet, argument: str, name: str) -> None:
-    """Refuse the name of a region that no probe has, an argument of the cue or trial `name`.
-
-    Raises:
-        ConfigurationError: There are no masks of that name, or all are empty.
-    """
+    """Raise a `ConfigurationError` for a region that no probe has, an argument of the cue or trial `name`."""
     if region not in probes.masks:
         raise ConfigurationError(
             f"Expected `{argument}` of {name!r} to be a region of the probes, but got {region!r}. They have "
@@ -46,8 +41,7 @@ def half_masks(masks: Tensor | None, size: tuple[int, int], half: str) -> Tensor
     """Mark the half of each image that is to be filled.
 
     Of an odd side the middle line is not marked. `keep_object` marks the half opposite to the centre of mass of the
-    region, along the axis on which the centre is further from the middle as a share of the side; the lower or right
-    half where it is in the middle.
+    region, along the axis on which the centre is further from the middle as a share of the side.
 
     Args:
         masks: `(N, H, W)` booleans, True on the object; required by `keep_object`.
@@ -55,8 +49,7 @@ def half_masks(masks: Tensor | None, size: tuple[int, int], half: str) -> Tensor
         half: One of `HALVES`.
 
     Returns:
-        `(N, H, W)` booleans; `(1, H, W)` without masks. With `keep_object`, the row of a probe without the region is
-        all False: missing.
+        `(N, H, W)` booleans; `(1, H, W)` without masks.
     """
     height, width = size
     halves = {name: torch.zeros(size, dtype=torch.bool) for name in HALVES[:-1]}
@@ -75,8 +68,7 @@ def placebo_masks(
     """Move each region elsewhere: what a fill of equal shape and area does where the region is not.
 
     A place is drawn from all those within the image that share no more than 20 % of the area with the region itself
-    and no more than 20 % with `avoid`. Where each place shares more with `avoid`, it is drawn from those that share
-    least.
+    and no more than 20 % with `avoid`, or as little as any.
 
     Args:
         masks: `(N, H, W)` booleans.
@@ -85,8 +77,7 @@ def placebo_masks(
         avoid: `(N, H, W)` booleans, as a rule the object where `masks` is the cue.
 
     Returns:
-        `(N, H, W)` booleans. All False, missing, is the row of a probe without the region, and of a region too large
-        to move away from itself within the image.
+        `(N, H, W)` booleans, all False where there is no region, or one too large to move away from itself.
     """
     named = [str(place) for place in range(len(masks))] if names is None else names
     rows = zip(masks, torch.zeros_like(masks) if avoid is None else avoid, named, strict=True)
@@ -98,22 +89,22 @@ def partners(labels: Tensor, kind: str = "same", seed: int = 0) -> Tensor:
 
     Args:
         labels: `(N,)` int64.
-        kind: "same": another image of its class. "rand": of a class drawn at random, its own included as in
-            ImageNet-9, each class equally likely whatever its size.
+        kind: "same": another image of its class. "other": of another class. "rand": of any class, its own included.
+            Each class is equally likely, whatever its size.
         seed: Seed of the draw.
 
     Returns:
-        `(N,)` int64 places in the batch, none its own; -1 where there is no other image of the class.
+        `(N,)` int64 places in the batch, none its own; -1 where there is no such image.
     """
     generator = named_generator("partners", seed, kind)
     found = torch.full_like(labels, -1)
     for place in range(len(labels)):
-        others, label = torch.arange(len(labels)) != place, labels[place]
-        if kind == "rand" and others.any():
-            classes = torch.unique(labels[others])
-            label = classes[torch.randint(len(classes), (), generator=generator)]
-        candidates = (others & (labels == label)).nonzero().flatten()
-        if len(candidates):
+        own = labels == labels[place]
+        wanted = {"same": own, "other": ~own, "rand": torch.ones_like(own)}[kind] & (torch.arange(len(labels)) != place)
+        classes = torch.unique(labels[wanted])
+        if len(classes):
+            label = classes[torch.randint(len(classes), (), generator=generator)] if len(classes) > 1 else classes[0]
+            candidates = (wanted & (labels == label)).nonzero()[:, 0]
             found[place] = candidates[torch.randint(len(candidates), (), generator=generator)]
     return found
 

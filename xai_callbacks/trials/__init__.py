@@ -2,6 +2,6 @@
 
 from xai_callbacks.trials.base import Answers, Trial, Views
 from xai_callbacks.trials.cue import CueTrial
-from xai_callbacks.trials.regions import BackgroundTrial, HalfTrial, NoiseTrial, RegionTrial
+from xai_callbacks.trials.regions import BackgroundTrial, HalfTrial, RegionTrial
 
-__all__ = ["Answers", "BackgroundTrial", "CueTrial", "HalfTrial", "NoiseTrial", "RegionTrial", "Trial", "Views"]
+__all__ = ["Answers", "BackgroundTrial", "CueTrial", "HalfTrial", "RegionTrial", "Trial", "Views"]

@@ -22,8 +22,8 @@ class Views:
     """Some probes, edited in several ways.
 
     Attributes:
-        images: By name of the view, `(n, C, H, W)` in [0, 1]. A tensor that is given twice, or the one that was shown,
-            is not run twice.
+        images: By name of the view, `(n, C, H, W)` in [0, 1]. An image that is as it was shown, or as in an earlier
+            view, is not run again.
         facts: More about these probes that the judgement needs, `(n, ...)` by name.
     """
 
@@ -74,3 +74,7 @@ class Trial(ABC):
     @abstractmethod
     def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
         """Judge the answers, by full key."""
+
+    def notes(self, answers: Answers, judged: Judged) -> Sequence[str]:
+        """Say what the figures of `judge` cannot show; for the notes of the record, and told once."""
+        return ()

@@ -9,11 +9,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, is_number, require_name
+from xai_callbacks.errors import ConfigurationError, is_number, require_instance, require_name, texts_of
+from xai_callbacks.interventions.regions import require_region
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["Cue", "Twins", "require_channels", "require_rows", "require_share"]
+__all__ = ["Cue", "Twins", "require_channels", "require_rows", "require_share", "require_texts"]
+
+# Variants that `described` lists.
+_LISTED = 4
 
 
 class Twins(NamedTuple):
@@ -21,9 +25,9 @@ class Twins(NamedTuple):
 
     Attributes:
         present: Images with the cue `(n, C, H, W)` in [0, 1].
-        absent: The same without it, or with a variant that points to another class; the very tensor that was shown
-            where nothing is changed, which spares a forward pass.
-        neutral: The same without any variant; likewise.
+        absent: The same without it, or with a variant that points to another class.
+        neutral: The same without any variant. An image that is as it was shown, or as in another view, is not run
+            through the model again.
         points_to: The class that the cue in `present` points to, `(n,)` int64; -1 where there is no pair.
         region: Place of the cue in `present`, `(n, H, W)` bool; None for a cue of the image as a whole.
         added: Whether the cue was put into a probe, or taken out of one; `(n,)` bool, None if always put.
@@ -49,14 +53,19 @@ class Cue(ABC):
         points_to: The class that each variant points to, as an index or a class name; one alone for a single variant.
             Several variants may point to the same class.
 
+    Attributes:
+        carried_in: Name of the region in which the probes themselves carry the cue; None if they do not.
+        needs: Regions that probes must have, by the argument that names them.
+
     Raises:
-        ConfigurationError: The name is not letters, digits, '_', '-' and '.', or there is no variant, or a class is
-            neither an index nor a name.
+        ConfigurationError: An argument is out of range; of what each variant has its own, there is not one a variant.
     """
+
+    carried_in: str | None = None
 
     def __init__(self, name: str, points_to: int | str | Sequence[int | str]) -> None:
         require_name("`name` of a cue", name)
-        self.name = name
+        self.name, self.needs = name, dict[str, str]()
         many = isinstance(points_to, Sequence) and not isinstance(points_to, str | bytes)
         given: Any = points_to if many else [points_to]
         self.points_to: tuple[int | str, ...] = tuple(given)
@@ -71,25 +80,33 @@ class Cue(ABC):
         """The same images with the cue and without."""
 
     def check(self, probes: ProbeSet) -> None:
-        """Say whether the cue suits a probe set, before anything is run.
-
-        Raises:
-            ConfigurationError: It does not.
-        """
+        """Raise a `ConfigurationError` if the cue does not suit a probe set, before anything is run."""
         probes.task.require_classes(f"the cue {self.name}")
         self.classes(probes)
+        for argument, region in self.needs.items():
+            require_region(region, probes, argument, self.name)
 
-    @property
-    def carried_in(self) -> str | None:
-        """Name of the region in which the probes themselves carry the cue; None if they do not."""
-        return None
+    def require_region(self, argument: str, region: object, *, optional: bool = False) -> None:
+        """Note that probes must have the region that an argument names."""
+        if region is not None or not optional:
+            require_instance(argument, region, str, "the name of a region")
+            self.needs[argument] = str(region)
+
+    def describe(self, probes: ProbeSet) -> str:
+        """Say what is painted, where and how large in pixels, so that nobody takes a "no" for more than was tried."""
+        return f"whatever {type(self).__name__} paints"
+
+    def described(self, probes: ProbeSet, each: Sequence[str]) -> str:
+        """What is said of each variant in one sentence, with the class it points to if there are several."""
+        if len(each) == 1:
+            return each[0]
+        classes = [probes.task.name(index) for index in self.classes(probes)]
+        texts = [f"{text} for {name!r}" for text, name in zip(each, classes, strict=True)]
+        texts[_LISTED:] = [f"{len(texts) - _LISTED} others"] if len(texts) > _LISTED else []
+        return f"{', '.join(texts[:-1])} and {texts[-1]}"
 
     def classes(self, probes: ProbeSet) -> tuple[int, ...]:
-        """Index of the class that each variant points to.
-
-        Raises:
-            ConfigurationError: There is no class of a name; the message suggests the nearest.
-        """
+        """Index of the class that each variant points to; a `ConfigurationError` suggests the nearest name."""
         return tuple(probes.task.index(f"points_to` of the cue `{self.name}", value) for value in self.points_to)
 
 
@@ -101,8 +118,20 @@ def require_share(argument: str, value: object, name: str) -> None:
         )
 
 
-def require_rows(argument: str, values: object, cue: Cue, most: float = 1.0) -> Tensor:
-    """A row of numbers from 0 to `most` for each variant, `(V, numbers)` float64; plain numbers are a single row."""
+def require_texts(argument: str, values: object, cue: Cue, known: Sequence[str] = ()) -> tuple[str, ...]:
+    """A text for each variant, all different; one of `known` if there are any."""
+    texts, count = texts_of(argument, values), len(cue.points_to)
+    if len(texts) != count or len(set(texts)) < count or (known and not set(texts) <= set(known)):
+        wanted = f"of {', '.join(known)}" if known else "texts"
+        raise ConfigurationError(
+            f"Expected `{argument}` of the cue {cue.name!r} to be {count} different {wanted}, one a variant, but got "
+            f"{', '.join(map(repr, texts))}."
+        )
+    return texts
+
+
+def require_rows(argument: str, values: object, cue: Cue, least: float = 0.0, most: float = 1.0) -> Tensor:
+    """A row of numbers from `least` to `most` for each variant, `(V, numbers)` float64; numbers are a single row."""
     try:
         rows = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):
@@ -113,17 +142,17 @@ def require_rows(argument: str, values: object, cue: Cue, most: float = 1.0) -> 
             f"Expected `{argument}` of the cue {cue.name!r} to be {len(cue.points_to)} of equal length, one for each "
             f"class it points to, but got {values!r}."
         )
-    if not bool(((rows >= 0) & (rows <= most) & rows.isfinite()).all()):
-        limit = f"in [0, {most:g}], as pixels are displayed" if most < torch.inf else "finite and 0 or more"
+    if not bool(((rows >= least) & (rows <= most) & rows.isfinite()).all()):
+        limit = f"in [{least:g}, {most:g}]" if most < torch.inf else "finite and 0 or more"
         raise ConfigurationError(f"Expected `{argument}` of the cue {cue.name!r} to be {limit}, but got {values!r}.")
     return rows
 
 
-def require_channels(argument: str, rows: Tensor, probes: ProbeSet, name: str) -> None:
-    """Refuse rows of neither one number for all channels nor one for each."""
+def require_channels(argument: str, given: int, probes: ProbeSet, name: str) -> None:
+    """Refuse what has neither one value for all channels nor one for each."""
     channels = probes.images.shape[1]
-    if rows.shape[1] not in (1, channels):
+    if given not in (1, channels):
         raise ConfigurationError(
             f"Expected `{argument}` of the cue {name!r} to have one value, or one for each of {channels} channels, but "
-            f"got {rows.shape[1]}."
+            f"got {given}."
         )

@@ -10,10 +10,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_instance, texts_of
-from xai_callbacks.interventions.cues.base import require_share
-from xai_callbacks.interventions.cues.painted import PaintedCue
-from xai_callbacks.interventions.regions import require_region
+from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.interventions.cues.base import require_share, require_texts
+from xai_callbacks.interventions.cues.painted import CoveringCue, PaintedCue
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 
@@ -29,22 +28,20 @@ _POINTS = 64
 
 # Height of the letters as a share of that of the image; taller ones would cover it.
 _TALLEST = 1 / 3
+# Cover of a pixel, from which on it counts as ink.
+_INKED = 0.05
 
 
-class TextureCue(PaintedCue):
+class TextureCue(CoveringCue):
     """A pattern over the image, or over its background.
 
     Args:
         textures: Pattern of each variant: `stripes`, `checks`, `dots` or `rings`, or a single one.
-        points_to: See `Cue`.
         opacity: How much the pattern covers, in (0, 1].
         period: Length of its period as a share of the shorter side, in (0, 1].
         keep: Name of a region that is not covered, such as `core`, which makes the pattern a background; None covers
             all. A probe without the region is covered whole.
-        name: See `Cue`.
-
-    Raises:
-        ConfigurationError: An argument is out of range, or textures and variants differ in number.
+        points_to, name: See `Cue`.
     """
 
     def __init__(
@@ -57,34 +54,22 @@ class TextureCue(PaintedCue):
         keep: str | None = None,
         name: str = "texture",
     ) -> None:
-        super().__init__(name, points_to)
-        self.textures = texts_of("textures", textures)
-        unknown = [texture for texture in self.textures if texture not in TEXTURES]
-        if unknown or len(self.textures) != len(self.points_to):
-            raise ConfigurationError(
-                f"Expected `textures` of the cue {name!r} to be {len(self.points_to)} of {', '.join(TEXTURES)}, one a "
-                f"variant, but got {', '.join(map(repr, self.textures))}."
-            )
-        require_share("opacity", opacity, name)
+        super().__init__(name, points_to, opacity)
+        self.textures = require_texts("textures", textures, self, TEXTURES)
         require_share("period", period, name)
-        if keep is not None:
-            require_instance("keep", keep, str, "the name of a region")
-        self.opacity, self.period, self.keep = opacity, period, keep
+        self.require_region("keep", keep, optional=True)
+        self.period, self.keep = period, keep
 
-    def check(self, probes: ProbeSet) -> None:
-        """See `Cue.check`; the region that is kept must exist."""
-        super().check(probes)
-        if self.keep is not None:
-            require_region(self.keep, probes, "keep", self.name)
+    def describe(self, probes: ProbeSet) -> str:
+        """See `Cue.describe`."""
+        where = "the whole image" if self.keep is None else f"all but the region {self.keep!r}"
+        period = _period(self.period, *probes.images.shape[-2:])
+        return f"{self.described(probes, self.textures)} of {period:.0f} px, opacity {self.opacity:g}, over {where}"
 
-    def paint(self, shown: Shown, variants: Tensor) -> Tensor:
-        """See `PaintedCue.paint`."""
+    def covering(self, shown: Shown, variants: Tensor) -> Tensor:
+        """See `CoveringCue.covering`."""
         height, width = shown.images.shape[-2:]
-        patterns = torch.stack([_pattern(texture, height, width, self.period) for texture in self.textures])
-        covering = patterns.to(shown.images.dtype)[variants][:, None]
-        painted = shown.images + self.opacity * (covering - shown.images)
-        covered = self.region(shown)
-        return painted if covered is None else torch.where(covered[:, None], painted, shown.images)
+        return torch.stack([_pattern(each, height, width, self.period) for each in self.textures])[variants][:, None]
 
     def region(self, shown: Shown) -> Tensor | None:
         """See `PaintedCue.region`."""
@@ -99,15 +84,10 @@ class WatermarkCue(PaintedCue):
 
     Args:
         texts: Text of each variant, or a single one.
-        points_to: See `Cue`.
         opacity: How much the text covers, in (0, 1].
         width: Width of the text as a share of that of the image, in (0, 1]; less for a short one, whose letters would
             else be taller than a third of the image.
-        name: See `Cue`.
-
-    Raises:
-        ConfigurationError: An argument is out of range, texts and variants differ in number, two texts are alike, or
-            the font that Pillow brings along lacks a letter.
+        points_to, name: See `Cue`.
     """
 
     def __init__(
@@ -120,39 +100,44 @@ class WatermarkCue(PaintedCue):
         name: str = "watermark",
     ) -> None:
         super().__init__(name, points_to)
-        self.texts = texts_of("texts", texts)
-        if len(self.texts) != len(self.points_to) or len(set(self.texts)) != len(self.texts):
-            raise ConfigurationError(
-                f"Expected `texts` of the cue {name!r} to be {len(self.points_to)} different texts, one a variant, but "
-                f"got {self.texts!r}."
-            )
+        self.texts = require_texts("texts", texts, self)
         for text in self.texts:
             _require_drawable(text, name)
         require_share("opacity", opacity, name)
         require_share("width", width, name)
         self.opacity, self.width = opacity, width
 
+    def describe(self, probes: ProbeSet) -> str:
+        """See `Cue.describe`."""
+        widths = (self._drawn(probes.images)[:, 1] > _INKED).any(dim=1).sum(dim=1).tolist()
+        texts = [f"the text {text!r}, {width} px wide" for text, width in zip(self.texts, widths, strict=True)]
+        return f"near the lower edge, opacity {self.opacity:g}, {self.described(probes, texts)}"
+
     def paint(self, shown: Shown, variants: Tensor) -> Tensor:
         """See `PaintedCue.paint`."""
-        value, cover = self._drawn(shown).to(shown.images.dtype)[variants][:, :, None].unbind(dim=1)
+        value, cover = self._drawn(shown.images).to(shown.images.dtype)[variants][:, :, None].unbind(dim=1)
         return shown.images + self.opacity * cover * (value - shown.images)
 
     def region(self, shown: Shown) -> Tensor:
         """The boxes around the texts: the same for every variant, so that their widths give nothing away."""
-        rows, columns = self._drawn(shown)[:, 1].amax(dim=0).nonzero().unbind(dim=1)
+        rows, columns = self._drawn(shown.images)[:, 1].amax(dim=0).nonzero().unbind(dim=1)
         box = torch.zeros(shown.images.shape[-2:], dtype=torch.bool)
         box[int(rows.min()) : int(rows.max()) + 1, int(columns.min()) : int(columns.max()) + 1] = True
         return box.expand(len(shown.images), -1, -1).clone()
 
-    def _drawn(self, shown: Shown) -> Tensor:
+    def _drawn(self, images: Tensor) -> Tensor:
         """Value and cover of each variant, `(V, 2, H, W)`."""
-        height, width = shown.images.shape[-2:]
+        height, width = images.shape[-2:]
         return torch.stack([_stamp(text, height, width, self.width) for text in self.texts])
+
+
+def _period(share: float, height: int, width: int) -> float:
+    return max(_SHORTEST, share * min(height, width))
 
 
 def _pattern(texture: str, height: int, width: int, period: float) -> Tensor:
     """A pattern of 0 and 1, `(H, W)`."""
-    step = 2 * torch.pi / max(_SHORTEST, period * min(height, width))
+    step = 2 * torch.pi / _period(period, height, width)
     # A quarter of a pixel aside, no pixel lies where a wave is zero and its sign a matter of rounding.
     rows, columns = ((torch.arange(side, dtype=torch.float64) + 0.25) * step for side in (height, width))
     down, right = torch.meshgrid(rows, columns, indexing="ij")

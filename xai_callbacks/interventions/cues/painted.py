@@ -1,30 +1,29 @@
-"""Cues that are painted on images: a patch, a tint, or one of the user's own."""
+"""Cues that are painted on images: a patch, a frame, a tint, or one of the user's own."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import Parameter, signature
 
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_instance
+from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.interventions.cues.base import Cue, Twins, require_channels, require_rows, require_share
 from xai_callbacks.interventions.fills import ROUNDING, apply_fill, dilate, named_generator
-from xai_callbacks.interventions.regions import require_region
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["FunctionCue", "PaintedCue", "PatchCue", "TintCue", "balanced_variants"]
+__all__ = ["FrameCue", "FunctionCue", "PaintedCue", "PatchCue", "TintCue", "paired_variants"]
 
 
 class PaintedCue(Cue):
     """A cue that can be painted on any image; subclasses say how.
 
-    It is painted on images without any variant of it. The twin of an image with the cue is the image with another
-    variant, which points to another class; where all variants point to one class, the image without the cue. The
-    variants are balanced over the probes and independent of their labels.
+    It is painted on images without any variant of it. A labelled image is shown with the variant of another class, and
+    with that of its own class or, if there is none, without the cue; see `paired_variants`.
     """
 
     @abstractmethod
@@ -40,41 +39,108 @@ class PaintedCue(Cue):
         return shown.images
 
     def twins(self, shown: Shown) -> Twins:
-        """The images with one variant, and with another or none."""
+        """The images with one variant, and with another or none; of the probes' own class and another's if labelled."""
         classes = self.classes(shown.probes)
-        variants, others = balanced_variants(classes, len(shown.probes), shown.seed)
-        variants = variants[shown.rows]
+        with_, without = paired_variants(classes, len(shown.probes), shown.seed, single_labels(shown.probes))
         neutral = self.neutral(shown)
-        bare = replace(shown, images=neutral)
-        absent = neutral if others is None else self.paint(bare, others[shown.rows])
-        return Twins(self.paint(bare, variants), absent, neutral, torch.tensor(classes)[variants], self.region(shown))
+        present, absent = (self.variants(shown, neutral, each[shown.rows]) for each in (with_, without))
+        points_to = torch.tensor(classes)[with_[shown.rows]]
+        return Twins(present, absent, neutral, points_to, self.region(shown))
+
+    def variants(self, shown: Shown, neutral: Tensor, variants: Tensor) -> Tensor:
+        """Images with a variant each, -1 for none; the very `neutral` if none has any."""
+        if bool((variants < 0).all()):
+            return neutral
+        painted = self.paint(replace(shown, images=neutral), variants.clamp_min(0))
+        return torch.where((variants >= 0)[:, None, None, None], painted, neutral)
 
 
-def balanced_variants(classes: Sequence[int], count: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """The variant of each of `count` images, and that of its twin: two `(count,)` int64.
+def single_labels(probes: ProbeSet) -> Tensor | None:
+    """Labels of probes that have one each, `(N,)` int64."""
+    return probes.labels if probes.task.kind == "single-label" else None
 
-    Every variant is equally frequent, to one image, and a twin points to another class, each equally likely. None for
-    the twins where all variants point to one class.
+
+def paired_variants(classes: Sequence[int], count: int, seed: int, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The variant of each of `count` images, and that of its twin: two `(count,)` int64, -1 for none.
+
+    With labels, an image gets the variant of another class, each class equally likely, and its twin that of its own, or
+    none if there is none; where all variants point to its own class, it gets one of these and its twin none. Without,
+    or where the label is unknown, every variant is equally frequent, to one image, and a twin points to another class.
 
     Args:
         classes: Class that each variant points to.
         count: Number of images.
         seed: Seed of the draw.
+        labels: `(count,)` int64, -1 where unknown; None if all are.
     """
     generator = named_generator("variants", seed, str(count))
-    variants = torch.arange(count)[torch.randperm(count, generator=generator)] % len(classes)
-    others = (torch.tensor(classes)[:, None] != torch.tensor(classes)).float()
-    if not others.any():
-        return variants, None
-    return variants, torch.multinomial(others[variants], 1, generator=generator)[:, 0]
+    points_to = torch.tensor(classes)
+    weights = 1 / (points_to[:, None] == points_to).sum(dim=1)
+    balanced = torch.arange(count)[torch.randperm(count, generator=generator)] % len(classes)
+    others = (points_to[balanced, None] != points_to) * weights
+    first, second = balanced, _drawn(others, generator)
+    if labels is not None:
+        own = (labels[:, None] == points_to) * weights
+        other, mine = _drawn((labels[:, None] != points_to) * weights, generator), _drawn(own, generator)
+        known = labels >= 0
+        first = torch.where(known, torch.where(other >= 0, other, mine), first)
+        second = torch.where(known, mine.where(other >= 0, torch.tensor(-1)), second)
+    return first, second
 
 
-class PatchCue(PaintedCue):
+def _drawn(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """A column of each row, drawn by weight; -1 where all weights are 0."""
+    none = (weights == 0).all(dim=1)
+    drawn = torch.multinomial(weights + none[:, None].double(), 1, generator=generator)[:, 0]
+    return drawn.masked_fill(none, -1)
+
+
+class CoveringCue(PaintedCue):
+    """A cue that covers its region, or the whole image, by its opacity."""
+
+    def __init__(self, name: str, points_to: int | str | Sequence[int | str], opacity: float) -> None:
+        super().__init__(name, points_to)
+        require_share("opacity", opacity, name)
+        self.opacity = opacity
+
+    @abstractmethod
+    def covering(self, shown: Shown, variants: Tensor) -> Tensor:
+        """What covers each image, `(n, C or 1, H or 1, W or 1)` in [0, 1]."""
+
+    def paint(self, shown: Shown, variants: Tensor) -> Tensor:
+        """See `PaintedCue.paint`."""
+        painted = shown.images.lerp(self.covering(shown, variants).to(shown.images), self.opacity)
+        region = self.region(shown)
+        return painted if region is None else torch.where(region[:, None], painted, shown.images)
+
+
+class _ColourCue(CoveringCue):
+    """A region covered by a colour."""
+
+    def __init__(self, name: str, points_to: int | str | Sequence[int | str], colours: object, opacity: float) -> None:
+        super().__init__(name, points_to, opacity)
+        self.colours = require_rows("colours", colours, self)
+
+    def check(self, probes: ProbeSet) -> None:
+        """See `Cue.check`."""
+        super().check(probes)
+        require_channels("colours", self.colours.shape[1], probes, self.name)
+
+    def covering(self, shown: Shown, variants: Tensor) -> Tensor:
+        """See `CoveringCue.covering`."""
+        return self.colours[variants][:, :, None, None]
+
+    def coloured(self, probes: ProbeSet) -> str:
+        """Colours and opacity in words."""
+        covers = "" if self.opacity == 1 else f", opacity {self.opacity:g}"
+        return f"of colour {self.described(probes, numbers_of(self.colours))}{covers}"
+
+
+class PatchCue(_ColourCue):
     """A square of one colour in a corner, or a region of the probes filled with it.
 
-    A model that leans on a patch may know it by its colour, size, edges and place, and find nothing in one that looks
-    otherwise than in training. Where the probes show the real one, take `at` their region, or `PasteCue`; in a corner,
-    their own cue stays beside it.
+    A model may know a patch by its colour, size, edges and place, and find nothing in one that looks otherwise. Where
+    the probes show the real one, take `at` their region, or `PasteCue`; in a corner, their own cue stays beside it.
 
     Args:
         colours: Colour of each variant, one value a channel in [0, 1], or a single colour.
@@ -84,10 +150,7 @@ class PatchCue(PaintedCue):
             remains where there is room. Else the name of a region, where the probes themselves carry the cue: with a
             rim of one pixel it is filled by the mean of the rest first, so that nothing of their own cue is left.
         opacity: How much of the image the colour covers, in (0, 1].
-        name: See `Cue`.
-
-    Raises:
-        ConfigurationError: An argument is out of range, or colours and variants differ in number.
+        points_to, name: See `Cue`.
     """
 
     def __init__(
@@ -100,30 +163,18 @@ class PatchCue(PaintedCue):
         opacity: float = 1.0,
         name: str = "patch",
     ) -> None:
-        super().__init__(name, points_to)
-        self.colours = require_rows("colours", colours, self)
+        super().__init__(name, points_to, colours, opacity)
         require_share("size", size, name)
-        require_share("opacity", opacity, name)
-        require_instance("at", at, str, "'corner' or the name of a region")
-        self.size, self.at, self.opacity = size, at, opacity
+        self.size, self.at = size, at
+        if at != "corner":
+            self.require_region("at", at)
+            self.carried_in = at
 
-    @property
-    def carried_in(self) -> str | None:
-        """See `Cue.carried_in`."""
-        return None if self.at == "corner" else self.at
-
-    def check(self, probes: ProbeSet) -> None:
-        """See `Cue.check`; colours must have one value, or one a channel, and the region must exist."""
-        super().check(probes)
-        require_channels("colours", self.colours, probes, self.name)
-        if self.at != "corner":
-            require_region(self.at, probes, "at", self.name)
-
-    def paint(self, shown: Shown, variants: Tensor) -> Tensor:
-        """See `PaintedCue.paint`."""
-        colours = self.colours.to(shown.images.dtype)[variants][:, :, None, None]
-        painted = shown.images.lerp(colours, self.opacity)
-        return torch.where(self.region(shown)[:, None], painted, shown.images)
+    def describe(self, probes: ProbeSet) -> str:
+        """See `Cue.describe`."""
+        if self.at == "corner":
+            return f"a square of {_pixels(self.size, probes.images)} px in a corner, {self.coloured(probes)}"
+        return f"{region_in_words(self.at, probes)} filled, {self.coloured(probes)}"
 
     def region(self, shown: Shown) -> Tensor:
         """See `PaintedCue.region`."""
@@ -138,7 +189,7 @@ class PatchCue(PaintedCue):
     def _corners(self, shown: Shown) -> Tensor:
         """The square of each image, in one of the corners that share least with the object."""
         height, width = shown.images.shape[-2:]
-        side = max(1, round(self.size * min(height, width)))
+        side = _pixels(self.size, shown.images)
         gap = min(side // 6, min(height, width) - side)
         marks = torch.zeros(4, height, width, dtype=torch.bool)
         spans = [(slice(gap, gap + side), slice(length - gap - side, length - gap)) for length in (height, width)]
@@ -154,16 +205,48 @@ class PatchCue(PaintedCue):
         return marks[torch.stack(chosen)]
 
 
+class FrameCue(_ColourCue):
+    """A frame of one colour along all four edges.
+
+    Args:
+        colours: Colour of each variant, one value a channel in [0, 1], or a single colour.
+        width: As a share of the shorter side, in (0, 1]; one pixel or more. From one half on, nothing is left within.
+        opacity: How much of the image the colour covers, in (0, 1].
+        points_to, name: See `Cue`.
+    """
+
+    def __init__(
+        self,
+        colours: Sequence[Sequence[float]] | Sequence[float],
+        points_to: int | str | Sequence[int | str],
+        *,
+        width: float = 0.06,
+        opacity: float = 1.0,
+        name: str = "frame",
+    ) -> None:
+        super().__init__(name, points_to, colours, opacity)
+        require_share("width", width, name)
+        self.width = width
+
+    def describe(self, probes: ProbeSet) -> str:
+        """See `Cue.describe`."""
+        return f"a frame {_pixels(self.width, probes.images)} px wide, {self.coloured(probes)}"
+
+    def region(self, shown: Shown) -> Tensor:
+        """See `PaintedCue.region`."""
+        height, width = shown.images.shape[-2:]
+        side = _pixels(self.width, shown.images)
+        frame = torch.ones(len(shown.images), height, width, dtype=torch.bool)
+        frame[:, side : height - side, side : width - side] = False
+        return frame
+
+
 class TintCue(PaintedCue):
     """A tint of the whole image: each channel times a factor.
 
     Args:
         gains: Factors of each variant, one a channel, 0 or more; or those of a single one.
-        points_to: See `Cue`.
-        name: See `Cue`.
-
-    Raises:
-        ConfigurationError: A factor is negative, or gains and variants differ in number.
+        points_to, name: See `Cue`.
     """
 
     def __init__(
@@ -177,9 +260,13 @@ class TintCue(PaintedCue):
         self.gains = require_rows("gains", gains, self, most=torch.inf)
 
     def check(self, probes: ProbeSet) -> None:
-        """See `Cue.check`; there must be a factor for each channel."""
+        """See `Cue.check`."""
         super().check(probes)
-        require_channels("gains", self.gains, probes, self.name)
+        require_channels("gains", self.gains.shape[1], probes, self.name)
+
+    def describe(self, probes: ProbeSet) -> str:
+        """See `Cue.describe`."""
+        return f"the whole image times {self.described(probes, numbers_of(self.gains))}"
 
     def paint(self, shown: Shown, variants: Tensor) -> Tensor:
         """See `PaintedCue.paint`."""
@@ -190,23 +277,22 @@ class FunctionCue(PaintedCue):
     """A cue of the user's own.
 
     Args:
-        function: Gets images `(n, C, H, W)` in [0, 1] and the variant of each, `(n,)` int64; returns the images with
-            the cue, of the same shape. It must do the same to an image at every call.
-        points_to: See `Cue`.
-        name: See `Cue`.
-        region: Gets the images, returns the place of the cue, `(n, H, W)` bool; None if everywhere or unknown.
-
-    Raises:
-        ConfigurationError: A function is not callable; when it is used, if it returns something else.
+        function: `function(images, variants)` or `function(images, variants, masks)`: images `(n, C, H, W)` in [0, 1],
+            the variant of each, `(n,)` int64, and, where a third parameter is called `masks` or has no default, the
+            regions of these probes by name, `(n, H, W)` bool each. Returns the images with the cue, of the same shape.
+            It must do the same to an image at every call.
+        points_to, name: See `Cue`.
+        region: `region(images)` or `region(images, masks)`: the place of the cue, `(n, H, W)` bool; None if everywhere
+            or unknown.
     """
 
     def __init__(
         self,
-        function: Callable[[Tensor, Tensor], Tensor],
+        function: Callable[..., Tensor],
         points_to: int | str | Sequence[int | str],
         *,
         name: str = "own",
-        region: Callable[[Tensor], Tensor] | None = None,
+        region: Callable[..., Tensor] | None = None,
     ) -> None:
         super().__init__(name, points_to)
         for argument, given in (("function", function), ("region", region)):
@@ -215,28 +301,30 @@ class FunctionCue(PaintedCue):
                     f"Expected `{argument}` of the cue {name!r} to be callable, but got {type(given).__name__}. Pass a "
                     "function of images."
                 )
-        self.function = function
-        self._region = region
+        self.function, self._region = function, region
+
+    def describe(self, probes: ProbeSet) -> str:
+        """See `Cue.describe`."""
+        return f"whatever {getattr(self.function, '__name__', type(self.function).__name__)!r} paints"
 
     def paint(self, shown: Shown, variants: Tensor) -> Tensor:
         """See `PaintedCue.paint`."""
-        painted: object = self.function(shown.images.clone(), variants.clone())
+        painted, got = _called(self.function, shown, variants.clone()), ""
         if isinstance(painted, Tensor) and painted.shape == shown.images.shape and painted.is_floating_point():
-            if bool(((painted >= -ROUNDING) & (painted <= 1 + ROUNDING)).all()):
+            low, high = painted.aminmax()
+            if low >= -ROUNDING and high <= 1 + ROUNDING:  # false for NaN, too
                 return painted.detach().to(shown.images).clamp(0, 1)
-            got = f"values from {float(painted.min()):.3g} to {float(painted.max()):.3g}. Clamp what it returns"
-        else:
-            got = _described(painted)
+            got = f"values from {float(low):.3g} to {float(high):.3g}. Clamp what it returns"
         raise ConfigurationError(
             f"Expected `function` of the cue {self.name!r} to return images {tuple(shown.images.shape)} in [0, 1], but "
-            f"got {got}."
+            f"got {got or _described(painted)}."
         )
 
     def region(self, shown: Shown) -> Tensor | None:
         """See `PaintedCue.region`."""
         if self._region is None:
             return None
-        found: object = self._region(shown.images.clone())
+        found = _called(self._region, shown)
         size = (len(shown.images), *shown.images.shape[-2:])
         if isinstance(found, Tensor) and found.shape == size and found.dtype == torch.bool:
             return found.cpu()
@@ -244,6 +332,34 @@ class FunctionCue(PaintedCue):
             f"Expected `region` of the cue {self.name!r} to return booleans {size}, but got {_described(found)}. "
             "Compare a map with a threshold."
         )
+
+
+def _pixels(share: float, images: Tensor) -> int:
+    return max(1, round(share * min(images.shape[-2:])))
+
+
+def numbers_of(rows: Tensor) -> list[str]:
+    """Each row in words, such as `(0.9, 0.1, 0.1)`."""
+    return [f"({', '.join(f'{number:.3g}' for number in row)})" for row in rows.tolist()]
+
+
+def region_in_words(region: str, probes: ProbeSet) -> str:
+    """Name and size of a region, where it is not empty."""
+    sizes = probes.masks[region].flatten(1).sum(dim=1)
+    return f"the region {region!r} ({float(sizes[sizes > 0].double().mean()):.0f} px on average)"
+
+
+def _called(function: Callable[..., object], shown: Shown, *arguments: Tensor) -> object:
+    """Call a function of images, with copies it may edit; with masks if it has a parameter more for them."""
+    try:
+        more = [*signature(function).parameters.values()][1 + len(arguments) :]
+    except ValueError:  # of builtins, the signature may be unknown
+        more = []
+    if more and more[0].kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD):  # noqa: SIM102
+        if more[0].name == "masks" or more[0].default is Parameter.empty:  # two questions
+            masks = {name: mask[shown.rows] for name, mask in shown.probes.masks.items()}
+            return function(shown.images.clone(), *arguments, masks)
+    return function(shown.images.clone(), *arguments)
 
 
 def _described(value: object) -> str:

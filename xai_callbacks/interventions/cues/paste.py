@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_instance, require_integer
+from xai_callbacks.errors import ConfigurationError, require_integer
 from xai_callbacks.interventions.cues.base import Cue, Twins
+from xai_callbacks.interventions.cues.painted import region_in_words
 from xai_callbacks.interventions.fills import FILLS, apply_fill, dilate, named_generator
-from xai_callbacks.interventions.regions import require_region
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 
@@ -34,11 +34,7 @@ class PasteCue(Cue):
         region: Name of the region.
         fill: What takes its place, one of `FILLS` but `swap`.
         grow: Pixels by which the region grows before it is cut or filled, so that no rim stays behind.
-        name: See `Cue`.
-
-    Raises:
-        ConfigurationError: An argument is no such thing, or there is more than one class; in `check`, if no probe has
-            the region.
+        points_to, name: See `Cue`.
     """
 
     def __init__(
@@ -61,18 +57,13 @@ class PasteCue(Cue):
             raise ConfigurationError(
                 f"Expected `fill` of the cue {name!r} to be one of {', '.join(_FILLS)}, but got {fill!r}."
             )
-        require_instance("region", region, str, "the name of a region")
-        self.region, self.fill, self.grow = region, fill, grow
+        self.require_region("region", region)
+        self.region, self.fill, self.grow, self.carried_in = region, fill, grow, region
 
-    @property
-    def carried_in(self) -> str:
-        """See `Cue.carried_in`."""
-        return self.region
-
-    def check(self, probes: ProbeSet) -> None:
-        """See `Cue.check`; some probes must have the region."""
-        super().check(probes)
-        require_region(self.region, probes, "region", self.name)
+    def describe(self, probes: ProbeSet) -> str:
+        """See `Cue.describe`."""
+        region = region_in_words(self.region, probes)
+        return f"{region} of other probes pasted in, or a probe's own filled by {self.fill}, grown by {self.grow} px"
 
     def twins(self, shown: Shown) -> Twins:
         """Probes with the region, their own or another's, and without."""
