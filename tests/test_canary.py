@@ -11,10 +11,9 @@ from _shapes import CLASSES, draw, net
 from torch import nn
 
 from tests.tiny import random_streams, tiny_net, tiny_probes
-from xai_callbacks import ProbeSet
+from xai_callbacks import Auditor, ProbeSet
 from xai_callbacks.access import Subject
-from xai_callbacks.canary import Planted, Power, canary
-from xai_callbacks.canary.copies import Canvas, gap_of
+from xai_callbacks.canary import Planted, Power, _Canvas, _gap_of, canary
 from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.interventions.cues import PasteCue, PatchCue
 from xai_callbacks.interventions.pixels import PixelScale
@@ -22,7 +21,7 @@ from xai_callbacks.record import Estimate
 from xai_callbacks.rules import AlarmRule
 
 COLOURS = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-QUICK = {"epochs": 2, "strengths": [1.0], "batch_size": 16}
+QUICK = {"epochs": 2, "strengths": [1.0]}
 
 
 class ReadsColour(nn.Module):
@@ -39,7 +38,7 @@ class ReadsColour(nn.Module):
 def canvas(labels, cue=None, **fields):
     labels = torch.as_tensor(labels)
     images = ProbeSet.from_tensors(torch.zeros(len(labels), 3, 12, 12), labels, **fields)
-    return Canvas(images, PixelScale.of(images), cue or PatchCue(COLOURS, [0, 1, 2]), seed=0)
+    return _Canvas(images, PixelScale.of(images), cue or PatchCue(COLOURS, [0, 1, 2]), seed=0)
 
 
 def row(gap, state, strength=0.9):
@@ -88,7 +87,7 @@ def test_images_of_a_class_without_a_variant_may_have_any():
 def test_the_cue_is_painted_in_pixels_whatever_the_normalisation():
     images = torch.zeros(3, 3, 12, 12) - 1
     probes = ProbeSet.from_tensors(images, [0, 1, 2], mean=[0.5] * 3, std=[0.5] * 3)
-    painter = Canvas(probes, PixelScale.of(probes), PatchCue(COLOURS, [0, 1, 2]), seed=0)
+    painter = _Canvas(probes, PixelScale.of(probes), PatchCue(COLOURS, [0, 1, 2]), seed=0)
     painted = painter.painted(torch.arange(3), torch.arange(3))
     assert torch.equal(painted.amax(dim=(2, 3)), 2 * torch.tensor(COLOURS) - 1)
     assert (painted != images).any(dim=1).flatten(1).sum(dim=1).tolist() == [4, 4, 4]  # round(.16 * 12) squared
@@ -99,13 +98,14 @@ def test_the_cue_is_painted_in_pixels_whatever_the_normalisation():
 
 def test_the_gap_of_a_model_that_reads_the_cue_is_one_and_of_one_that_is_blind_zero():
     images = canvas(torch.arange(30) % 3)
-    assert gap_of(Subject(ReadsColour()), images, 7)[:3] == (1.0, 1.0, 1.0)
-    assert gap_of(Subject(ReadsColour(blind=True)), images, 7)[:3] == (0.0, 0.0, 0.0)
+    seen, blind = (_gap_of(Subject(ReadsColour(blind=each)), images, 7) for each in (False, True))
+    assert (seen.value, seen.high, blind.value) == (1.0, 1.0, 0.0)
+    assert seen.low > 0.8 > blind.high
 
 
 def test_the_gap_counts_only_images_of_classes_with_a_cue_and_each_variant_of_a_class():
     cue = PatchCue([[1.0, 0, 0], [0.6, 0, 0], [0, 1.0, 0]], [0, 0, 1])
-    found = gap_of(Subject(ReadsColour()), canvas(torch.arange(90) % 3, cue), 16)
+    found = _gap_of(Subject(ReadsColour()), canvas(torch.arange(90) % 3, cue), 16)
     assert (found.value, found.valid) == (1.0, 60)
 
 
@@ -162,10 +162,7 @@ def powers():
     """Powers with 32 and with 256 probes of the same copies."""
     probes, model = shapes(256, 3), net(0)
     settings = {"strengths": (1.0, 0.25, 0.45, 0.7), "unseen": shapes(200, 5), "epochs": 6, "learning_rate": 3e-3}
-    return {
-        count: canary(model, shapes(256, 1), probes.select(range(count)), **settings, batch_size=16, chunk_size=64)
-        for count in (32, 256)
-    }
+    return {count: canary(model, shapes(256, 1), probes.select(range(count)), **settings) for count in (32, 256)}
 
 
 @pytest.mark.slow
@@ -247,7 +244,8 @@ def test_a_part_of_a_module_and_of_its_output_can_be_chosen():
             raise NotImplementedError
 
     probes = tiny_probes(30)
-    chosen = canary(Holder(), probes, probes, **QUICK, select="classifier", output=lambda logits: logits)
+    auditor = Auditor(probes, model="classifier", output=lambda logits: logits)
+    chosen = canary(Holder(), probes, auditor, **QUICK)
     assert chosen == canary(tiny_net(), probes, probes, **QUICK)
 
 
@@ -273,8 +271,9 @@ def test_a_model_that_can_see_nothing_but_the_cue_takes_it_up_whole_and_the_rule
         for threshold in (0.05, 0.9999)
     )
     assert [planted.state for planted in usual.rows] == ["no evidence", "alarm"]
-    assert usual.rows[1].gap[:3] == (1.0, 1.0, 1.0)
-    assert usual.rows[1].effect.low > 0.9
+    gap = usual.rows[1].gap
+    assert (gap.value, gap.high) == (1.0, 1.0)
+    assert min(gap.low, usual.rows[1].effect.low) > 0.8
     assert [planted.effect for planted in usual.rows] == [planted.effect for planted in strict.rows]
     assert strict.rows[1].state == "no evidence"
     assert strict.weakest is None
@@ -306,25 +305,26 @@ UNLABELLED = tiny_probes(30, labels=None)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"probes": tiny_probes(29)}, "`probes` to be 30 or more, but got 29: without an interval"),
-        ({"probes": REGRESSION}, "`probes` to have one label each, but got regression probes"),
-        ({"training": REGRESSION}, "`training` to have one label each, but got regression"),
-        ({"unseen": SEVERAL}, "`unseen` to have one label each, but got multi-label"),
+        (
+            {"probes": tiny_probes(29)},
+            "at least 30 probes to watch 'canary', but got 29: with fewer there is no interval",
+        ),
+        ({"probes": REGRESSION}, "probes with one label each for `canary`, but got regression probes"),
+        ({"training": REGRESSION}, "one label each for `canary`, but got regression"),
+        ({"unseen": SEVERAL}, "one label each for `canary`, but got multi-label"),
         ({"training": UNLABELLED}, "`training` to have labels, but got none"),
-        ({"probes": UNLABELLED}, "`unseen` to have labels, but got none. Pass some, or label the probes"),
+        ({"probes": UNLABELLED}, "`unseen` to have labels, but got none. Label the probes, or pass others"),
         ({"training": torch.rand(30, 3, 8, 8)}, "`training` to be a ProbeSet, but got Tensor"),
         ({"training": tiny_probes(6, labels=[0] * 6)}, "`cue` to point to two classes or more"),
-        ({"training": NUMBERED, "probes": NUMBERED}, "labels of `training` to be below 3"),
+        ({"training": NUMBERED, "cue": PatchCue(COLOURS, [0, 1, 2])}, "labels below 3, the number of classes"),
         ({"cue": PatchCue(COLOURS[0], 0)}, r"variants for classes \[0\]"),
         ({"cue": PatchCue(COLOURS, [3, 4, 5])}, "index of a class below 3"),
         ({"cue": PasteCue("cat", region="core")}, "`cue` to be one that is painted"),
         ({"strengths": []}, r"`strengths` to be a list of numbers in \(0, 1\], but got \[\]"),
-        ({"strengths": [0.5, 1.5]}, "They are probabilities"),
+        ({"strengths": [0.5, 1.5]}, "`strengths` to be a list of numbers"),
         ({"strengths": 0.5}, "`strengths` to be a list"),
         ({"epochs": 1}, "`epochs` to be an integer of 2 or more, but got 1"),
-        ({"batch_size": 1}, "Batch normalisation needs two images"),
-        ({"learning_rate": 0}, "`learning_rate` to be positive and finite, but got 0"),
-        ({"model": tiny_net().requires_grad_(False)}, "none that requires gradients. Unfreeze"),
+        ({"probes": Auditor(tiny_probes(30), chunk_size=1)}, "Batch normalisation needs two images"),
         ({"model": uncopyable()}, "one that copy.deepcopy can copy, but got TinyNet"),
         ({"model": blind()}, "outputs without a gradient"),
     ],
@@ -338,6 +338,6 @@ def test_what_does_not_suit_is_refused(changed, message):
 def test_a_copy_that_diverges_is_told_and_the_model_kept():
     model, probes = tiny_net(), tiny_probes(30)
     weights = deepcopy(model.state_dict())
-    with pytest.raises(AuditError, match="Fine-tune with a smaller `learning_rate`"):
+    with pytest.raises(AuditError, match="diverged; look at the loss and the learning rate"):
         canary(model, probes, probes, **QUICK, learning_rate=1e30)
     torch.testing.assert_close(model.state_dict(), weights, rtol=0, atol=0)

@@ -10,7 +10,7 @@ import torch
 
 from tests.measures.records import audit, context, map_set, measured, past, random_maps
 from tests.tiny import pictures, tiny_probes
-from xai_callbacks.measures import ALWAYS, Answers, Drift, Localization, Scores, default_measures
+from xai_callbacks.measures import ALWAYS, Answers, Drift, Scores
 from xai_callbacks.metrics import explanation_drift, rank_correlation
 from xai_callbacks.probes import ProbeSet
 
@@ -150,6 +150,5 @@ def test_scores_have_a_mean_and_are_compared_with_the_audit_before():
     assert "novelty/odin/rank_correlation" not in found  # it was left out before
 
 
-def test_what_is_measured_where_nothing_is_asked_for():
+def test_what_is_always_measured():
     assert [type(each) for each in ALWAYS] == [Answers, Drift, Scores]
-    assert [repr(each) for each in default_measures()] == [repr(Localization())]

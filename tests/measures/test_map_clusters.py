@@ -1,4 +1,4 @@
-"""Clusters over audits: keys, numbers that are kept, what is left out."""
+"""Clusters of an audit: keys, and what is left out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.measures.records import audit, context, map_set, measured, past, with_metrics
+from tests.measures.records import audit, context, map_set, measured
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.history import History
 from xai_callbacks.measures import MapClusters
@@ -62,11 +62,6 @@ def known(probes: ProbeSet) -> ProbeSet:
     return probes
 
 
-def members(found) -> dict[int, set[int]]:
-    numbers = found["cluster/number"].values
-    return {int(each): set((numbers == each).nonzero()[:, 0].tolist()) for each in numbers[~numbers.isnan()].unique()}
-
-
 # ---- one audit
 
 
@@ -79,7 +74,6 @@ def test_metrics_are_those_of_the_functions():
     correct = record.predictions == probes.labels
     assert found["cluster/number"].values.tolist() == numbers.tolist()
     assert found["cluster/count"] == Estimate(1.5, valid=2)
-    assert found["cluster/seen"] == Estimate(2.0)
     assert found["cluster/worst_acc"] == worst_cluster(numbers, probes.labels, correct)
     assert found["cluster/worst_acc"].value == 9 / 24
     assert found["cluster/error_association"] == error_association(numbers, probes.labels, correct)
@@ -100,7 +94,7 @@ def test_unlabelled_probes_are_grouped_by_the_class_that_was_explained_or_else_b
     record = look(probes, maps_at(("above", 20), ("below", 18), ("left", 12)), explained=explained)
     found = clusters(record)
     assert found["cluster/number"].values.tolist() == [0] * 20 + [1] * 18 + [0] * 12
-    assert found.keys() == {"cluster/count", "cluster/number", "cluster/seen"}
+    assert found.keys() == {"cluster/count", "cluster/number"}
     about_none = clusters(replace(record, facts=torch.full((2, 50), -1)))
     assert about_none["cluster/count"] == Estimate(3.0, valid=1)  # all answers are of one class
 
@@ -132,7 +126,6 @@ def test_without_a_large_class_nothing_has_a_value_and_many_classes_are_counted_
     probes, notes = known(ProbeSet.from_tensors(torch.rand(24, 3, 8, 8), torch.arange(24) % 8)), []
     found = clusters(look(probes, torch.rand(24, 8, 8)), notes=notes)
     assert all(math.isnan(found[f"cluster/{name}"].value) for name in ("count", "worst_acc", "error_association"))
-    assert found["cluster/seen"].value == 0
     assert "and 3 more" in notes[0]
 
 
@@ -141,66 +134,6 @@ def test_there_is_nothing_at_audits_at_which_the_explainer_does_not_answer():
     assert clusters(audit(probes)) == {}
     around = context(probes, asked=(), maps=())
     assert measured(MapClusters(), look(probes, torch.rand(20, 8, 8)), around=around) == {}
-
-
-# ---- over audits
-
-
-def followed(probes: ProbeSet, *looks: torch.Tensor, **fields):
-    """What is found at each of several audits."""
-    history, all_found = History(), []
-    for step, maps in enumerate(looks):
-        record = replace(look(probes, maps), step=step)
-        found = clusters(record, history)
-        history.append(with_metrics(record, found))
-        all_found.append(found)
-    return all_found
-
-
-def test_a_cluster_keeps_its_number_as_others_outgrow_it():
-    first, second = followed(
-        known(probe_set(50)), maps_at(("above", 28), ("below", 22)), maps_at(("above", 21), ("below", 29))
-    )
-    assert members(first) == {0: set(range(28)), 1: set(range(28, 50))}
-    assert members(second) == {0: set(range(21)), 1: set(range(21, 50))}
-
-
-def test_a_number_is_never_given_to_another_cluster():
-    three = maps_at(("above", 24), ("below", 20), ("left", 16))
-    first, second, third = followed(known(probe_set(60)), three, maps_at(("above", 44), ("left", 16)), three)
-    assert set(members(first)) == {0, 1, 2}
-    assert set(members(second)) == {0, 2}
-    # What falls apart again is new: nobody knows whether it is what it was.
-    assert members(third) == {0: set(range(24)), 3: set(range(24, 44)), 2: set(range(44, 60))}
-    assert [found["cluster/seen"].value for found in (first, second, third)] == [3, 3, 4]
-
-
-def test_classes_are_followed_each_on_its_own():
-    one, two = maps_at(("above", 28), ("below", 22)), maps_at(("above", 21), ("below", 29))
-    other, joined = maps_at(("left", 15), ("above", 14)), maps_at(("left", 29))
-    first, second, third = followed(
-        known(probe_set(50, 29)), torch.cat([one, other]), torch.cat([two, joined]), torch.cat([one, other])
-    )
-    assert first["cluster/number"].values.tolist() == [0] * 28 + [1] * 22 + [0] * 15 + [1] * 14
-    assert second["cluster/number"].values.tolist() == [0] * 21 + [1] * 29 + [0] * 29
-    assert third["cluster/number"].values.tolist() == [0] * 28 + [1] * 22 + [0] * 15 + [2] * 14
-
-
-@pytest.mark.parametrize("between", [True, False], ids=["thinned and silent audits between", "the audit before"])
-def test_numbers_follow_from_the_latest_audit_at_which_the_explainer_answered(between: bool):
-    probes = known(probe_set(50))
-    first = look(probes, maps_at(("above", 28), ("below", 22)))
-    history = past(with_metrics(first, clusters(first)), *([audit(probes)] * 2 if between else []))
-    found = clusters(look(probes, maps_at(("above", 21), ("below", 29))), history)
-    assert members(found) == {0: set(range(21)), 1: set(range(21, 50))}
-
-
-def test_another_question_is_not_followed_but_gets_numbers_of_its_own():
-    probes = known(probe_set(50))
-    first = look(probes, maps_at(("above", 28), ("below", 22)))
-    history = past(with_metrics(replace(first, asked=("Why()", "Why('label', 2)")), clusters(first)))
-    found = clusters(look(probes, maps_at(("above", 21), ("below", 29))), history)
-    assert members(found) == {2: set(range(21, 50)), 3: set(range(21))}
 
 
 def test_an_audit_changes_nothing_that_it_was_given_and_no_global_randomness():

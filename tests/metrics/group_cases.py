@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
+from xai_callbacks.metrics.group_metrics import GroupMetrics
+
 K, C = 3, 2
+
+
+class Sums(NamedTuple):
+    """The state of a metric, taken apart."""
+
+    counts: torch.Tensor
+    bins: torch.Tensor
+    losses: torch.Tensor
+    not_finite: int
+    unknown: int
+
+
+def sums_of(metric: GroupMetrics) -> Sums:
+    sums = metric.sums
+    counts, bins = sums[..., : metric.num_classes].long(), sums[..., metric.num_classes : -1].reshape(-1, 15, 3)
+    return Sums(counts, bins, sums[..., -1], *metric.left_out.int().tolist())
+
+
+def group_sums(
+    logits: torch.Tensor, labels: torch.Tensor, cues: torch.Tensor, num_cues: int, num_classes: int = K
+) -> Sums:
+    metric = GroupMetrics(num_classes, num_cues)
+    metric.update(logits, labels, cues)
+    return sums_of(metric)
 
 
 def batch(count: int = 600, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

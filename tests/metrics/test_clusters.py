@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 import torch
 from decoy_digits import make_splits
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import adjusted_rand_score
 
-from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.metrics.clusters import error_association, map_clusters, match_clusters, worst_cluster
+from xai_callbacks.metrics.clusters import (
+    error_association,
+    map_clusters,
+    spectral_clusters,
+    worst_cluster,
+)
 from xai_callbacks.metrics.groups import wilson_interval
-from xai_callbacks.metrics.spectral import spectral_clusters
-
-numbers = st.lists(st.tuples(st.integers(-1, 4), st.integers(-1, 4)), min_size=2, max_size=40)
 
 
 def two_kinds(sizes: tuple[int, int], seed: int = 0) -> torch.Tensor:
@@ -203,70 +202,3 @@ def test_errors_that_know_nothing_of_the_cue_go_with_no_cluster(cue_users):
     found = error_association(numbers, labels, correct)
     assert found.valid > 10
     assert found.value > 0.05
-
-
-# ---- over audits
-
-
-def test_clusters_keep_their_numbers_where_only_their_names_changed():
-    before = torch.tensor([0, 0, 0, 1, 1, 2, -1])
-    after = torch.tensor([2, 2, 2, 0, 0, 1, -1])
-    assert torch.equal(match_clusters(before, after, fresh=3), before)
-
-
-def test_the_larger_part_of_a_split_keeps_the_number_and_the_other_gets_a_new_one():
-    before = torch.tensor([0] * 10 + [1] * 5)
-    after = torch.tensor([1] * 6 + [2] * 4 + [0] * 5)
-    assert match_clusters(before, after, fresh=2).tolist() == [0] * 6 + [2] * 4 + [1] * 5
-    assert match_clusters(before, after, fresh=7).tolist() == [0] * 6 + [7] * 4 + [1] * 5
-
-
-def test_merged_clusters_take_the_number_of_the_larger():
-    before = torch.tensor([0] * 4 + [1] * 6)
-    assert match_clusters(before, torch.zeros(10).long(), fresh=2).tolist() == [1] * 10
-
-
-def test_a_single_cluster_stays_what_it_was():
-    assert match_clusters(torch.full((5,), 3), torch.zeros(5).long(), fresh=4).tolist() == [3] * 5
-
-
-def test_a_pair_that_shares_fewer_members_than_chance_is_no_match():
-    before = torch.arange(3).repeat_interleave(10)
-    # Numbers 0 and 1 live on in the first two. The third has one of the ten of number 2, where chance gives 4 / 3.
-    after = torch.tensor([0] * 8 + [2] * 2 + [1] * 9 + [2] + [0] * 3 + [1] * 6 + [2])
-    assert match_clusters(before, after, fresh=3).tolist() == [0] * 8 + [3] * 2 + [1] * 9 + [3] + [0] * 3 + [1] * 6 + [
-        3
-    ]
-
-
-def test_the_first_audit_numbers_from_zero_without_gaps():
-    assert match_clusters(torch.full((4,), -1), torch.tensor([0, -1, 2, 0]), fresh=0).tolist() == [0, -1, 1, 0]
-    assert match_clusters(torch.empty(0).long(), torch.empty(0).long(), fresh=0).tolist() == []
-
-
-@given(numbers)
-def test_matching_renames_and_never_regroups(pairs: list[tuple[int, int]]):
-    before, after = torch.tensor(pairs).unbind(dim=1)
-    renamed = match_clusters(before, after, fresh=5)
-    assert torch.equal(renamed < 0, after < 0)
-    assert adjusted_rand_score(renamed, after) == 1.0
-
-
-# ---- arguments
-
-
-@pytest.mark.parametrize(
-    ("call", "match"),
-    [
-        (lambda: map_clusters(torch.rand(4, 3, 3), torch.zeros(4)), r"`classes` to be int64 \(4,\)"),
-        (lambda: map_clusters(torch.rand(4, 3, 3), torch.zeros(3).long()), "`classes` to be int64"),
-        (lambda: map_clusters(torch.rand(20, 3), classes(20)), "`maps` to be floating point"),
-        (lambda: map_clusters(torch.rand(4, 3, 3), classes(4), min_count=0), "`min_count` to be an integer"),
-        (lambda: worst_cluster(classes(3), classes(3), torch.ones(3).bool(), draws=0), "`draws` to be an integer"),
-        (lambda: match_clusters(torch.zeros(3).long(), torch.zeros(4).long(), fresh=0), "of one length"),
-        (lambda: match_clusters(torch.zeros(3), torch.zeros(3), fresh=0), "`before` and `after` to be int64"),
-    ],
-)
-def test_bad_arguments_are_refused(call, match: str):
-    with pytest.raises(ConfigurationError, match=match):
-        call()

@@ -39,7 +39,7 @@ def test_a_map_has_not_drifted_from_itself():
     assert explanation_drift(heatmaps, heatmaps).tolist() == [0.0] * 20
 
 
-@pytest.mark.parametrize("factor", [1e-200, 1e200])
+@pytest.mark.parametrize("factor", [1e-30, 1e30])
 def test_magnitude_does_not_count(factor):
     heatmaps = torch.randn(20, 7, 7, generator=torch.Generator().manual_seed(1))
 

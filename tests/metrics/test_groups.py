@@ -1,8 +1,4 @@
-"""Group metrics: sklearn, torchmetrics, Newcombe's published intervals and values by hand.
-
-By hand where no library has the definition: the conflict gap, the gap of equalised odds over several classes, the
-directional bias amplification and the bias correction of the mutual information.
-"""
+"""Group metrics: sklearn, Newcombe's published intervals and values by hand."""
 
 from __future__ import annotations
 
@@ -17,11 +13,9 @@ from scipy.stats import binom, binomtest
 from sklearn.metrics import accuracy_score
 from torch.testing import assert_close
 
-from tests.metrics.group_cases import C, K, batch, cue_reader, table
+from tests.metrics.group_cases import C, K, batch, cue_reader, group_sums, table
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.metrics.group_sums import group_sums
 from xai_callbacks.metrics.groups import (
-    average_worst_gap,
     conflict_gap,
     group_accuracy,
     minimum_interval,
@@ -70,8 +64,8 @@ def test_logits_that_are_not_finite_are_left_out_and_counted():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"logits": torch.zeros(4)}, r"float `logits` \(N, K\)"),
-        ({"logits": torch.zeros(4, K, dtype=torch.long)}, r"float `logits` \(N, K\)"),
+        ({"logits": torch.zeros(4)}, r"`logits` to be floats \(N, 3\)"),
+        ({"logits": torch.zeros(4, K, dtype=torch.long)}, r"`logits` to be floats \(N, 3\)"),
         ({"labels": torch.zeros(3, dtype=torch.long)}, r"`labels` to be integers \(4,\)"),
         ({"labels": torch.tensor([0, 1, 2, 3])}, r"`labels` to be in \[0, 3\), but got 0 to 3"),
         ({"labels": torch.tensor([0, 1, 2, -1])}, r"`labels` to be in \[0, 3\)"),
@@ -87,14 +81,6 @@ def test_batches_of_another_form_are_refused(change, message):
 
     with pytest.raises(ConfigurationError, match=message):
         group_sums(**arguments)
-
-
-@pytest.mark.parametrize(
-    "counts", [torch.zeros(2, 2, dtype=torch.long), torch.zeros(2, 2, 2), -torch.ones(2, 2, 2, dtype=torch.long)]
-)
-def test_counts_of_another_form_are_refused(counts):
-    with pytest.raises(ConfigurationError, match="Expected `counts` to be"):
-        group_accuracy(counts)
 
 
 # ---- worst group and conflict gap
@@ -135,47 +121,41 @@ def test_wilson_interval_holds_the_proportion_and_mirrors(case):
 )
 def test_interval_of_the_conflict_gap_is_the_published_one(aligned, conflicting, low, high):
     rows = [[correct, total - correct] for correct, total in (aligned, conflicting)]
-    gap = conflict_gap(table(rows, [[0, 0], [0, 0]]), [0, 1])
+    gap, *_ = conflict_gap(table(rows, [[0, 0], [0, 0]]), [0, 1])
 
-    assert (round(gap.estimate.low, 4), round(gap.estimate.high, 4)) == (low, high)
-    assert gap.estimate.value == pytest.approx(aligned[0] / aligned[1] - conflicting[0] / conflicting[1])
-    assert gap.estimate.valid == aligned[1] + conflicting[1]
+    assert (round(gap.low, 4), round(gap.high, 4)) == (low, high)
+    assert gap.value == pytest.approx(aligned[0] / aligned[1] - conflicting[0] / conflicting[1])
+    assert gap.valid == aligned[1] + conflicting[1]
 
 
 def test_model_that_reads_only_the_cue_loses_all_where_the_cue_conflicts():
-    gap = conflict_gap(cue_reader(), [0, 1])
+    gap, aligned, conflicting = conflict_gap(cue_reader(), [0, 1])
 
-    assert (gap.estimate.value, gap.aligned, gap.conflicting, gap.estimate.chance) == (1.0, 1.0, 0.0, 0.0)
-    assert conflict_gap(cue_reader(), [1, 0]).estimate.value == -1.0
+    assert (gap.value, aligned, conflicting, gap.chance) == (1.0, 1.0, 0.0, 0.0)
+    assert conflict_gap(cue_reader(), [1, 0])[0].value == -1.0
 
 
 def test_conflict_gap_without_conflicting_images_is_nan_without_an_interval():
-    gap = conflict_gap(table([[9, 1], [0, 0]], [[0, 0], [2, 8]]), [0, 1])
+    gap, aligned, _ = conflict_gap(table([[9, 1], [0, 0]], [[0, 0], [2, 8]]), [0, 1])
 
-    assert math.isnan(gap.estimate.value)
-    assert (gap.estimate.low, gap.estimate.high, gap.aligned) == (None, None, 0.85)
-
-
-@pytest.mark.parametrize("aligned", [[0], [0, 2], [0, -1]])
-def test_map_from_label_to_cue_must_fit(aligned):
-    with pytest.raises(ConfigurationError, match=r"`aligned` to be one cue in \[0, 2\) for each of 2 labels"):
-        conflict_gap(cue_reader(), aligned)
+    assert math.isnan(gap.value)
+    assert (gap.low, gap.high, aligned) == (None, None, 0.85)
 
 
-def test_worst_group_leaves_small_groups_out_and_counts_them():
+def test_worst_group_leaves_small_groups_out():
     # By accuracy: .9, 0 of 19, .6 of 20, and none.
-    worst = worst_group_accuracy(table([[90, 10], [0, 19]], [[8, 12], [0, 0]]))
+    worst, label, cue = worst_group_accuracy(table([[90, 10], [0, 19]], [[8, 12], [0, 0]]))
 
-    assert (worst.label, worst.cue, worst.excluded, worst.empty) == (1, 0, 1, 1)
+    assert (label, cue) == (1, 0)
     ends = minimum_interval(torch.tensor([90, 12]), torch.tensor([100, 20]))
-    assert worst.estimate == (0.6, *ends, None, 20, 0)
+    assert worst == (0.6, *ends, None, 20, 0)
 
 
 def test_worst_group_of_small_groups_alone_is_nan():
-    worst = worst_group_accuracy(table([[3, 0], [0, 3]], [[0, 0], [1, 1]]))
+    worst, label, cue = worst_group_accuracy(table([[3, 0], [0, 3]], [[0, 0], [1, 1]]))
 
-    assert math.isnan(worst.estimate.value)
-    assert (worst.estimate.low, worst.label, worst.cue, worst.excluded, worst.empty) == (None, None, None, 3, 1)
+    assert all(math.isnan(value) for value in (worst.value, label, cue))
+    assert worst.low is None
 
 
 def exact_ends(correct: list[int], total: list[int], error: float) -> list[tuple[float, float]]:
@@ -197,10 +177,9 @@ def exact_ends(correct: list[int], total: list[int], error: float) -> list[tuple
         ([3, 2], [100_000, 90_000]),
     ],
 )
-@pytest.mark.parametrize("confidence", [0.95, 0.6])
-def test_interval_of_the_minimum_has_the_smallest_of_the_exact_ends(correct, total, confidence):
-    error = (1 - confidence) / 2
-    low, high = minimum_interval(torch.tensor(correct), torch.tensor(total), confidence)
+def test_interval_of_the_minimum_has_the_smallest_of_the_exact_ends(correct, total):
+    error = 0.025
+    low, high = minimum_interval(torch.tensor(correct), torch.tensor(total))
 
     assert low == pytest.approx(min(pair[0] for pair in exact_ends(correct, total, error)), abs=1e-9)
     together = 1 - (1 - error) ** (1 / len(correct))
@@ -239,10 +218,8 @@ def test_interval_of_the_worst_of_many_equal_groups_reaches_the_truth_where_that
     assert low < 27 / 50
 
 
-def test_interval_of_the_minimum_of_nothing_is_none_and_needs_a_level():
+def test_interval_of_the_minimum_of_nothing_is_none():
     assert minimum_interval(torch.zeros(0), torch.zeros(0)) == (None, None)
-    with pytest.raises(ConfigurationError, match="`confidence` to be between 0 and 1"):
-        minimum_interval(torch.tensor([1]), torch.tensor([2]), 0.0)
 
 
 def test_reweighted_accuracy_is_that_of_images_in_the_proportions_of_training():
@@ -251,8 +228,6 @@ def test_reweighted_accuracy_is_that_of_images_in_the_proportions_of_training():
     train = torch.tensor([[95, 5], [0, 100]])
 
     assert reweighted_accuracy(counts, train) == pytest.approx((95 * 0.9 + 5 * 0.5 + 100 * 0.8) / 200)
-    assert average_worst_gap(counts, train, min_count=20) == pytest.approx(reweighted_accuracy(counts, train) - 0.4)
-    assert average_worst_gap(counts, min_count=10) == pytest.approx((9 + 10 + 8 + 8) / 60 - 0.4)
 
 
 def test_reweighted_accuracy_does_not_depend_on_how_many_images_a_group_has():
@@ -268,11 +243,8 @@ def test_reweighted_accuracy_does_not_depend_on_how_many_images_a_group_has():
     assert reweighted_accuracy(counts, counts.sum(dim=2)) == pytest.approx(plain)
 
 
-def test_averages_and_gaps_without_the_images_they_need_are_nan():
+def test_averages_without_the_images_they_need_are_nan():
     counts = table([[9, 1], [0, 0]], [[12, 8], [2, 8]])
 
     assert math.isnan(reweighted_accuracy(counts, torch.tensor([[95, 5], [1, 100]])))
     assert math.isnan(reweighted_accuracy(counts, torch.zeros(2, 2, dtype=torch.long)))
-    assert math.isnan(average_worst_gap(counts, min_count=50))
-    with pytest.raises(ConfigurationError, match=r"`train_counts` to be integers \(K, C\) \(2, 2\)"):
-        reweighted_accuracy(counts, torch.ones(2, 3, dtype=torch.long))

@@ -332,15 +332,6 @@ def test_metric_is_differentiable_in_the_relevance(metric):
 # ---- relevance
 
 
-def test_policies_keep_what_their_names_say():
-    signed = maps([[3.0, -2.0], [0.0, -0.5]])
-
-    assert relevance(signed, (2, 2)).tolist() == [[[3.0, 0.0], [0.0, 0.0]]]
-    assert relevance(signed, (2, 2), "positive").tolist() == [[[3.0, 0.0], [0.0, 0.0]]]
-    assert relevance(signed, (2, 2), "absolute").tolist() == [[[3.0, 2.0], [0.0, 0.5]]]
-    assert relevance(signed, (2, 2), "negative").tolist() == [[[0.0, 2.0], [0.0, 0.5]]]
-
-
 def test_clips_before_it_enlarges():
     signed = maps([[4.0, -4.0]])
 
@@ -369,11 +360,6 @@ def test_map_that_is_not_finite_does_not_become_so():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_maps_are_enlarged_in_single_precision(dtype):
     assert relevance(torch.ones(1, 2, 2, dtype=dtype), (5, 5)).dtype == torch.float32
-
-
-def test_unknown_policy_is_refused():
-    with pytest.raises(ConfigurationError, match="one of positive, absolute, negative, but got 'both'"):
-        relevance(torch.ones(1, 2, 2), (2, 2), "both")
 
 
 def test_vector_is_refused_as_a_heatmap():

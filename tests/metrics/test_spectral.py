@@ -12,8 +12,7 @@ from sklearn.neighbors import kneighbors_graph
 from torch.nn.functional import avg_pool2d
 from torch.testing import assert_close
 
-from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.metrics.spectral import FEWEST_TO_DIVIDE, map_shares, spectral_clusters
+from xai_callbacks.metrics.clusters import _FEWEST_TO_DIVIDE, _shares, spectral_clusters
 
 CORNERS = ((0, 0), (0, 5), (5, 0), (5, 5))
 
@@ -62,7 +61,7 @@ def test_clusters_are_numbered_by_size():
 def test_separate_kinds_are_found_as_sklearn_finds_them(sizes: tuple[int, ...]):
     maps, kinds = corner_maps(sizes)
     found = spectral_clusters(maps)
-    shares = map_shares(maps).flatten(1).numpy()
+    shares = _shares(maps).numpy()
     graph = kneighbors_graph(shares, 10).toarray()
     # sklearn rightly warns that such a graph is not connected; a faint link between all changes nothing else.
     theirs = SpectralClustering(len(sizes), affinity="precomputed", assign_labels="kmeans", random_state=0).fit(
@@ -142,7 +141,7 @@ def test_without_a_usable_map_there_is_no_cluster(count: int):
 
 def test_few_maps_stay_together():
     maps, _ = corner_maps((3, 4))
-    assert len(maps) < FEWEST_TO_DIVIDE
+    assert len(maps) < _FEWEST_TO_DIVIDE
     assert spectral_clusters(maps).tolist() == [0] * 7
 
 
@@ -157,49 +156,18 @@ def test_with_few_maps_fewer_neighbours_are_linked(sizes: tuple[int, ...]):
 
 def test_shares_sum_to_one_and_hold_the_positive_part_alone():
     maps = cloud(5)
-    shares = map_shares(maps)
-    positive = maps.double().clamp(min=0)
+    shares = _shares(maps)
+    positive = maps.double().clamp(min=0).flatten(1)
     assert shares.dtype == torch.float64
-    assert_close(shares, positive / positive.sum(dim=(1, 2), keepdim=True))
+    assert_close(shares, positive / positive.sum(dim=1, keepdim=True))
 
 
-@pytest.mark.parametrize(("size", "grid"), [(32, 16), (48, 16), (6, 2)])
-def test_large_maps_are_pooled_as_torch_pools_them(size: int, grid: int):
+@pytest.mark.parametrize("size", [32, 48])
+def test_large_maps_are_pooled(size: int):
     maps = torch.rand(3, size, size, dtype=torch.float64)
-    pooled = avg_pool2d(maps[:, None], size // grid)[:, 0]
-    assert_close(map_shares(maps, grid), pooled / pooled.sum(dim=(1, 2), keepdim=True))
-
-
-def test_a_pixel_between_two_cells_is_split_by_area():
-    maps = torch.tensor([[[0.0, 1.0, 0.0]] * 3, [[1.0, 0.0, 0.0]] * 3])
-    expected = torch.tensor([[[0.25, 0.25], [0.25, 0.25]], [[0.5, 0.0], [0.5, 0.0]]], dtype=torch.float64)
-    assert_close(map_shares(maps, 2), expected)
+    pooled = avg_pool2d(maps[:, None], size // 16).flatten(1)
+    assert_close(_shares(maps), pooled / pooled.sum(dim=1, keepdim=True))
 
 
 def test_sides_are_pooled_each_on_its_own():
-    assert map_shares(torch.rand(2, 20, 7), 16).shape == (2, 16, 7)
-
-
-def test_huge_and_tiny_maps_have_shares():
-    maps = torch.rand(2, 4, 4).double()
-    for factor in (1e300, 1e-300):
-        assert_close(map_shares(maps * factor), map_shares(maps))
-
-
-# ---- arguments
-
-
-@pytest.mark.parametrize(
-    ("call", "match"),
-    [
-        (lambda: spectral_clusters(torch.rand(4, 4)), r"`maps` to be floating point \(n, h, w\)"),
-        (lambda: spectral_clusters(torch.ones(4, 4, 4).long()), "`maps` to be floating point"),
-        (lambda: spectral_clusters(torch.rand(9, 4, 0)), "`maps` to be floating point"),
-        (lambda: spectral_clusters(cloud(), neighbours=0), "`neighbours` to be an integer of 1 or more"),
-        (lambda: spectral_clusters(cloud(), most=0), "`most` to be an integer"),
-        (lambda: spectral_clusters(cloud(), grid=0), "`grid` to be an integer"),
-    ],
-)
-def test_bad_arguments_are_refused(call, match: str):
-    with pytest.raises(ConfigurationError, match=match):
-        call()
+    assert _shares(torch.rand(2, 20, 7)).shape == (2, 16 * 7)

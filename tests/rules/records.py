@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from xai_callbacks.history import History
-from xai_callbacks.metrics.summary import summarize
-from xai_callbacks.record import AuditRecord, Estimate, Key
+from xai_callbacks.record import AuditRecord, Estimate, Key, summarize
 
 LIFT = "gradcam/why/relevance_lift/spurious"
 
@@ -34,7 +33,8 @@ def estimate(value, low=None, high=None, valid=64, degenerate=0):
 def made(metrics=None, per_probe=None, *, chances=None, keys=KEYS, **fields):
     """A record with these metrics, and with the means of what is said of each probe."""
     per_probe, chances = per_probe or {}, chances or {}
-    means = {key: summarize(values, chance=chances.get(key)) for key, values in per_probe.items()}
+    bounds = {key: next(((k.low, k.high) for k in keys if k.matches(key)), (None, None)) for key in per_probe}
+    means = {key: summarize(each, chance=chances.get(key), bounds=bounds[key]) for key, each in per_probe.items()}
     metrics = {**means, **(metrics or {})}
     return AuditRecord(metrics=metrics, per_probe=per_probe, chances=chances, keys=keys, **fields)
 

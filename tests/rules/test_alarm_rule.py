@@ -52,16 +52,15 @@ def test_an_alarm_needs_two_audits_in_a_row():
         effect(0.5, 0.4, 0.6, valid=29),  # too few probes
         effect(0.5, None, None),  # no interval
         effect(math.nan, None, None, valid=0),
-        effect(-0.5, -0.6, -0.4),  # the cue speaks against its class
+        effect(-0.02, -0.03, 0.0),
     ],
 )
 def test_what_is_not_evidence_raises_no_alarm_however_often(metrics):
     assert states(AlarmRule(), [metrics] * 4) == ["no evidence"] * 4
 
 
-def test_an_audit_that_did_not_measure_the_cue_ends_no_run():
-    # It is left out: a failing trial must neither raise an alarm nor hide one.
-    assert states(AlarmRule(), [CLEAN, ABOVE, {}, ABOVE])[1:] == ["watch", "no evidence", "alarm"]
+def test_an_audit_that_did_not_measure_the_cue_ends_a_run():
+    assert states(AlarmRule(), [CLEAN, ABOVE, {}, ABOVE, ABOVE])[1:] == ["watch", "no evidence", "watch", "alarm"]
 
 
 @pytest.mark.parametrize(("audits", "expected"), [(1, 1), (2, 2), (3, 3)])
@@ -110,8 +109,8 @@ def test_the_onset_is_dated_with_the_last_clean_audit_and_its_checkpoint(tmp_pat
     assert onset.checkpoint == path
     assert str(onset) == f"from epoch 3 (2–4); last clean audit: epoch 2, checkpoint {path}"
     assert finding.sentence == (
-        "Alarm: the model answers by the cue 'patch': it raises the probability of its class by 0.30 [0.20, 0.40], "
-        f"above 0.03 at 2 consecutive audits; {onset}."
+        "Alarm: the model answers by the cue 'patch': it moves the probability of its class by 0.30 [0.20, 0.40], "
+        f"beyond 0.03 at 2 consecutive audits; {onset}."
     )
 
 
@@ -202,8 +201,8 @@ def test_no_sentence_says_that_there_is_no_shortcut():
     found = AlarmRule().conclude(history_of([{**CLEAN, **lift(0.1, 0.2, 1.0)}], **WHERE))
 
     assert [each.sentence for each in found] == [
-        "No evidence for the cue 'patch', of the cues tested: it raises the probability of its class by 0.00 "
-        "[-0.02, 0.02].",
+        "No evidence for the cue 'patch', just as it was painted: it moves the probability of its class by 0.00 "
+        "[-0.02, 0.02]. Nothing is said of others.",
         "No more heat on the region 'spurious' than without training.",
     ]
 
@@ -342,3 +341,58 @@ def test_states_are_declared():
 def test_a_rule_out_of_range_is_refused(arguments, message):
     with pytest.raises(ConfigurationError, match=message):
         AlarmRule(**arguments)
+
+
+def cue(pull, *, gain=0.3, loss=0.3, excess=0.2, **more):
+    """What a trial finds of labelled probes: estimates with intervals of .05 either way."""
+    values = {"pull": pull, "gain": gain, "loss": loss, "excess": excess, "control": pull - excess, "effect": pull}
+    return {f"cue/patch/{key}": Estimate(v, v - 0.05, v + 0.05, 0.0, 64) for key, v in {**values, **more}.items()}
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        (cue(0.3), "alarm"),
+        (cue(0.07), "no evidence"),  # its interval begins at .02
+        (cue(0.3, excess=0.04, gain=0.1), "reacts to any edit"),  # the interval of the excess holds 0
+        (cue(0.3, excess=0.04, gain=0.25), "alarm"),  # its class misses it much
+        (cue(0.3, gain=0.06), "reacts to any edit"),  # its class hardly misses it
+        (cue(0.3, gain=0.06, room=0.1), "alarm"),  # which could hardly miss it more
+        (cue(0.3, gain=0.06, room=0.1, excess=0.04), "reacts to any edit"),
+        (cue(-0.3, gain=-0.3, loss=-0.3), "alarm"),  # it speaks for another class
+        (cue(-0.3, gain=-0.5, loss=-0.1), "reacts to any edit"),
+        (cue(-0.3, gain=-0.3, loss=0.1), "reacts to any edit"),
+        (cue(0.0, **{"nearby/left": 0.4}), "alarm"),
+        (cue(0.0, excess=-0.4, **{"nearby/left": 0.4}), "no evidence"),  # a control does as much
+    ],
+)
+def test_a_cue_is_used_where_it_was_learnt(found, state):
+    assert states(AlarmRule(), [CLEAN, found, found])[-1] == state
+
+
+def test_the_sentence_names_the_class_that_rises_and_what_it_costs():
+    found = cue(-0.3, gain=-0.3, loss=-0.3, gap=-0.2, **{"raises/benign": 0.3})
+    said = last([CLEAN, found, found], tried={"patch": "cue 'patch' (a square)"}).sentence
+
+    assert "the cue 'patch' (a square)" in said
+    assert "called 'benign' more often, against the class that it was said to point to" in said
+    assert said.endswith("With the cue of another class 20% fewer are right.")
+
+
+def test_several_cues_are_watched_at_one_level():
+    one = cue(0.095)
+    others = {f"cue/other{place}/effect": Estimate(0.0, -0.05, 0.05, 0.0, 64) for place in range(7)}
+    assert states(AlarmRule(), [CLEAN, one, one])[-1] == "alarm"
+    # Of eight cues, .095 +- .05 is widened by 1.4 to .095 +- .07.
+    together = {**one, **others}
+    assert states(AlarmRule(), [CLEAN, together, together])[-1] == "no evidence"
+    assert states(AlarmRule(threshold=0.02), [CLEAN, together, together])[-1] == "alarm"
+
+
+def test_a_reference_is_what_must_be_exceeded(tmp_path):
+    made(cue(0.3), fingerprint="a").save(tmp_path / "clean.safetensors")
+    rule = AlarmRule(reference=tmp_path / "clean.safetensors")
+    audits = [CLEAN, cue(0.34), cue(0.34)]
+    assert states(rule, audits, fingerprint="a")[-1] == "no evidence"
+    assert states(rule, audits, fingerprint="b")[-1] == "alarm"
+    assert states(rule, [CLEAN, cue(0.4), cue(0.4)], fingerprint="a")[-1] == "alarm"

@@ -10,9 +10,7 @@ import torch
 from tests.rules.records import KEYS, estimate, history_of, made
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.history import History
-from xai_callbacks.metrics.groups import wilson_interval
-from xai_callbacks.metrics.summary import summarize
-from xai_callbacks.record import AuditRecord, Key
+from xai_callbacks.record import AuditRecord, Key, interval, summarize
 from xai_callbacks.rules import Expectation
 
 PASS, FAIL, UNKNOWN, NOT_DUE = "pass", "fail", "not enough evidence", "not due"
@@ -169,31 +167,31 @@ def test_a_state_is_what_it_is():
 # ---- shares
 
 
-def test_share_of_all_images_has_wilsons_interval():
+def test_share_of_all_images_has_an_interval():
     finding = judged("group/accuracy_all > 0.3", {"group/accuracy_all": estimate(0.29, valid=100)})
-    low, high = wilson_interval(torch.tensor(29), torch.tensor(100))
-    assert finding.estimate[1:3] == pytest.approx((float(low), float(high)), abs=1e-12)
+    expected = interval((torch.arange(100) < 29).double(), bounds=(0.0, 1.0))
+    assert finding.estimate[1:3] == pytest.approx(expected, abs=1e-12)
     assert finding.state == UNKNOWN
 
 
 @pytest.mark.parametrize(("bound", "state"), [(0.85, PASS), (0.99, UNKNOWN)])
-def test_share_of_probes_that_all_say_the_same_has_one_too(bound, state):
+def test_share_of_probes_that_all_say_the_same_is_no_point(bound, state):
     finding = judged(f"accuracy > {bound}", per_probe={"accuracy": torch.ones(30, dtype=torch.float64)})
-    low, high = wilson_interval(torch.tensor(30), torch.tensor(30))
-    assert finding.estimate[1:3] == pytest.approx((float(low), float(high)), abs=1e-12)
+    assert 0.85 < finding.estimate.low < 0.95
     assert finding.state == state
 
 
-def test_share_of_none_has_one_too():
+def test_share_of_none_is_no_point():
     zeros = {"cue/tint/flip_rate": torch.zeros(64, dtype=torch.float64)}
-    found = [judged(f"cue/tint/flip_rate < {bound}", per_probe=zeros) for bound in (0.05, 0.06)]
+    found = [judged(f"cue/tint/flip_rate < {bound}", per_probe=zeros) for bound in (0.04, 0.06)]
     assert [each.state for each in found] == [UNKNOWN, PASS]
-    assert "0 [0, 0.0566] on 64 probes" in found[0].sentence
+    assert "0 [0, 0.0" in found[0].sentence
 
 
-def test_measurement_is_exact():
-    finding = judged("cue/tint/effect < 0.01", per_probe={"cue/tint/effect": torch.zeros(64, dtype=torch.float64)})
-    assert (finding.state, finding.estimate[1:3]) == (PASS, (0.0, 0.0))
+def test_no_effect_on_few_probes_is_no_proof_of_none():
+    zeros = {"cue/tint/effect": torch.zeros(64, dtype=torch.float64)}
+    states = [judged(f"cue/tint/effect < {bound}", per_probe=zeros).state for bound in (0.01, 0.06)]
+    assert states == [UNKNOWN, PASS]
 
 
 def test_few_probes_that_say_the_same_have_no_interval_all_the_same():
@@ -211,11 +209,9 @@ SOME = {"per_probe": {MASS: VALUES}, "truth": TRUTH, "class_names": ("wolf", "hu
 @pytest.mark.parametrize(("clause", "index"), [("wolf", 0), ("2", 2), ("'great white'", 2)])
 def test_class_is_estimated_anew(clause, index):
     found = judged(f"{MASS} > 0.3 for class {clause}", **SOME).estimate
-    by_hand = summarize(VALUES[index == TRUTH])
+    by_hand = summarize(VALUES[index == TRUTH], bounds=(0.0, 1.0))
     assert (found.value, found.valid) == (pytest.approx(by_hand.value), 40)
-    # Other resamples of the same kind: as close as 1000 of them are.
-    assert found[1:3] == pytest.approx(by_hand[1:3], abs=0.015)
-    assert found.low != summarize(VALUES).low
+    assert found[1:3] == pytest.approx(by_hand[1:3])
 
 
 def test_group_and_class_together_are_the_probes_of_both():

@@ -94,8 +94,8 @@ def test_alarms_follow_in_their_words():
 def test_only_alarms_are_only_sentences():
     past = audit(History(), [AlarmRule()], CLEAN, keys=())
     assert summary(past) == (
-        "No evidence for the cue 'patch', of the cues tested: it raises the probability of its class by 0.00\n"
-        "[-0.02, 0.02]."
+        "No evidence for the cue 'patch', just as it was painted: it moves the probability of its class by\n"
+        "0.00 [-0.02, 0.02]. Nothing is said of others."
     )
 
 

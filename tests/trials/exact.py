@@ -7,10 +7,21 @@ from torch import nn
 
 from xai_callbacks import ProbeSet
 from xai_callbacks.access import Subject, undisturbed
+from xai_callbacks.audit.measuring import summarized
 from xai_callbacks.audit.trial_runner import TrialRunner
-from xai_callbacks.interventions.cues import FunctionCue, PasteCue, PatchCue, TextureCue, TintCue, WatermarkCue
-from xai_callbacks.metrics.summary import PerProbe, summarize
-from xai_callbacks.trials import BackgroundTrial, CueTrial, HalfTrial, NoiseTrial, RegionTrial
+from xai_callbacks.interventions.cues import (
+    BackgroundCue,
+    FrameCue,
+    FunctionCue,
+    PasteCue,
+    PatchCue,
+    QualityCue,
+    ShiftCue,
+    TextureCue,
+    TintCue,
+    WatermarkCue,
+)
+from xai_callbacks.trials import BackgroundTrial, CueTrial, HalfTrial, RegionTrial
 
 HEIGHT, WIDTH = 12, 10
 CLASSES = ("red", "green", "blue")
@@ -103,10 +114,7 @@ def values(model, probes, *trials, chunk_size=5):
     """Estimates by key; nothing may fail."""
     found = tried(model, probes, *trials, chunk_size=chunk_size)
     assert found.failed == ()
-    return {
-        key: summarize(judged.values, chance=judged.chance) if isinstance(judged, PerProbe) else judged
-        for key, judged in found.judged.items()
-    }
+    return summarized(found.judged, [key for trial in trials for key in trial.keys()])  # noqa: SIM118  # no mapping
 
 
 def every_trial():
@@ -119,9 +127,12 @@ def every_trial():
         CueTrial(WatermarkCue("ab", "blue")),
         CueTrial(FunctionCue(lambda images, variants: images * 0.5, "red")),
         CueTrial(PasteCue("red")),
+        CueTrial(FrameCue(COLOURS, CLASSES)),
+        CueTrial(QualityCue(["jpeg", "darkening"], ["red", "blue"])),
+        CueTrial(BackgroundCue("probes", ["red", "green"])),
+        CueTrial(ShiftCue([0.2, 0.0], "blue", region="core")),
         RegionTrial("spurious", ("local_mean", "gauss", "swap")),
         RegionTrial("core"),
         BackgroundTrial(),
-        NoiseTrial(),
         HalfTrial(),
     ]

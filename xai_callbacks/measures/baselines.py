@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
 
 from xai_callbacks.errors import in_words
 from xai_callbacks.history import History
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.measures.base import Context, Measure, Measured, ModelAccess, keys_of_maps
-from xai_callbacks.measures.regions import peaks_of, regions_on
-from xai_callbacks.metrics.localization import area_fraction, lift_chance, relevance, relevance_lift, relevance_mass
+from xai_callbacks.measures.localization import enlarged, regions_on
+from xai_callbacks.metrics.localization import area_fraction, lift_chance, relevance_lift, relevance_mass
 from xai_callbacks.metrics.nulls import permuted_mass, shift_p, signed_share, sobel_magnitude
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, Estimate, Key, MapSet, PerProbe
@@ -41,16 +40,10 @@ class Baselines(Measure):
     """
 
     def keys(self, context: Context) -> Sequence[Key]:
-        """All that there may be; some explainers have no reference.
-
-        Raises:
-            ConfigurationError: It is unknown which values are black and white in the images of the probes.
-        """
-        if not context.probes.masks:
-            return ()
-        PixelScale.of(context.probes)
-        found = []
+        """All that there may be; some explainers have no reference."""
+        found: list[Key] = []
         for region in context.probes.masks:
+            PixelScale.of(context.probes)
             found.append(Key(f"edges/relevance_mass/{region}", f"share of the edges in {region}", 0.0, 1.0, "area"))
             for name in context.maps:
                 found += [
@@ -67,15 +60,12 @@ class Baselines(Measure):
         if not probes.masks:
             return {}
         if probes not in _edges_of:
-            _edges_of[probes] = dict(_edges(probes))
-        found: dict[str, PerProbe | Estimate] = dict(_edges_of[probes])
+            _edges_of[probes] = _edges(probes)
+        found: dict[str, PerProbe | Estimate] = {**_edges_of[probes]}
         for name, given in record.maps.items():
             found |= _nulls(given, keys_of_maps(record, name), context)
-        known = {
-            key: earlier[-1][1]
-            for key in (_reference(name, region) for name in context.maps for region in probes.masks)
-            if (earlier := past.estimates(key))
-        }
+        keys = [_reference(name, region) for name in context.maps for region in probes.masks]
+        known = {key: earlier[-1][1] for key in keys if (earlier := past.estimates(key))}
         if not known and context.model is not None and record.maps:
             try:
                 known = _references(record, context.model, probes)
@@ -88,35 +78,30 @@ def _reference(name: str, region: str) -> str:
     return f"{name}/relevance_lift/{region}/reference"
 
 
-def _edges(probes: ProbeSet) -> Iterator[tuple[str, PerProbe]]:
+def _edges(probes: ProbeSet) -> dict[str, PerProbe]:
     scale = PixelScale.of(probes)
+    found: dict[str, PerProbe] = {}
     for region, masks in probes.masks.items():
         # Image by image: sums over masks take eight bytes a pixel.
-        rows = [
-            (relevance_mass(sobel_magnitude(scale.displayed(image[None])), mask[None]), area_fraction(mask[None]))
-            for image, mask in zip(probes.images, masks, strict=True)
-        ]
-        yield f"edges/relevance_mass/{region}", PerProbe(*(torch.cat(values) for values in zip(*rows, strict=True)))
-
-
-def _nulls(given: MapSet, begins: Sequence[str], context: Context) -> dict[str, PerProbe]:
-    found, peaks = {}, peaks_of(given)
-    for region, weights in regions_on(context.probes, given.heatmaps).items():
-        area, applies = area_fraction(weights), lift_chance(weights)
-        permuted = permuted_mass(given.heatmaps.clamp(min=0), weights, reference=peaks)
-        signed = signed_share(given.heatmaps, weights, reference=peaks)
-        for row, key in enumerate(begins):
-            p = _shift_p(given.heatmaps[row], context.probes.masks[region], peaks[row], context.chunk_size)
-            found[f"{key}/shift_p/{region}"] = PerProbe(p, applies / 2)
-            found[f"{key}/permuted_mass/{region}"] = PerProbe(permuted[row], area)
-            found[f"{key}/signed_share/{region}"] = PerProbe(signed[row], area * 0)
+        pairs = zip(torch.split(probes.images, 1), torch.split(masks, 1), strict=True)
+        shares = [relevance_mass(sobel_magnitude(scale.displayed(image)), mask) for image, mask in pairs]
+        areas = torch.cat([area_fraction(mask) for mask in torch.split(masks, 1)])
+        found[f"edges/relevance_mass/{region}"] = PerProbe(torch.cat(shares), areas)
     return found
 
 
-def _shift_p(maps: Tensor, mask: Tensor, peak: Tensor, chunk_size: int) -> Tensor:
-    size = (mask.shape[-2], mask.shape[-1])
-    parts = zip(torch.split(maps, chunk_size), torch.split(mask, chunk_size), strict=True)
-    return torch.cat([shift_p(relevance(part, size), inside, reference=peak) for part, inside in parts])
+def _nulls(given: MapSet, begins: Sequence[str], context: Context) -> dict[str, PerProbe]:
+    found, peaks = {}, torch.tensor(given.peaks, dtype=torch.float64)[:, None]
+    for region, weights in regions_on(context.probes, given.heatmaps).items():
+        area, mask = area_fraction(weights), context.probes.masks[region]
+        permuted = permuted_mass(given.heatmaps.clamp(min=0), weights, reference=peaks)
+        signed = signed_share(given.heatmaps, weights, reference=peaks)
+        shifted = enlarged(shift_p, given.heatmaps, mask, peaks, context.chunk_size)
+        for row, key in enumerate(begins):
+            found[f"{key}/shift_p/{region}"] = PerProbe(shifted[row], lift_chance(weights) / 2)
+            found[f"{key}/permuted_mass/{region}"] = PerProbe(permuted[row], area)
+            found[f"{key}/signed_share/{region}"] = PerProbe(signed[row], area * 0)
+    return found
 
 
 def _references(record: AuditRecord, model: ModelAccess, probes: ProbeSet) -> dict[str, Estimate]:

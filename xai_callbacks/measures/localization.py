@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -11,11 +13,11 @@ from torch import Tensor
 from xai_callbacks.errors import ConfigurationError, texts_of
 from xai_callbacks.history import History
 from xai_callbacks.measures.base import Context, Measure, Measured, keys_of_maps
-from xai_callbacks.measures.regions import peaks_of, regions_on
 from xai_callbacks.metrics.localization import (
     RegionWeights,
     area_fraction,
     lift_chance,
+    region_weights,
     relevance,
     relevance_lift,
     relevance_mass,
@@ -23,9 +25,13 @@ from xai_callbacks.metrics.localization import (
     soft_iou,
     soft_iou_chance,
 )
-from xai_callbacks.record import AuditRecord, Key, MapSet, PerProbe
+from xai_callbacks.probes import ProbeSet
+from xai_callbacks.record import AuditRecord, Key, PerProbe
 
-__all__ = ["Localization"]
+__all__ = ["Localization", "enlarged", "regions_on"]
+
+# Regions by name and grid; bringing masks to a grid costs more than judging maps there.
+_known: WeakKeyDictionary[ProbeSet, dict[tuple[int, int], dict[str, RegionWeights]]] = WeakKeyDictionary()
 
 
 class _Metric(NamedTuple):
@@ -67,44 +73,52 @@ class Localization(Measure):
 
     def __init__(self, metrics: Sequence[str] = ("relevance_mass", "relevance_lift")) -> None:
         self.metrics = texts_of("metrics", metrics)
-        unknown = [name for name in self.metrics if name not in _METRICS]
-        if unknown or not self.metrics:
-            got = repr(unknown[0]) if unknown else "none"
+        if not self.metrics or not set(self.metrics) <= _METRICS.keys():
+            got = repr(next((name for name in self.metrics if name not in _METRICS), "none"))
             raise ConfigurationError(f"Expected `metrics` to be some of {', '.join(_METRICS)}, but got {got}.")
-        self._how = {name: _METRICS[name] for name in self.metrics}
 
     def keys(self, context: Context) -> Sequence[Key]:
         """One for each map, metric and region."""
+        every = product(context.maps, ((name, _METRICS[name]) for name in self.metrics), context.probes.masks)
         return [
-            Key(f"{name}/{metric}/{region}", how.words.format(region), 0.0, how.high, how.level)
-            for name in context.maps
-            for metric, how in self._how.items()
-            for region in context.probes.masks
+            Key(f"{maps}/{name}/{region}", how.words.format(region), 0.0, how.high, how.level)
+            for maps, (name, how), region in every
         ]
 
     def measure(self, record: AuditRecord, past: History, context: Context) -> Measured:
         """Judge all heatmaps of the record."""
         found = {}
         for name, given in record.maps.items():
-            begins = keys_of_maps(record, name)
-            for region, weights in regions_on(context.probes, given.heatmaps).items():
-                for metric, how in self._how.items():
-                    if metric == "relevance_rank":
-                        values = _ranks(given, context.probes.masks[region], context.chunk_size)
-                    else:
-                        values = how.judge(given.heatmaps.clamp(min=0), weights, reference=peaks_of(given))
-                    for key, row in zip(begins, values, strict=True):
-                        found[f"{key}/{metric}/{region}"] = PerProbe(row, how.chance(weights))
+            positive, peaks = given.heatmaps.clamp(min=0), torch.tensor(given.peaks, dtype=torch.float64)[:, None]
+            regions = regions_on(context.probes, given.heatmaps)
+            for (region, weights), metric in product(regions.items(), self.metrics):
+                how = _METRICS[metric]
+                if metric == "relevance_rank":
+                    mask = context.probes.masks[region]
+                    values = enlarged(relevance_rank, given.heatmaps, mask, peaks, context.chunk_size)
+                else:
+                    values = how.judge(positive, weights, reference=peaks)
+                for key, row in zip(keys_of_maps(record, name), values, strict=True):
+                    found[f"{key}/{metric}/{region}"] = PerProbe(row, how.chance(weights))
         return found
 
     def __repr__(self) -> str:
         return f"Localization(metrics={self.metrics!r})"
 
 
-def _ranks(given: MapSet, mask: Tensor, chunk_size: int) -> Tensor:
-    """Relevance ranks `(Q, N)`; maps are enlarged some at a time."""
+def regions_on(probes: ProbeSet, maps: Tensor) -> dict[str, RegionWeights]:
+    """Regions of the probes on the grid of maps `(..., h, w)`, by name; brought there once."""
+    grid = (maps.shape[-2], maps.shape[-1])
+    grids = _known.setdefault(probes, {})
+    if grid not in grids:
+        grids[grid] = {name: region_weights(mask, grid) for name, mask in probes.masks.items()}
+    return grids[grid]
+
+
+def enlarged(judge: Callable[..., Tensor], maps: Tensor, mask: Tensor, peaks: Tensor, chunk_size: int) -> Tensor:
+    """Judge maps `(Q, N, h, w)` by masks `(N, H, W)` on the pixels of the image, some at a time; `(Q, N)`."""
     size, rows = (mask.shape[-2], mask.shape[-1]), []
-    for question, peak in zip(given.heatmaps, peaks_of(given), strict=True):
-        chunks = zip(torch.split(question, chunk_size), torch.split(mask, chunk_size), strict=True)
-        rows.append(torch.cat([relevance_rank(relevance(maps, size), part, reference=peak) for maps, part in chunks]))
+    for question, peak in zip(maps, peaks, strict=True):
+        parts = zip(torch.split(question, chunk_size), torch.split(mask, chunk_size), strict=True)
+        rows.append(torch.cat([judge(relevance(part, size), inside, reference=peak) for part, inside in parts]))
     return torch.stack(rows)

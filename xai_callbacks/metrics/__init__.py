@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xai_callbacks.metrics.drift import explanation_drift
 from xai_callbacks.metrics.localization import (
     area_fraction,
     lift_chance,
@@ -17,11 +16,11 @@ from xai_callbacks.metrics.localization import (
     soft_iou_chance,
 )
 from xai_callbacks.metrics.novelty import novelty_auroc, rank_correlation, separate, why_useless
-from xai_callbacks.metrics.nulls import permuted_mass, shift_p, signed_share, sobel_magnitude
-from xai_callbacks.metrics.summary import Estimate, summarize
+from xai_callbacks.metrics.nulls import explanation_drift, permuted_mass, shift_p, signed_share, sobel_magnitude
+from xai_callbacks.record import Estimate, summarize
 
 if TYPE_CHECKING:
-    from xai_callbacks.metrics.group_modules import GroupMetrics
+    from xai_callbacks.metrics.group_metrics import GroupMetrics
 
 __all__ = [
     "Estimate",
@@ -49,9 +48,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # Not before it is used: torchmetrics brings matplotlib along where that is installed.
     if name != "GroupMetrics":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from xai_callbacks.metrics.group_modules import GroupMetrics
+    # Not before it is used: torchmetrics brings matplotlib along where that is installed.
+    from xai_callbacks.metrics.group_metrics import GroupMetrics
 
     return GroupMetrics

@@ -16,8 +16,11 @@ __all__ = [
     "consistency",
     "cue_effect",
     "cue_effect_logit",
+    "cue_gap",
+    "cue_pull",
     "flip_rate",
     "pair_accuracy",
+    "risen_class",
     "spurious_score",
     "total_variation",
 ]
@@ -28,6 +31,21 @@ def cue_effect(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
     _check(present, absent, classes)
     gained = present.double().softmax(dim=1) - absent.double().softmax(dim=1)
     return _where(_of_class(gained, classes), present, absent, classes)
+
+
+def cue_pull(present: Tensor, absent: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
+    """How much the cue moves the probability of the label, in [-1, 1], positive if towards the class it points to.
+
+    Where the cue points to the label, what the label gains by it; else what the label loses. Mean over classes it is
+    the accuracy gap of a model whose answers are certain, whatever the number of classes. NaN for label -1.
+    """
+    return _towards(present.double().softmax(dim=1), absent.double().softmax(dim=1), present, absent, classes, labels)
+
+
+def cue_gap(present: Tensor, absent: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
+    """The same for right answers: 1, 0 or -1; mean over classes, accuracy with the own cue less that with another."""
+    right = [torch.nn.functional.one_hot(each.argmax(dim=1), each.shape[1]).double() for each in (present, absent)]
+    return _towards(right[0], right[1], present, absent, classes, labels)
 
 
 def cue_effect_logit(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
@@ -62,6 +80,19 @@ def total_variation(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
     return _where(gained.abs().sum(dim=1) / 2, present, absent, classes)
 
 
+def risen_class(present: Tensor, absent: Tensor, classes: Tensor, labels: Tensor) -> tuple[int, Tensor]:
+    """The class whose probability a cue raises most, and the pull `(N,)` towards that class.
+
+    Asked of the images of other classes, as those of the class itself have nowhere to rise to.
+    """
+    _check(present, absent, classes)
+    gained = present.double().softmax(dim=1) - absent.double().softmax(dim=1)
+    valid = (classes >= 0) & gained.isfinite().all(dim=1) & (labels >= 0)
+    others = valid[:, None] & (labels[:, None] != torch.arange(gained.shape[1]))
+    risen = int(gained.where(others, torch.nan).nanmean(dim=0).nan_to_num(nan=-torch.inf).argmax())
+    return risen, cue_pull(present, absent, torch.where(classes < 0, -1, risen), labels)
+
+
 def consistency(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
     """1 where the answer is the same with the cue and without, else 0."""
     _check(present, absent, classes)
@@ -79,6 +110,16 @@ def answers_with(outputs: Tensor, classes: Tensor) -> Tensor:
     """1 where the answer is the given class, else 0; NaN for class -1 and for logits that are not finite."""
     _check(outputs, outputs, classes)
     return _where((outputs.argmax(dim=1) == classes).double(), outputs, outputs, classes)
+
+
+def _towards(
+    with_cue: Tensor, without: Tensor, present: Tensor, absent: Tensor, classes: Tensor, labels: Tensor
+) -> Tensor:
+    """What the label gains, `(N, K)` values with the cue and without, with the sign of what it should gain."""
+    _check(present, absent, classes)
+    gained = _of_class(with_cue - without, labels)
+    values = torch.where(labels == classes, gained, -gained)
+    return _where(values.where(labels >= 0, torch.nan), present, absent, classes)
 
 
 def _of_class(values: Tensor, classes: Tensor) -> Tensor:

@@ -1,29 +1,21 @@
-"""What a share of relevance is read beside: nulls, a reference map, and a judgement of signed maps.
+"""What heatmaps are read beside: nulls, a reference map, a judgement of signed maps, and the maps before.
 
-Area is the least a share must beat, and not enough: maps are smooth, objects stand in the middle, edges and bright
-colours draw relevance in a net that was never trained. Each number here takes one of these explanations away.
-
-| number | what it holds against the relevance in a region |
-|---|---|
-| `shift_p` | the same map, moved to every other place: smooth or sparse maps hit a region by luck |
-| `permuted_mass` | the same map, read with the regions of other probes: all objects stand in one place |
-| `sobel_magnitude` | a map without a model: edges draw relevance |
-| `signed_share` | evidence of both signs, for and against, where a share of the positive part says more than is true |
-
-Conventions, axes and the rule for what has no answer (NaN) are those of `xai_callbacks.metrics.localization`. None of
-these numbers says that a model uses a region: relevance is a hint, and the effect of an edit is evidence.
+Area is the least a share of relevance must beat, and not enough: maps are smooth, objects stand in the middle, edges
+and bright colours draw relevance in a net that was never trained. Each null takes one of these explanations away; none
+says that a model uses a region. Conventions, axes and the rule for what has no answer (NaN) are those of
+`xai_callbacks.metrics.localization`.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.metrics.localization import RegionWeights, sum_relevance
 
-__all__ = ["permuted_mass", "shift_p", "signed_share", "sobel_magnitude"]
+__all__ = ["explanation_drift", "permuted_mass", "shift_p", "signed_share", "sobel_magnitude"]
 
 # Shares that differ by less are equal. Rounding in a transform of 1000 x 1000 pixels stays below a hundredth of it.
 _EQUAL = 1e-10
@@ -32,17 +24,14 @@ _EQUAL = 1e-10
 def shift_p(relevance: Tensor, mask: Tensor, *, reference: float | Tensor = 0.0) -> Tensor:
     """Share of the N circular shifts of a map, its own place among them, with at least its relevance mass.
 
-    The shifts keep how sparse and how smooth the map is, which shuffled pixels do not. They say nothing of a habit to
-    look at the middle of the image. Independent places are as many as blobs, not as pixels: read the share as a rank.
-    One pair of Fourier transforms in float64; takes 32 bytes a pixel while it runs.
+    In [1 / N, 1]; NaN where the mask covers the image, too. The shifts keep how sparse and how smooth the map is. They
+    say nothing of a habit to look at the middle of the image, and independent places are as many as blobs, not as
+    pixels: read the share as a rank. One pair of Fourier transforms in float64; takes 32 bytes a pixel while it runs.
 
     Args:
         relevance: Non-negative `(..., H, W)`.
         mask: `(..., H, W)` bool.
-        reference: Largest magnitude of a map seen in the run; see `xai_callbacks.metrics.localization`.
-
-    Returns:
-        Float64 `(...)` in [1 / N, 1]; NaN where the mask covers the image, too.
+        reference: Largest magnitude of a map seen in the run.
     """
     sums = sum_relevance(relevance.detach(), mask, reference)
     spectrum = torch.fft.rfft2(sums.scaled).conj() * torch.fft.rfft2(mask.double())
@@ -52,78 +41,84 @@ def shift_p(relevance: Tensor, mask: Tensor, *, reference: float | Tensor = 0.0)
 
 
 def permuted_mass(relevance: Tensor, masks: Tensor | RegionWeights, *, reference: float | Tensor = 0.0) -> Tensor:
-    """Mean relevance mass of a map in the regions of the other probes, in [0, 1].
+    """Mean relevance mass of a map in the regions of the other probes, `(..., N)` in [0, 1].
 
     Near the relevance mass itself, most of that mass is what any map with this prior of position has. A constant map
-    gets the mean area of the other regions.
+    gets the mean area of the other regions. NaN where the probe has no such region, too, and everywhere if no two
+    probes have different regions.
 
     Args:
         relevance: Non-negative `(..., N, H, W)`, or on the grid of `masks`.
         masks: Region of each probe, `(N, H, W)` bool, or what `region_weights` gives.
-        reference: Largest magnitude of a map seen in the run; see `xai_callbacks.metrics.localization`.
-
-    Returns:
-        Float64 `(..., N)`. NaN where the map is degenerate or the probe has no such region, and everywhere if no two
-        probes have different regions.
+        reference: Largest magnitude of a map seen in the run.
     """
-    sums = sum_relevance(relevance, masks, reference)
-    inside = masks.inside if isinstance(masks, RegionWeights) else masks
-    given = inside.flatten(1).any(dim=1)
-    pool = inside[given]
+    sums, inside = sum_relevance(relevance, masks, reference), RegionWeights.of(masks).inside
+    pool = inside[inside.flatten(1).any(dim=1)]
     if len(pool) == 0 or bool((pool == pool[0]).all()):
         return torch.full_like(sums.total, torch.nan)
     # The regions of the others are all regions without the own one.
-    others = (pool.sum(dim=0, dtype=torch.float64) - inside.double()).clamp(min=0)
-    elsewhere = (sums.scaled * others).sum(dim=(-2, -1))
+    elsewhere = (sums.scaled * (pool.sum(dim=0) - inside).clamp(min=0)).sum(dim=(-2, -1))
     return sums.where_valid((elsewhere / (sums.total * (len(pool) - 1))).clamp(max=1))
 
 
 def sobel_magnitude(images01: Tensor) -> Tensor:
-    """Strength of the edges of images, a reference map that knows no model: `relevance_mass` of it is the edge's share.
+    """Strength of the edges of images, `(N, H, W)` float64 on the CPU: a reference map that knows no model.
 
     `sqrt(gx^2 + gy^2)` of the mean over channels (not a weighted luminance, as channels need not be colours), with the
-    kernel [1, 2, 1] x [-1, 0, 1], not normalised; the pixels at the border are repeated beyond it, SciPy's `reflect`.
-    An image of one colour has no edges, and the mass of its map is NaN.
+    kernel [1, 2, 1] x [-1, 0, 1], not normalised. An image of one colour has no edges, and the mass of its map is NaN.
 
     Args:
         images01: `(N, C, H, W)` floats in [0, 1], before normalisation.
 
-    Returns:
-        Non-negative `(N, H, W)`, at least float32.
-
     Raises:
         ConfigurationError: The shape or type is another.
     """
+    from scipy.ndimage import correlate1d
+
     if images01.ndim != 4 or not images01.is_floating_point():
         raise ConfigurationError(
             f"Expected `images01` to be floats (N, C, H, W), but got {images01.dtype} {tuple(images01.shape)}. "
             "Divide uint8 pixels by 255."
         )
-    grey = images01.to(torch.promote_types(images01.dtype, torch.float32)).mean(dim=1, keepdim=True)
-    padded = pad(grey, (1, 1, 1, 1), mode="replicate")[:, 0]
+    grey = images01.detach().cpu().double().mean(dim=1).numpy()
     # Differences first: they are exactly zero where an image is constant.
-    across = padded[..., 2:] - padded[..., :-2]
-    down = padded[:, 2:] - padded[:, :-2]
-    return torch.hypot(
-        across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:], down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
-    )
+    edges = [correlate1d(correlate1d(grey, [-1, 0, 1], axis), [1, 2, 1], 3 - axis) for axis in (1, 2)]
+    return torch.from_numpy(np.hypot(*edges))
 
 
 def signed_share(heatmap: Tensor, mask: Tensor | RegionWeights, *, reference: float | Tensor = 0.0) -> Tensor:
-    """Net evidence inside the mask as a share of all evidence, in [-1, 1].
+    """Net evidence inside the mask as a share of all evidence, `sum_M A / sum |A|`, in [-1, 1].
 
-    `sum_M A / sum |A|`. Meant for the question "why the class of the cue, rather than the label?" on probes where the
-    two conflict, with the mask of the cue: there it is how far the cue's pixels speak for the cue's class. 0 where
-    signs balance, as they do on average in a map as often negative as positive; a constant map gets the area fraction,
-    with the sign of the map. Positive and negative part are enlarged each on its own, as `relevance` does it: next to
-    each other, opposite signs count in full.
+    Of the question "why the class of the cue, rather than the label?", it says how far the pixels of the cue speak for
+    its class. 0 where signs balance; a constant map gets the area fraction, with the sign of the map.
+    Positive and negative part are enlarged each on its own: side by side, opposite signs count in full.
 
     Args:
         heatmap: Signed maps `(..., H, W)`, or `(..., h, w)` on the grid of `mask`.
         mask: `(..., H, W)` bool, or what `region_weights` gives.
-        reference: Largest magnitude of a map seen in the run; see `xai_callbacks.metrics.localization`.
+        reference: Largest magnitude of a map seen in the run.
     """
     sums = sum_relevance(heatmap.abs(), mask, reference)
-    inside = mask.inside if isinstance(mask, RegionWeights) else mask
-    net = (sums.scaled * heatmap.sign() * inside).sum(dim=(-2, -1))
+    net = (sums.scaled * heatmap.sign() * RegionWeights.of(mask).inside).sum(dim=(-2, -1))
     return sums.where_valid((net / sums.total).clamp(-1, 1))
+
+
+def explanation_drift(before: Tensor, after: Tensor) -> Tensor:
+    """Cosine distance of signed heatmaps `(..., h, w)` of the same probes and question, `1 - cos`, in [0, 2].
+
+    0: the same map up to a positive factor; 1: unrelated; 2: the opposite map. Computed as half the squared distance of
+    the unit maps, which keeps its digits where they are nearly equal. No chance level. NaN where either map is all
+    zeros or not finite.
+
+    Raises:
+        ConfigurationError: The shapes differ or have no two last axes.
+    """
+    if before.shape != after.shape or before.ndim < 2:
+        raise ConfigurationError(
+            f"Expected `before` and `after` to have one shape (..., h, w), but got {tuple(before.shape)} and "
+            f"{tuple(after.shape)}. Compare maps of one explainer at one layer."
+        )
+    flat = [maps.double().flatten(-2) for maps in (before, after)]
+    units = [maps / torch.linalg.vector_norm(maps, dim=-1, keepdim=True) for maps in flat]
+    squares: Tensor = (units[0] - units[1]).square()
+    return (squares.sum(dim=-1) / 2).clamp(max=2)

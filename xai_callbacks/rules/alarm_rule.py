@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
+from statistics import NormalDist
+from types import NoneType
+from typing import NamedTuple
 
-from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_integer
+from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_instance, require_integer
 from xai_callbacks.history import History
 from xai_callbacks.record import AuditRecord, Estimate, Finding, Key, Onset
 from xai_callbacks.rules.base import Rule
 
 __all__ = ["AlarmRule"]
 
-_EFFECT = re.compile(r"cue/(.+)/effect")
-_STATES = ("no evidence", "watch", "alarm")
+_QUANTILE = NormalDist()
+_CUE = re.compile(r"cue/(.+)/effect")
+# A model that learnt a cue misses it in images of its class, by a share of what it costs the others; whoever misses it
+# much need not ignore the controls. Of cues of three classes or more it is enough to fill half of what was missing.
+_MISSED, _MUCH_MISSED, _FILLED = 0.4, 0.8, 0.5
+_STATES = {"no evidence": 0.0, "reacts to any edit": 1.0, "watch": 1.0, "alarm": 2.0}
 
-Looks = Sequence[tuple[AuditRecord, Estimate]]
+Looks = Sequence[tuple[AuditRecord, Estimate | None]]
 
 
 @dataclass(frozen=True)
@@ -28,35 +36,45 @@ class AlarmRule(Rule):
 
     | state | value | when |
     |---|---|---|
-    | alarm | 2 | `cue/<cue>/effect` has an interval above the threshold at several consecutive audits: it is *used* |
+    | alarm | 2 | at several consecutive audits `cue/<cue>/pull` has an interval beyond the threshold, above or below, and the cue was learnt: `gain` is .8 of `loss`; or .4 of `loss` or half of `room`, with an interval of `excess` above 0. It is *used* |
     | watch | 1 | that holds for the latest audit only; or a region is *looked at*, which is no proof of use |
-    | no evidence | 0 | neither; which says nothing about cues that were not tested |
+    | reacts to any edit | 1 | the pull is beyond the threshold, but it was not learnt: images of its class do without it, and as they are, any such edit is taken for the class |
+    | no evidence | 0 | none of these; which says nothing about cues that were not tested |
     | no evidence | NaN | no interval to go by, as with fewer than 30 valid probes: nothing was tested |
+
+    Of probes without labels `effect` is judged in place of `pull`. Below the threshold, the cue speaks for another class
+    than it was said to point to. Where neighbours of a cue are tried, one that is beyond the threshold counts as the cue
+    does. Several cues are watched at one level: intervals are widened as Bonferroni has it, so that of clean models as
+    few raise an alarm as with one cue. An audit that did not try the cue ends a run of consecutive ones.
 
     Findings are `alarm/cue/<cue>` and `alarm/attribution/<region>`. A region is looked at if at several consecutive
     audits more heat lies there than chance, the untrained model and models with random weights put there, by the first
-    explainer and question for which the latter is known. The audit before training is no evidence: a head that has not
-    learnt anything may react to a cue as well. Intervals cover the choice of probes, not the randomness of training.
-    How often the rule is wrong is measured by `scripts/studies/evaluate_detection.py`. A checkpoint is named only if it
-    is still on disk; all else follows from the history.
+    explainer and question for which the latter is known. The audit before training is no evidence: a head that has
+    not learnt anything may react to a cue as well. Intervals cover the choice of probes, not the
+    randomness of training. How often the rule is wrong is measured by `scripts/studies/alarm.py`. A checkpoint is named
+    only if it is still on disk; all else follows from the history.
 
     Attributes:
-        threshold: What the lower end of the interval of a cue's effect must exceed: a rise of the probability of its
-            class, in [0, 1).
+        threshold: What the interval of a cue's pull must lie beyond, in [0, 1).
         audits: At how many consecutive audits; one alone may be chance.
         min_count: Fewest valid probes. There is no interval, and no alarm, with fewer than 30.
+        reference: Path of the saved record of a model that is known not to use the cues, audited on the same probes:
+            the pull must exceed what that model shows.
         stop: Whether an alarm ends training.
         hook: Called once with each finding that becomes an alarm.
 
     Raises:
         ConfigurationError: A value is out of range, or of a wrong type.
-    """
+        AuditError: The reference cannot be read.
+    """  # noqa: E501 - a row of a table cannot be broken
 
     threshold: float = 0.03
     audits: int = 2
     min_count: int = 30
+    reference: str | os.PathLike[str] | None = None
     stop: bool = False
     hook: Callable[[Finding], object] | None = None
+    _clean: AuditRecord | None = field(default=None, init=False, repr=False, compare=False)
 
     keys = (
         Key("alarm/cue/*", "use of the cue: 0 no evidence, 1 watch, 2 alarm, NaN untested", 0.0, 2.0, of="nothing"),
@@ -69,6 +87,9 @@ class AlarmRule(Rule):
         require_integer("audits", self.audits, minimum=1)
         hint = "With fewer probes there is no interval to go by."
         require_integer("min_count", self.min_count, minimum=30, hint=hint)
+        require_instance("reference", self.reference, (str, os.PathLike, NoneType), "the path of a record, or None")
+        if self.reference is not None:
+            object.__setattr__(self, "_clean", AuditRecord.load(self.reference))
         require_bool("stop", self.stop)
         if self.hook is not None and not callable(self.hook):
             raise ConfigurationError(f"Expected `hook` to be a function of a finding, but got {self.hook!r}.")
@@ -83,7 +104,9 @@ class AlarmRule(Rule):
         # A cue that was never tried because its trial fails is declared all the same.
         cues = [cue for cue in _cues([*seen, *(each.key for each in records[-1].keys)]) if "*" not in cue]
         lifts = _lifts(records[-1], seen)
-        return [self._cue(cue, history) for cue in cues] + [self._region(*lift, history) for lift in lifts.items()]
+        return [self._cue(cue, len(cues), history) for cue in cues] + [
+            self._region(*lift, history) for lift in lifts.items()
+        ]
 
     def check(self, keys: Sequence[Key], probes: int, identity: AuditRecord | None = None) -> Sequence[str]:
         """See `Rule.check`; says if there are too few probes for any alarm."""
@@ -113,33 +136,88 @@ class AlarmRule(Rule):
         if self.hook is not None and finding.state == "alarm":
             self.hook(finding)
 
-    def _cue(self, cue: str, history: History) -> Finding:
-        about = f"cue/{cue}/effect"
-        looks, estimate = history.estimates(about), history.without_tensors()[-1].metrics.get(about)
-        run = _last_run([self._exceeds(look, self.threshold) for look in looks])
+    def _cue(self, cue: str, cues: int, history: History) -> Finding:
+        records = history.without_tensors()
+        read = any(self._tested(each.metrics.get(f"cue/{cue}/pull")) for each in records)
+        about = f"cue/{cue}/pull" if read else f"cue/{cue}/effect"
+        looks = [(each, each.metrics.get(about)) for each in records]
+        estimate = looks[-1][1]
+        judged = [self._judged(cue, about, record, cues) for record, _ in looks]
+        side, what = judged[-1].side, judged[-1].what
+        run = _last_run([each.side == side != 0 and each.is_learnt for each in judged])
         state = "no evidence"
-        if estimate is not None and run:
-            state = "alarm" if run >= self.audits else "watch"
-        onset = self._onset(looks, run, history) if state == "alarm" else None
-        sentence = self._sentence(f"cue {cue!r}", state, estimate, onset)
+        if side:
+            state = "alarm" if run >= self.audits else "watch" if run else "reacts to any edit"
+        onset = self._onset(looks, side, run, history) if state == "alarm" and what == about else None
+        sentence = self._sentence(cue, state, judged[-1], records[-1], onset)
         found = self._finding(f"alarm/cue/{cue}", state, sentence, about, self.threshold, estimate)
         return replace(found, onset=onset, stop=self.stop and state == "alarm")
 
-    def _sentence(self, what: str, state: str, estimate: Estimate | None, onset: Onset | None) -> str:
+    def _judged(self, cue: str, about: str, record: AuditRecord, cues: int) -> _Judged:
+        """On which side of the threshold the pull of a cue is, or of a neighbour of it."""
+        widened = _QUANTILE.inv_cdf(1 - 0.025 / cues) / _QUANTILE.inv_cdf(0.975)
+        clean = self._clean
+        is_known = clean is not None and clean.fingerprint == record.fingerprint and about in clean.metrics
+        limits = [clean.metrics[about].value] if clean is not None and is_known else []
+        control = record.metrics.get(f"cue/{cue}/control")
+        for key in [about, *(key for key in record.metrics if key.startswith(f"cue/{cue}/nearby/"))]:
+            estimate = record.metrics.get(key)
+            if record.untrained or not self._tested(estimate):
+                continue
+            assert estimate is not None  # noqa: S101  # it was tested; narrows the type
+            low, high = _ends(estimate, widened)
+            beyond = [*limits, *([control.value] if control is not None and key != about else [])]
+            if low > max([self.threshold, *beyond]):
+                return _Judged(1, key, key != about or self._is_learnt(cue, 1, record, widened))
+            if high < min([-self.threshold, *beyond]):
+                return _Judged(-1, key, key != about or self._is_learnt(cue, -1, record, widened))
+        return _Judged(0, about, False)
+
+    def _is_learnt(self, cue: str, side: int, record: AuditRecord, widened: float) -> bool:
+        """Whether images of its class miss a cue where it is not, and it does more than its controls."""
+        keys = ("excess", "gain", "loss", "room")
+        excess, gain, loss, room = (record.metrics.get(f"cue/{cue}/{key}") for key in keys)
+        is_more = excess is None or (self._tested(excess) and _ends(excess, widened)[0] > 0)
+        if gain is None or loss is None or not gain.valid or not loss.valid:
+            return is_more
+        # Where the cue speaks for the other class, what one of them gains is what the other seems to lose.
+        missed, cost = (gain.value, loss.value) if side > 0 else (-loss.value, -gain.value)
+        if missed > _MUCH_MISSED * max(cost, 0.0):
+            return True
+        filled = side > 0 and room is not None and missed > _FILLED * room.value
+        return is_more and (filled or missed > _MISSED * max(cost, 0.0))
+
+    def _sentence(self, cue: str, state: str, judged: _Judged, record: AuditRecord, onset: Onset | None) -> str:
+        what, tried = judged.what, record.tried.get(cue, f"cue {cue!r}")
+        estimate = record.metrics.get(what)
         if estimate is None:
-            return f"The {what} was not tested at this audit."
-        interval = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
-        effect = f"it raises the probability of its class by {estimate.value:.2f}{interval}"
-        if state == "alarm":
-            return (
-                f"Alarm: the model answers by the {what}: {effect}, above {self.threshold:g} at {self.audits} "
-                f"consecutive audits; {onset}."
-            )
-        if state == "watch":
-            return f"Watch the {what}: {effect}, above {self.threshold:g} at this audit; one may be chance."
+            return f"The cue {cue!r} was not tested at this audit."
         if estimate.valid < self.min_count:
-            return f"Not enough evidence on the {what}: {estimate.valid} valid probes of {self.min_count}."
-        return f"No evidence for the {what}, of the cues tested: {effect}."
+            return f"Not enough evidence on the cue {cue!r}: {estimate.valid} valid probes of {self.min_count}."
+        interval = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+        named = "its label" if what.endswith("pull") or "/nearby/" in what else "its class"
+        moved = f"it moves the probability of {named} by {estimate.value:.2f}{interval}"
+        if "/nearby/" in what:
+            moved = f"{what.rpartition('/')[2]} of what was painted {moved}"
+        rises = [key for key in record.metrics if key.startswith(f"cue/{cue}/raises/")]
+        moved += f", and images with it are called {rises[0].rpartition('/')[2]!r} more often" if rises else ""
+        moved += ", against the class that it was said to point to" if judged.side < 0 else ""
+        gap = record.metrics.get(f"cue/{cue}/gap")
+        cost = "" if gap is None else f" With the cue of another class {abs(gap.value):.0%} fewer are right."
+        if state == "alarm":
+            since = f"; {onset}" if onset else ""
+            times = f"beyond {self.threshold:g} at {self.audits} consecutive audits"
+            return f"Alarm: the model answers by the {tried}: {moved}, {times}{since}.{cost}"
+        if state == "watch":
+            return f"Watch the {tried}: {moved}, beyond {self.threshold:g} at this audit; one may be chance."
+        if state == "reacts to any edit":
+            about = {key: record.metrics.get(f"cue/{cue}/{key}") for key in ("control", "gain", "loss")}
+            shown = ", ".join(f"{key} {each.value:.2f}" for key, each in about.items() if each is not None)
+            return (
+                f"Reacts to such an edit: {moved}, but a control of the same place and contrast does as much, or "
+                f"images of its class do without it ({shown}): no evidence that the {tried} was learnt."
+            )
+        return f"No evidence for the {tried}, just as it was painted: {moved}. Nothing is said of others."
 
     def _region(self, region: str, about: str, history: History) -> Finding:
         looks, estimate = history.estimates(about), history.without_tensors()[-1].metrics.get(about)
@@ -161,7 +239,7 @@ class AlarmRule(Rule):
     def _finding(
         self, key: str, state: str, sentence: str, about: str, threshold: float, estimate: Estimate | None
     ) -> Finding:
-        value = float(_STATES.index(state)) if self._tested(estimate) else math.nan
+        value = _STATES[state] if self._tested(estimate) else math.nan
         loud = state != "no evidence"
         return Finding(key, state, value, sentence, about=about, threshold=threshold, estimate=estimate, loud=loud)
 
@@ -174,17 +252,21 @@ class AlarmRule(Rule):
         record, estimate = look
         return not record.untrained and self._tested(estimate) and (estimate.low or 0.0) > limit
 
-    def _onset(self, looks: Looks, run: int, history: History) -> Onset:
-        """Date the use of a cue whose interval was above the threshold at the last `run` audits."""
+    def _onset(self, looks: Looks, side: int, run: int, history: History) -> Onset:
+        """Date the use of a cue whose interval was beyond the threshold at the last `run` audits."""
         latest = len(looks) - run
 
-        def since(reached: Callable[[Estimate], float]) -> int:
-            above = [not record.untrained and reached(each) > self.threshold for record, each in looks[:latest]]
-            return latest - _last_run(above)
+        def value(look: tuple[AuditRecord, Estimate | None], reached: Callable[[Estimate], float | None]) -> float:
+            return math.nan if look[1] is None else side * (reached(look[1]) or 0.0)
 
-        first, earliest = since(lambda each: each.value), since(lambda each: each.high or 0.0)
+        def since(reached: Callable[[Estimate], float | None]) -> int:
+            beyond = [not look[0].untrained and value(look, reached) > self.threshold for look in looks[:latest]]
+            return latest - _last_run(beyond)
+
+        first, earliest = since(lambda each: each.value), since(lambda each: each.high if side > 0 else each.low)
         # An untrained model may react to the cue as well, and is not clean then.
-        before = looks[first - 1][0] if first > 0 and looks[first - 1][1].value <= self.threshold else None
+        is_clean = first > 0 and value(looks[first - 1], lambda each: each.value) <= self.threshold
+        before = looks[first - 1][0] if is_clean else None
         return Onset(
             looks[first][0].epoch,
             looks[min(earliest, first)][0].epoch,
@@ -195,9 +277,29 @@ class AlarmRule(Rule):
         )
 
 
+class _Judged(NamedTuple):
+    """A cue at one audit.
+
+    Attributes:
+        side: 1 or -1 if its pull is beyond the threshold, and on which side; else 0.
+        what: Key of what is, the cue itself or a neighbour.
+        is_learnt: Whether it is more than controls do, and missed where it is not.
+    """
+
+    side: int
+    what: str
+    is_learnt: bool
+
+
+def _ends(estimate: Estimate, widened: float) -> tuple[float, float]:
+    """The interval, so many times as wide."""
+    low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
+    return estimate.value - widened * (estimate.value - low), estimate.value + widened * (high - estimate.value)
+
+
 def _cues(keys: Iterable[str]) -> list[str]:
     """Cues whose effect is among some keys, each once."""
-    return list(dict.fromkeys(found[1] for key in keys if (found := _EFFECT.fullmatch(key))))
+    return list(dict.fromkeys(found[1] for key in keys if (found := _CUE.fullmatch(key))))
 
 
 def _lifts(record: AuditRecord, keys: Mapping[str, object]) -> dict[str, str]:

@@ -8,10 +8,9 @@
 | `not due` | before `from epoch`, or after `until epoch` |
 
 With fewer than 30 valid probes a metric of the probes has no interval, since it would promise more than it knows: not
-enough evidence, however good the value. Others without an interval have none by nature: the value decides. Where every
-probe says the same, resampling knows no other answer, and the interval of a share would be a point: 30 right answers of
-30 are no proof of more than 99 %. Such a share gets Wilson's interval, here [.89, 1], as does a share of all images
-without an interval. A value that is NaN or infinite never passes and never fails.
+enough evidence, however good the value. Others without an interval have none by nature: the value decides. A share of
+all images without an interval gets one by the same formula. A value that is NaN or infinite never passes and never
+fails.
 """
 
 from __future__ import annotations
@@ -19,22 +18,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.history import History
-from xai_callbacks.record import AuditRecord, Estimate, Finding, Key
+from xai_callbacks.record import FEWEST_FOR_INTERVAL, AuditRecord, Estimate, Finding, Key, interval, summarize
 from xai_callbacks.rules.base import Rule
 from xai_callbacks.rules.sentence import Sentence, advice, parse, refusal
 
 __all__ = ["Expectation"]
-
-# With fewer valid probes an interval would promise more than it knows, and none is given.
-_MIN_COUNT = 30
 
 
 @dataclass(frozen=True)
@@ -83,11 +77,11 @@ class Expectation(Rule):
                 kind = "group" if wanted.for_class is None else "class"
                 raise refusal(self.sentence, f"a metric of the probes before `for {kind}`", f"one of {key.of}")
             probes = probes if identity is None else int(_members(wanted, identity).sum())
-        if key.of != "probes" or probes >= _MIN_COUNT:
+        if key.of != "probes" or probes >= FEWEST_FOR_INTERVAL:
             return ()
         return (
-            f"Expected at least {_MIN_COUNT} probes to judge {self.label!r}, but got {probes}: with fewer there "
-            "is no interval, and never enough evidence.",
+            f"Expected at least {FEWEST_FOR_INTERVAL} probes to judge {self.label!r}, but got {probes}: with fewer "
+            "there is no interval, and never enough evidence.",
         )
 
     def conclude(self, history: History) -> Sequence[Finding]:
@@ -103,13 +97,13 @@ class Expectation(Rule):
         estimate = _estimate(wanted, key, record)
         if estimate is None:
             return (self._finding("not enough evidence", ", not measured at this audit"),)
-        return (self._judged(key, estimate),)
+        return (self._judged(key, estimate, wanted.key in record.per_probe),)
 
-    def _judged(self, key: Key, estimate: Estimate) -> Finding:
+    def _judged(self, key: Key, estimate: Estimate, of_each: bool) -> Finding:
         points = [estimate.value, *(end for end in (estimate.low, estimate.high) if end is not None)]
         holds = {self.wanted.holds(point) for point in points}
         has_interval = len(points) == 3
-        few = not has_interval and key.of == "probes" and estimate.valid < _MIN_COUNT
+        few = not has_interval and key.of == "probes" and (of_each or estimate.valid < FEWEST_FOR_INTERVAL)
         state, margin = "not enough evidence", ""
         if not few and len(holds) == 1 and all(map(math.isfinite, points)):
             state, margin = "pass" if holds.pop() else "fail", f" by {abs(estimate.value - self.wanted.bound):.3g}"
@@ -118,7 +112,9 @@ class Expectation(Rule):
             shown += f" [{', '.join(_text(end, self.wanted.bound) for end in points[1:])}]"
         count = "" if key.of == "nothing" else f" on {estimate.valid} {key.of}"
         lost = f" ({estimate.degenerate} without a value)" if estimate.degenerate else ""
-        remark = "" if has_interval else f", too few for an interval ({_MIN_COUNT})" if few else " (no interval)"
+        remark = (
+            "" if has_interval else f", too few for an interval ({FEWEST_FOR_INTERVAL})" if few else " (no interval)"
+        )
         return self._finding(state, f"{margin}, {shown}{count}{lost}{remark}", estimate)
 
     def _finding(self, state: str, words: str, estimate: Estimate | None = None) -> Finding:
@@ -150,23 +146,28 @@ def _text(value: float, bound: float) -> str:
 
 
 def _estimate(wanted: Sentence, key: Key, record: AuditRecord) -> Estimate | None:
-    """The estimate that a sentence is about, with the interval that it should have; None where nothing was measured.
-
-    Of some probes only it is the mean anew, with the percentile interval of 1000 resamples of those that have a value.
+    """The estimate that a sentence is about, of some probes only where it says so; None where nothing was measured.
 
     Raises:
         ConfigurationError: See `_members`.
     """
-    if wanted.for_class is None and wanted.for_group is None:
-        found = record.metrics.get(wanted.key)
-    else:
+    if wanted.for_class is not None or wanted.for_group is not None:
         scores = {f"novelty/{name}": each for name, each in record.scores.items()}
-        values = {**scores, **record.per_probe}.get(wanted.key)
-        found = None if values is None else _mean(values, record.chances.get(wanted.key), _members(wanted, record))
-    # A point is no interval, and a share of so many images has one.
-    is_point = found is not None and found.low == found.high and (found.low is not None or key.of == "images")
-    is_share = key.unit == "share" and found is not None and found.valid > 0 and math.isfinite(found.value)
-    return _wilson(found) if found is not None and is_point and is_share else found
+        values, chance = {**scores, **record.per_probe}.get(wanted.key), record.chances.get(wanted.key)
+        if values is None:
+            return None
+        rows = _members(wanted, record)
+        values, chance = (None if each is None else each.double().where(rows, torch.nan) for each in (values, chance))
+        assert values is not None  # noqa: S101  # narrows the type
+        missing = int((rows & ~values.isfinite()).sum()) if chance is None else None
+        found = summarize(values, chance=chance, bounds=(key.low, key.high))
+        return found if missing is None else found._replace(degenerate=missing)
+    known = record.metrics.get(wanted.key)
+    if known is None or known.low is not None or key.of != "images" or key.unit != "share" or not known.valid:
+        return known
+    right = (torch.arange(known.valid) < round(known.value * known.valid)).double()
+    low, high = interval(right, bounds=(0.0, 1.0))
+    return known._replace(low=low, high=high)
 
 
 def _members(wanted: Sentence, record: AuditRecord) -> Tensor:
@@ -205,23 +206,3 @@ def _class_index(wanted: Sentence, given: str | int, record: AuditRecord) -> int
     if isinstance(given, int) and (not names or given < len(names)):
         return given
     raise refusal(wanted, expected, repr(given), advice(name, names, "Without `class_names` write an index."))
-
-
-def _mean(values: Tensor, chance: Tensor | None, rows: Tensor) -> Estimate:
-    applies, valid = rows if chance is None else rows & ~chance.isnan(), rows & values.isfinite()
-    given, seeded = values.double()[valid].numpy(), np.random.default_rng(0)
-    low, high = None, None
-    if len(given) >= _MIN_COUNT:
-        means = [seeded.choice(given, len(given)).mean() for _ in range(1000)]
-        low, high = np.quantile(means, (0.025, 0.975)).tolist()
-    value = float(given.mean()) if len(given) else math.nan
-    return Estimate(value, low, high, None, len(given), int((applies & ~valid).sum()))
-
-
-def _wilson(share: Estimate) -> Estimate:
-    """A share with Wilson's score interval. Source: Newcombe 1998, method 3."""
-    value, spread = share.value, NormalDist().inv_cdf(0.975) ** 2 / share.valid
-    reach = math.sqrt(spread * (value * (1 - value) + spread / 4))
-    low, high = ((value + spread / 2 + side * reach) / (1 + spread) for side in (-1, 1))
-    # Rounding alone would leave [0, 1], or the share itself at none and all.
-    return share._replace(low=min(max(low, 0.0), value), high=max(min(high, 1.0), value))

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.interventions.controls import CONTROLS, NEARBY, control_of, neighbour_of
 from xai_callbacks.interventions.cues import Cue, Twins
 from xai_callbacks.interventions.fills import apply_fill, dilate
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.metrics import cues
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import Key, PerProbe
+from xai_callbacks.record import FEWEST_FOR_INTERVAL, Estimate, Key, PerProbe, summarize
 from xai_callbacks.tasks import binary_logits
 from xai_callbacks.trials.base import Answers, Judged, Trial, Views
 
 __all__ = ["CueTrial"]
 
 _KEYS = (
+    Key("pull", "how much the cue moves the probability of the label towards the class it points to", -1.0, 1.0, "0"),
+    Key("gap", "accuracy with the cue of the own class less that with another", -1.0, 1.0, "0"),
+    Key("gain", "what the label gains by the cue of its own class, against none", -1.0, 1.0, "0"),
+    Key("loss", "what the label loses by the cue of another class, against none", -1.0, 1.0, "0"),
+    Key("room", "what the label can gain, 1 less its probability without any cue; of three classes or more", 0.0, 1.0),
+    Key("control", "pull of the strongest control, an edit of the same place and contrast", -1.0, 1.0, "0"),
+    Key("excess", "pull beyond that of the strongest control", -1.0, 1.0, "0"),
+    Key("nearby/*", "pull of a cue almost like it", -1.0, 1.0, "0"),
     Key("effect", "rise of the probability of the class that the cue points to", -1.0, 1.0, "0"),
     Key("effect_logit", "the same in logits, which do not saturate", chance="0", unit="logits"),
     Key("flip_rate", "answered by the class of the cue with it, and otherwise without", 0.0, 1.0, unit="share"),
@@ -32,37 +42,70 @@ _KEYS = (
     Key("pair_acc", "answered as labelled both with and without the cue", 0.0, 1.0, unit="share"),
     Key("effect_added", "effect where the cue was put in", -1.0, 1.0, "0"),
     Key("effect_removed", "effect where the cue was taken out", -1.0, 1.0, "0"),
+    Key("raises/*", "rise of the class that rises most, where it is not that of the cue", -1.0, 1.0, "0"),
 )
 
+# Edits that no data taught may happen to go with one class or two in the order that was asked about.
+_PAIRED_BY_NO_CHANCE = 3
 # A cue that hides more of the object than this takes away what the model should go by.
 _HIDES = 0.2
+# Change of a pixel, in [0, 1], from which on it is hidden.
+_SEEN = 0.05
+
+# Why a probe is left out.
+_ALIKE, _HIDDEN, _UNPAIRED = 1, 2, 3
+_WHY = {
+    _ALIKE: "look the same with the cue and without",
+    _HIDDEN: "would have more than a fifth of their object hidden",
+    _UNPAIRED: "cannot be given the cue",
+}
 
 
 class CueTrial(Trial):
     """Shows probes with a cue and without it, everything else being equal.
 
-    `cue/<name>/effect` is the rise of the probability of the class that the cue points to, in [-1, 1]; the others are
-    declared in `keys`. `only_acc` needs the region `core`; `object_only_acc` and `pair_acc` need labels;
+    A labelled probe is shown with the cue of another class, and with that of its own or without any.
+    `cue/<name>/pull`, in [-1, 1], is what the probability of the label moves towards the class that the cue points to;
+    `cue/<name>/gap` is the same of right answers, the accuracy gap itself. Both are means over classes, so that neither
+    the number of classes nor the mix of the probes matters. `excess` is the pull beyond that of the strongest of some
+    controls, edits of the same place and contrast that no data taught: what a model makes of any such edit is no use of
+    the cue. `nearby/...` are pulls of neighbours of the cue. All keys are declared in `keys`.
+
+    `pull`, `gap`, `control`, `excess`, `object_only_acc` and `pair_acc` need labels; `only_acc` the region `core`;
     `effect_added` and `effect_removed` are of cues that are put in and taken out (`PasteCue`).
 
     A probe is left out, and counted, where the cue would hide more than a fifth of the region `core`, where there is no
-    pair, or where both of a pair are the same, such as a black patch on black. Cost: up to four forward passes a probe:
-    with the cue, without, without any variant, and without the object; one less for each view that is a probe as it is
-    or another view. A multi-label model is asked about the label that the cue points to, present or not.
+    pair, or where both of a pair are the same, such as a black patch on black. Cost: up to four forward passes a probe
+    (with the cue, with that of the own class, without any, and without the object), one or two for each control and
+    neighbour; none for a view of a probe as it is. A multi-label model is asked about the label that the cue points to,
+    present or not.
 
     Args:
         cue: The cue.
+        controls: Controls to compare with, see `interventions.controls`; none for no `excess`.
+        nearby: Neighbours of the cue to try, too: some of `left`, `right`, `up`, `down`, `weaker`, `stronger`,
+            `smaller` and `larger`. Their intervals are wider, as several are tried.
         seed: Seed of variants and places.
     """
 
-    def __init__(self, cue: Cue, *, seed: int = 0) -> None:
+    def __init__(
+        self, cue: Cue, *, controls: Sequence[str] = CONTROLS, nearby: Sequence[str] = (), seed: int = 0
+    ) -> None:
         if not isinstance(cue, Cue):
             raise ConfigurationError(
                 f"Expected `cue` to be a cue such as PatchCue(...), but got {type(cue).__name__}. A function of images "
                 "becomes one by FunctionCue(function, points_to=...)."
             )
+        for argument, given, known in (("controls", controls, CONTROLS), ("nearby", nearby, NEARBY)):
+            if not isinstance(given, list | tuple) or not all(
+                isinstance(each, str) and each in known for each in given
+            ):
+                raise ConfigurationError(
+                    f"Expected `{argument}` to be a list of some of {', '.join(known)}, but got {given!r}."
+                )
         require_integer("seed", seed, minimum=0)
         self.cue, self.seed = cue, seed
+        self.controls, self.nearby = tuple(controls), tuple(nearby)
         self.name = f"cue/{cue.name}"
 
     def keys(self) -> Sequence[Key]:
@@ -79,20 +122,25 @@ class CueTrial(Trial):
         twins = self._twins(shown)
         core = shown.region("core")
         # Two images that are the same would say that the cue has no effect, whatever the model.
-        alike = (twins.present == twins.absent).flatten(1).all(dim=1)
-        points_to = torch.where(alike, -1, twins.points_to)
+        why = torch.where((twins.present == twins.absent).flatten(1).all(dim=1), _ALIKE, 0)
         images = {"present": twins.present, "absent": twins.absent, "neutral": twins.neutral}
         facts = {} if twins.added is None else {"added": twins.added}
         if core is not None:
             region = torch.zeros_like(core) if twins.region is None else twins.region
-            hidden = (core & region).flatten(1).sum(dim=1) > _HIDES * core.flatten(1).sum(dim=1)
-            points_to = torch.where(hidden, -1, points_to)
+            changed = (twins.present - twins.neutral).abs().amax(dim=1) > _SEEN
+            hidden = (core & region & changed).flatten(1).sum(dim=1) > _HIDES * core.flatten(1).sum(dim=1)
+            why = torch.where(hidden, _HIDDEN, why)
             # The object and a rim of one pixel, but for the cue in the rim.
             blot = core | (dilate(core, 1) & ~region)
             blotted = apply_fill(shown.images, blot, "local_mean", names=shown.names, seed=self.seed)
             images["only"] = self._twins(replace(shown, images=blotted)).present
             facts["has_core"] = core.flatten(1).any(dim=1)
-        return Views(images, {**facts, "points_to": points_to})
+        if shown.probes.labels is not None:
+            images |= self._beside(twins, shown)
+        why = torch.where(twins.points_to < 0, _UNPAIRED, why)
+        own = (twins.absent != twins.neutral).flatten(1).any(dim=1)
+        points_to = twins.points_to.masked_fill(why > 0, -1)
+        return Views(images, {**facts, "why": why, "own": own, "points_to": points_to})
 
     def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
         """See `Trial.judge`."""
@@ -112,27 +160,93 @@ class CueTrial(Trial):
         anyway = (neutral.argmax(dim=1) == classes) & neutral.isfinite().all(dim=1)
         score = cues.spurious_score(present, neutral, classes)
         effect = cues.cue_effect(present, absent, classes)
-        judged = {
-            "effect": PerProbe(effect, zero),
-            "effect_logit": PerProbe(cues.cue_effect_logit(present, absent, classes), zero),
-            "flip_rate": PerProbe(cues.flip_rate(present, absent, classes)),
-            "tv": PerProbe(cues.total_variation(present, absent, classes)),
-            "consistency": PerProbe(cues.consistency(present, absent, classes)),
-            "spurious_score": PerProbe(score, zero.masked_fill(anyway, torch.nan)),
+        judged: dict[str, PerProbe | Estimate] = {
+            "effect": PerProbe(effect, zero, labels),
+            "effect_logit": PerProbe(cues.cue_effect_logit(present, absent, classes), zero, labels),
+            "flip_rate": PerProbe(cues.flip_rate(present, absent, classes), None, labels),
+            "tv": PerProbe(cues.total_variation(present, absent, classes), None, labels),
+            "consistency": PerProbe(cues.consistency(present, absent, classes), None, labels),
+            "spurious_score": PerProbe(score, zero.masked_fill(anyway, torch.nan), labels),
         }
         if "only" in answers.views:
             blotted = answers.facts["has_core"]
             values = cues.answers_with(answers.views["only"], classes)
             judged["only_acc"] = PerProbe(values.where(blotted, torch.nan), chance.where(blotted, torch.nan))
         if labels is not None:
-            judged["object_only_acc"] = PerProbe(cues.answers_with(neutral, labels), chance)
-            pairs = cues.pair_accuracy(present, absent, classes, labels)
-            judged["pair_acc"] = PerProbe(pairs.where(labels >= 0, torch.nan))
+            judged |= self._of_labels(answers, labels)
+            pointed = set(self.cue.classes(probes))
+            if len(pointed) == 1 and probes.task.kind == "single-label":
+                other, towards = cues.risen_class(present, neutral, classes, labels)
+                if other not in pointed:
+                    judged[f"raises/{probes.task.name(other)}"] = PerProbe(towards, zero, labels)
         if "added" in answers.facts:
             for key, where in (("added", answers.facts["added"]), ("removed", ~answers.facts["added"])):
                 # NaN as a chance level says that a probe is of the other kind.
                 judged[f"effect_{key}"] = PerProbe(effect.where(where, torch.nan), zero.where(where, torch.nan))
         return {f"{self.name}/{key}": values for key, values in judged.items()}
+
+    def notes(self, answers: Answers, judged: Judged) -> Sequence[str]:
+        """See `Trial.notes`; why few probes are valid."""
+        why = answers.facts["why"].tolist()
+        if why.count(0) >= FEWEST_FOR_INTERVAL:
+            return ()
+        reasons = [f"{why.count(code)} {words}" for code, words in _WHY.items() if code in why]
+        return (
+            f"Of {len(why)} probes {why.count(0)} suit the cue {self.cue.name!r}, and with fewer than "
+            f"{FEWEST_FOR_INTERVAL} there is no interval{''.join(f'; {reason}' for reason in reasons)}.",
+        )
+
+    def _beside(self, twins: Twins, shown: Shown) -> dict[str, Tensor]:
+        """Controls and neighbours of both of each pair; of a twin without the cue, the very same."""
+        plain, found = twins.neutral, dict[str, Tensor]()
+        edits = {kind: partial(control_of, kind, shown=shown, plain=plain) for kind in self.controls}
+        edits |= {kind: partial(neighbour_of, kind, plain=plain) for kind in self.nearby}
+        for kind, edit in edits.items():
+            found[f"{kind} present"] = edit(twins.present)
+            found[f"{kind} absent"] = plain if twins.absent is plain else edit(twins.absent)
+        return found
+
+    def _of_labels(self, answers: Answers, labels: Tensor) -> dict[str, PerProbe | Estimate]:
+        """What is read on the label."""
+        present, absent, neutral = (answers.views[name] for name in ("present", "absent", "neutral"))
+        classes = answers.facts["points_to"]
+        zero = torch.zeros(len(classes), dtype=torch.float64).masked_fill(labels < 0, torch.nan)
+        pull = cues.cue_pull(present, absent, classes, labels)
+        mine, own = classes == labels, answers.facts["own"]
+        gain = cues.cue_pull(
+            torch.where(mine[:, None], present, absent), neutral, classes.where(classes < 0, labels), labels
+        )
+        loss = cues.cue_pull(present, neutral, classes, labels)
+        pairs = cues.pair_accuracy(present, absent, classes, labels)
+        judged: dict[str, PerProbe | Estimate] = {
+            "pull": PerProbe(pull, zero, labels),
+            "gap": PerProbe(cues.cue_gap(present, absent, classes, labels), zero, labels),
+            "gain": PerProbe(gain.where(mine | own, torch.nan), zero.where(mine | own, torch.nan), labels),
+            "loss": PerProbe(loss.where(~mine, torch.nan), zero.where(~mine, torch.nan), labels),
+            "object_only_acc": PerProbe(cues.answers_with(neutral, labels), zero + 1 / present.shape[1]),
+            "pair_acc": PerProbe(pairs.where(labels >= 0, torch.nan)),
+        }
+
+        if len(classes[classes >= 0].unique()) >= _PAIRED_BY_NO_CHANCE:
+            known = neutral.double().softmax(dim=1).gather(1, labels.clamp_min(0)[:, None])[:, 0]
+            judged["room"] = PerProbe((1 - known).where((mine | own) & gain.isfinite(), torch.nan), None, labels)
+
+        def beside(kind: str) -> Tensor:
+            with_, without = (answers.views[f"{kind} {side}"] for side in ("present", "absent"))
+            return cues.cue_pull(with_, without, classes, labels)
+
+        if self.controls:
+            side = 1.0 if summarize(pull, strata=labels).value >= 0 else -1.0
+            controls = [beside(kind) for kind in self.controls]
+            strongest = max(controls, key=lambda each: side * summarize(each, strata=labels).value)
+            judged["control"] = PerProbe(strongest, zero, labels)
+            judged["excess"] = PerProbe(side * (pull - strongest), zero, labels)
+        for kind in self.nearby:
+            found = summarize(
+                beside(kind), strata=labels, bounds=(-1.0, 1.0), confidence=1 - 0.05 / len(self.nearby), chance=zero
+            )
+            judged[f"nearby/{kind}"] = found
+        return judged
 
     def _twins(self, shown: Shown) -> Twins:
         """The twins, checked: a cue may be the user's own."""

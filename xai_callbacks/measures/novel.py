@@ -1,20 +1,23 @@
-"""`Separation`: how well novelty scores tell images known to be novel from the probes."""
+"""`Separation` and `Conditions`: how well novelty scores notice what should stand out."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Sequence
+from itertools import product
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, texts_of
 from xai_callbacks.history import History
+from xai_callbacks.interventions import CONDITIONS, LEVELS, condition_probes
+from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.measures.base import Context, Measure, Measured
 from xai_callbacks.metrics.novelty import SEPARATION, separate, why_useless
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.probes.files import loaded
 from xai_callbacks.record import AuditRecord, Estimate, Key
 
-__all__ = ["Separation"]
+__all__ = ["Conditions", "Separation"]
 
 _CHANCES = dict(zip(SEPARATION, ("0.5", "share of novel images", "share of probes", "0.95", "0.95"), strict=True))
 
@@ -36,11 +39,7 @@ class Separation(Measure):
         self.novel = loaded(novel, "novel")
 
     def keys(self, context: Context) -> Sequence[Key]:
-        """Five for each score.
-
-        Raises:
-            ConfigurationError: The novel images have another shape than the probes.
-        """
+        """Five for each score; raises a `ConfigurationError` for novel images of another shape than the probes."""
         got, wanted = tuple(self.novel.images.shape[1:]), tuple(context.probes.images.shape[1:])
         if got != wanted:
             raise ConfigurationError(
@@ -49,8 +48,7 @@ class Separation(Measure):
             )
         return [
             Key(f"novelty/{score}/{name}", f"{name} of {score}, novel images against probes", 0.0, 1.0, chance)
-            for score in context.novelty
-            for name, chance in _CHANCES.items()
+            for score, (name, chance) in product(context.novelty, _CHANCES.items())
         ]
 
     def measure(self, record: AuditRecord, past: History, context: Context) -> Measured:
@@ -70,3 +68,48 @@ class Separation(Measure):
 
     def __repr__(self) -> str:
         return f"Separation({len(self.novel)} novel images, {self.novel.fingerprint[:12]})"
+
+
+class Conditions(Measure):
+    """Judges novelty scores by the probes themselves under conditions such as blur.
+
+    `novelty/<score>/<condition>_<level>/auroc` in [0, 1], chance .5: how often a probe under the condition is ranked
+    above one without; NaN if the score is not finite for one. Cost: that of the scores, five times a condition.
+
+    Args:
+        names: Names of `interventions.CONDITIONS`.
+
+    Raises:
+        ConfigurationError: There is no such condition.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = texts_of("names", names)
+        unknown = [name for name in self.names if name not in CONDITIONS]
+        if unknown:
+            raise ConfigurationError(f"Expected `names` to be some of {', '.join(CONDITIONS)}, but got {unknown[0]!r}.")
+
+    def keys(self, context: Context) -> Sequence[Key]:
+        """One for each score, condition and level."""
+        PixelScale.of(context.probes)
+        return [
+            Key(f"novelty/{score}/{name}_{level}/auroc", f"AUROC of {score} for {name} {level}", 0.0, 1.0, "0.5")
+            for score, name, level in product(context.novelty, self.names, LEVELS)
+        ]
+
+    def measure(self, record: AuditRecord, past: History, context: Context) -> Measured:
+        """Score the probes under each condition, and hold them against the same probes without it."""
+        found: dict[str, Estimate] = {}
+        if context.model is None:
+            return found
+        for name, level in product(self.names, LEVELS):
+            scores = context.model.scores(condition_probes(context.probes, name, level))
+            for score in (each for each in scores if each in record.scores):
+                noticed = Estimate(math.nan, chance=0.5, valid=0, degenerate=int((~scores[score].isfinite()).sum()))
+                if not noticed.degenerate:
+                    noticed = separate(record.scores[score], scores[score])["auroc"]
+                found[f"novelty/{score}/{name}_{level}/auroc"] = noticed
+        return found
+
+    def __repr__(self) -> str:
+        return f"Conditions({self.names!r})"
