@@ -23,7 +23,6 @@ from xai_callbacks import (
     Localization,
     MapClusters,
     Measure,
-    NoiseTrial,
     PatchCue,
     ProbeSet,
     RegionTrial,
@@ -88,7 +87,6 @@ def _sections() -> Iterator[tuple[str, Sequence[Key]]]:
         CueTrial(PatchCue([1.0, 0.0, 0.0], 0, name="cue_0")),
         RegionTrial("region_0", fills=["blur"]),
         BackgroundTrial("region_0"),
-        NoiseTrial("region_0"),
         HalfTrial("left"),
     ]
     for trial in trials:

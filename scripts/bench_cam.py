@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from xai_callbacks import Auditor, Energy, GradCAM, HiResCAM, ProbeSet, Why, WhyNotCertain, WhyRatherThan
 from xai_callbacks.access import Subject, trace_model, undisturbed
 from xai_callbacks.audit.explaining import layers_of
-from xai_callbacks.audit.observing import observe
+from xai_callbacks.audit.observer import observe
 from xai_callbacks.explainers import Explainer
-from xai_callbacks.novelty import novelty_map
+from xai_callbacks.novelty import NoveltyMap
 from xai_callbacks.questions import Question
 
 MODELS = ("resnet50", "mobilenet_v2", "convnext_tiny")
@@ -67,8 +67,8 @@ def explained(
 
 def everything(model: nn.Module, images: Tensor, earlier: str) -> Callable[[], object]:
     """Grad-CAM at two layers, HiResCAM, a contrast and a novelty map, all from one observation."""
-    explainers: list[Explainer] = [GradCAM(), GradCAM(earlier, name="gradcam_earlier"), HiResCAM()]
-    questions, score = (Why(), WhyRatherThan()), Energy()
+    explainers = [GradCAM(), GradCAM(earlier, name="gradcam_earlier"), HiResCAM(), NoveltyMap(Energy())]
+    questions = (Why(), WhyRatherThan())
     subject = Subject(model)
     with undisturbed(model):
         trace = trace_model(subject, images[:2])
@@ -82,10 +82,7 @@ def everything(model: nn.Module, images: Tensor, earlier: str) -> Callable[[], o
     def explain() -> object:
         with undisturbed(model):
             observation = observe(subject, images, None, questions, layers, head=name)
-            maps = [each.explain(observation, plan) for each, plan in plans.items()]
-            assert observation.head is not None, "it was tapped"
-            activation = observation.activations[layers[0].name]
-            return maps, novelty_map(activation, layers[0].layout, *observation.head, score)
+            return [each.explain(observation, plan) for each, plan in plans.items()]
 
     return explain
 

@@ -6,7 +6,9 @@ python scripts/bench_novelty.py --json docs/results/novelty_bench.json
 python scripts/studies/reproduce_novelty.py --json docs/results/novelty.json
 python scripts/studies/novelty_classifiers.py --json docs/results/novelty_classifiers.json
 python scripts/studies/novelty_conditions.py --json docs/results/novelty_conditions.json
-python scripts/studies/evaluate_detection.py --json docs/results/detection.json
+python scripts/studies/evaluate_alarm.py --cache CACHE --json docs/results/detection.json
+python scripts/studies/interval_coverage.py --json docs/results/coverage.json
+python scripts/studies/evaluate_detection.py --json docs/results/evidence.json
 python scripts/bench_groups.py --json docs/results/groups_bench.json
 python scripts/update_readme.py
 """
@@ -163,7 +165,6 @@ METRICS = {
     "attr/one_minus_soft_iou_object": "1 - `gradcam/why/soft_iou/core`",
     "region/placebo_minus_drop": "- `region/spurious/drop_minus_placebo`",
     "bg/gap": "`bg/gap`",
-    "rfs/negative": "- `rfs/core`",
     "fill/tv": "`fill/tv`",
     "fill/disagree": "`fill/disagree`",
     "baseline/one_minus_validation_accuracy": "1 - accuracy on biased validation images",
@@ -175,24 +176,50 @@ def percent(share: float, interval: list[float]) -> str:
     return f"{share:.0%} ({interval[0]:.0%} to {interval[1]:.0%})".replace("%", " %")
 
 
+def rate(row: dict[str, Any], of: str) -> str:
+    """Such as "95 % (90 % to 98 %) of 120"."""
+    name = "tpr" if of == "uses" else "far"
+    return "-" if not row[of] else f"{percent(row[name], row[f'{name}_ci'])} of {row[of]}"
+
+
 def rule_table(result: dict[str, Any]) -> str:
-    """The shipped rule: one row a cue."""
-    rule = result["rule"]
-    lines = [
-        "| cue | nets that use it | alarm, of those | false alarms, of 45 clean nets held out | median lead in epochs "
-        "over hard flips | over 100 labelled images | over biased validation accuracy |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    rows = {FAMILIES[name]: row for name, row in rule["families"].items()}
-    for name, row in rows.items():
-        leads = [f"{row['lead_epochs'][key]['median']:g}" for key in LEADS]
-        found = [percent(row["tpr"], row["tpr_ci"]), percent(row["far_heldout"], row["far_heldout_ci"])]
-        lines.append(f"| {name} | {row['positives']} | " + " | ".join([*found, *leads]) + " |")
-    leads = [f"{rule['lead_epochs'][key]['median']:g}" for key in LEADS]
-    found = [percent(rule["tpr"], rule["tpr_ci"]), percent(rule["far_heldout"], rule["far_heldout_ci"])]
-    count = sum(row["positives"] for row in rows.values())
-    lines.append(f"| **any of the three** | {count} | " + " | ".join([*found, *leads]) + " |")
-    return "\n".join([*lines, "", f"*{source('studies/evaluate_detection.py', result['provenance'])}*"])
+    """The rule, settled without the family that it is judged on: pooled and by number of classes."""
+    single = result["single_variant"]
+    hits = single["tpr"]
+    rows = {
+        "**all**": result["pooled"],
+        **{f"{classes} classes": row for classes, row in result["by_classes"].items()},
+        "cues of a single variant": {**single, "tpr": hits["share"], "tpr_ci": hits["ci"], "uses": hits["of"]},
+        **{f"all, {count} probes": row for count, row in result["by_probes"].items()},
+    }
+    lines = ["| | alarm, of nets that use the cue | false alarms, of clean pairs of net and cue |", "|---|---|---|"]
+    lines += [f"| {name} | {rate(row, 'uses')} | {rate(row, 'clean')} |" for name, row in rows.items()]
+    for count, row in result["eight_cues"].items():
+        if row["of"]:
+            lines.append(
+                f"| eight cues together, {count} probes | | {percent(row['share'], row['ci'])} of {row['of']} nets |"
+            )
+    return "\n".join([*lines, "", f"*{source('studies/evaluate_alarm.py', result['provenance'])}*"])
+
+
+def families_table(result: dict[str, Any]) -> str:
+    """One row a family of cues."""
+    lines = ["| family of cues | alarm, of nets that use it | false alarms, of clean nets |", "|---|---|---|"]
+    lines += [f"| `{name}` | {rate(row, 'uses')} | {rate(row, 'clean')} |" for name, row in result["families"].items()]
+    return "\n".join([*lines, "", f"*{source('studies/evaluate_alarm.py', result['provenance'])}*"])
+
+
+def coverage_table(result: dict[str, Any]) -> str:
+    """One row a distribution: how often its intervals hold the mean, and how wide they are."""
+    lines = ["| values | 30 probes: holds (width) | 64 probes | 128 probes |", "|---|---|---|---|"]
+    for name, row in result["rows"].items():
+        cells = []
+        for each in row.values():
+            given = "" if each["given"] == 1 else f", {100 * each['given']:.0f} % have one"
+            held = each["coverage"]
+            cells.append("none given" if held is None else f"{100 * held:.1f} % ({each['width']:.2f}{given})")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"*{source('studies/interval_coverage.py', result['provenance'])}*"])
 
 
 def groups_table(result: dict[str, Any]) -> str:
@@ -205,25 +232,6 @@ def groups_table(result: dict[str, Any]) -> str:
             cells.append(f"{100 * (row[f'{clock}_ratio'] - 1):+.1f} % ({low:+.1f} to {high:+.1f})")
         lines.append(f"| {name}, {row['validation_images']} images | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"*{source('bench_groups.py', result)}*"])
-
-
-LEADS = ("over_flips", "over_labelled_100", "over_biased_validation")
-
-
-def thresholds_table(result: dict[str, Any]) -> str:
-    """One row a threshold: false alarms on both pools, hits."""
-    lines = [
-        "| threshold | false alarms, calibration | false alarms, held out | alarm on nets that use a cue |",
-        "|---|---|---|---|",
-    ]
-    for threshold, pools in result["rule_by_threshold"].items():
-        cells = [percent(pools[pool]["far_heldout"], pools[pool]["far_heldout_ci"]) for pool in pools]
-        hits = percent(pools["held-out"]["tpr"], pools["held-out"]["tpr_ci"])
-        lines.append(f"| {threshold} | " + " | ".join([*cells, hits]) + " |")
-    for probes, row in result["rule_by_probes"].items():
-        cells = ["", percent(row["far_heldout"], row["far_heldout_ci"]), percent(row["tpr"], row["tpr_ci"])]
-        lines.append(f"| {result['rule']['threshold']:g}, {probes} probes | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"*{source('studies/evaluate_detection.py', result['provenance'])}*"])
 
 
 def detection_table(result: dict[str, Any]) -> str:
@@ -246,8 +254,9 @@ def detection_table(result: dict[str, Any]) -> str:
 PAGES = ("README.md", "docs/metrics.md", "docs/novelty.md", "docs/shortcuts.md")
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "rule": (rule_table, "detection.json"),
-    "thresholds": (thresholds_table, "detection.json"),
-    "detection": (detection_table, "detection.json"),
+    "families": (families_table, "detection.json"),
+    "coverage": (coverage_table, "coverage.json"),
+    "detection": (detection_table, "evidence.json"),
     "groups": (groups_table, "groups_bench.json"),
     "interference": (interference_table, "interference.json"),
     "cost": (cost_table, "cam.json"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xai_callbacks.novelty.autoencoder import ConvAutoencoder, dead, reconstruction_error
-from xai_callbacks.novelty.constraint import GradientConstraint
+from xai_callbacks.novelty.gradcon import GradientConstraint
 
 __all__ = ["DATASETS", "EPOCHS", "Split", "read", "split", "trained"]
 

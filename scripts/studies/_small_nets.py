@@ -16,11 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xai_callbacks.access import Subject, undisturbed
-from xai_callbacks.novelty.all_layers import GradientNorm, PurviewDistance
 from xai_callbacks.novelty.base import Inliers, LastLayerScore, ModelScore, NoveltyScore
 from xai_callbacks.novelty.feature_space import KNearest, Mahalanobis, ViM
-from xai_callbacks.novelty.last_layer import ConfoundingLabels, GradNorm, GradTrust
-from xai_callbacks.novelty.logits import Energy, Entropy, MaxLogit, MaxSoftmax
+from xai_callbacks.novelty.fisher import PurviewDistance
+from xai_callbacks.novelty.last_layer import (
+    ConfoundingLabels,
+    Energy,
+    Entropy,
+    GradNorm,
+    GradTrust,
+    MaxLogit,
+    MaxSoftmax,
+)
+from xai_callbacks.novelty.losses import GradientNorm
 from xai_callbacks.novelty.odin import ODIN
 
 __all__ = ["Images", "SmallCNN", "accuracy", "all_scores", "load", "mean_and_interval", "score_groups", "train"]

@@ -10,7 +10,7 @@ Negatives learn without a cue, or with one that is independent of the class (`pl
 for calibration set thresholds, the others are held out for false alarms; the shipped `AlarmRule` is not fitted to
 either. Every negative is audited for all three cues.
 
-    python scripts/studies/evaluate_detection.py --json docs/results/detection.json
+    python scripts/studies/evaluate_detection.py --json docs/results/evidence.json
 
 Takes about an hour on one CPU thread. Nets are cached one by one, so that a run may be stopped and continued; two
 shells with `--share 0/2` and `--share 1/2` work on both halves, and a last call without it sums up.
@@ -40,7 +40,7 @@ from xai_callbacks import Auditor, Localization, Why
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
-from xai_callbacks.trials import BackgroundTrial, CueTrial, HalfTrial, NoiseTrial, RegionTrial, Trial, Views
+from xai_callbacks.trials import BackgroundTrial, CueTrial, HalfTrial, RegionTrial, Trial, Views
 from xai_callbacks.trials.base import Answers, Judged
 
 STRENGTHS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -119,7 +119,7 @@ class Audits:
             measures=[Localization(["relevance_mass", "relevance_rank", "soft_iou"])],
             chunk_size=PROBES,
         )
-        context: list[Trial] = [BackgroundTrial(), NoiseTrial(draws=1), HalfTrial(fills=["white", "black"])]
+        context: list[Trial] = [BackgroundTrial(), HalfTrial(fills=["white", "black"])]
         context += [RegionTrial("spurious")] if local else []
         self._context = Auditor(
             probes.select(range(CONTEXT)),
@@ -159,7 +159,6 @@ def _context(record: AuditRecord) -> dict[str, float]:
     values = {key: estimate.value for key, estimate in record.metrics.items()}
     found = {
         "bg/gap": values["bg/gap"],
-        "rfs/negative": -values["rfs/core"],
         "fill/tv": values["fill/tv"],
         "fill/disagree": values["fill/disagree"],
     }

@@ -53,7 +53,7 @@ TRIAL_KEYS = (
 WHY_KEYS = ("relevance_mass", "relevance_lift")
 GROUP_KEYS = (
     *("wga", "wga_low", "wga_high", "wga_label", "wga_cue", "conflict_gap", "conflict_gap_low", "conflict_gap_high"),
-    *("accuracy_balanced", "accuracy_aligned", "accuracy_conflicting", "cond_mi", "equalised_odds_gap"),
+    *("accuracy_balanced", "accuracy_aligned", "accuracy_conflicting", "cond_mi"),
 )
 
 

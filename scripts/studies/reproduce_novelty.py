@@ -37,9 +37,8 @@ from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.gradients import PerSampleGradients
 from xai_callbacks.metrics import novelty_auroc
 from xai_callbacks.novelty import ConvAutoencoder, reconstruction_error
-from xai_callbacks.novelty.fisher import gradient_features
-from xai_callbacks.novelty.gradcon import GradConScore
-from xai_callbacks.novelty.whitening import Whitener
+from xai_callbacks.novelty.fisher import FisherNovelty, Whitener
+from xai_callbacks.novelty.gradcon import GradConScore, GradientConstraint
 
 CHUNK = 100
 
@@ -61,7 +60,7 @@ def scores_of_plain(model: ConvAutoencoder, data: Split) -> Scores:
     measure = PerSampleGradients(model, parameters=["*.weight"])
 
     def gradients(images: Tensor) -> Tensor:
-        return torch.cat(list(gradient_features(subject, images).values()), dim=1)
+        return torch.cat(list(FisherNovelty().features(subject, images).values()), dim=1)
 
     def norm(images: Tensor) -> Tensor:
         reading = measure(images, lambda outputs, given: reconstruction_error(_tensor(outputs), given, "bce"))
@@ -95,7 +94,10 @@ def scores_of_plain(model: ConvAutoencoder, data: Split) -> Scores:
 
 def scores_of_constrained(model: ConvAutoencoder, references: dict[str, Tensor], data: Split) -> Scores:
     """Scores of known and novel images by an autoencoder that was trained with GradCon's constraint."""
-    score = GradConScore(references, prefix="decoder.", loss="bce")
+    model.constraint = GradientConstraint(model.decoder)
+    for name, mean in model.constraint.references.items():
+        mean.copy_(references[name])
+    score = GradConScore("constraint", loss="bce")
     subject = Subject(model)
     known, novel = _both(lambda images: torch.stack(score.terms(subject, images), dim=1), data)
     return {

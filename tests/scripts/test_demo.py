@@ -15,7 +15,7 @@ import demo
 from _demo_report import Row, verdict
 from PIL import Image
 
-from xai_callbacks.metrics.summary import Estimate
+from xai_callbacks.record import Estimate
 
 LEANING = Row(
     epoch=6,

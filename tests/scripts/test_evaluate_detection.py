@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-KEPT = Path(__file__).resolve().parents[2] / "docs" / "results" / "detection.json"
+KEPT = Path(__file__).resolve().parents[2] / "docs" / "results" / "evidence.json"
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(0, 45), (2, 45), (21, 21), (7, 30), (1, 1)])

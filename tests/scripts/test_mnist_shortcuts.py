@@ -183,7 +183,8 @@ def test_the_trial_paints_the_colours_of_training(name):
         shown = task.train.images[task.train.cues == variant].double().mean(dim=(0, 2, 3))
         painted = twins.present[twins.points_to == variant].double().mean(dim=(0, 2, 3)) * 255
         torch.testing.assert_close(painted, shown, atol=2, rtol=0)
-    assert len(set(twins.points_to.bincount().tolist())) == 1
+    counts = twins.points_to.bincount()
+    assert counts.min() > 0.4 * counts.max()  # drawn by label
 
 
 def twins_of(task):
