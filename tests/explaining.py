@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.access import Subject, trace_model, undisturbed
-from xai_callbacks.audit.observing import observe
+from xai_callbacks.audit.observer import observe
 from xai_callbacks.explainers import Explainer, Observation, Plan
 from xai_callbacks.tasks import SingleLabel
 

@@ -8,60 +8,40 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+# fmt: off
+# isort: off
 if TYPE_CHECKING:
     from xai_callbacks.audit import Auditor
     from xai_callbacks.callbacks import (
-        AuditCallback,
-        GroupAccuracy,
-        Schedule,
-        ShortcutMonitor,
-        ValidationNovelty,
-        Watch,
+        AuditCallback, GroupAccuracy, Schedule, ShortcutMonitor, ValidationNovelty, Watch,
     )
     from xai_callbacks.errors import (
-        AuditError,
-        ConfigurationError,
-        NoveltyError,
-        OutputError,
-        ProbeSetError,
-        TargetLayerError,
-        XAICallbacksError,
+        AuditError, ConfigurationError, NoveltyError, OutputError, ProbeSetError, TargetLayerError, XAICallbacksError,
     )
     from xai_callbacks.explainers import (
-        CAM,
-        Every,
-        Explainer,
-        GradCAM,
-        HiResCAM,
-        IntegratedGradients,
-        LayerCAM,
-        Occlusion,
+        Every, Explainer, GradCAM, HiResCAM, IntegratedGradients, LayerCAM, Occlusion,
     )
     from xai_callbacks.gallery import Gallery, Picture
     from xai_callbacks.gradients import PerSampleGradients
     from xai_callbacks.history import History
-    from xai_callbacks.interventions.cues import Cue, FunctionCue, PasteCue, PatchCue, TextureCue, TintCue, WatermarkCue
+    from xai_callbacks.interventions.cues import (
+        BackgroundCue,
+        Cue,
+        FrameCue,
+        FunctionCue,
+        PasteCue,
+        PatchCue,
+        QualityCue,
+        ShiftCue,
+        TextureCue,
+        TintCue,
+        WatermarkCue,
+    )
     from xai_callbacks.measures import Baselines, Conditions, Localization, MapClusters, Measure, Separation
     from xai_callbacks.novelty import (
-        ODIN,
-        ConfoundingLabels,
-        Energy,
-        Entropy,
-        FisherNovelty,
-        GradConScore,
-        GradientConstraint,
-        GradientNorm,
-        GradNorm,
-        GradTrust,
-        JointEnergy,
-        KNearest,
-        Mahalanobis,
-        MaxLogit,
-        MaxSoftmax,
-        NoveltyMap,
-        PurviewDistance,
-        ReconstructionError,
-        ViM,
+        ODIN, ConfoundingLabels, Energy, Entropy, FisherNovelty, GradConScore, GradientConstraint, GradientNorm,
+        GradNorm, GradTrust, JointEnergy, KNearest, Mahalanobis, MaxLogit, MaxSoftmax, NoveltyMap, PurviewDistance,
+        ReconstructionError, ViM,
     )
     from xai_callbacks.probes import ProbeSet
     from xai_callbacks.questions import Question, WhatIfNot, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan
@@ -69,44 +49,43 @@ if TYPE_CHECKING:
     from xai_callbacks.rules import AlarmRule, Expectation, Rule, assert_expectations
     from xai_callbacks.sinks import FolderSink, ImageLoggerSink, MLflowSink, Sink, TensorBoardSink, WandbSink
     from xai_callbacks.tasks import MultiLabel, Regression, SingleLabel
-    from xai_callbacks.trials import BackgroundTrial, CueTrial, HalfTrial, NoiseTrial, RegionTrial, Trial
+    from xai_callbacks.trials import BackgroundTrial, CueTrial, HalfTrial, RegionTrial, Trial
+# isort: on
 
 __version__ = "0.1.0"
 
-# fmt: off
 __all__ = [
-    "CAM", "ODIN", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor", "BackgroundTrial",
-    "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial", "Energy",
-    "Entropy", "Estimate", "Every", "Expectation", "Explainer", "Finding", "FisherNovelty", "FolderSink",
-    "FunctionCue", "Gallery", "GradCAM", "GradConScore", "GradNorm", "GradTrust", "GradientConstraint",
-    "GradientNorm", "GroupAccuracy", "HalfTrial", "HiResCAM", "History", "ImageLoggerSink",
-    "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM", "Localization", "MLflowSink",
-    "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax", "Measure", "MultiLabel", "NoiseTrial",
-    "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue", "PerProbe",
-    "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "Question",
-    "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation", "ShortcutMonitor",
-    "SingleLabel", "Sink", "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial",
-    "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatIfNot", "Why", "WhyNotCertain",
-    "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
+    "ODIN", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor", "BackgroundCue", "BackgroundTrial",
+    "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial", "Energy", "Entropy",
+    "Estimate", "Every", "Expectation", "Explainer", "Finding", "FisherNovelty", "FolderSink", "FrameCue",
+    "FunctionCue", "Gallery", "GradCAM", "GradConScore", "GradNorm", "GradTrust", "GradientConstraint", "GradientNorm",
+    "GroupAccuracy", "HalfTrial", "HiResCAM", "History", "ImageLoggerSink", "IntegratedGradients", "JointEnergy",
+    "KNearest", "Key", "LayerCAM", "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit",
+    "MaxSoftmax", "Measure", "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue",
+    "PatchCue", "PerProbe", "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance",
+    "QualityCue", "Question", "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation",
+    "ShiftCue", "ShortcutMonitor", "SingleLabel", "Sink", "TargetLayerError", "TensorBoardSink", "TextureCue",
+    "TintCue", "Trial", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatIfNot", "Why",
+    "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
 ]
 
 _ROOMS = {
     "audit": "Auditor",
     "callbacks": "AuditCallback GroupAccuracy Schedule ShortcutMonitor ValidationNovelty Watch",
-    "errors": (
-        "AuditError ConfigurationError NoveltyError OutputError ProbeSetError "
-        "TargetLayerError XAICallbacksError"
-    ),
-    "explainers": "CAM Every Explainer GradCAM HiResCAM IntegratedGradients LayerCAM Occlusion",
+    "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
+    "explainers": "Every Explainer GradCAM HiResCAM IntegratedGradients LayerCAM Occlusion",
     "gallery": "Gallery Picture",
     "gradients": "PerSampleGradients",
     "history": "History",
-    "interventions.cues": "Cue FunctionCue PasteCue PatchCue TextureCue TintCue WatermarkCue",
+    "interventions.cues": (
+        "BackgroundCue Cue FrameCue FunctionCue PasteCue PatchCue QualityCue ShiftCue "
+        "TextureCue TintCue WatermarkCue"
+    ),
     "measures": "Baselines Conditions Localization MapClusters Measure Separation",
     "novelty": (
-        "ConfoundingLabels Energy Entropy FisherNovelty GradConScore GradNorm GradTrust "
-        "GradientConstraint GradientNorm JointEnergy KNearest Mahalanobis MaxLogit "
-        "MaxSoftmax NoveltyMap ODIN PurviewDistance ReconstructionError ViM"
+        "ConfoundingLabels Energy Entropy FisherNovelty GradConScore GradNorm GradTrust GradientConstraint "
+        "GradientNorm JointEnergy KNearest Mahalanobis MaxLogit MaxSoftmax NoveltyMap ODIN PurviewDistance "
+        "ReconstructionError ViM"
     ),
     "probes": "ProbeSet",
     "questions": "Question WhatIfNot Why WhyNotCertain WhyRatherThan WhyValueRatherThan",
@@ -114,7 +93,7 @@ _ROOMS = {
     "rules": "AlarmRule Expectation Rule assert_expectations",
     "sinks": "FolderSink ImageLoggerSink MLflowSink Sink TensorBoardSink WandbSink",
     "tasks": "MultiLabel Regression SingleLabel",
-    "trials": "BackgroundTrial CueTrial HalfTrial NoiseTrial RegionTrial Trial",
+    "trials": "BackgroundTrial CueTrial HalfTrial RegionTrial Trial",
 }
 # fmt: on
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
