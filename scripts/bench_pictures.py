@@ -82,7 +82,7 @@ def audit(probes: ProbeSet, number: int) -> AuditRecord:
     names = [[CLASSES[index] for index in each.tolist()] for each in (facts, foils)]
     titles = [[h.replace("P", p, 1).replace("Q", q) for p, q in zip(*names, strict=True)] for h in HEADINGS]
     correct = (facts == truth).double()
-    sentence = "Watch the cue 'patch': it raises the probability of its class by 0.12 [0.05, 0.19], above 0.03."
+    sentence = "Watch the cue 'patch': it moves the probability of its label by 0.12 [0.05, 0.19], beyond 0.03."
     return AuditRecord(
         step=STEPS * number,
         epoch=number,

@@ -48,7 +48,7 @@ class AuditCallback(Callback):
     | `audit/<map>/drift` | change of the heatmaps since the last audit, 0 none, 1 unrelated, 2 reversed |
     | `audit/<map>/relevance_mass/<region>`, `relevance_lift` | positive relevance in a region; over its area |
     | `audit/novelty/<score>`, `/rank_correlation` | mean novelty, larger = more novel; the same probes as before? |
-    | `audit/cue/<cue>/effect`, ... | findings of trials, see there |
+    | `audit/cue/<cue>/pull`, ... | findings of trials, see there |
     | `audit/alarm/cue/<cue>`, `audit/alarm/attribution/<region>` | 0 no evidence, 1 watch, 2 alarm, NaN untested |
     | `audit/expectation/passed`, `failed`, `undecided` | number of expectations |
     | `audit/group/wga`, ... | with `watches=[GroupAccuracy(...)]` |

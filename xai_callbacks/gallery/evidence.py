@@ -77,15 +77,16 @@ def quadrants(probes: ProbeSet, record: AuditRecord, scale: ColorScale) -> Itera
     """For each cue that the probes carry in a region: where each probe lies between looked at and used."""
     asked = f"{first_answer(record)}/{next(iter(record.questions), '')}"
     for cue, region in record.cue_regions.items():
-        key, effect = f"{asked}/relevance_mass/{region}", f"cue/{cue}/effect"
-        if key not in record.per_probe or effect not in record.per_probe:
+        key, uses = f"{asked}/relevance_mass/{region}", [f"cue/{cue}/pull", f"cue/{cue}/effect"]
+        use = next((each for each in uses if each in record.per_probe), None)
+        if key not in record.per_probe or use is None:
             continue
-        looked, used = record.per_probe[key].clamp(0, 1), record.per_probe[effect]
+        looked, used = record.per_probe[key].clamp(0, 1), record.per_probe[use]
         known = (looked + used).isfinite().nonzero()[:, 0].tolist()
         if known:
             points = {row: (float(looked[row]), float(used[row])) for row in known}
             chances = record.chances.get(key, torch.zeros(len(used)))[known].nanmean()
-            about = [each.threshold for each in record.findings if each.about == effect]
+            about = [each.threshold for each in record.findings if each.about == use]
             threshold = next((each for each in about if each is not None), USED)
             rows = _quadrants(probes, record, points, float(chances.clamp(0, 1).nan_to_num(0)), threshold)
             said = f"{len(points)} of {plural(len(probes), 'probe')}; only use is alarming"
