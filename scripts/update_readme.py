@@ -199,7 +199,10 @@ def rule_table(result: dict[str, Any]) -> str:
             lines.append(
                 f"| eight cues together, {count} probes | | {percent(row['share'], row['ci'])} of {row['of']} nets |"
             )
-    return "\n".join([*lines, "", f"*{source('studies/evaluate_alarm.py', result['provenance'])}*"])
+    nets, planned = result["nets"], result["planned"]
+    told = f"{nets['taught']} nets taught a cue, {nets['useless']} shown a useless one, {nets['clean']} clean"
+    so_far = "" if sum(nets.values()) == planned else f" (so far, of {planned} planned)"
+    return "\n".join([*lines, "", f"*{told}{so_far}. {source('studies/evaluate_alarm.py', result['provenance'])}*"])
 
 
 def families_table(result: dict[str, Any]) -> str:

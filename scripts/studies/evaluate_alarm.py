@@ -304,6 +304,7 @@ def summed_up(given: list[Look]) -> dict[str, Any]:
         "between": main.of("between"),
         "eight_cues": {str(count): together(given, count) for count in PROBES},
         "families": {family: main.pooled(family=family) for family in FAMILIES},
+        "planned": len(plan()),
         "nets": {
             role: len({look.net for look in given if look.role == role}) for role in ("taught", "useless", "clean")
         },
