@@ -1,4 +1,4 @@
-"""Figures of the study of the alarm: shares, gaps, what a net is, and settings that do not see the family they judge."""
+"""Figures of the study of the alarm: shares, gaps, what a net is, and settings that have not seen what they judge."""
 
 from __future__ import annotations
 
