@@ -103,7 +103,7 @@ def outputs_of(models: dict[int, nn.Module], images: Tensor) -> dict[int, Tensor
     """Logits by epoch; features that do not learn are computed once."""
     first = next(iter(models.values()))
     if isinstance(first, Frozen):
-        pooled = torch.cat([first.pooled(part) for part in images.split(64)])
+        pooled = torch.cat([first.pooled(part) for part in torch.split(images, 64)])
         return {epoch: model.head(pooled) for epoch, model in models.items()}  # type: ignore[operator]
     return {epoch: model(images) for epoch, model in models.items()}
 

@@ -227,7 +227,7 @@ class CueTrial(Trial):
             "pair_acc": PerProbe(pairs.where(labels >= 0, torch.nan)),
         }
 
-        if len(classes[classes >= 0].unique()) >= _PAIRED_BY_NO_CHANCE:
+        if len(torch.unique(classes[classes >= 0])) >= _PAIRED_BY_NO_CHANCE:
             known = neutral.double().softmax(dim=1).gather(1, labels.clamp_min(0)[:, None])[:, 0]
             judged["room"] = PerProbe((1 - known).where((mine | own) & gain.isfinite(), torch.nan), None, labels)
 
