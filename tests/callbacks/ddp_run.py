@@ -53,7 +53,7 @@ class Blind(leaning_class("pytorch_lightning")):
     """Leans on the cue from the start; the second process has no memory left for audits once training has begun."""
 
     def __init__(self):
-        super().__init__(since=0)
+        super().__init__(since=0, pace=1.0)
         self.net.features.requires_grad_(False)  # not used for the loss
 
     def forward(self, images):

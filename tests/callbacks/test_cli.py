@@ -72,7 +72,7 @@ def digit_project(project):
 @pytest.fixture
 def leaning_project(project):
     """The same with probes for a model that comes to lean on a cue."""
-    leaning_probes().save(project / "probes.safetensors")
+    leaning_probes(128).save(project / "probes.safetensors")
     return project
 
 
@@ -148,7 +148,7 @@ def test_novelty_config_trains_and_scores(digit_project, name):
 @pytest.mark.slow
 def test_monitor_config_trains_and_raises_an_alarm(leaning_project, name):
     words = command(MONITOR, name, module="Leaning")
-    given = [*words[words.index("fit") :], *QUIET, "--trainer.max_epochs=4"]
+    given = [*words[words.index("fit") :], *QUIET, "--trainer.max_epochs=4", "--model.pace=2.0"]
     made = importlib.import_module(f"{name}.cli").LightningCLI(args=given)
 
     (monitor,) = (each for each in made.trainer.callbacks if isinstance(each, ShortcutMonitor))
