@@ -25,12 +25,21 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from _alarm_data import CLASS_COUNTS, Split, channels_of, has_core, photo
+from _alarm_data import CLASS_COUNTS, SIZE, Split, channels_of, has_core, photo
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from xai_callbacks.interventions.cues import FunctionCue, PatchCue, TextureCue, TintCue, WatermarkCue
+from xai_callbacks.interventions.cues import (
+    BackgroundCue,
+    FrameCue,
+    FunctionCue,
+    PatchCue,
+    ShiftCue,
+    TextureCue,
+    TintCue,
+    WatermarkCue,
+)
 from xai_callbacks.interventions.cues.painted import PaintedCue
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.interventions.shown import Shown
@@ -85,32 +94,6 @@ class Family(NamedTuple):
     single: bool = False
     most: int = 10
     masked: bool = False
-
-
-class BehindCue(PaintedCue):
-    """Something else behind the object, under a mask of which the cue is painted.
-
-    Args:
-        pictures: What each variant shows, `(V, C, H, W)` in [0, 1].
-        points_to: See `Cue`.
-        opacity: How much of the background it covers.
-        name: See `Cue`.
-    """
-
-    def __init__(self, pictures: Tensor, points_to: Sequence[int], *, opacity: float, name: str) -> None:
-        super().__init__(name, points_to)
-        self.pictures, self.opacity = pictures, opacity
-
-    def paint(self, shown: Shown, variants: Tensor) -> Tensor:
-        """See `PaintedCue.paint`."""
-        covered = shown.images.lerp(self.pictures.to(shown.images)[variants], self.opacity)
-        return torch.where(self.region(shown)[:, None], covered, shown.images)
-
-    def region(self, shown: Shown) -> Tensor:
-        """See `PaintedCue.region`."""
-        core = shown.region("core")
-        assert core is not None, "the data have masks"
-        return ~core
 
 
 def cue_for(family: str, kind: str, classes: int, target: int | None = None) -> PaintedCue:
@@ -246,32 +229,23 @@ def _dot(family: Family, points_to: Sequence[int], channels: int) -> PaintedCue:
 
 def _frame(opacity: float) -> Make:
     def make(family: Family, points_to: Sequence[int], channels: int) -> PaintedCue:
-        greys = torch.tensor(_greys(len(points_to)))
-
-        def paint(images: Tensor, variants: Tensor) -> Tensor:
-            rim = torch.ones(images.shape[-2:], dtype=torch.bool)
-            rim[2:-2, 2:-2] = False
-            return torch.where(rim, images.lerp(greys[variants][:, None, None, None], opacity), images)
-
-        return FunctionCue(paint, points_to, name=family.name)
+        greys = [[grey] for grey in _greys(len(points_to))]
+        return FrameCue(greys, points_to, width=2 / SIZE, opacity=opacity, name=family.name)
 
     return make
 
 
-def _shift(images: Tensor, variants: Tensor) -> Tensor:
-    """Moved by 3 px to a side; the edge is repeated."""
-    height, width = images.shape[-2:]
-    large = pad(images, (3, 3, 3, 3), mode="replicate")
-    moved = images.clone()
-    for index, variant in enumerate(variants.tolist()):
-        down, right = SIDES[variant]
-        moved[index] = large[index, :, 3 - down : 3 - down + height, 3 - right : 3 - right + width]
-    return moved
+def _shift(family: Family, points_to: Sequence[int], channels: int) -> PaintedCue:
+    """The whole image moved by 3 px to a side; the edge is repeated."""
+    return ShiftCue(
+        [(down / SIZE, right / SIZE) for down, right in SIDES[: len(points_to)]], points_to, name=family.name
+    )
 
 
 def _behind(opacity: float, photos: bool) -> Make:
     def make(family: Family, points_to: Sequence[int], channels: int) -> PaintedCue:
-        return BehindCue(_pictures(len(points_to), channels, photos), points_to, opacity=opacity, name=family.name)
+        pictures = _pictures(len(points_to), channels, photos)
+        return BackgroundCue(pictures, points_to, opacity=opacity, name=family.name)
 
     return make
 
@@ -324,7 +298,7 @@ FAMILIES: dict[str, Family] = {
         Family("texture", _texture(0.14), most=4),
         Family("watermark", _watermark(0.5)),
         Family("dot", _dot),
-        Family("shift", _function(_shift), most=4),
+        Family("shift", _shift, most=4),
         Family("backdrop", _behind(0.25, photos=False), masked=True),
         Family("scene", _behind(0.3, photos=True), masked=True),
         Family("one_patch", _patch(0.7, 0.16), single=True),
@@ -334,7 +308,7 @@ FAMILIES: dict[str, Family] = {
         Family("dim", _function(_dimmed), single=True),
         Family("blur", _function(_blurred), single=True),
         Family("jpeg", _function(_compressed), single=True),
-        Family("one_shift", _function(_shift), single=True),
+        Family("one_shift", _shift, single=True),
         Family("checker", _function(_checkered), single=True),
     )
 }

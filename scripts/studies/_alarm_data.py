@@ -24,9 +24,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from _shapes import shapes
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d, pad
+from torch.nn.functional import max_pool2d, pad
 
 from xai_callbacks import ProbeSet
 
@@ -130,7 +131,8 @@ def dataset(kind: str, classes: int, seed: int) -> Data:
         return _split(parts[0], parts[1], names, generator)
     if kind == "shapes":
         chosen = _some(len(SHAPES), classes, generator)
-        pool = _shapes(TRAINED[classes] + TESTED + PROBES, chosen, generator)
+        count = TRAINED[classes] + TESTED + PROBES
+        pool = Pool(*shapes(count, chosen, generator, radius=(6.0, 9.0), noise=0.09))
         return _split(pool, None, tuple(SHAPES[index] for index in chosen), generator)
     if kind == "cifar":
         groups = CIFAR_GROUPS[classes]
@@ -211,35 +213,6 @@ def _of_class(labels: Tensor, label: int, most: int, generator: torch.Generator)
     """Rows of a class in random order, `most` at most."""
     rows = (labels == label).nonzero()[:, 0]
     return rows[torch.randperm(len(rows), generator=generator)[:most]]
-
-
-def _shapes(count: int, kinds: Sequence[int], generator: torch.Generator) -> Pool:
-    """Shapes of any colour, place and size on a background of low frequency, under noise."""
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(*shape, generator=generator)
-
-    labels = torch.arange(count)[torch.randperm(count, generator=generator)] % len(kinds)
-    radius = uniform(6.0, 9.0, count, 1, 1)
-    place = uniform(10.0, SIZE - 10.0, 2, count, 1, 1)
-    line = torch.arange(SIZE) + 0.5
-    down, right = line[None, :, None] - place[0], line[None, None, :] - place[1]
-    near, far = torch.minimum(down.abs(), right.abs()), torch.maximum(down.abs(), right.abs())
-    drawn = torch.stack(
-        [
-            down.hypot(right) < radius,
-            far < 0.85 * radius,
-            (down > -radius) & (down < 0.75 * radius) & (right.abs() < (down + radius) / 1.75),
-            (near < 0.33 * radius) & (far < radius),
-        ]
-    )
-    core = drawn[torch.tensor(kinds)[labels], torch.arange(count)]
-    background = interpolate(uniform(0.35, 0.6, count, 3, 4, 4), size=(SIZE, SIZE), mode="bicubic")
-    bright = torch.rand(count, 3, 1, 1, generator=generator) < 0.5
-    colour = torch.where(bright, uniform(0.7, 1.0, count, 3, 1, 1), uniform(0.0, 0.3, count, 3, 1, 1))
-    images = torch.where(core[:, None], colour, background)
-    noise = 0.09 * torch.randn(images.shape, generator=generator)
-    return Pool((images + noise).clamp(0, 1), labels, core)
 
 
 @lru_cache(maxsize=2)

@@ -8,7 +8,7 @@ that the cue is that of the class; else it is any of the other three, and .25 ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,19 @@ from torch.nn.functional import cross_entropy, interpolate
 from xai_callbacks import ProbeSet
 from xai_callbacks.interventions.cues import Cue, PatchCue, TintCue
 
-__all__ = ["CLASSES", "FAMILIES", "SIZE", "Pictures", "cue_of", "draw", "net", "painted", "probe_set", "train"]
+__all__ = [
+    "CLASSES",
+    "FAMILIES",
+    "SIZE",
+    "Pictures",
+    "cue_of",
+    "draw",
+    "net",
+    "painted",
+    "probe_set",
+    "shapes",
+    "train",
+]
 
 SIZE = 32
 CLASSES = ("disk", "square", "triangle", "cross")
@@ -47,33 +59,40 @@ class Pictures(NamedTuple):
     corners: Tensor
 
 
-def draw(count: int, seed: int) -> Pictures:
-    """Draw images, equally many of each class."""
-    generator = torch.Generator().manual_seed(seed)
+def shapes(
+    count: int, kinds: Sequence[int], generator: torch.Generator, *, radius: tuple[float, float], noise: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, labels and masks of some of the four shapes, as many of each, on a background of low frequency."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(*shape, generator=generator)
 
-    labels = torch.arange(count)[torch.randperm(count, generator=generator)] % len(CLASSES)
-    radius = uniform(5.0, 8.0, count, 1, 1)
+    labels = torch.arange(count)[torch.randperm(count, generator=generator)] % len(kinds)
+    size = uniform(*radius, count, 1, 1)
     place = uniform(10.0, SIZE - 10.0, 2, count, 1, 1)
     line = torch.arange(SIZE) + 0.5
     down, right = line[None, :, None] - place[0], line[None, None, :] - place[1]
-    shapes = torch.stack(
+    near, far = torch.minimum(down.abs(), right.abs()), torch.maximum(down.abs(), right.abs())
+    drawn = torch.stack(
         [
-            down.hypot(right) < radius,
-            torch.maximum(down.abs(), right.abs()) < 0.85 * radius,
-            (down > -radius) & (down < 0.75 * radius) & (right.abs() < (down + radius) / 1.75),
-            (torch.minimum(down.abs(), right.abs()) < 0.33 * radius)
-            & (torch.maximum(down.abs(), right.abs()) < radius),
+            down.hypot(right) < size,
+            far < 0.85 * size,
+            (down > -size) & (down < 0.75 * size) & (right.abs() < (down + size) / 1.75),
+            (near < 0.33 * size) & (far < size),
         ]
     )
-    core = shapes[labels, torch.arange(count)]
+    core = drawn[torch.tensor(kinds)[labels], torch.arange(count)]
     background = interpolate(uniform(0.35, 0.6, count, 3, 4, 4), size=(SIZE, SIZE), mode="bicubic")
     bright = torch.rand(count, 3, 1, 1, generator=generator) < 0.5
     colour = torch.where(bright, uniform(0.7, 1.0, count, 3, 1, 1), uniform(0.0, 0.3, count, 3, 1, 1))
     images = torch.where(core[:, None], colour, background)
-    images = (images + NOISE * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+    return (images + noise * torch.randn(images.shape, generator=generator)).clamp(0, 1), labels, core
+
+
+def draw(count: int, seed: int) -> Pictures:
+    """Draw images, equally many of each class."""
+    generator = torch.Generator().manual_seed(seed)
+    images, labels, core = shapes(count, range(len(CLASSES)), generator, radius=(5.0, 8.0), noise=NOISE)
     marks = torch.zeros(4, SIZE, SIZE, dtype=torch.bool)
     near, far = slice(1, 1 + PATCH), slice(SIZE - 1 - PATCH, SIZE - 1)
     for corner in range(4):

@@ -82,14 +82,14 @@ def test_without_labels_variants_are_equally_frequent_and_twins_point_to_another
         assert other < 0 or classes[one] != classes[other]
 
 
-def test_each_other_class_is_equally_likely_and_seeds_differ():
+def test_each_other_class_is_equally_frequent_and_seeds_differ():
     labels = torch.arange(4000) % 4
     first, _ = paired_variants([0, 1, 2, 3, 3], 4000, 0, labels)
     points_to = torch.tensor([0, 1, 2, 3, 3])[first]
     for label in range(4):
         frequent = torch.bincount(points_to[labels == label], minlength=4).tolist()
         assert frequent.pop(label) == 0
-        assert frequent == pytest.approx([1000 / 3] * 3, abs=60)  # four standard deviations
+        assert frequent == pytest.approx([1000 / 3] * 3, abs=1.5)  # dealt in turn
     assert not torch.equal(first, paired_variants([0, 1, 2, 3, 3], 4000, 1, labels)[0])
 
 

@@ -183,8 +183,12 @@ def test_the_trial_paints_the_colours_of_training(name):
         shown = task.train.images[task.train.cues == variant].double().mean(dim=(0, 2, 3))
         painted = twins.present[twins.points_to == variant].double().mean(dim=(0, 2, 3)) * 255
         torch.testing.assert_close(painted, shown, atol=2, rtol=0)
-    counts = twins.points_to.bincount()
-    assert counts.min() > 0.4 * counts.max()  # drawn by label
+    labels = task.probes.labels
+    for label in set(labels.tolist()):  # each other class as often as any, to one image
+        counts = twins.points_to[labels == label].bincount(minlength=len(set(labels.tolist())))
+        others = [count for index, count in enumerate(counts.tolist()) if index != label]
+        assert max(others) - min(others) <= 1
+        assert sum(others) == int((labels == label).sum())
 
 
 def twins_of(task):

@@ -63,9 +63,10 @@ def single_labels(probes: ProbeSet) -> Tensor | None:
 def paired_variants(classes: Sequence[int], count: int, seed: int, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     """The variant of each of `count` images, and that of its twin: two `(count,)` int64, -1 for none.
 
-    With labels, an image gets the variant of another class, each class equally likely, and its twin that of its own, or
-    none if there is none; where all variants point to its own class, it gets one of these and its twin none. Without,
-    or where the label is unknown, every variant is equally frequent, to one image, and a twin points to another class.
+    With labels, an image gets the variant of another class, each equally often to one image, and its twin that of its
+    own, or none if there is none; where all variants point to its own class, it gets one of these and its twin none.
+    Without, or where the label is unknown, every variant is equally frequent, to one image, and a twin points to
+    another class.
 
     Args:
         classes: Class that each variant points to.
@@ -89,10 +90,14 @@ def paired_variants(classes: Sequence[int], count: int, seed: int, labels: Tenso
 
 
 def _drawn(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """A column of each row, drawn by weight; -1 where all weights are 0."""
-    none = (weights == 0).all(dim=1)
-    drawn = torch.multinomial(weights + none[:, None].double(), 1, generator=generator)[:, 0]
-    return drawn.masked_fill(none, -1)
+    """A column of each row, by weight and as evenly as can be among rows of equal weights; -1 where all are 0."""
+    drawn = torch.full((len(weights),), -1)
+    for kind in torch.unique(weights[(weights > 0).any(dim=1)], dim=0):
+        rows = (weights == kind).all(dim=1).nonzero()[:, 0]
+        ends = (kind.cumsum(dim=0) / kind.sum())[:-1].contiguous()
+        points = (torch.arange(len(rows)) + torch.rand((), generator=generator)) / len(rows)
+        drawn[rows[torch.randperm(len(rows), generator=generator)]] = torch.bucketize(points, ends, right=True)
+    return drawn
 
 
 class CoveringCue(PaintedCue):
