@@ -29,7 +29,7 @@ _KEYS = (
     Key("loss", "what the label loses by the cue of another class, against none", -1.0, 1.0, "0"),
     Key("room", "what the label can gain, 1 less its probability without any cue; of three classes or more", 0.0, 1.0),
     Key("control", "pull of the strongest control, an edit of the same place and contrast", -1.0, 1.0, "0"),
-    Key("excess", "pull beyond that of the strongest control", -1.0, 1.0, "0"),
+    Key("excess", "pull beyond that of the strongest control, cut to [-1, 1]", -1.0, 1.0, "0"),
     Key("nearby/*", "pull of a cue almost like it", -1.0, 1.0, "0"),
     Key("effect", "rise of the probability of the class that the cue points to", -1.0, 1.0, "0"),
     Key("effect_logit", "the same in logits, which do not saturate", chance="0", unit="logits"),
@@ -97,9 +97,7 @@ class CueTrial(Trial):
                 "becomes one by FunctionCue(function, points_to=...)."
             )
         for argument, given, known in (("controls", controls, CONTROLS), ("nearby", nearby, NEARBY)):
-            if not isinstance(given, list | tuple) or not all(
-                isinstance(each, str) and each in known for each in given
-            ):
+            if not isinstance(given, list | tuple) or any(each not in known for each in given):
                 raise ConfigurationError(
                     f"Expected `{argument}` to be a list of some of {', '.join(known)}, but got {given!r}."
                 )
@@ -173,9 +171,13 @@ class CueTrial(Trial):
             values = cues.answers_with(answers.views["only"], classes)
             judged["only_acc"] = PerProbe(values.where(blotted, torch.nan), chance.where(blotted, torch.nan))
         if labels is not None:
-            judged |= self._of_labels(answers, labels)
-            pointed = set(self.cue.classes(probes))
-            if len(pointed) == 1 and probes.task.kind == "single-label":
+            read = self._of_labels(answers, labels)
+            judged |= read | self._near(answers, labels)
+            pointed, single = set(self.cue.classes(probes)), probes.task.kind == "single-label"
+            if single and len(pointed) >= _PAIRED_BY_NO_CHANCE:
+                known = neutral.double().softmax(dim=1).gather(1, labels.clamp_min(0)[:, None])[:, 0]
+                judged["room"] = PerProbe((1 - known).where(read["gain"].values.isfinite(), torch.nan), None, labels)
+            elif single and len(pointed) == 1:
                 other, towards = cues.risen_class(present, neutral, classes, labels)
                 if other not in pointed:
                     judged[f"raises/{probes.task.name(other)}"] = PerProbe(towards, zero, labels)
@@ -206,7 +208,7 @@ class CueTrial(Trial):
             found[f"{kind} absent"] = plain if twins.absent is plain else edit(twins.absent)
         return found
 
-    def _of_labels(self, answers: Answers, labels: Tensor) -> dict[str, PerProbe | Estimate]:
+    def _of_labels(self, answers: Answers, labels: Tensor) -> dict[str, PerProbe]:
         """What is read on the label."""
         present, absent, neutral = (answers.views[name] for name in ("present", "absent", "neutral"))
         classes = answers.facts["points_to"]
@@ -218,7 +220,7 @@ class CueTrial(Trial):
         )
         loss = cues.cue_pull(present, neutral, classes, labels)
         pairs = cues.pair_accuracy(present, absent, classes, labels)
-        judged: dict[str, PerProbe | Estimate] = {
+        judged = {
             "pull": PerProbe(pull, zero, labels),
             "gap": PerProbe(cues.cue_gap(present, absent, classes, labels), zero, labels),
             "gain": PerProbe(gain.where(mine | own, torch.nan), zero.where(mine | own, torch.nan), labels),
@@ -226,27 +228,22 @@ class CueTrial(Trial):
             "object_only_acc": PerProbe(cues.answers_with(neutral, labels), zero + 1 / present.shape[1]),
             "pair_acc": PerProbe(pairs.where(labels >= 0, torch.nan)),
         }
-
-        if len(torch.unique(classes[classes >= 0])) >= _PAIRED_BY_NO_CHANCE:
-            known = neutral.double().softmax(dim=1).gather(1, labels.clamp_min(0)[:, None])[:, 0]
-            judged["room"] = PerProbe((1 - known).where((mine | own) & gain.isfinite(), torch.nan), None, labels)
-
-        def beside(kind: str) -> Tensor:
-            with_, without = (answers.views[f"{kind} {side}"] for side in ("present", "absent"))
-            return cues.cue_pull(with_, without, classes, labels)
-
         if self.controls:
             side = 1.0 if summarize(pull, strata=labels).value >= 0 else -1.0
-            controls = [beside(kind) for kind in self.controls]
+            controls = [_pull_of(kind, answers, labels) for kind in self.controls]
             strongest = max(controls, key=lambda each: side * summarize(each, strata=labels).value)
             judged["control"] = PerProbe(strongest, zero, labels)
-            judged["excess"] = PerProbe(side * (pull - strongest), zero, labels)
-        for kind in self.nearby:
-            found = summarize(
-                beside(kind), strata=labels, bounds=(-1.0, 1.0), confidence=1 - 0.05 / len(self.nearby), chance=zero
-            )
-            judged[f"nearby/{kind}"] = found
+            judged["excess"] = PerProbe((side * (pull - strongest)).clamp(-1, 1), zero, labels)
         return judged
+
+    def _near(self, answers: Answers, labels: Tensor) -> dict[str, Estimate]:
+        """Pulls of the neighbours, with intervals for as many as there are."""
+        bounds, level = (-1.0, 1.0), 1 - 0.05 / max(1, len(self.nearby))
+        pulls = {kind: _pull_of(kind, answers, labels) for kind in self.nearby}
+        return {
+            f"nearby/{kind}": summarize(pull, strata=labels, bounds=bounds, confidence=level)
+            for kind, pull in pulls.items()
+        }
 
     def _twins(self, shown: Shown) -> Twins:
         """The twins, checked: a cue may be the user's own."""
@@ -261,6 +258,12 @@ class CueTrial(Trial):
                     f"{part.dtype} {tuple(part.shape)}."
                 )
         return twins
+
+
+def _pull_of(kind: str, answers: Answers, labels: Tensor) -> Tensor:
+    """Pull of a control or a neighbour, `(N,)`."""
+    present, absent = (answers.views[f"{kind} {side}"] for side in ("present", "absent"))
+    return cues.cue_pull(present, absent, answers.facts["points_to"], labels)
 
 
 def _about_label(answers: Answers, labels: Tensor | None) -> tuple[Answers, Tensor | None]:
