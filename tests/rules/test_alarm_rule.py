@@ -376,7 +376,23 @@ def test_the_sentence_names_the_class_that_rises_and_what_it_costs():
 
     assert "the cue 'patch' (a square)" in said
     assert "called 'benign' more often, against the class that it was said to point to" in said
-    assert said.endswith("With the cue of another class 20% fewer are right.")
+    assert said.endswith("With the cue of the class that it was said to point to 20% fewer are right.")
+    found = cue(0.3, gap=0.25)
+    assert last([CLEAN, found, found]).sentence.endswith("With the cue of another class 25% fewer are right.")
+    assert "fewer" not in last([CLEAN, cue(0.3, gap=-0.02), cue(0.3, gap=-0.02)]).sentence
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (cue(0.3, gain=0.06), "its own class is known without it (gain 0.06, loss 0.30)"),
+        (cue(0.3, gain=0.06, excess=0.0), "another edit of the same place and contrast moves it by 0.30"),
+    ],
+)
+def test_a_reaction_to_any_edit_says_why_it_is_no_evidence(found, why):
+    said = last([CLEAN, found, found]).sentence
+    assert said.startswith("Reacts to such an edit: it moves the probability of its label by 0.30 [0.25, 0.35]; but")
+    assert why in said
 
 
 def test_several_cues_are_watched_at_one_level():

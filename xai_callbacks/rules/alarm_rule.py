@@ -77,7 +77,13 @@ class AlarmRule(Rule):
     _clean: AuditRecord | None = field(default=None, init=False, repr=False, compare=False)
 
     keys = (
-        Key("alarm/cue/*", "use of the cue: 0 no evidence, 1 watch, 2 alarm, NaN untested", 0.0, 2.0, of="nothing"),
+        Key(
+            "alarm/cue/*",
+            "use of the cue: 0 no evidence, 1 watch or reaction to any edit, 2 alarm, NaN untested",
+            0.0,
+            2.0,
+            of="nothing",
+        ),
         Key("alarm/attribution/*", "heat on the region: 0 no evidence, 1 watch, NaN untested", 0.0, 1.0, of="nothing"),
     )
 
@@ -144,7 +150,7 @@ class AlarmRule(Rule):
         estimate = looks[-1][1]
         judged = [self._judged(cue, about, record, cues) for record, _ in looks]
         side, what = judged[-1].side, judged[-1].what
-        run = _last_run([each.side == side != 0 and each.is_learnt for each in judged])
+        run = _last_run([each.side == side != 0 and not each.why_not for each in judged])
         state = "no evidence"
         if side:
             state = "alarm" if run >= self.audits else "watch" if run else "reacts to any edit"
@@ -168,24 +174,27 @@ class AlarmRule(Rule):
             low, high = _ends(estimate, widened)
             beyond = [*limits, *([control.value] if control is not None and key != about else [])]
             if low > max([self.threshold, *beyond]):
-                return _Judged(1, key, key != about or self._is_learnt(cue, 1, record, widened))
+                return _Judged(1, key, "" if key != about else self._why_not(cue, 1, record, widened))
             if high < min([-self.threshold, *beyond]):
-                return _Judged(-1, key, key != about or self._is_learnt(cue, -1, record, widened))
-        return _Judged(0, about, False)
+                return _Judged(-1, key, "" if key != about else self._why_not(cue, -1, record, widened))
+        return _Judged(0, about, "")
 
-    def _is_learnt(self, cue: str, side: int, record: AuditRecord, widened: float) -> bool:
-        """Whether images of its class miss a cue where it is not, and it does more than its controls."""
-        keys = ("excess", "gain", "loss", "room")
-        excess, gain, loss, room = (record.metrics.get(f"cue/{cue}/{key}") for key in keys)
-        is_more = excess is None or (self._tested(excess) and _ends(excess, widened)[0] > 0)
+    def _why_not(self, cue: str, side: int, record: AuditRecord, widened: float) -> str:
+        """Why it cannot be said that a cue was learnt; empty if it was."""
+        keys = ("excess", "control", "gain", "loss", "room")
+        excess, control, gain, loss, room = (record.metrics.get(f"cue/{cue}/{key}") for key in keys)
+        why = ""
+        if excess is not None and not (self._tested(excess) and _ends(excess, widened)[0] > 0):
+            moved = "" if control is None else f" by {control.value:.2f}"
+            why = f"another edit of the same place and contrast moves it{moved}"
         if gain is None or loss is None or not gain.valid or not loss.valid:
-            return is_more
+            return why
         # Where the cue speaks for the other class, what one of them gains is what the other seems to lose.
         missed, cost = (gain.value, loss.value) if side > 0 else (-loss.value, -gain.value)
-        if missed > _MUCH_MISSED * max(cost, 0.0):
-            return True
         filled = side > 0 and room is not None and missed > _FILLED * room.value
-        return is_more and (filled or missed > _MISSED * max(cost, 0.0))
+        if missed > _MUCH_MISSED * max(cost, 0.0) or (not why and (filled or missed > _MISSED * max(cost, 0.0))):
+            return ""
+        return why or f"its own class is known without it (gain {missed:.2f}, loss {cost:.2f})"
 
     def _sentence(self, cue: str, state: str, judged: _Judged, record: AuditRecord, onset: Onset | None) -> str:
         what, tried = judged.what, record.tried.get(cue, f"cue {cue!r}")
@@ -203,7 +212,9 @@ class AlarmRule(Rule):
         moved += f", and images with it are called {rises[0].rpartition('/')[2]!r} more often" if rises else ""
         moved += ", against the class that it was said to point to" if judged.side < 0 else ""
         gap = record.metrics.get(f"cue/{cue}/gap")
-        cost = "" if gap is None else f" With the cue of another class {abs(gap.value):.0%} fewer are right."
+        worse = 0.0 if gap is None else judged.side * gap.value
+        where = "of another class" if judged.side > 0 else "of the class that it was said to point to"
+        cost = f" With the cue {where} {worse:.0%} fewer are right." if worse > 0 else ""
         if state == "alarm":
             since = f"; {onset}" if onset else ""
             times = f"beyond {self.threshold:g} at {self.audits} consecutive audits"
@@ -211,12 +222,7 @@ class AlarmRule(Rule):
         if state == "watch":
             return f"Watch the {tried}: {moved}, beyond {self.threshold:g} at this audit; one may be chance."
         if state == "reacts to any edit":
-            about = {key: record.metrics.get(f"cue/{cue}/{key}") for key in ("control", "gain", "loss")}
-            shown = ", ".join(f"{key} {each.value:.2f}" for key, each in about.items() if each is not None)
-            return (
-                f"Reacts to such an edit: {moved}, but a control of the same place and contrast does as much, or "
-                f"images of its class do without it ({shown}): no evidence that the {tried} was learnt."
-            )
+            return f"Reacts to such an edit: {moved}; but {judged.why_not}: no evidence that the {tried} was learnt."
         return f"No evidence for the {tried}, just as it was painted: {moved}. Nothing is said of others."
 
     def _region(self, region: str, about: str, history: History) -> Finding:
@@ -283,12 +289,12 @@ class _Judged(NamedTuple):
     Attributes:
         side: 1 or -1 if its pull is beyond the threshold, and on which side; else 0.
         what: Key of what is, the cue itself or a neighbour.
-        is_learnt: Whether it is more than controls do, and missed where it is not.
+        why_not: Why it cannot be said that the cue was learnt; empty if it was.
     """
 
     side: int
     what: str
-    is_learnt: bool
+    why_not: str
 
 
 def _ends(estimate: Estimate, widened: float) -> tuple[float, float]:

@@ -172,7 +172,7 @@ class CueTrial(Trial):
             judged["only_acc"] = PerProbe(values.where(blotted, torch.nan), chance.where(blotted, torch.nan))
         if labels is not None:
             read = self._of_labels(answers, labels)
-            judged |= read | self._near(answers, labels)
+            judged |= {**read, **self._near(answers, labels)}
             pointed, single = set(self.cue.classes(probes)), probes.task.kind == "single-label"
             if single and len(pointed) >= _PAIRED_BY_NO_CHANCE:
                 known = neutral.double().softmax(dim=1).gather(1, labels.clamp_min(0)[:, None])[:, 0]
