@@ -6,7 +6,7 @@ python scripts/bench_novelty.py --json docs/results/novelty_bench.json
 python scripts/studies/reproduce_novelty.py --json docs/results/novelty.json
 python scripts/studies/novelty_classifiers.py --json docs/results/novelty_classifiers.json
 python scripts/studies/novelty_conditions.py --json docs/results/novelty_conditions.json
-python scripts/studies/evaluate_alarm.py --cache CACHE --json docs/results/detection.json
+python scripts/studies/evaluate_alarm.py --json docs/results/detection.json
 python scripts/studies/interval_coverage.py --json docs/results/coverage.json
 python scripts/studies/evaluate_detection.py --json docs/results/evidence.json
 python scripts/bench_groups.py --json docs/results/groups_bench.json
@@ -199,6 +199,9 @@ def rule_table(result: dict[str, Any]) -> str:
             lines.append(
                 f"| eight cues together, {count} probes | | {percent(row['share'], row['ci'])} of {row['of']} nets |"
             )
+    reacts = result["reacts"]["all"]
+    found = f"{percent(reacts['share'], reacts['ci'])} of {reacts['of']}"
+    lines.append(f"| not taught, and reacts by a gap of more than .03 | | {found} |")
     nets, planned = result["nets"], result["planned"]
     told = f"{nets['taught']} nets taught a cue, {nets['useless']} shown a useless one, {nets['clean']} clean"
     so_far = "" if sum(nets.values()) == planned else f" (so far, of {planned} planned)"

@@ -10,8 +10,8 @@ The rule has three numbers: the threshold of the pull, and the shares of the los
 and without. They are settled anew for each family on the nets of all *other* families (leave one family out): most hits
 at 5 % at most of alarms on what was not taught. `shipped` are the numbers of the package.
 
-    python scripts/studies/train_alarm_zoo.py --cache CACHE
-    python scripts/studies/evaluate_alarm.py --cache CACHE --json docs/results/detection.json
+    python scripts/studies/train_alarm_zoo.py
+    python scripts/studies/evaluate_alarm.py --json docs/results/detection.json
 
 Looks at a net once and keeps what it found beside it; then sums up in a minute. Takes about forty minutes on one CPU
 thread; `--share 0/2` and `--share 1/2` look in two processes.
@@ -314,7 +314,7 @@ def summed_up(given: list[Look]) -> dict[str, Any]:
 def main() -> None:
     """Look at what was not looked at, and sum up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, required=True, help="folder of the nets")
+    parser.add_argument("--cache", type=Path, default=Path("alarm_cache"), help="folder of the nets")
     parser.add_argument("--share", default="0/1", help="look at the i-th of n shares only, as in 0/2")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()

@@ -5,9 +5,9 @@ Three kinds of nets, of every architecture, data and number of classes: `taught`
 assumed: its gap is the accuracy on unseen images with the cue of their class minus that on the same images with the
 cue of another (`own_and_other`). Clean nets are measured with every cue that suits their data.
 
-    python scripts/studies/train_alarm_zoo.py --cache CACHE --share 0/2
-    python scripts/studies/train_alarm_zoo.py --cache CACHE --share 1/2
-    python scripts/studies/train_alarm_zoo.py --cache CACHE --list
+    python scripts/studies/train_alarm_zoo.py --share 0/2
+    python scripts/studies/train_alarm_zoo.py --share 1/2
+    python scripts/studies/train_alarm_zoo.py --list
 
 Nets are cached one by one, so that a run may be stopped and continued. The list is mixed: its first half is half of
 everything. For each net the cache has `<key>.safetensors`, the weights before training (`e0/...`) and after each of six
@@ -317,8 +317,8 @@ def show(cache: Path, console: Console) -> None:
 
 def main() -> None:
     """Train what is missing."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--cache", type=Path, required=True, help="folder of the nets")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=Path("alarm_cache"), help="folder of the nets")
     parser.add_argument("--share", default="0/1", help="which part of the list, as in 0/2 and 1/2")
     parser.add_argument("--most", type=int, help="stop after so many nets")
     parser.add_argument("--networks", nargs="+", default=NETS, help="kinds of nets to train, if not all")

@@ -74,8 +74,7 @@ def test_a_bounded_interval_is_students_with_a_value_more_at_each_bound(bounds, 
 
 def test_all_alike_is_no_certainty():
     low, high = interval(torch.ones(40, dtype=torch.float64), bounds=(0.0, 1.0))
-    assert 0.85 < low < 0.96
-    assert high == 1.0
+    assert (low, high) == (pytest.approx(0.9286, abs=1e-4), 1.0)  # as docs/shortcuts.md says
 
 
 @pytest.mark.parametrize("count", [30, 64, 200])
