@@ -62,10 +62,10 @@ def field_chart(
     Both axes are those of the square root, and fixed: charts of several audits can be compared.
 
     Args:
-        points: Share of the heat on the cue, in [0, 1], and effect of the cue, in [-1, 1], of each probe. Effects
+        points: Share of the heat on the cue, in [0, 1], and pull of the cue, in [-1, 1], of each probe. Pulls
             below -.25 stand at the lower edge.
         chance: Share of heat by chance, in [0, 1]: right of it a probe is looked at.
-        threshold: Effect above which the cue is used, in [0, 1].
+        threshold: Pull above which the cue is used, in [0, 1].
         size: Height and width in pixels.
         type_size: Size of type in pixels.
     """
@@ -74,7 +74,7 @@ def field_chart(
     height, width = size[0] - below, size[1] - left
     page = Image.new("RGB", (size[1], size[0]), PAPER)
     pen = ImageDraw.Draw(page)
-    words = "effect of the cue (used)"
+    words = "pull of the cue (used)"
     draw_text(pen, ((height - text_width(words, type_size)) // 2, type_size), words, type_size, INK)
     upright = page.crop((0, 0, height, step)).transpose(Image.Transpose.ROTATE_90)
     pen.rectangle((0, 0, height, step), fill=PAPER)
