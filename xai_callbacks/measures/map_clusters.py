@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xai_callbacks.history import History
 from xai_callbacks.measures.base import Context, Measure, Measured
-from xai_callbacks.metrics.clusters import MOST_CLUSTERS, error_association, large_classes, map_clusters, worst_cluster
+from xai_callbacks.metrics.clusters import error_association, large_classes, map_clusters, worst_cluster
 from xai_callbacks.questions import Why
 from xai_callbacks.record import AuditRecord, Estimate, Key, PerProbe
 
@@ -29,9 +29,9 @@ class MapClusters(Measure):
     | key | meaning | range | chance |
     |---|---|---|---|
     | `cluster/worst_acc` | lowest accuracy of a cluster of 10 probes or more | [0, 1] | that of random clusters |
-    | `cluster/count` | mean number of clusters in a class | [0, 8] | - |
-    | `cluster/error_association` | smallest p-value of errors going with a cluster, Holm-corrected | [0, 1] | - |
-    | `cluster/number` | number of each probe's cluster within its class, largest first; NaN for none | [0, 8) | - |
+    | `cluster/count` | mean number of clusters in a class | >= 0 | - |
+    | `cluster/error_association` | p-value of errors going with a cluster, by permutation within classes | [0, 1] | - |
+    | `cluster/number` | number of each probe's cluster within its class, largest first; NaN for none | >= 0 | - |
 
     The first is the worst group, without group labels; the lowest of many is too low on average: see its chance.
     `valid` is the number of probes, of classes, and of tests; `degenerate` that of heatmaps in no cluster.
@@ -41,7 +41,7 @@ class MapClusters(Measure):
         """All, or without labels the count and the numbers; raises unless classes exclude each other."""
         context.task.require_classes("MapClusters()", single=True)
         found = [
-            Key("cluster/count", "mean number of kinds of heatmaps in a class", 0.0, MOST_CLUSTERS, of="nothing"),
+            Key("cluster/count", "mean number of kinds of heatmaps in a class", 0.0, of="nothing"),
             Key("cluster/number", "number of the kind of heatmap within its class", 0.0, unit="label"),
             Key("cluster/worst_acc", "accuracy of the worst kind of heatmaps", 0.0, 1.0, "that of random kinds"),
             Key("cluster/error_association", "p-value of errors going with a kind", 0.0, 1.0, of="nothing"),
