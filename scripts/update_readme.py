@@ -9,6 +9,8 @@ python scripts/studies/novelty_conditions.py --json docs/results/novelty_conditi
 python scripts/studies/evaluate_alarm.py --json docs/results/detection.json
 python scripts/studies/interval_coverage.py --json docs/results/coverage.json
 python scripts/studies/evaluate_detection.py --json docs/results/evidence.json
+python scripts/studies/misnamed_cues.py --json docs/results/misnamed.json
+python scripts/studies/unnamed_cues.py --json docs/results/unnamed.json
 python scripts/bench_groups.py --json docs/results/groups_bench.json
 python scripts/update_readme.py
 """
@@ -228,6 +230,33 @@ def coverage_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"*{source('studies/interval_coverage.py', result['provenance'])}*"])
 
 
+def misnamed_table(result: dict[str, Any]) -> str:
+    """One row a way to describe a cue wrongly."""
+    states = ("alarm", "watch", "reacts to any edit", "no evidence")
+    lines = ["| the cue as the user describes it | nets | " + " | ".join(states) + " |", "|---" * 6 + "|"]
+    for name, row in result["misnamed"].items():
+        of = row["alarm_share"]["of"]
+        lines.append(f"| {name} | {of} | " + " | ".join(f"{row.get(state, 0) / of:.0%}" for state in states) + " |")
+    return "\n".join([*lines, "", f"*{source('studies/misnamed_cues.py', result['provenance'])}*"]).replace("%", " %")
+
+
+def unnamed_table(result: dict[str, Any]) -> str:
+    """One row a signal: by image and by net."""
+    clusters, ways = result["clusters"], ("by_image", "by_net")
+    hits, false = (percent(clusters[name]["share"], clusters[name]["ci"]) for name in ("hits", "false"))
+    rows = {
+        "errors go with a kind of heatmaps, p < .05": ("-", f"{hits} of nets that use a cue, {false} of others"),
+        "prediction depth, shallower": [f"{result['depth'][by]:.2f}" for by in ways],
+        "loss; by net, how far it falls into two groups": [f"{result['loss'][by]:.2f}" for by in ways],
+        "loss after the first epoch": (f"{result['first_epoch_loss']['by_image']:.2f}", "-"),
+        "share of errors": ("-", f"{result['errors']['by_net']:.2f}"),
+    }
+    lines = ["| signal | AUC, contradicted images | nets: AUC, or share |", "|---|---|---|"]
+    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()]
+    nets = f"{result['nets']['use']} nets that use a cue, {result['nets']['none']} that use none"
+    return "\n".join([*lines, "", f"*{nets}. {source('studies/unnamed_cues.py', result['provenance'])}*"])
+
+
 def groups_table(result: dict[str, Any]) -> str:
     """One row a model: what group metrics add to a validation epoch."""
     lines = ["| validation | wall time | CPU time |", "|---|---|---|"]
@@ -261,6 +290,8 @@ PAGES = ("README.md", "docs/metrics.md", "docs/novelty.md", "docs/shortcuts.md")
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "rule": (rule_table, "detection.json"),
     "families": (families_table, "detection.json"),
+    "misnamed": (misnamed_table, "misnamed.json"),
+    "unnamed": (unnamed_table, "unnamed.json"),
     "coverage": (coverage_table, "coverage.json"),
     "detection": (detection_table, "evidence.json"),
     "groups": (groups_table, "groups_bench.json"),
