@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from xai_callbacks.render.outlines import STYLES, draw_outline, draw_regions, draw_sample
+from xai_callbacks.render.overlay import STYLES, draw_outline, draw_regions, draw_sample
 
 
 def disc(side, radius):

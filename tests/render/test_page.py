@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xai_callbacks.render import Cell, ColorScale, Line, Row, overlay, render_page
-from xai_callbacks.render.foot import color_bar
+from xai_callbacks.render.page import color_bar
 from xai_callbacks.render.paper import MARGIN, TONES, Sizes, Strip
 from xai_callbacks.render.text import text_width
 

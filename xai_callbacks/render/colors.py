@@ -45,8 +45,7 @@ class ColorScale:
         limit: Value, in `unit`, at which the colour is strongest; larger values look the same. Finite, > 0.
         unit: Name of the unit, printed beside the colour bar.
 
-    Raises:
-        ConfigurationError: If `limit` is not a finite number > 0, or `unit` is not text.
+    Raises a `ConfigurationError` if `limit` is not a finite number > 0, or `unit` is not text.
     """
 
     limit: float = 50.0

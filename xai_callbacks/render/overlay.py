@@ -1,16 +1,17 @@
-"""Laying a heatmap over a colour photo."""
+"""What is laid over a photo: a heatmap, and outlines of regions, told apart by line style as well as by colour."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xai_callbacks.render.colors import CONTOUR, ColorScale, paint
-from xai_callbacks.render.resample import upsample
+from xai_callbacks.render.resample import fit, upsample
 
-__all__ = ["hatch", "overlay"]
+__all__ = ["STYLES", "LineStyle", "draw_outline", "draw_regions", "draw_sample", "hatch", "overlay"]
 
 HATCH_DARK: Final = 96
 HATCH_LIGHT: Final = 168
@@ -20,6 +21,29 @@ FADE: Final = 2.7
 CONTOUR_WIDTH: Final = 2
 # Rec. 601.
 LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+CASING_OPACITY: Final = 0.6
+SAMPLE_GREY: Final = 132
+
+
+class LineStyle(NamedTuple):
+    """A bright line in a dark casing, so that it is seen on any image; stroke and gap in pixels, gap 0 if solid."""
+
+    color: tuple[int, int, int]
+    stroke: int = 1
+    gap: int = 0
+
+    def is_stroke(self, length: int) -> NDArray[np.bool_]:
+        """Whether the line is drawn at each pixel along it."""
+        return np.arange(length) % (self.stroke + self.gap) < self.stroke
+
+
+# None of these colours is on the colour scale of the heatmaps.
+STYLES: Final = (
+    LineStyle((255, 255, 255)),
+    LineStyle((214, 255, 66), 8, 5),
+    LineStyle((255, 158, 240), 3, 4),
+    LineStyle((120, 255, 214), 14, 4),
+)
 
 
 def overlay(photo: NDArray[np.uint8], heatmap: NDArray[np.generic], scale: ColorScale) -> NDArray[np.uint8]:
@@ -60,3 +84,39 @@ def hatch(size: tuple[int, int]) -> NDArray[np.uint8]:
     rows, columns = np.ogrid[: size[0], : size[1]]
     dark = (rows + columns) % HATCH_PERIOD < HATCH_PERIOD // 2
     return np.where(dark, HATCH_DARK, HATCH_LIGHT).astype(np.uint8)[..., None].repeat(3, axis=2)
+
+
+def draw_regions(tile: NDArray[np.uint8], regions: Mapping[str, NDArray[np.bool_]]) -> None:
+    """Outline each region that covers a pixel, in place. Its style hangs on its place in the mapping alone."""
+    for place, mask in enumerate(regions.values()):
+        if mask.any():
+            covered = fit(mask.astype(np.uint8) * 255, (tile.shape[0], tile.shape[1])) >= 128
+            draw_outline(tile, covered, STYLES[place % len(STYLES)])
+
+
+def draw_outline(tile: NDArray[np.uint8], mask: NDArray[np.bool_], style: LineStyle) -> None:
+    """Draw a line one pixel wide just inside a mask `(H, W)`, in place, with one darker pixel on either side.
+
+    A region cut by the image border is closed there. Dashes are counted down upright edges and along all others.
+    """
+    from scipy.ndimage import binary_erosion
+
+    inside = np.pad(mask, 3)
+    core = binary_erosion(inside)
+    upright, level = (np.roll(inside, 2, axis) != np.roll(inside, -2, axis) for axis in (1, 0))
+    down, along = style.is_stroke(inside.shape[0])[:, None], style.is_stroke(inside.shape[1])
+    stroke = np.where(upright & ~level, down, along)
+    line, casing = (
+        (part & stroke)[3:-3, 3:-3] for part in (inside & ~core, ~binary_erosion(~inside) & ~binary_erosion(core))
+    )
+    tile[casing] = np.rint(tile[casing] * np.float32(1.0 - CASING_OPACITY)).astype(np.uint8)
+    tile[line] = style.color
+
+
+def draw_sample(style: LineStyle, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A legend sample `(H, W, 3)`: the line, level, on mid grey."""
+    sample = np.full((*size, 3), SAMPLE_GREY, dtype=np.uint8)
+    top, stroke = size[0] // 2 - 1, style.is_stroke(size[1])
+    sample[top - 1 : top + 3, stroke] = round(SAMPLE_GREY * (1.0 - CASING_OPACITY))
+    sample[top : top + 2, stroke] = style.color
+    return sample
