@@ -32,12 +32,10 @@ USED: Final = 0.03
 CLASSES: Final = 6
 EXAMPLES: Final = 3
 
-QUADRANTS: Final = (  # used, looked at, in words
-    (True, True, "used and looked at"),
-    (True, False, "used, not looked at"),
-    (False, True, "looked at, not used"),
-    (False, False, "neither"),
-)
+QUADRANTS: Final = {  # used, looked at: in words
+    (True, True): "used and looked at", (True, False): "used, not looked at",
+    (False, True): "looked at, not used", (False, False): "neither",
+}  # fmt: skip
 
 
 def most_novel(probes: ProbeSet, audits: Sequence[AuditRecord], name: str, scale: ColorScale) -> Pixels:
@@ -99,8 +97,8 @@ def _quadrants(
 ) -> list[Row]:
     chart = field_chart([*points.values()], chance=chance, threshold=threshold, size=(300, WIDTH), type_size=15)
     rows = [Row([Cell(chart)], size=WIDTH)]
-    for *quadrant, words in QUADRANTS:
-        inside = [row for row, (looked, used) in points.items() if [used > threshold, looked > chance] == quadrant]
+    for quadrant, words in QUADRANTS.items():
+        inside = [row for row, (looked, used) in points.items() if (used > threshold, looked > chance) == quadrant]
         furthest = sorted(inside, key=lambda row: -abs(points[row][1]) - points[row][0])[: WIDTH // THUMBNAIL]
         cells = [Cell(probes.pixels[row].numpy(), tone=tone(record, row)) for row in furthest]
         rows.append(Row(cells, f"{words}: {len(inside)} ({len(inside) / len(points):.0%})", THUMBNAIL))
@@ -137,12 +135,10 @@ def _kind(probes: ProbeSet, record: AuditRecord, explainer: str, kind: tuple[int
         said = answer(probes, record, index, sure=False)
         cells.append(Cell(probes.pixels[index].numpy(), said, maps[place], tone(record, index)))
     prefix = f"{explainer}/{record.questions[question]}/relevance_mass/"
-    shares = {} if record.correct is None else {"right": record.correct}
-    shares |= {
-        f"of the heat in {key.removeprefix(prefix)}": each
-        for key, each in record.per_probe.items()
-        if key.startswith(prefix)
-    }
-    known = {noun: float(each[members].nanmean()) for noun, each in shares.items()}
-    words = [f"{100 * share:.0f} % {noun}" for noun, share in known.items() if not math.isnan(share)]
+    shares = [] if record.correct is None else [("right", record.correct)]
+    for key, each in record.per_probe.items():
+        if key.startswith(prefix):
+            shares.append((f"of the heat in {key.removeprefix(prefix)}", each))
+    known = [(noun, float(each[members].nanmean())) for noun, each in shares]
+    words = [f"{100 * share:.0f} % {noun}" for noun, share in known if not math.isnan(share)]
     return Row(cells, ", ".join([f"kind {number}: {plural(len(members), 'probe')}", *words]), 80, lines=2)

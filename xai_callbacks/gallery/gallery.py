@@ -81,8 +81,7 @@ class Gallery:
         scale: Colour scale of all heatmaps; None for `color_scale(probes)`. Give a smaller limit for nets with weak
             heat: the colour bar says when little of the scale is used.
 
-    Raises:
-        ConfigurationError: An argument is of a wrong type or out of range.
+    Raises a `ConfigurationError` if an argument is of a wrong type or out of range.
     """
 
     def __init__(
@@ -101,11 +100,8 @@ class Gallery:
     def draw(self, history: History) -> Iterator[Picture]:
         """Draw `history.last`, one picture after another as they are taken.
 
-        Args:
-            history: Earlier audits are taken from those whose tensors are kept, of the same probes.
-
-        Raises:
-            AuditError: The latest audit is of other probes.
+        Earlier audits are taken from those whose tensors are kept, of the same probes. Raises an `AuditError` if the
+        latest is of other probes.
         """
         record = history.last
         if record is None or record.thinned or not self.drawn:

@@ -105,8 +105,7 @@ def panel(probes: ProbeSet, record: AuditRecord, index: int, scale: ColorScale) 
     said, marked = answer(probes, record, index), tone(record, index)
     lines = [Line(when(record), "muted"), Line(f"says {said}" if said else "", marked)]
     lines += [] if marked == "right" else [Line(truth(probes, index))]
-    lead = Cell(image, regions=regions)
-    return render_page(rows, title=probes.names[index], lines=lines, lead=lead, scale=scale)
+    return render_page(rows, title=probes.names[index], lines=lines, lead=Cell(image, regions=regions), scale=scale)
 
 
 def comparable_audits(audits: Sequence[AuditRecord], record: AuditRecord) -> list[AuditRecord]:
@@ -114,12 +113,8 @@ def comparable_audits(audits: Sequence[AuditRecord], record: AuditRecord) -> lis
     name = first_answer(record)
     if name is None:
         return []
-    kind = record.maps[name].kind
-    alike = [
-        each
-        for each in audits
-        if name in each.maps and each.maps[name].kind == kind and each.questions == record.questions
-    ]
+    alike = [each for each in audits if name in each.maps and each.questions == record.questions]
+    alike = [each for each in alike if each.maps[name].kind == record.maps[name].kind]
     return [alike[place] for place in evenly_spaced([each.step for each in alike], MAX_FRAMES)]
 
 
@@ -127,12 +122,11 @@ def filmstrip(probes: ProbeSet, audits: Sequence[AuditRecord], index: int, scale
     """One probe over audits, up to four side by side: the first two questions; every tile says what it answers."""
     name = first_answer(audits[-1]) or ""
     image, size = probes.pixels[index].numpy(), STRIP_TILES[len(audits) - 1]
-    maps = [heat(each.maps[name], [index], scale)[:, 0] for each in audits]
-    questions = _told_apart(audits, index)
+    drawn = [(each, heat(each.maps[name], [index], scale)[:, 0]) for each in audits]
+    questions, columns = _told_apart(audits, index), STRIP_WIDTH // size
     rows = []
-    columns = STRIP_WIDTH // size
     for start in range(0, len(audits), columns):
-        block = [*zip(audits, maps, strict=True)][start : start + columns]
+        block = drawn[start : start + columns]
         rows.append(Row([_head(probes, audit, index, questions[0]) for audit, _ in block], size=size, lines=4))
         for question in questions:
             cells = [Cell(image, asked_of(audit, question, index), given[question]) for audit, given in block]
@@ -145,11 +139,10 @@ def filmstrip(probes: ProbeSet, audits: Sequence[AuditRecord], index: int, scale
 def _head(probes: ProbeSet, record: AuditRecord, index: int, asked: int) -> Cell:
     """What stands above a column; the answer only if the first question is not about it."""
     said = ["untrained" if record.untrained else f"epoch {record.epoch}", f"step {words.step_in_few(record.step)}"]
-    if record.facts is None or record.predictions is None or record.predictions.ndim > 1:
-        about_it = False
-    else:
-        fact, prediction = record.facts[asked, index], record.predictions[index]
-        about_it = prediction.is_floating_point() or bool(fact == prediction)
+    about_it = False
+    if record.facts is not None and record.predictions is not None and record.predictions.ndim == 1:
+        prediction = record.predictions[index]
+        about_it = prediction.is_floating_point() or bool(record.facts[asked, index] == prediction)
     if not about_it:
         said.append(f"says {answer(probes, record, index, sure=False)}")
     return Cell(None, "\n".join(said), tone=tone(record, index))

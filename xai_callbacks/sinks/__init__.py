@@ -8,15 +8,6 @@ from xai_callbacks.sinks.services import ImageLoggerSink, MLflowSink, WandbSink,
 from xai_callbacks.sinks.tensorboard import TensorBoardSink
 
 __all__ = [
-    "Background",
-    "FolderSink",
-    "ImageLoggerSink",
-    "MLflowSink",
-    "Sink",
-    "TensorBoardSink",
-    "WandbSink",
-    "detail_scalars",
-    "finite",
-    "main_scalars",
-    "sink_for",
-]
+    "Background", "FolderSink", "ImageLoggerSink", "MLflowSink", "Sink", "TensorBoardSink", "WandbSink",
+    "detail_scalars", "finite", "main_scalars", "sink_for",
+]  # fmt: skip

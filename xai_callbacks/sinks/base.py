@@ -20,11 +20,9 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, record: AuditRecord, pictures: Iterable[Picture]) -> None:
-        """Write one audit. While Lightning trains, called on a thread of its own, one audit after another.
+        """Write one audit, with its findings, and its pictures, which are drawn when the first sink takes them.
 
-        Args:
-            record: The audit, with its findings.
-            pictures: Its pictures; they are drawn when the first sink takes them.
+        While Lightning trains, called on a thread of its own, one audit after another.
         """
 
     def close(self) -> None:  # noqa: B027  # most sinks hold nothing back

@@ -29,8 +29,7 @@ class FolderSink(Sink):
         folder: The folder; made when the first audit is written.
         keep: Most pictures of a tag, 2 or more.
 
-    Raises:
-        ConfigurationError: `keep` is out of range, or `folder` is a file.
+    Raises a `ConfigurationError` if `keep` is out of range, or `folder` is a file.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, keep: int = 10) -> None:

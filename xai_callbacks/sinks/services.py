@@ -29,8 +29,7 @@ class WandbSink(Sink):
         run: The run, as of `wandb.init` or `WandbLogger(...).experiment`.
         step_key: Key of the step on the x-axis; that of Lightning's logger by default.
 
-    Raises:
-        ConfigurationError: An argument is of a wrong type.
+    Raises a `ConfigurationError` if an argument is of a wrong type.
     """
 
     def __init__(self, run: Any, *, step_key: str = "trainer/global_step") -> None:
@@ -61,8 +60,7 @@ class MLflowSink(Sink):
         run_id: The run.
         name: Folder of the findings.
 
-    Raises:
-        ConfigurationError: An argument is of a wrong type.
+    Raises a `ConfigurationError` if an argument is of a wrong type.
     """
 
     def __init__(self, client: Any, run_id: str, *, name: str = "audit") -> None:
@@ -87,12 +85,7 @@ class ImageLoggerSink(Sink):
     """Hands pictures to `logger.log_image(key, images, step)`, with `caption` where that is taken.
 
     Images are arrays `(H, W, 3)` uint8 in lists of one, captions likewise, as Lightning's logger for W&B takes them.
-
-    Args:
-        logger: The logger.
-
-    Raises:
-        ConfigurationError: The logger has no `log_image`.
+    Raises a `ConfigurationError` if the logger has no such method.
     """
 
     def __init__(self, logger: Any) -> None:

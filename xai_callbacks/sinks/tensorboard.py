@@ -34,8 +34,7 @@ class TensorBoardSink(Sink):
         tag_prefix: What the run's logger puts before every scalar tag, so that the custom scalars page finds them.
         name: What all tags begin with; audits of several callbacks in one writer need different ones.
 
-    Raises:
-        ConfigurationError: An argument is of a wrong type.
+    Raises a `ConfigurationError` if an argument is of a wrong type.
     """
 
     def __init__(self, writer: Any, *, scalars: bool = True, tag_prefix: str = "", name: str = "audit") -> None:
