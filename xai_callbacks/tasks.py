@@ -75,8 +75,7 @@ class Task(ABC):
     def check(self, outputs: Tensor, ending: Ending, precision: torch.dtype = torch.float32) -> bool:
         """Whether outputs `(N, K)` of sample images, from `ending`, are probabilities.
 
-        Raises:
-            OutputError: The width does not fit, or the outputs are of another kind.
+        Raises an `OutputError` if the width does not fit, or the outputs are of another kind.
         """
         width = outputs.shape[1]
         if not self.accepts(width):
@@ -103,10 +102,8 @@ class Task(ABC):
         if isinstance(reference, int):
             if reference >= 0 and (self.width is None or reference < self.width):
                 return reference
-            limit = "" if self.width is None else f" below {self.width}, the number of outputs"
-            raise ConfigurationError(
-                f"Expected `{argument}` to be the index of a {self.noun}{limit}, but got {reference}."
-            )
+            where = self.noun if self.width is None else f"{self.noun} below {self.width}, the number of outputs"
+            raise ConfigurationError(f"Expected `{argument}` to be the index of a {where}, but got {reference}.")
         names = self.names or ()
         if names.count(reference) == 1:
             return names.index(reference)

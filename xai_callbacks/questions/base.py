@@ -63,14 +63,11 @@ class Question(ABC):
 
     @abstractmethod
     def check(self, task: Task, *, labelled: bool) -> None:
-        """Refuse what can be known to be unanswerable.
+        """Refuse what can be known to be unanswerable, by a `ConfigurationError`.
 
         Args:
             task: How outputs are read; its width is None until a model has been looked at.
             labelled: Whether labels or targets are known.
-
-        Raises:
-            ConfigurationError: The question needs labels, another task, or an output that the model does not have.
         """
 
     def title(self, fact: str, foil: str) -> str:
@@ -89,11 +86,7 @@ class Question(ABC):
 
 
 def check_questions(questions: Sequence[Question], task: Task, *, labelled: bool) -> None:
-    """Check a list of questions, which may be empty, against what is known.
-
-    Raises:
-        ConfigurationError: One is no question, asks the same as another, or cannot be answered.
-    """
+    """Raise a `ConfigurationError` if one of them is no question, asks the same as another, or cannot be answered."""
     seen: set[str] = set()
     for question in questions:
         require_instance("questions", question, Question, "a list of questions such as Why()")

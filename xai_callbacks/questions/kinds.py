@@ -38,14 +38,12 @@ _LINEAR_ABOVE = 80.0
 _VALUES = 4  # of very many, the first few are asked about
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Output(Posed):
-    def score(self, outputs: Tensor) -> Tensor:
-        return pick(outputs, self.fact)
+    sign: int = 1
 
-
-class _Negated(Posed):
     def score(self, outputs: Tensor) -> Tensor:
-        return -pick(outputs, self.fact)
+        return self.sign * pick(outputs, self.fact)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -100,11 +98,7 @@ class Why(Question):
 
 
 class WhatIfNot(Why):
-    """Ask "What if not P?": the counterfactual question, score `-z_P`; its heatmap shows what speaks against P.
-
-    Args:
-        of: See `Why`.
-    """
+    """Ask "What if not P?": the counterfactual question, score `-z_P`; its heatmap shows what speaks against P."""
 
     words = "What if not {fact}?"
 
@@ -120,7 +114,7 @@ class WhatIfNot(Why):
 
     def pose(self, outputs: Tensor, truth: Tensor | None, task: Task) -> Posed:
         """Score `-z_P`."""
-        return _Negated(fact=resolve(self.of, outputs, truth, task))
+        return _Output(fact=resolve(self.of, outputs, truth, task), sign=-1)
 
 
 class WhyRatherThan(Question):
