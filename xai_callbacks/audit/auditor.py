@@ -11,17 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xai_callbacks.access import (
-    Model,
-    ModelSelector,
-    OutputSelector,
-    Subject,
-    Tapped,
-    as_module,
-    check_selectors,
-    tap,
-    undisturbed,
-)
+from xai_callbacks.access import Tapped, tap, undisturbed
+from xai_callbacks.access.subject import Model, ModelSelector, OutputSelector, Subject, as_module, check_selectors
 from xai_callbacks.audit.checks import require_instances, require_same_shape
 from xai_callbacks.audit.explaining import Explaining
 from xai_callbacks.audit.identity import structure_of, weights_hash
@@ -73,8 +64,7 @@ class Auditor:
             `select_output`.
         chunk_size: Number of images in one forward pass.
 
-    Raises:
-        ConfigurationError: A question cannot be answered with these probes, or an argument is out of range.
+    Raises a `ConfigurationError` if a question cannot be answered with these probes, or an argument is out of range.
 
     Example:
         >>> auditor = Auditor(probes)  # doctest: +SKIP
@@ -196,11 +186,9 @@ class Auditor:
         `audit` does so by itself; calling it early brings mistakes to light before training. Cost: one forward and one
         backward pass over two probes, and seventeen forward passes for each, and six more, to verify a layer.
 
-        Returns:
-            By name of the explainer, where its heatmaps will be computed, with the reason, and what they cost.
-
-        Raises:
-            ConfigurationError: The model does not run on the probes, has no suitable layer, or too few outputs.
+        Returns, by name of the explainer, where its heatmaps will be computed, with the reason, and what they cost.
+        Raises a `ConfigurationError` if the model does not run on the probes, has no layer that suits, or too few
+        outputs.
         """
         module = as_module(model)
         with undisturbed(module):
@@ -276,9 +264,6 @@ class Auditor:
                 tried = self._trials.run(subject, gathered.outputs, chunk_size=self.chunk_size)
             past = history.comparable(AuditRecord(fingerprint=self.probes.fingerprint))
             scores, useless = self._observer.sound_scores(gathered.scores, prepared.head)
-            left_out = [
-                f"The explainer `{name}` failed and was left out. {why}" for name, why in gathered.failures.items()
-            ]
             record = replace(
                 self.identity,
                 step=step,
@@ -291,7 +276,7 @@ class Auditor:
                 scores=scores,
                 notes=(*prepared.notes, *tried.notes),
                 useless=useless,
-                failed=(*left_out, *tried.failed),
+                failed=(*gathered.told(), *tried.failed),
             )
             with _timed(seconds, "judge"):
                 answered = {each: plan for each, plan in due.items() if each.name in record.maps}

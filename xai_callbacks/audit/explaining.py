@@ -11,7 +11,7 @@ from torch import Tensor
 from xai_callbacks.access import Layer, NoFeatureMapError, Trace
 from xai_callbacks.access.subject import BlackBox
 from xai_callbacks.audit.checks import require_instances
-from xai_callbacks.audit.results import Gathered
+from xai_callbacks.audit.results import Gathered, bounded
 from xai_callbacks.errors import (
     ConfigurationError,
     XAICallbacksError,
@@ -103,7 +103,7 @@ def explain(
         if each.name in gathered.failures:
             continue
         try:
-            gathered.put_maps(each.name, _answer(each, observation, plan), chunk)
+            gathered.put("maps", each.name, bounded(_answer(each, observation, plan)).transpose(0, 1), chunk)
         except Exception as error:  # told; the rest of the audit must not be lost for it
             gathered.fail(each.name, error)
 

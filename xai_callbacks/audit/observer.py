@@ -9,18 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from xai_callbacks.access import (
-    Layer,
-    ModelSelector,
-    OutputSelector,
-    Subject,
-    Tapped,
-    capture,
-    randomised_copy,
-    tap,
-    trace_model,
-)
-from xai_callbacks.access.subject import OTHER_MODEL
+from xai_callbacks.access import Layer, Tapped, capture, randomised_copy, tap, trace_model
+from xai_callbacks.access.subject import OTHER_MODEL, ModelSelector, OutputSelector, Subject
 from xai_callbacks.audit.explaining import Explaining, explain, layers_of
 from xai_callbacks.audit.identity import structure_of
 from xai_callbacks.audit.results import Gathered
@@ -83,13 +73,10 @@ class Observer:
         return subject
 
     def look(self, subject: Subject) -> tuple[Prepared, Tensor | None]:
-        """Look at a model once; learns how its outputs are read.
+        """Look at a model once; the subject learns how its outputs are read.
 
-        Returns:
-            What was learnt, and what the model says of the first probes, `(n, K)`; None if that is not read.
-
-        Raises:
-            ConfigurationError: The model does not run on the probes, or does not suit a question or an explainer.
+        Returns what was learnt, and what the model says of the first probes, `(n, K)`; None if that is not read. Raises
+        a `ConfigurationError` if the model does not run on the probes, or does not suit a question or an explainer.
         """
         images = self.probes.images[:_TRACED]
         structure = structure_of(subject.module)
@@ -142,9 +129,8 @@ class Observer:
     ) -> Gathered:
         """Run all probes for the explainers that are `due`; tells `on_progress` the number of probes done.
 
-        Raises:
-            AuditError: The model returned NaN or inf for a probe, or the device ran out of memory.
-            OutputError: The outputs are not those of a model like the one that was prepared.
+        Raises an `AuditError` if the model returned NaN or inf, or the device ran out of memory, and an `OutputError`
+        if the outputs are not those of a model like the one that was prepared.
         """
         gathered, layers = Gathered(len(self.probes)), layers_of(due)
         for chunk in self.chunks():
@@ -172,16 +158,10 @@ class Observer:
 
     def observation(self, subject: Subject, chunk: slice, layers: Sequence[Layer], head: str | None) -> Observation:
         """One forward pass over some probes."""
-        images, truth = self.probes.images[chunk], self.probes.truth
+        images, truth, inliers = self.probes.images[chunk], self.probes.truth, self.scorer.inliers
+        known = None if truth is None else truth[chunk]
         return observe(
-            subject,
-            images,
-            None if truth is None else truth[chunk],
-            self.questions,
-            layers,
-            head=head,
-            reference=self.scorer.inliers,
-            chunk_size=self.chunk_size,
+            subject, images, known, self.questions, layers, head=head, reference=inliers, chunk_size=self.chunk_size
         )
 
     def _check(self, outputs: Tensor, prepared: Prepared) -> None:
@@ -243,10 +223,7 @@ class Asking:
             observation = observer.observation(subject, chunk, layers_of(self._cheap), head)
             explain(observation, self._cheap, gathered, chunk)
         self._cheap = {each: plan for each, plan in self._cheap.items() if each.name not in gathered.failures}
-        self.failures += [
-            f"The explainer `{name}` failed and was left out for models with random weights. {why}"
-            for name, why in gathered.failures.items()
-        ]
+        self.failures += gathered.told(" for models with random weights")
         return gathered.maps
 
 
@@ -264,11 +241,8 @@ def observe(
     """Run images `(N, C, H, W)` once and pose the questions; call inside `undisturbed`.
 
     The graph begins at the earliest layer; without layers there is none. `head` names a last linear layer to be tapped,
-    `chunk_size` is for explainers that run the model again.
-
-    Raises:
-        TargetLayerError: A layer did not run once, or the outputs do not depend on any.
-        AuditError: The device ran out of memory.
+    `chunk_size` is for explainers that run the model again. Raises a `TargetLayerError` if a layer did not run once, or
+    the outputs do not depend on any, and an `AuditError` if the device ran out of memory.
     """
     images = subject.images(images)
     try:

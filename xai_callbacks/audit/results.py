@@ -49,10 +49,6 @@ class Gathered:
             self._tensors[kind, name] = torch.empty(self._probes, *values.shape[1:], dtype=values.dtype)
         self._tensors[kind, name][chunk] = values.detach().to("cpu")
 
-    def put_maps(self, explainer: str, heatmaps: Tensor, chunk: slice) -> None:
-        """Store heatmaps `(Q, n, h, w)` of an explainer, on a grid that bounds memory."""
-        self.put("maps", explainer, bounded(heatmaps).transpose(0, 1), chunk)
-
     def put_posed(self, posed: Sequence[Posed], chunk: slice) -> None:
         """Store what was asked."""
         for index, each in enumerate(posed):
@@ -64,6 +60,10 @@ class Gathered:
         """Drop the heatmaps of an explainer that failed, and note why."""
         self.failures[explainer] = in_words(error)
         self._tensors.pop(("maps", explainer), None)
+
+    def told(self, where: str = "") -> list[str]:
+        """Which explainers failed and why, in sentences."""
+        return [f"The explainer `{name}` failed and was left out{where}. {why}" for name, why in self.failures.items()]
 
     @property
     def outputs(self) -> Tensor | None:

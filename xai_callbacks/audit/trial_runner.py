@@ -38,9 +38,8 @@ class Tried(NamedTuple):
 class TrialRunner:
     """Runs trials, each with a name of its own, on one probe set.
 
-    Raises:
-        ConfigurationError: A trial does not suit the probes, two have one name, or it is unknown which values of the
-            images are black and white.
+    Raises a `ConfigurationError` if a trial does not suit the probes, two have one name, or it is unknown which values
+    of the images are black and white.
     """
 
     def __init__(self, probes: ProbeSet, trials: Sequence[Trial]) -> None:
@@ -53,8 +52,7 @@ class TrialRunner:
             )
         for trial in trials:
             trial.check(probes)
-        self.probes = probes
-        self.trials = tuple(trials)
+        self.probes, self.trials = probes, tuple(trials)
         self._found: dict[str, str] = {}
         if trials:
             _ = self._scale  # raises if it is unknown
@@ -74,13 +72,10 @@ class TrialRunner:
         return (*given, *(Key(key, key.replace("/", " ").replace("_", " ")) for key in others))
 
     def look(self, subject: Subject, given: Tensor, taken: Collection[str] = ()) -> None:
-        """Run all trials on the first probes, so that mistakes come to light before training.
+        """Run all trials on the first probes, of which the model says `given` `(n, K)`, before training begins.
 
-        `given` is what the model says of them, `(n, K)`.
-
-        Raises:
-            ConfigurationError: A trial does not suit the model, edits probes in another way at each call, or judges by
-                a key that is `taken` by a measure, or of another trial.
+        Raises a `ConfigurationError` if a trial does not suit the model, edits probes in another way at each call, or
+        judges by a key that is `taken` by a measure, or of another trial.
         """
         first = self.probes.select(range(len(given)))
         judged = self._found = {}
@@ -128,9 +123,8 @@ class TrialRunner:
 
     def _views(self, trial: Trial, chunk_size: int) -> Iterator[tuple[Shown, Views]]:
         for rows in torch.split(torch.arange(len(self.probes)), chunk_size):
-            # Seeds are those of the trials.
             images = self._scale.displayed(self.probes.images[rows])
-            shown = Shown(images, rows, self.probes, self._scale, seed=0)
+            shown = Shown(images, rows, self.probes, self._scale, seed=0)  # seeds are those of the trials
             views = trial.views(shown)
             _check_views(trial.name, shown, views)
             yield shown, views
@@ -183,10 +177,8 @@ def _answer(subject: Subject, shown: Shown, views: Views, given: Tensor) -> dict
                 alike = _alike(images, earlier) & ~known
                 answer[alike], known = outputs[alike], known | alike
             if not known.all():
-                rows = (~known).nonzero()[:, 0]
-                answer[rows] = (
-                    subject(subject.images(shown.scale.expected(images[rows], original[rows]))).cpu().to(answer)
-                )
+                expected = shown.scale.expected(images[~known], original[~known])
+                answer[~known] = subject(subject.images(expected)).cpu().to(answer)
             seen.append((images, answer))
             found[name] = answer
     return found
