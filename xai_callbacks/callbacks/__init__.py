@@ -7,12 +7,4 @@ from xai_callbacks.callbacks.schedule import Schedule
 from xai_callbacks.callbacks.validation_novelty import ValidationNovelty
 from xai_callbacks.callbacks.watch import Seen, Watch
 
-__all__ = [
-    "AuditCallback",
-    "GroupAccuracy",
-    "Schedule",
-    "Seen",
-    "ShortcutMonitor",
-    "ValidationNovelty",
-    "Watch",
-]
+__all__ = ["AuditCallback", "GroupAccuracy", "Schedule", "Seen", "ShortcutMonitor", "ValidationNovelty", "Watch"]

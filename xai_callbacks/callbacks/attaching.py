@@ -33,11 +33,8 @@ def attached(trainer: Trainer, module: LightningModule, saved: Path | None) -> A
 
     Neither loaders nor random streams are touched: items are taken from the dataset itself. If the module's `forward`
     does not take images, the first of its parts that does is audited. A collective operation: all processes audit, or
-    none, as each audit has them agree. Probes that a resumed run had before are read from the file `saved`.
-
-    Raises:
-        ConfigurationError: There is no dataset that can be indexed, or no part of the module takes its images; here or
-            in another process.
+    none, as each audit has them agree. Probes that a resumed run had before are read from the file `saved`. Raises a
+    `ConfigurationError` if, here or in another process, no dataset can be indexed, or no part of the module fits.
     """
     auditor, failed = None, None
     try:
@@ -111,9 +108,8 @@ def _suited(probes: ProbeSet, module: LightningModule) -> Auditor:
         try:
             with without_logging(module):
                 auditor.prepare(module)
+            return auditor
         except ConfigurationError as error:
             first = first or error
-        else:
-            return auditor
     assert first is not None  # noqa: S101  # the module itself was tried; narrows the type
     raise first

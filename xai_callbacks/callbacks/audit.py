@@ -16,7 +16,7 @@ from xai_callbacks.callbacks.notices import Notices, OnError, progress, without_
 from xai_callbacks.callbacks.run import PROBES, Run, checkpoint_of, folder_of
 from xai_callbacks.callbacks.schedule import Schedule, step_of
 from xai_callbacks.callbacks.watch import Seen, Watch
-from xai_callbacks.errors import ConfigurationError, XAICallbacksError, require_instance, require_integer, require_name
+from xai_callbacks.errors import ConfigurationError, in_words, require_instance, require_integer, require_name
 from xai_callbacks.history import History
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, Estimate, Key
@@ -303,8 +303,7 @@ class AuditCallback(Callback):
             self.auditor = attached(trainer, module, None if folder is None else folder / PROBES)
         except Exception as error:  # nobody asked for anything in particular: training goes on without audits
             self._failed = True
-            why = str(error) if isinstance(error, XAICallbacksError) else f"{type(error).__name__}: {error}"
-            self._notices.tell(trainer, f"{self.name}: nothing is audited in this run. {why}", loud=True)
+            self._notices.tell(trainer, f"{self.name}: nothing is audited in this run. {in_words(error)}", loud=True)
             return
         self._introduce(trainer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -20,11 +21,7 @@ _LABEL_NAMES = ("label", "labels", "target", "targets", "y")
 
 
 def read_labels(batch: object, label: BatchReader | None) -> Tensor:
-    """The labels of a batch, `(N,)` int64; without `label`, entry 1 of a tuple or list, or the usual names.
-
-    Raises:
-        ConfigurationError: There are none; the message lists what the batch has.
-    """
+    """The labels of a batch, see `read_integers`; without `label`, entry 1 of a tuple or list, or the usual names."""
     if label is None:
         named = _named(batch)
         second = 1 if isinstance(batch, Sequence) and len(batch) >= 2 else None
@@ -40,10 +37,8 @@ def read_labels(batch: object, label: BatchReader | None) -> Tensor:
 def read_integers(batch: object, where: BatchReader, argument: str) -> Tensor:
     """One integer an image, `(N,)` int64, on the device where the batch has them.
 
-    Booleans, whole floats, `(N, 1)` and lists will do. `argument` is named in messages.
-
-    Raises:
-        ConfigurationError: There is no such thing, or it is something else.
+    Booleans, whole floats, `(N, 1)` and lists will do. Where there is no such thing, or it is something else, a
+    `ConfigurationError` names the `argument` and lists what the batch has.
     """
     found = _found(batch, where, argument)
     try:
@@ -75,16 +70,13 @@ def _found(batch: object, where: BatchReader, argument: str) -> object:
             ) from error
     # A key may hold dots itself.
     whole = isinstance(where, int) or (isinstance(batch, Mapping) and where in batch)
-    found = batch
     try:
-        for part in [where] if whole else str(where).split("."):
-            found = _entry(found, part)
+        return reduce(_entry, [where] if whole else str(where).split("."), batch)
     except (KeyError, IndexError, AttributeError, TypeError) as error:
         raise ConfigurationError(
             f"Expected `{argument}` to be a key, index or path in the validation batch, but got {where!r} for "
             f"{_describe(batch)}. With several validation dataloaders, `dataloader=` chooses one."
         ) from error
-    return found
 
 
 def _entry(found: object, part: str | int) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import product
@@ -21,7 +20,7 @@ from xai_callbacks.callbacks.watch import Seen, Watch, reduced
 from xai_callbacks.errors import AuditError, ConfigurationError, require_bool, require_integer, texts_of
 from xai_callbacks.metrics.group_metrics import GroupMetrics, integer_table
 from xai_callbacks.record import Estimate, Key
-from xai_callbacks.tasks import binary_logits
+from xai_callbacks.tasks import binary_logits, in_key
 
 __all__ = ["GroupAccuracy"]
 
@@ -77,8 +76,7 @@ class GroupAccuracy(Watch):
         dataloader: Index of the one validation dataloader to look at; None for all of them together.
         each: Whether to log the accuracy, size and calibration error of each group; None for up to 16 groups.
 
-    Raises:
-        ConfigurationError: A value is not of this form, or two contradict each other.
+    Raises a `ConfigurationError` if a value is not of this form, or two contradict each other.
     """
 
     def __init__(
@@ -152,8 +150,7 @@ class GroupAccuracy(Watch):
         if self.dataloader not in (None, dataloader) or self._pass.error is not None:
             return
         try:
-            labels = read_labels(batch, self.label)
-            cues = read_integers(batch, self.cue, "cue")
+            labels, cues = read_labels(batch, self.label), read_integers(batch, self.cue, "cue")
             if len(labels) != len(cues):
                 raise ConfigurationError(
                     f"Expected as many cues as labels, but got {len(cues)} and {len(labels)}. Let `cue=` and `label=` "
@@ -188,11 +185,7 @@ class GroupAccuracy(Watch):
         self._tap = None
 
     def check(self) -> None:
-        """Stop listening, and raise what is wrong with the configuration.
-
-        Raises:
-            ConfigurationError: The batches do not have what the group needs, or values are out of range.
-        """
+        """See `Watch.check`."""
         error = self._finish()
         self.forget()
         if isinstance(error, ConfigurationError):
@@ -281,8 +274,7 @@ class GroupAccuracy(Watch):
         """Names of the groups for keys, label by label, such as `duck_land`; None if numbers must do."""
         given = self._class_names or ()
         labels: Sequence[object] = given if len(given) == classes else range(classes)
-        values: Sequence[object] = self.cue_names or range(cues)
-        names = [re.sub(r"[^\w.-]+", "_", f"{label}_{cue}") for label, cue in product(labels, values)]
+        names = [in_key(f"{label}_{cue}") for label, cue in product(labels, self.cue_names or range(cues))]
         return names if len(set(names)) == len(names) else None
 
 

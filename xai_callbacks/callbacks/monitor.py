@@ -17,7 +17,7 @@ from xai_callbacks.probes import ProbeSet
 from xai_callbacks.questions import Why
 from xai_callbacks.rules import AlarmRule, Rule, as_rules
 from xai_callbacks.sinks import Sink
-from xai_callbacks.trials import CueTrial, Trial
+from xai_callbacks.trials import CueTrial
 
 __all__ = ["ShortcutMonitor"]
 
@@ -39,10 +39,7 @@ class ShortcutMonitor(AuditCallback):
             explainers and other settings stay, and to which trials and measures are added. An interval needs 30 probes
             or more; what 64 and 320 are worth is in `docs/shortcuts.md`.
         cue: What the model must not go by, such as `PatchCue(...)`, or several.
-        rules: See `AuditCallback`, as for all other arguments; an `AlarmRule()` is added if there is none.
-
-    Raises:
-        ConfigurationError: See `AuditCallback`.
+        rules: See `AuditCallback`, as for all other arguments and errors; an `AlarmRule()` is added if there is none.
 
     Example::
 
@@ -84,13 +81,9 @@ def _auditor(probes: Auditor | ProbeSet | str | os.PathLike[str], cues: Sequence
         )
     given = probes if isinstance(probes, Auditor) else Auditor(probes, novelty=[])
     labelled = given.probes.labels is not None
-    # A region is tried by right answers: of one label each.
-    single = labelled and given.probes.task.kind == "single-label"
-    trials: list[Trial] = [CueTrial(cue) for cue in cues]
     measures: list[Measure] = [Localization(), Baselines()]
-    if single and given.explainers:
+    if labelled and given.probes.task.kind == "single-label" and given.explainers:
         measures.append(MapClusters())
-    questions = given.questions
-    if given is not probes:
-        questions = (Why(), Why("label")) if labelled else (Why(),)
-    return given.extended(questions=questions, trials=trials, measures=measures)
+    usual = (Why(), Why("label")) if labelled else (Why(),)
+    questions = given.questions if given is probes else usual
+    return given.extended(questions=questions, trials=[CueTrial(cue) for cue in cues], measures=measures)

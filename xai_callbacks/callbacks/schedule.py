@@ -20,8 +20,7 @@ class Schedule:
         every_n_train_steps: Audit also after every n-th optimizer step; None for never.
         at_start: Audit also before the first step of a new run.
 
-    Raises:
-        ConfigurationError: An interval is not a positive integer, or `at_start` no bool.
+    Raises a `ConfigurationError` if an interval is not a positive integer, or `at_start` no bool.
     """
 
     every_n_epochs: int | None = 1
