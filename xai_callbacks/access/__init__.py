@@ -9,24 +9,7 @@ from xai_callbacks.access.trace import Trace, trace_model
 from xai_callbacks.access.watching import Address, Tapped, capture, tap
 
 __all__ = [
-    "Address",
-    "FeatureLayout",
-    "Layer",
-    "LayoutName",
-    "Model",
-    "ModelSelector",
-    "NoFeatureMapError",
-    "OutputSelector",
-    "Subject",
-    "Tapped",
-    "Trace",
-    "as_module",
-    "capture",
-    "check_selectors",
-    "choose_layer",
-    "name_layer",
-    "randomised_copy",
-    "tap",
-    "trace_model",
-    "undisturbed",
-]
+    "Address", "FeatureLayout", "Layer", "LayoutName", "Model", "ModelSelector", "NoFeatureMapError", "OutputSelector",
+    "Subject", "Tapped", "Trace", "as_module", "capture", "check_selectors", "choose_layer", "name_layer",
+    "randomised_copy", "tap", "trace_model", "undisturbed",
+]  # fmt: skip

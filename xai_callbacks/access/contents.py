@@ -97,12 +97,10 @@ def _keep_whole(
     read: Callable[[Any], Any], write: Callable[[Any, Any], object], attributes: Iterable[str] = ()
 ) -> Handler:
     """A handler for what is read and written as a whole, and for attributes that it keeps all its life."""
-
-    def handler(value: Any) -> Part:
-        restore = partial(write, value, read(value))
-        return Part(restore, [(name, getattr(value, name, None)) for name in attributes])  # type: ignore[arg-type]
-
-    return handler
+    return lambda value: Part(
+        partial(write, value, read(value)),  # type: ignore[arg-type]
+        [(name, getattr(value, name, None)) for name in attributes],
+    )
 
 
 def _keep_array(value: np.ndarray[Any, Any]) -> Part:

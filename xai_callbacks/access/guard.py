@@ -51,11 +51,7 @@ def undisturbed(model: nn.Module | Callable[..., object]) -> Iterator[None]:
             cannot be read or put back.
     """
     state = _State()
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(isolated_rng())
-        stack.enter_context(_layer_by_layer())
+    with torch.inference_mode(False), torch.enable_grad(), isolated_rng(), _layer_by_layer(), ExitStack() as stack:
         stack.enter_context(state.kept(model))
         # A float32 island: small gradients underflow in half precision.
         for device in sorted({"cpu", *(tensor.device.type for _, tensor in state.parameters)} - {"meta"}):
@@ -123,11 +119,10 @@ class _State:
         while self._waiting:
             value, path, belongs = self._waiting.pop()
             belongs = belongs or issubclass(type(value), nn.Module)
-            if (id(value), True) in self._seen or (id(value), belongs) in self._seen:
-                continue
-            self._seen[id(value), belongs] = value
-            if belongs or not issubclass(type(value), (Tensor, np.ndarray)):
-                self._enter(value, path, belongs)
+            if (id(value), True) not in self._seen and (id(value), belongs) not in self._seen:
+                self._seen[id(value), belongs] = value
+                if belongs or not issubclass(type(value), (Tensor, np.ndarray)):
+                    self._enter(value, path, belongs)
         self._sums = [checksum(tensor) for _, tensor in self.parameters]
 
     def _enter(self, value: Any, path: Path, belongs: bool) -> None:

@@ -24,21 +24,15 @@ from xai_callbacks.access.contents import CONTENTS, Children, Handler, Part, kee
 
 __all__ = ["BOUND", "GENERATORS", "PLAIN", "RANDOM", "handlers_of", "is_library", "is_replaced", "reduced"]
 
+# Iterators that cannot be copied.
 GENERATORS = (types.GeneratorType, types.AsyncGeneratorType, types.CoroutineType, _BaseDataLoaderIter)
-"""Iterators that cannot be copied."""
-
 BOUND = (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)
-"""Bound methods."""
-
 RANDOM = (
     *(torch.Generator, random.Random, np.random.Generator, np.random.RandomState),
     *(np.random.BitGenerator, np.random.SeedSequence),
 )
-"""Sources of random numbers."""
-
+# Classes, not those derived from them, whose objects never change.
 PLAIN = {types.NoneType, bool, int, float, complex, str, bytes, range, slice, types.EllipsisType}
-"""Classes, not those derived from them, whose objects never change."""
-
 # What must not be touched.
 _ENDS = (np.memmap, mmap.mmap, random.SystemRandom, enum.Enum, types.CodeType, types.FrameType, types.TracebackType)
 
@@ -58,7 +52,6 @@ _LIBRARIES = sys.stdlib_module_names | {
 }
 _HOOK_TABLES = frozenset(name for name in vars(nn.Module()) if "_hooks" in name)
 _FUNCTIONS = (types.FunctionType, staticmethod, classmethod, property)
-
 _WRITTEN_IN_C = ("builtins", "itertools", "collections", "_collections")
 
 
@@ -223,7 +216,7 @@ def _keep_script(value: Any) -> Part:
     """The attributes of a scripted module, which live in C++; lists and dicts come out as copies."""
     names = value._concrete_type.get_attributes()
     part = keep_names(lambda: {name: value._c.getattr(name) for name in names}, value._c.setattr)
-    return Part(part.restore, [*part.children, *value._parameters.items(), *value._modules.items()])
+    return part._replace(children=[*part.children, *value._parameters.items(), *value._modules.items()], put=None)
 
 
 _KINDS: list[tuple[Any, Handler]] = [

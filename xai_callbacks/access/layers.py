@@ -135,9 +135,7 @@ def _candidates(trace: Trace) -> list[_Candidate]:
     return sorted(candidates, key=lambda each: trace.patches and each.value.weighted == 1)
 
 
-def _candidate(
-    trace: Trace, value: Value, name: str | None = None, layout: LayoutName | None = None
-) -> _Candidate | None:
+def _candidate(trace: Trace, value: Value, name: str = "", layout: LayoutName | None = None) -> _Candidate | None:
     layouts = tuple(possible_layouts(value.shape, trace.images.shape, trace.grids, layout))
     return _Candidate(value, name or trace.address(value), layouts, layouts[0]) if layouts else None
 
@@ -169,8 +167,7 @@ def _measure(trace: Trace, candidates: Sequence[_Candidate]) -> None:
     layers = {each.name: each.layouts for each in new}
     found = measure(trace.subject, trace.images.detach(), layers, chunk_size=trace.chunk_size) if new else {}
     for each in new:
-        fits = found[each.name]
-        each.ran = bool(fits)
+        each.ran = bool(fits := found[each.name])
         if fits:
             each.layout, each.locality = min(fits.items(), key=lambda fit: (not fit[1].holds, fit[1].distance))
 
@@ -215,9 +212,8 @@ def _chosen(trace: Trace, bottleneck: _Candidate, later: Sequence[_Candidate]) -
 def _layer(trace: Trace, each: _Candidate, words: str, fits: bool) -> Layer:
     verified = fits and each.locality.certain
     doubts = "" if verified else f"; not verified: {each.locality.words}"
-    words += doubts + each.locality.rim
-    cancels = trace.cancels(each.value, each.layout)
-    return Layer(each.name, each.layout, verified, f"`{each.name}`{words}", cancels)
+    reason = f"`{each.name}`{words}{doubts}{each.locality.rim}"
+    return Layer(each.name, each.layout, verified, reason, trace.cancels(each.value, each.layout))
 
 
 def _refined(trace: Trace, best: _Candidate, later: Sequence[_Candidate]) -> _Candidate:

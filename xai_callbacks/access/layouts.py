@@ -118,9 +118,7 @@ def possible_layouts(
                 yield FeatureLayout(each, grid)
             continue
         length = shape[each.index("L")]
-        known = [
-            grid for grid in grids if grid[0] * grid[1] > 1 and 0 <= length - math.prod(grid) <= _MOST_EXTRA_TOKENS
-        ]
+        known = [grid for grid in grids if 1 < math.prod(grid) <= length <= math.prod(grid) + _MOST_EXTRA_TOKENS]
         for grid in known or _grids_of_aspect(length, images):
             extra = length - math.prod(grid)
             yield from (FeatureLayout(each, grid, extra - suffix, suffix) for suffix in range(extra + 1))
@@ -235,17 +233,16 @@ def _changed_at_places(image: Tensor, *, brighter: bool) -> tuple[Tensor, Tensor
     spread = image.float().std().to(image).clamp_min(1e-3)
     changed = image + spread * _STRENGTH * ((1 if brighter else -1) + noise)
     result = image.expand(_COUNT, -1, -1, -1).clone()
-    placed = []
-    for each, centre in zip(result, _CENTRES, strict=True):
+    placed = torch.empty(_COUNT, 2)
+    for each, centre, place in zip(result, _CENTRES, placed, strict=True):
         spans = []
-        for middle, side in zip(centre, image.shape[-2:], strict=True):
-            start = round((middle - _SIDE / 2) * side)
-            end = max(start + 1, round((middle + _SIDE / 2) * side))
-            spans.append((max(0, start), min(side, end)))
-        rows, columns = (slice(*span) for span in spans)
-        each[:, rows, columns] = changed[:, rows, columns]
-        placed.append([sum(span) / 2 / side for span, side in zip(spans, image.shape[-2:], strict=True)])
-    return result, torch.tensor(placed)
+        for axis, side in enumerate(image.shape[-2:]):
+            start = round((centre[axis] - _SIDE / 2) * side)
+            end = max(start + 1, round((centre[axis] + _SIDE / 2) * side))
+            spans.append(slice(max(0, start), min(side, end)))
+            place[axis] = (spans[axis].start + spans[axis].stop) / 2 / side
+        each[:, *spans] = changed[:, *spans]
+    return result, placed
 
 
 def _locality(response: Tensor, placed: Tensor, layout: FeatureLayout) -> Locality:

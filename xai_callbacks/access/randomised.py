@@ -50,12 +50,12 @@ def randomised_copy(
 
 def copied(root: nn.Module) -> nn.Module:
     """A deep copy of a model; raises a `ConfigurationError` where it refuses."""
-    lazy = [name for name, parameter in root.named_parameters() if isinstance(parameter, UninitializedParameter)]
-    if lazy:
-        raise ConfigurationError(
-            f"Expected `module` to have all its parameters, but got {lazy[0]!r} without a shape. Run the model on a "
-            "batch first."
-        )
+    for name, parameter in root.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ConfigurationError(
+                f"Expected `module` to have all its parameters, but got {name!r} without a shape. Run the model on a "
+                "batch first."
+            )
     # Results of a forward pass kept as attributes, such as a normed weight, have a graph and refuse to be copied.
     kept = [value for each in root.modules() for value in vars(each).values() if isinstance(value, Tensor)]
     memo: dict[int, object] = {id(value): value.detach().clone() for value in kept if not value.is_leaf}

@@ -18,16 +18,14 @@ from xai_callbacks.tasks import Ending, SingleLabel, Task
 
 __all__ = ["Model", "ModelSelector", "OutputSelector", "Subject", "as_module", "check_selectors", "find_module"]
 
+Model = nn.Module | Callable[[Tensor], object]
+"""A module, or any function from images `(N, C, H, W)` to outputs: a black box."""
+
 ModelSelector = str | Callable[[nn.Module], Callable[[Tensor], object]]
 OutputSelector = str | int | Callable[[object], Tensor]
 
 OTHER_MODEL = "Prepare the auditor for this model with `prepare`, or give each model an auditor of its own."
-
-# What a probability may be beside [0, 1] in half precision.
-_ROUNDING = 1e-2
-
-Model = nn.Module | Callable[[Tensor], object]
-"""A module, or any function from images `(N, C, H, W)` to outputs: a black box."""
+_ROUNDING = 1e-2  # how far outside [0, 1] a probability may lie in half precision
 
 
 class BlackBox(nn.Module):
@@ -48,10 +46,8 @@ def as_module(model: Model) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
     if not callable(model) or isinstance(model, type):  # type: ignore[redundant-expr]  # users may pass anything
-        kind = type(model).__name__
-        raise ConfigurationError(
-            f"Expected `model` to be a torch.nn.Module, or a function from images to outputs, but got {kind}."
-        )
+        wanted, kind = "a torch.nn.Module, or a function from images to outputs", type(model).__name__
+        raise ConfigurationError(f"Expected `model` to be {wanted}, but got {kind}.")
     return BlackBox(model)
 
 

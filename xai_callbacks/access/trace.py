@@ -42,6 +42,10 @@ _SQUASHING = frozenset({"Sigmoid", "Hardsigmoid"})
 _CONVOLUTIONS = frozenset(f"conv{transpose}{axes}d" for transpose in ("", "_transpose") for axes in (1, 2, 3))
 _WEIGHTED = _CONVOLUTIONS | {"linear", "multi_head_attention_forward", "matmul", "bmm", "einsum", "mm", "addmm"}
 
+_DOES_NOT_RUN = (
+    "Give the probes the size and normalisation of the training images, or say with `model=` which part classifies "
+    "images; if it takes a batch, `model=lambda m: lambda images: m({'image': images})`."
+)
 # Share of the cells that a gradient must reach. Of a token grid of which the class token alone is read, none is.
 _REACHED = 0.5
 # Two ways of adding up the same gradient differ by rounding.
@@ -79,7 +83,7 @@ class Trace:
         self.images = subject.images(images).detach().requires_grad_(True).clone()
         self.chunk_size = chunk_size  # most images in one forward pass of those who run the model again
         self.insisted = insisted  # whether the model switches gradients off, so that each module switched them on again
-        self.made: dict[Edge, Value] = {}  # tensors that depend on the images, in the order in which they were made
+        self.made: dict[Edge, Value] = {}  # `values` by their place in the graph
         self.heads: list[HeadCall] = []
         self.grids: list[tuple[int, int]] = []  # `(h, w)` of convolutions, newest first
         self.patches = False  # whether the first weighted layer embeds patches of the image
@@ -101,15 +105,10 @@ class Trace:
             try:
                 return self.subject.run(self.images)
             except Exception as error:
-                advice = (
-                    "Give the probes the size and normalisation of the training images, or say with `model=` which "
-                    "part classifies images; if it takes a batch, `model=lambda m: lambda images: m({'image': "
-                    "images})`."
-                )
                 raise ConfigurationError(
                     f"Expected the model to run on probe images of shape {tuple(self.images.shape[1:])} (C, H, W), but "
                     f"it raised {type(error).__name__}: {error}. "
-                    f"{'Lower `chunk_size`.' if is_out_of_memory(error) else advice}"
+                    f"{'Lower `chunk_size`.' if is_out_of_memory(error) else _DOES_NOT_RUN}"
                 ) from error
 
     def _record(self, returned: Returned) -> None:
@@ -239,17 +238,16 @@ class Trace:
 
 def leads_to(start: Edge, goal: Edge, *, around: Edge | None = None) -> bool:
     """Whether a value was computed from another, and not through a third alone."""
-    waiting = [start]
-    seen: set[Node] = set()
+    waiting, seen = [start], set[Node]()
     while waiting:
-        node, number = waiting.pop()
-        if (node, number) == around:
+        edge = waiting.pop()
+        if edge == around:
             continue
-        if (node, number) == goal:
+        if edge == goal:
             return True
-        if node not in seen:
-            seen.add(node)
-            waiting.extend((after, which) for after, which in node.next_functions if after is not None)
+        if edge[0] not in seen:
+            seen.add(edge[0])
+            waiting += [(after, which) for after, which in edge[0].next_functions if after is not None]
     return False
 
 
@@ -300,17 +298,13 @@ def _embeds_patches(returned: Returned) -> bool:
 
 def _sources(node: Node | None, passed: frozenset[str]) -> set[Node]:
     """The nodes that results were made of by nodes of some kinds; constants are none."""
-    waiting, seen, found = [node], set[Node](), set[Node]()
+    waiting, seen = [node], set[Node]()
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if _kind(node) in passed:
-            waiting.extend(after for after, _ in node.next_functions)
-        else:
-            found.add(node)
-    return found
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [after for after, _ in node.next_functions] if _kind(node) in passed else []
+    return {node for node in seen if _kind(node) not in passed}
 
 
 def _kind(node: Node) -> str:

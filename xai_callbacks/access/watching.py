@@ -70,8 +70,7 @@ class Address:
     def __str__(self) -> str:
         function = f":{self.function}" if self.function else ""
         index = "" if self.index is None else f"#{self.index}"
-        item = "" if self.item is None else f"[{self.item}]"
-        return self.module + function + index + item
+        return self.module + function + index + ("" if self.item is None else f"[{self.item}]")
 
 
 class Returned(NamedTuple):
@@ -197,7 +196,7 @@ class Captured(dict[str, list[Tensor]]):
                     f"Expected the layer `{name}` to run once in a forward pass, but it ran {len(found)} times. Name a "
                     f"layer that runs once with `target_layer=`, or one of its calls, such as '{name}#0'."
                 )
-        return {name: tensor for name, (tensor,) in self.items()}
+        return {name: found[0] for name, found in self.items()}
 
 
 @contextmanager

@@ -76,10 +76,8 @@ class Observation:
     def gradient(self, question: int, layer: Layer) -> Tensor:
         """Gradient of the score of a question with respect to a captured layer, of the shape of the activations.
 
-        Where gradients are `shared`, one backward pass answers for all captured layers.
-
-        Raises:
-            TargetLayerError: The outputs do not depend on the layer.
+        Where gradients are `shared`, one backward pass answers for all captured layers. Raises a `TargetLayerError` if
+        the outputs do not depend on the layer.
         """
         found = self._gradients.get(question)
         if found is None:

@@ -41,8 +41,7 @@ def assign_calls(
 ) -> dict[str, list[Call]]:
     """For every chosen parameter the calls that use it, together with all of its edges; empty if it is unused.
 
-    Raises:
-        ConfigurationError: A parameter is used where no call contains it, or where the graph does not show it.
+    Raises a `ConfigurationError` if one is used where no call contains it, or where the graph does not show it.
     """
     graph = _Graph(root, axes)
     nodes, total = graph.walk([losses.grad_fn] if losses.grad_fn is not None else [], frozenset())

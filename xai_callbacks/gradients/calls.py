@@ -132,8 +132,7 @@ def recording(
 def find_axes(root: nn.Module, call: Callable[[Tensor], object], images: Tensor, names: set[str]) -> dict[Key, Axes]:
     """Run the model on two and on three images and see what grows, at every call of the named modules.
 
-    Raises:
-        ConfigurationError: What the model says of an image depends on the images beside it.
+    Raises a `ConfigurationError` if what the model says of an image depends on the images beside it.
     """
     shapes: list[dict[Key, tuple[list[torch.Size], list[torch.Size]]]] = [{}, {}]
     outputs = []

@@ -38,8 +38,7 @@ class PerSampleGradients:
         call: What to call with the images; None for the module itself.
         parameters: Which parameters, as names or patterns such as `decoder.*.weight`; None for all that require grad.
 
-    Raises:
-        ConfigurationError: No such parameter, or none requires grad.
+    Raises a `ConfigurationError` if there is no such parameter, or none requires grad.
     """
 
     def __init__(

@@ -197,9 +197,8 @@ def _gram_norms(given: Tensor, gradient: Tensor) -> Tensor:
 def gradients_by_image(call: Call, names: list[str], axes: Axes) -> dict[str, Tensor]:
     """Gradients `(N, *parameter.shape)` of parameters, named from the module, whatever it does with each image.
 
-    Raises:
-        ConfigurationError: The module cannot be run again, or a hook replaces what goes into it, which it would do a
-            second time.
+    Raises a `ConfigurationError` if the module cannot be run again, or a hook replaces what goes into it, which it
+    would do a second time.
     """
     leaves, tree = tree_flatten(call.arguments)
     along = dict(zip([n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)], axes.inputs, strict=True))
