@@ -9,23 +9,10 @@ from collections.abc import Sequence
 from typing import TypeGuard
 
 __all__ = [
-    "AuditError",
-    "ConfigurationError",
-    "DroppedError",
-    "NoveltyError",
-    "OutputError",
-    "ProbeSetError",
-    "TargetLayerError",
-    "XAICallbacksError",
-    "in_words",
-    "is_number",
-    "is_out_of_memory",
-    "require_bool",
-    "require_instance",
-    "require_integer",
-    "require_name",
-    "texts_of",
-]
+    "AuditError", "ConfigurationError", "DroppedError", "NoveltyError", "OutputError", "ProbeSetError",
+    "TargetLayerError", "XAICallbacksError", "in_words", "is_number", "is_out_of_memory", "require_bool",
+    "require_instance", "require_integer", "require_name", "texts_of",
+]  # fmt: skip
 
 # Characters of a wrong value that a message repeats.
 _SHOWN = 80

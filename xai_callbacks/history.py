@@ -69,8 +69,7 @@ class History(Sequence[AuditRecord]):
     Attributes:
         unreadable: Sentences about files that are damaged or of a newer version, by number. They are left alone.
 
-    Raises:
-        AuditError: The folder cannot be listed.
+    Raises an `AuditError` if the folder cannot be listed.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, *, keep: int = 16) -> None:

@@ -5,16 +5,6 @@ from xai_callbacks.record.summary import FEWEST_FOR_INTERVAL, interval, summariz
 from xai_callbacks.record.values import Estimate, Finding, Key, MapSet, Onset, PerProbe
 
 __all__ = [
-    "FEWEST_FOR_INTERVAL",
-    "SCHEMA",
-    "AuditRecord",
-    "Estimate",
-    "Finding",
-    "Key",
-    "MapSet",
-    "Onset",
-    "PerProbe",
-    "interval",
-    "summarize",
-    "versions",
-]
+    "FEWEST_FOR_INTERVAL", "SCHEMA", "AuditRecord", "Estimate", "Finding", "Key", "MapSet", "Onset", "PerProbe",
+    "interval", "summarize", "versions",
+]  # fmt: skip

@@ -41,8 +41,7 @@ def summarize(
         bounds: Smallest and largest possible value; None for no bound.
         confidence: Level of the interval, in (0, 1).
 
-    Raises:
-        ConfigurationError: Shapes differ, or `confidence` is out of range.
+    Raises a `ConfigurationError` if shapes differ, or `confidence` is out of range.
     """
     _check(values, chance, strata, confidence)
     values = values.detach().to("cpu", torch.float64)
@@ -102,12 +101,8 @@ def interval(
 
 def _bootstrap_t(values: Tensor, weights: Tensor, count: float, tail: float) -> tuple[float, float]:
     """Quantiles of the studentised mean over resamples; the random state of PyTorch is neither read nor advanced."""
-    drawn = torch.multinomial(
-        torch.full((_RESAMPLES, len(values)), 1.0),
-        len(values),
-        replacement=True,
-        generator=torch.Generator().manual_seed(0),
-    )
+    even, generator = torch.ones(_RESAMPLES, len(values)), torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(even, len(values), replacement=True, generator=generator)
     given = weights[drawn] / weights[drawn].sum(dim=1, keepdim=True)
     means = (values[drawn] * given).sum(dim=1)
     spread = ((values[drawn] - means[:, None]) ** 2 * given).sum(dim=1).div(max(count - 1, 1)).sqrt()
@@ -118,8 +113,7 @@ def _bootstrap_t(values: Tensor, weights: Tensor, count: float, tail: float) -> 
 
 def _weights(valid: Tensor, strata: Tensor | None) -> Tensor:
     """Weights of the valid probes, sum 1: equal, or equal in sum for each stratum that has any."""
-    if strata is None:
-        return torch.full((int(valid.sum()),), 1 / max(int(valid.sum()), 1), dtype=torch.float64)
+    strata = torch.zeros_like(valid, dtype=torch.int64) if strata is None else strata
     found, place, counts = torch.unique(strata[valid], return_inverse=True, return_counts=True)
     weights: Tensor = 1 / (counts.double()[place] * max(len(found), 1))
     return weights
