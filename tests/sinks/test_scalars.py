@@ -8,7 +8,7 @@ import math
 from tests.sinks.given import ALARM, CALM, FULL, PLAIN, a_record
 from xai_callbacks.record import Estimate
 from xai_callbacks.sinks import detail_scalars, finite, main_scalars
-from xai_callbacks.sinks.scalars import key_charts
+from xai_callbacks.sinks.base import key_charts
 
 
 def test_every_metric_becomes_one_scalar():

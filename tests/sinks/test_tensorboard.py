@@ -16,7 +16,7 @@ from tests.tiny import image_steps, read_events, scalar_steps
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.record import Estimate
 from xai_callbacks.sinks import TensorBoardSink
-from xai_callbacks.sinks.scalars import key_charts
+from xai_callbacks.sinks.base import key_charts
 
 
 def written(folder, records, pictures=(), **options):

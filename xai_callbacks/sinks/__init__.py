@@ -1,9 +1,8 @@
 """Sinks: where records and pictures go."""
 
 from xai_callbacks.sinks.background import Background
-from xai_callbacks.sinks.base import Sink
+from xai_callbacks.sinks.base import Sink, detail_scalars, finite, main_scalars
 from xai_callbacks.sinks.folder import FolderSink
-from xai_callbacks.sinks.scalars import detail_scalars, finite, main_scalars
 from xai_callbacks.sinks.services import ImageLoggerSink, MLflowSink, WandbSink, sink_for
 from xai_callbacks.sinks.tensorboard import TensorBoardSink
 

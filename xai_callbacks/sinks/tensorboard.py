@@ -8,8 +8,7 @@ from typing import Any
 from xai_callbacks.errors import ConfigurationError, require_bool, require_instance, require_name
 from xai_callbacks.gallery import Picture
 from xai_callbacks.record import AuditRecord
-from xai_callbacks.sinks.base import Sink, findings_text
-from xai_callbacks.sinks.scalars import detail_scalars, finite, key_charts, main_scalars
+from xai_callbacks.sinks.base import Sink, detail_scalars, findings_text, finite, key_charts, main_scalars
 
 __all__ = ["TensorBoardSink"]
 
