@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from xai_callbacks.render import upsample
-from xai_callbacks.render.resample import fit, tile_size
+from xai_callbacks.render.overlay import fit, tile_size
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (7, 7), (8, 5), (14, 14), (3, 9)])

@@ -16,8 +16,7 @@ from xai_callbacks.render.text import draw_text, line_height, text_width
 
 __all__ = ["field_chart", "line_chart"]
 
-# Drawn so much larger and reduced, so that lines and dots are smooth.
-FINE: Final = 3
+FINE: Final = 3  # drawn so much larger and reduced, so that lines and dots are smooth
 RADIUS: Final = 4
 LINE_COLOR: Final[Color] = (0, 90, 150)
 USED: Final[Color] = (213, 94, 0)
@@ -28,12 +27,7 @@ TICKS: Final = (0.0, 0.05, 0.2, 0.5, 1.0)
 
 
 def line_chart(shares: Sequence[float], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Draw shares over audits as a line, the latest at the right.
-
-    Args:
-        shares: In [0, 1], oldest first; NaN where one is not known.
-        size: Height and width in pixels.
-    """
+    """Draw shares in [0, 1] over audits, oldest first, NaN where unknown, as a line on a chart of height and width."""
     height, width = size[0] * FINE, size[1] * FINE
     large = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(large)

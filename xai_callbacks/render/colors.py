@@ -25,8 +25,7 @@ STOPS: Final = (
 # No more, so that a blue patch is still seen to be blue under heat; strong heat has a contour instead.
 MAX_OPACITY: Final = 0.4
 CONTOUR: Final = 0.5
-# Closer to zero than this share of the scale there is no heat: 0.5 % of the limit.
-NO_HEAT: Final = 0.03
+NO_HEAT: Final = 0.03  # closer to zero than this share of the scale there is no heat: 0.5 % of the limit
 OPACITY_POWER: Final = 0.35
 HALF_STEPS: Final = 512
 NOT_FINITE_GREY: Final = 128

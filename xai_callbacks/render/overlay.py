@@ -1,4 +1,4 @@
-"""What is laid over a photo: a heatmap, and outlines of regions, told apart by line style as well as by colour."""
+"""Tiles: photos at their size, with a heatmap and outlines of regions, told apart by line style and by colour."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from xai_callbacks.render.colors import CONTOUR, ColorScale, paint
-from xai_callbacks.render.resample import fit, upsample
 
-__all__ = ["STYLES", "LineStyle", "draw_outline", "draw_regions", "draw_sample", "hatch", "overlay"]
+__all__ = [
+    "STYLES", "LineStyle", "draw_outline", "draw_regions", "draw_sample", "fit", "hatch", "overlay", "tile_size",
+    "upsample",
+]  # fmt: skip
 
 HATCH_DARK: Final = 96
 HATCH_LIGHT: Final = 168
@@ -19,8 +22,7 @@ HATCH_PERIOD: Final = 8
 # The photo loses warm colours this much faster than it is covered, so that a red flower is not taken for heat.
 FADE: Final = 2.7
 CONTOUR_WIDTH: Final = 2
-# Rec. 601.
-LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601.
 CASING_OPACITY: Final = 0.6
 SAMPLE_GREY: Final = 132
 
@@ -47,16 +49,11 @@ STYLES: Final = (
 
 
 def overlay(photo: NDArray[np.uint8], heatmap: NDArray[np.generic], scale: ColorScale) -> NDArray[np.uint8]:
-    """Tint a photo by a heatmap, where there is heat, and draw a contour where it exceeds the middle of the scale.
+    """Tint a photo `(H, W, 3)` by a heatmap `(h, w)`, and draw a contour where it exceeds the middle of the scale.
 
-    Args:
-        photo: `(H, W, 3)`.
-        heatmap: `(h, w)`, signed, in the unit of `scale`. Enlarged bilinearly; NaN and infinite cells count as 0
-            for their neighbours and are hatched grey themselves.
-        scale: The colour scale.
-
-    Returns:
-        A new tile `(H, W, 3)` uint8, equal to the photo wherever the opacity of `scale` is 0.
+    The heatmap is signed, in the unit of `scale`, and enlarged bilinearly; NaN and infinite cells count as 0 for their
+    neighbours and are hatched grey themselves. The new tile `(H, W, 3)` uint8 equals the photo wherever the opacity of
+    `scale` is 0.
     """
     from scipy.ndimage import binary_erosion
 
@@ -120,3 +117,31 @@ def draw_sample(style: LineStyle, size: tuple[int, int]) -> NDArray[np.uint8]:
     sample[top - 1 : top + 3, stroke] = round(SAMPLE_GREY * (1.0 - CASING_OPACITY))
     sample[top : top + 2, stroke] = style.color
     return sample
+
+
+def upsample(heatmap: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize a signed map `(h, w)` bilinearly to `size`, with pixel centres as of `align_corners=False` in torch.
+
+    What is not finite makes every pixel it has a share in not finite. Where a side shrinks, the map is averaged.
+    """
+    grid = Image.fromarray(np.ascontiguousarray(heatmap, dtype=np.float32))
+    return np.array(grid.resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def tile_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Height and width at which an image `size` is drawn: its long side becomes `longest`.
+
+    Small images grow by a whole factor instead if one brings the long side to 3/4 of `longest` or more, so that each
+    pixel stays a square.
+    """
+    factor: float = longest // max(size)
+    if max(size) * factor < 0.75 * longest:
+        factor = longest / max(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def fit(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize an image `(H, W, 3)` or `(H, W)`: by repeating pixels where the factor is whole, else bilinearly."""
+    whole = size[0] % pixels.shape[0] == size[1] % pixels.shape[1] == 0
+    how = Image.Resampling.NEAREST if whole else Image.Resampling.BILINEAR
+    return np.array(Image.fromarray(np.ascontiguousarray(pixels)).resize(size[::-1], how))

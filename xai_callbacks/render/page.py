@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xai_callbacks.render.colors import CONTOUR, ColorScale, paint
-from xai_callbacks.render.overlay import STYLES, draw_regions, draw_sample, hatch, overlay
+from xai_callbacks.render.overlay import STYLES, draw_regions, draw_sample, fit, hatch, overlay, tile_size
 from xai_callbacks.render.paper import GAP, MARGIN, MUTED, PAPER, Sizes, Strip, Tone, toned
-from xai_callbacks.render.resample import fit, tile_size
 from xai_callbacks.render.text import clean, in_blocks, line_height, text_width, wrap
 
 __all__ = ["Cell", "Line", "Row", "encoded", "render_page"]
 
-# A caption may be so much wider than its cell.
-SPILL: Final = 6
+SPILL: Final = 6  # a caption may be so much wider than its cell
 LEAD: Final = 80
 LEAD_GAP: Final = 12
 TITLE_LINES: Final = 2
@@ -28,26 +26,18 @@ SAMPLE: Final = (14, 30)
 INDENT: Final = SAMPLE[1] + 8
 BAR_HEIGHT: Final = 8
 BAR_GROUND: Final = 220.0
-# Less than this share of the scale is said to be little.
-LITTLE: Final = 0.1
-# PNG can only be smaller for a picture of few colours, such as a chart; trying it is slow.
-MAX_PNG_COLORS: Final = 2048
+LITTLE: Final = 0.1  # less than this share of the scale is said to be little
+MAX_PNG_COLORS: Final = 2048  # PNG can only be smaller for a picture of few colours, such as a chart; trying it is slow
 LONGEST_JPEG: Final = 65500
 
 
 @dataclass(frozen=True)
 class Line:
-    """Words at the head of a page.
-
-    Attributes:
-        text: The words.
-        tone: Their colour, and the mark that leads them.
-        rows: Most lines of type; what is longer is cut.
-    """
+    """Words at the head of a page."""
 
     text: str
-    tone: Tone = "plain"
-    rows: int = 2
+    tone: Tone = "plain"  # their colour, and the mark that leads them
+    rows: int = 2  # most lines of type; what is longer is cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,19 +64,12 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """Cells side by side, in as many lines as the page is wide.
-
-    Attributes:
-        cells: The cells.
-        label: Words above them, such as the name of an explainer.
-        size: Room of a cell, and long side of its image, in pixels.
-        lines: Most lines of a caption.
-    """
+    """Cells side by side, in as many lines as the page is wide."""
 
     cells: Sequence[Cell]
-    label: str = ""
-    size: int = 112
-    lines: int = 3
+    label: str = ""  # words above them, such as the name of an explainer
+    size: int = 112  # room of a cell, and long side of its image, in pixels
+    lines: int = 3  # most lines of a caption
 
 
 def render_page(

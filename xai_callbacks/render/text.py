@@ -23,16 +23,14 @@ __all__ = ["BLOCK", "FONT_FILE", "clean", "draw_text", "in_blocks", "line_height
 
 FONT_FILE: Final = Path(__file__).parent / "fonts" / "DejaVuSansCondensed.ttf"
 ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
-# Longer texts are cut in the middle before anything is measured, which bounds the work.
-MAX_CHARACTERS: Final = 400
+MAX_CHARACTERS: Final = 400  # longer texts are cut in the middle before anything is measured, which bounds the work
 BLOCK: Final = 8
 BREAK_AFTER: Final = "/\\_-.,:;|"
 # The font is set from left to right: what is read from right to left is turned round beforehand.
 RIGHT_TO_LEFT: Final = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe]+(?: [\u0590-\u08ff\ufb1d-\ufdff]+)*")
 SOUND: Final = re.compile(r".*\b(?:LETTER|SYLLABLE)(?: SMALL| SIGN)? (\w+)$")
 
-# FreeType faces are not made for two threads at once.
-_FREETYPE = threading.RLock()
+_FREETYPE = threading.RLock()  # FreeType faces are not made for two threads at once
 
 
 @lru_cache(maxsize=32)
@@ -158,7 +156,6 @@ def draw_text(
     x, y = at
     for word in text.split(" "):
         with _FREETYPE:
-            draw.text((x, y), word, fill=color, font=_font(size), anchor="ls")
-            if bold:  # a second pass half a pixel to the right makes a calm semi-bold
-                draw.text((x + 0.5, y), word, fill=color, font=_font(size), anchor="ls")
+            for shift in (0, 0.5) if bold else (0,):  # a second pass half a pixel to the right makes a calm semi-bold
+                draw.text((x + shift, y), word, fill=color, font=_font(size), anchor="ls")
         x += _word_width(word, size) + _space(size)
