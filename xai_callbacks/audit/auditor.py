@@ -104,13 +104,9 @@ class Auditor:
         self.model, self.output, self.chunk_size = model, output, chunk_size
         self._explaining = Explaining([] if explainers is None and not self.questions else explainers)
         usual: NoveltyScore = JointEnergy() if probes.task.kind == "multi-label" else GradNorm()
-        self._scorer = Scorer(
-            [usual] if novelty is None else novelty,
-            None if familiar is None else familiar.images,
-            None if familiar is None else familiar.labels,
-            task=probes.task,
-            required=novelty is not None,
-        )
+        scores = [usual] if novelty is None else novelty
+        known = (None, None) if familiar is None else (familiar.images, familiar.labels)
+        self._scorer = Scorer(scores, *known, task=probes.task, required=novelty is not None)
         self._trials = TrialRunner(probes, () if trials is None else trials)
         self._measuring = Measuring(measures)
         self.novelty, self.trials, self.measures = self._scorer.scores, self._trials.trials, self._measuring.measures
@@ -135,10 +131,9 @@ class Auditor:
         self, *, questions: Sequence[Question], trials: Sequence[Trial], measures: Sequence[Measure]
     ) -> Auditor:
         """The same auditor with these questions, more trials, and more measures, but for those of a kind it has."""
-        given: dict[str, Any] = dict(self._given)
-        kinds = {type(measure) for measure in given["measures"] or ()}
-        given["trials"] = [*(given["trials"] or ()), *trials]
-        given["measures"] = [*(given["measures"] or ()), *(each for each in measures if type(each) not in kinds)]
+        old = {name: self._given[name] or () for name in ("trials", "measures")}
+        new = [each for each in measures if type(each) not in set(map(type, old["measures"]))]
+        given = self._given | {"trials": [*old["trials"], *trials], "measures": [*old["measures"], *new]}
         return Auditor(self.probes, list(questions), **given)
 
     @property
@@ -162,9 +157,8 @@ class Auditor:
             "output": None if self.output is None else str(self.output),
             "chunk_size": self.chunk_size,
         }
-        probes = self.probes
+        probes, named = self.probes, dict(enumerate(self.probes.group_names or ()))
         groups = [] if probes.groups is None else probes.groups.tolist()
-        named = dict(enumerate(probes.group_names or ()))
         cues = [trial.cue for trial in self.trials if isinstance(trial, CueTrial)]
         return AuditRecord(
             fingerprint=probes.fingerprint,

@@ -11,7 +11,7 @@ from torch import Tensor
 from xai_callbacks.access import Layer, NoFeatureMapError, Trace
 from xai_callbacks.access.subject import BlackBox
 from xai_callbacks.audit.checks import require_instances
-from xai_callbacks.audit.results import Gathered, bounded
+from xai_callbacks.audit.results import Gathered, Progress, bounded
 from xai_callbacks.errors import (
     ConfigurationError,
     XAICallbacksError,
@@ -32,8 +32,7 @@ _BLACK_BOX = (
     "There are no heatmaps. The model is a function, into which nobody can look. Explainers such as Occlusion() "
     "explain functions as well."
 )
-# Explainers that cost more forward passes an image are not tried before training.
-_TRIED = 8.0
+_TRIED = 8.0  # explainers that cost more forward passes an image are not tried before training
 
 
 class Explaining:
@@ -87,18 +86,14 @@ class Explaining:
 
 
 def explain(
-    observation: Observation,
-    due: Mapping[Explainer, Plan],
-    gathered: Gathered,
-    chunk: slice,
-    on_progress: Callable[[int], None] | None = None,
+    observation: Observation, due: Mapping[Explainer, Plan], gathered: Gathered, chunk: slice, tell: Progress = None
 ) -> None:
     """Explain one chunk, and tell the number of probes done; an explainer that fails is left out from then on."""
     observation.shared = sum(bool(plan.layers) for plan in due.values()) > 1
     done, total = 0.0, sum(1 + plan.cost for plan in due.values())
     for each, plan in due.items():
-        if on_progress is not None:
-            observation.progress = _part(on_progress, chunk, done / total, (1 + plan.cost) / total)
+        if tell is not None:
+            observation.progress = _part(tell, chunk, done / total, (1 + plan.cost) / total)
         done += 1 + plan.cost
         if each.name in gathered.failures:
             continue
@@ -113,10 +108,9 @@ def layers_of(plans: Mapping[Explainer, Plan]) -> list[Layer]:
     return list({layer.name: layer for plan in plans.values() for layer in plan.layers}.values())
 
 
-def _part(on_progress: Callable[[int], None], chunk: slice, begun: float, share: float) -> Callable[[float], None]:
+def _part(tell: Callable[[int], None], chunk: slice, begun: float, share: float) -> Callable[[float], None]:
     """Progress of one explainer, 0 to 1, as a number of probes."""
-    count = chunk.stop - chunk.start
-    return lambda part: on_progress(chunk.start + int((begun + share * part) * count))
+    return lambda part: tell(chunk.start + int((begun + share * part) * (chunk.stop - chunk.start)))
 
 
 @contextmanager

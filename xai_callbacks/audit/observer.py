@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from xai_callbacks.access import Layer, Tapped, capture, randomised_copy, tap, t
 from xai_callbacks.access.subject import OTHER_MODEL, ModelSelector, OutputSelector, Subject
 from xai_callbacks.audit.explaining import Explaining, explain, layers_of
 from xai_callbacks.audit.identity import structure_of
-from xai_callbacks.audit.results import Gathered
+from xai_callbacks.audit.results import Gathered, Progress
 from xai_callbacks.errors import AuditError, ConfigurationError, OutputError, is_out_of_memory, require_instance
 from xai_callbacks.explainers import Explainer, Observation, Plan
 from xai_callbacks.metrics.novelty import why_useless
@@ -25,8 +25,7 @@ from xai_callbacks.tasks import Task
 
 __all__ = ["Asking", "Observer", "Prepared", "observe"]
 
-# Probes that the one traced pass looks at; two show whether a gradient reaches a cell in general.
-_TRACED = 2
+_TRACED = 2  # probes that the one traced pass looks at; two show whether a gradient reaches a cell in general
 # Statistics of batch normalisation in a model with random weights are taken from no more probes than these.
 _NORMALISED = 256
 # Answers to an image alone and beside another that differ by more are no matter of rounding, even in TF32.
@@ -120,14 +119,8 @@ class Observer:
         if names:
             raise error
 
-    def observe(
-        self,
-        subject: Subject,
-        prepared: Prepared,
-        due: Mapping[Explainer, Plan],
-        on_progress: Callable[[int], None] | None,
-    ) -> Gathered:
-        """Run all probes for the explainers that are `due`; tells `on_progress` the number of probes done.
+    def observe(self, subject: Subject, prepared: Prepared, due: Mapping[Explainer, Plan], tell: Progress) -> Gathered:
+        """Run all probes for the explainers that are `due`; tells the number of probes done.
 
         Raises an `AuditError` if the model returned NaN or inf, or the device ran out of memory, and an `OutputError`
         if the outputs are not those of a model like the one that was prepared.
@@ -144,9 +137,9 @@ class Observer:
                     with torch.no_grad():
                         for name, values in self.scorer.of_last_layer(observation.head).items():
                             gathered.put("score", name, values, chunk)
-                explain(observation, due, gathered, chunk, on_progress)
-            if on_progress is not None:
-                on_progress(chunk.stop)
+                explain(observation, due, gathered, chunk, tell)
+            if tell is not None:
+                tell(chunk.stop)
         if gathered.outputs is not None:
             self._check(gathered.outputs, prepared)
         return gathered

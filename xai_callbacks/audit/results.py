@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,7 +17,10 @@ from xai_callbacks.questions import Posed, Question
 from xai_callbacks.record import MapSet
 from xai_callbacks.tasks import Task
 
-__all__ = ["MOST_CELLS", "Gathered", "answers_of", "bounded", "map_sets"]
+__all__ = ["MOST_CELLS", "Gathered", "Progress", "answers_of", "bounded", "map_sets"]
+
+Progress = Callable[[int], None] | None
+"""What is called with the number of probes done."""
 
 MOST_CELLS = 64
 """Most cells a side of a heatmap that is kept; small images keep every pixel."""

@@ -23,8 +23,7 @@ from xai_callbacks.trials.base import Answers, Views
 
 __all__ = ["TrialRunner", "Tried"]
 
-# Arithmetic in float32 leaves [0, 1] by rounding.
-_ROUNDING = 1e-4
+_ROUNDING = 1e-4  # arithmetic in float32 leaves [0, 1] by rounding
 
 
 class Tried(NamedTuple):

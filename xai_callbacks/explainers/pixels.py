@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from types import ModuleType
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -31,11 +31,15 @@ class _PixelExplainer(Explainer):
         self.baseline: Baseline = "mean" if baseline == "mean" else float(baseline)
         _captum()
 
-    def _baselines(self, images: Tensor) -> Tensor:
-        """The baseline of each image, of their shape."""
-        if self.baseline == "mean":
-            return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
-        return torch.full_like(images, self.baseline)
+    def _attributed(self, method: Any, images: Tensor, **settings: Any) -> Tensor:
+        """What a method of captum attributes to images; the function that it explains gets their places beside."""
+        mean = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+        baselines = mean if self.baseline == "mean" else torch.full_like(images, self.baseline)
+        places = torch.arange(len(images), device=images.device)
+        found: Tensor = method.attribute(
+            images.detach(), baselines=baselines, additional_forward_args=(places,), **settings
+        )
+        return found.detach().float()
 
 
 class IntegratedGradients(_PixelExplainer):
@@ -76,16 +80,9 @@ class IntegratedGradients(_PixelExplainer):
 
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Input Tensor 0 did not already require gradients")
-                method = _captum().IntegratedGradients(score)
-                found: Tensor = method.attribute(
-                    images.detach(),
-                    baselines=self._baselines(images),
-                    additional_forward_args=(torch.arange(len(images), device=images.device),),
-                    n_steps=self.steps,
-                    method="riemann_middle",
-                    internal_batch_size=max(observation.chunk_size, len(images)),
-                )
-            maps.append(found.detach().float().sum(dim=1))
+                method, size = _captum().IntegratedGradients(score), max(observation.chunk_size, len(images))
+                line = {"n_steps": self.steps, "method": "riemann_middle", "internal_batch_size": size}
+                maps.append(self._attributed(method, images, **line).sum(dim=1))
             observation.progress((index + 1) / len(observation.posed))
         return torch.stack(maps)
 
@@ -141,17 +138,15 @@ class Occlusion(_PixelExplainer):
             observation.progress(min(1.0, done / (count * (plan.cost + 1))))
             return observation.scores(altered, which).T
 
-        method = _captum().Occlusion(scores)
-        found: Tensor = method.attribute(
-            images.detach(),
+        found = self._attributed(
+            _captum().Occlusion(scores),
+            images,
             sliding_window_shapes=(channels, window, window),
             strides=(channels, stride, stride),
-            baselines=self._baselines(images),
-            additional_forward_args=(torch.arange(count, device=images.device),),
             perturbations_per_eval=max(1, observation.chunk_size // count),
         )
         # Captum gives one row for each number that came out: images by questions.
-        summed = found.float().mean(dim=1) / window**2
+        summed = found.mean(dim=1) / window**2
         return summed.reshape(count, len(observation.posed), *shape).transpose(0, 1)
 
     def _sizes(self, side: int) -> tuple[int, int]:
