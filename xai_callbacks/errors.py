@@ -14,8 +14,7 @@ __all__ = [
     "require_instance", "require_integer", "require_name", "texts_of",
 ]  # fmt: skip
 
-# Characters of a wrong value that a message repeats.
-_SHOWN = 80
+_SHOWN = 80  # characters of a wrong value that a message repeats
 
 
 class XAICallbacksError(Exception):

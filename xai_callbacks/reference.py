@@ -17,8 +17,7 @@ from xai_callbacks.novelty.gradcon import GradientConstraint
 
 __all__ = ["AutoencoderModule"]
 
-# Validation images that are looked at for a dead output.
-_LOOKED_AT = 64
+_LOOKED_AT = 64  # validation images that are looked at for a dead output
 
 
 class AutoencoderModule(LightningModule):

@@ -24,8 +24,7 @@ from xai_callbacks.errors import ConfigurationError, OutputError, require_intege
 __all__ = ["UNKNOWN", "Ending", "MultiLabel", "Regression", "SingleLabel", "Task", "binary_logits", "in_key", "task_of"]
 
 UNKNOWN = -1  # a label of a multi-label probe, or a group, that nobody knows
-# Below this, a probability is read as this: its logarithm stays finite in float32.
-_TINY = 1e-30
+_TINY = 1e-30  # below this, a probability is read as this: its logarithm stays finite in float32
 
 Ending = Literal["sigmoid", "softmax"] | None
 """The function that the outputs of a model come straight from."""
@@ -49,12 +48,9 @@ class Task(ABC):
     names: tuple[str, ...] | None = None
     width: int | None = None
 
-    kind: ClassVar[str]
-    """`single-label`, `multi-label` or `regression`."""
-    noun: ClassVar[str]
-    """One output, in words."""
-    classifies: ClassVar[bool] = True
-    """Whether outputs are logits."""
+    kind: ClassVar[str]  # `single-label`, `multi-label` or `regression`
+    noun: ClassVar[str]  # one output, in words
+    classifies: ClassVar[bool] = True  # whether outputs are logits
 
     def __post_init__(self) -> None:
         if self.names is not None:
@@ -153,14 +149,9 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class SingleLabel(Task):
-    """One class an image.
-
-    Attributes:
-        labels: Number of classes that the labels of the probes need.
-    """
+    """One class an image; the labels of the probes need `labels` classes."""
 
     labels: int = 0
-
     kind: ClassVar[str] = "single-label"
     noun: ClassVar[str] = "class"
 

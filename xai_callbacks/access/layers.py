@@ -17,10 +17,8 @@ __all__ = ["Layer", "NoFeatureMapError", "choose_layer", "name_layer"]
 
 # Candidates measured at a time, by the same forward passes; the first batch nearly always holds the layer.
 _FIRST, _LATER = 12, 32
-# Share of what outputs see of the image that may go around a layer without being seen by gradients.
-_AROUND = 0.1
-# Branches named in a refusal.
-_BRANCHES = 4
+_AROUND = 0.1  # share of what outputs see of the image that may go around a layer without being seen by gradients
+_BRANCHES = 4  # branches named in a refusal
 # Functions after which a map is no longer at the resolution of the network.
 _POOLING = ("pool", "interpolate", "upsample")
 _STILL = Locality()

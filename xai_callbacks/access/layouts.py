@@ -32,8 +32,7 @@ _CENTRES = tuple(((row + 0.5) / _COUNT, ((5 * row + 3) % _COUNT + 0.5) / _COUNT)
 _SIDE = 0.2
 # A change of so many standard deviations of the images is far outside of what a model has seen, and moves it.
 _STRENGTH = 2.0
-# A response below this share of the strongest is none.
-_FAINT = 0.02
+_FAINT = 0.02  # a response below this share of the strongest is none
 
 # What a map may be off, and what is added for the width of a cell: a smooth response is pulled inward at the rim, a
 # coarse grid rounds places to its cells, and every convolution of stride 2 may sample the upper left of four pixels.
@@ -44,18 +43,13 @@ _FARTHEST, _FARTHEST_A_CELL = 0.08, 1.25
 # Convolutions without padding see all places, and widen the map to the rim; a crop does not see all.
 _MOST_SLOPE, _MOST_SLOPE_OF_A_PART, _EVERYWHERE = 1.2, 1.12, 0.95
 _WIDENED = 1.08  # from here on people are told
-# A crop of so much, or a map so far beyond what it may be off, is no matter of doubt.
-_CROP, _BEYOND = 1.25, 2.0
+_CROP, _BEYOND = 1.25, 2.0  # a crop of so much, or a map so far beyond what it may be off, is no matter of doubt
 _ANSWERED = 0.75
-# A map is turned if that brings its responses so much nearer to their places.
-_NEARER = 0.5
-# At most so many rows and columns are few.
-_COARSE = 4
+_NEARER = 0.5  # a map is turned if that brings its responses so much nearer to their places
+_COARSE = 4  # at most so many rows and columns are few
 
-# Every so many of the places are enough to ask whether outputs move, and not where.
-_EVERY = 8
-# Outputs that differ by more than this share on the same image are drawn at random.
-_ROUNDING = 1e-3
+_EVERY = 8  # every so many of the places are enough to ask whether outputs move, and not where
+_ROUNDING = 1e-3  # outputs that differ by more than this share on the same image are drawn at random
 
 
 def check_layout(name: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils._pytree import tree_leaves  # private; torch.func itself speaks in these trees
 
 from xai_callbacks.access.layouts import FeatureLayout
 from xai_callbacks.access.subject import Subject
@@ -19,7 +20,7 @@ from xai_callbacks.access.watching import Address, Returned, watching
 from xai_callbacks.errors import ConfigurationError, is_out_of_memory
 from xai_callbacks.tasks import Ending
 
-__all__ = ["Edge", "Trace", "Value", "gradient_edge", "is_reached", "leads_to", "rearranged", "trace_model"]
+__all__ = ["Edge", "Trace", "Value", "gradient_edge", "is_reached", "leads_to", "rearranged", "tensors_in", "trace_model"]
 
 Edge = tuple[Node, int]  # a value in the autograd graph: the node that made it, and which of its results
 
@@ -36,8 +37,7 @@ _GATHERING = _REARRANGING | {
     *("Maximum", "Mean", "Median", "Min", "Minimum", "Mul", "Prod", "Rsub", "Sort", "Stack", "Sub", "Sum", "Topk"),
 }
 _ENDINGS: dict[str, Ending] = {"Sigmoid": "sigmoid", "Softmax": "softmax", "LogSoftmax": None}
-# Those that turn logits into probabilities one by one.
-_SQUASHING = frozenset({"Sigmoid", "Hardsigmoid"})
+_SQUASHING = frozenset({"Sigmoid", "Hardsigmoid"})  # those that turn logits into probabilities one by one
 
 _CONVOLUTIONS = frozenset(f"conv{transpose}{axes}d" for transpose in ("", "_transpose") for axes in (1, 2, 3))
 _WEIGHTED = _CONVOLUTIONS | {"linear", "multi_head_attention_forward", "matmul", "bmm", "einsum", "mm", "addmm"}
@@ -48,8 +48,7 @@ _DOES_NOT_RUN = (
 )
 # Share of the cells that a gradient must reach. Of a token grid of which the class token alone is read, none is.
 _REACHED = 0.5
-# Two ways of adding up the same gradient differ by rounding.
-_ROUNDING = 1e-3
+_ROUNDING = 1e-3  # two ways of adding up the same gradient differ by rounding
 
 
 @dataclass(eq=False)
@@ -116,7 +115,7 @@ class Trace:
         tensor, address, module = returned.tensor, returned.address, returned.module
         scripted = isinstance(module, torch.jit.ScriptModule)  # what runs inside of it is not seen
         if address.function is not None or scripted:
-            for each in _tensors_in(returned.given):
+            for each in tensors_in(returned.given):
                 if each.grad_fn is not None and each is not tensor and get_gradient_edge(each)[:2] in self.made:
                     self.made[get_gradient_edge(each)[:2]].used = True
         if address.function in _WEIGHTED or (scripted and any(True for _ in module.parameters())):
@@ -278,13 +277,9 @@ def trace_model(subject: Subject, images: Tensor, *, chunk_size: int = 16) -> Tr
     return trace
 
 
-def _tensors_in(given: Iterable[object]) -> Iterator[Tensor]:
-    """The tensors among arguments, also in lists and tuples."""
-    for each in given:
-        if isinstance(each, Tensor):
-            yield each
-        elif isinstance(each, (list, tuple)):
-            yield from _tensors_in(each)
+def tensors_in(tree: object) -> list[Tensor]:
+    """The tensors in nested tuples, lists and mappings, in order."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _embeds_patches(returned: Returned) -> bool:

@@ -20,8 +20,7 @@ from xai_callbacks.randomness import isolated_rng
 
 __all__ = ["attached"]
 
-# Probes wanted, and items looked at to find them in every class.
-_PROBES, _SAMPLED, _SEED = 64, 256, 0
+_PROBES, _SAMPLED, _SEED = 64, 256, 0  # probes wanted, and items looked at to find them in every class
 _NAMES = {
     "image": ("image", "images", "img", "x", "pixel_values", "input", "inputs", "data"),
     "label": ("label", "labels", "target", "targets", "y", "class"),

@@ -68,8 +68,7 @@ def _found(batch: object, where: BatchReader, argument: str) -> object:
                 f"Expected `{argument}`, a function, to read a batch, but it raised {type(error).__name__}: {error}. "
                 f"The batch is {_describe(batch)}."
             ) from error
-    # A key may hold dots itself.
-    whole = isinstance(where, int) or (isinstance(batch, Mapping) and where in batch)
+    whole = isinstance(where, int) or (isinstance(batch, Mapping) and where in batch)  # a key may hold dots itself
     try:
         return reduce(_entry, [where] if whole else str(where).split("."), batch)
     except (KeyError, IndexError, AttributeError, TypeError) as error:

@@ -60,13 +60,8 @@ class Delivery:
         if record is not None:
             for note in record.notes:
                 self._notices.tell(trainer, f"{self._name}: {note}")
-            record = replace(
-                record,
-                run=self._run.identity,
-                logged=logged,
-                checkpoint=checkpoint_of(trainer, trainer.global_step),
-                metrics={**record.metrics, **seen},
-            )
+            saved, metrics = checkpoint_of(trainer, trainer.global_step), {**record.metrics, **seen}
+            record = replace(record, run=self._run.identity, logged=logged, checkpoint=saved, metrics=metrics)
             stop = self._concluded(trainer, record, seen, again=False)
         self._agree_to_stop(trainer, stop)
 
@@ -148,8 +143,7 @@ class Delivery:
             return self._sinks
         folder = None if self._run.folder is None else self._run.folder / "pictures"
         loggers: Sequence[Any] = trainer.loggers or [None]
-        chosen = (sink_for(logger, folder=folder, name=self._name) for logger in loggers)
-        found = [sink for sink in chosen if sink is not None]
+        found = list(filter(None, (sink_for(logger, folder=folder, name=self._name) for logger in loggers)))
         # A folder is for runs of which no logger takes pictures; one will do.
         return [sink for sink in found if not isinstance(sink, FolderSink)] or found[:1]
 

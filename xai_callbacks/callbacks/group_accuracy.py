@@ -24,12 +24,8 @@ from xai_callbacks.tasks import binary_logits, in_key
 
 __all__ = ["GroupAccuracy"]
 
-# A cue of which more values are seen than this is probably no cue but, say, a number of each image.
-_MOST_LEARNT = 256
-
-# With more groups than this, the values of single groups would bury the rest.
-_MOST_LISTED = 16
-
+_MOST_LEARNT = 256  # a cue of which more values are seen than this is probably no cue but, say, a number of each image
+_MOST_LISTED = 16  # with more groups than this, the values of single groups would bury the rest
 # Logits that wait to be read together, 4 MB: reading each small batch by itself would cost more than all the rest.
 _WAITING = 2**20
 

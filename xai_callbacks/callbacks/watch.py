@@ -16,17 +16,11 @@ __all__ = ["Seen", "Watch", "reduced"]
 
 
 class Seen(NamedTuple):
-    """What one pass over the validation set showed, the same in every process unless it says otherwise.
+    """What one pass over the validation set showed, the same in every process unless it says otherwise."""
 
-    Attributes:
-        metrics: Estimates by key, such as `group/wga`; NaN where the pass did not allow them.
-        notes: What a user should know of it, to be told once.
-        error: Why there is nothing, or less than there should be.
-    """
-
-    metrics: Mapping[str, Estimate]
-    notes: tuple[str, ...] = ()
-    error: Exception | None = None
+    metrics: Mapping[str, Estimate]  # by key, such as `group/wga`; NaN where the pass did not allow them
+    notes: tuple[str, ...] = ()  # what a user should know of it, to be told once
+    error: Exception | None = None  # why there is nothing, or less than there should be
 
 
 class Watch(ABC):

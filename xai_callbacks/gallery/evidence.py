@@ -26,10 +26,8 @@ THUMBNAIL: Final = 64
 CHART: Final = (64, 112)
 WORDS: Final = WIDTH - THUMBNAIL - CHART[1] - 16
 RANKED: Final = 5
-# Effect above which a cue is drawn as used where no rule says so.
-USED: Final = 0.03
-# Classes drawn: those with more than one kind of heatmap first.
-CLASSES: Final = 6
+USED: Final = 0.03  # effect above which a cue is drawn as used where no rule says so
+CLASSES: Final = 6  # classes drawn: those with more than one kind of heatmap first
 EXAMPLES: Final = 3
 
 QUADRANTS: Final = {  # used, looked at: in words

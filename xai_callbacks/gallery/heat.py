@@ -15,8 +15,7 @@ from xai_callbacks.render import ColorScale, upsample
 
 __all__ = ["color_scale", "density", "first_answer", "heat"]
 
-# Cells a side on which maps at the pixels are shown.
-_NEIGHBOURHOODS = 16
+_NEIGHBOURHOODS = 16  # cells a side on which maps at the pixels are shown
 
 
 def heat(given: MapSet, rows: Sequence[int], scale: ColorScale) -> NDArray[np.float32]:
@@ -36,12 +35,9 @@ def density(heatmaps: Tensor, *, pixels: bool = False) -> NDArray[np.float32]:
     """Heatmaps `(N, h, w)` in logits: each cell times the number of cells.
 
     A cell then reads "the score, if the whole image looked like this spot", and the mean over the cells is the score
-    itself for a net that ends in global average pooling. Maps of different grids become comparable.
-
-    Args:
-        heatmaps: As a record has them.
-        pixels: Whether they were computed at the pixels, whose neighbours may differ wildly: each spot is then the mean
-            over a neighbourhood, on at most 16 cells a side, so that one colour scale suits all explainers.
+    itself for a net that ends in global average pooling. Maps of different grids become comparable. Neighbours of maps
+    at the `pixels` may differ wildly: each spot is then the mean over a neighbourhood, on at most 16 cells a side, so
+    that one colour scale suits all explainers.
     """
     height, width = heatmaps.shape[-2:]
     spots: NDArray[np.float32] = (heatmaps.float() * (height * width)).numpy()

@@ -16,10 +16,8 @@ from xai_callbacks.tasks import UNKNOWN, Task
 
 __all__ = ["answer", "asked_of", "confusion", "findings", "headline", "plural", "step_in_few", "tone", "truth", "when"]
 
-# Labels or values named at a time.
-_LABELS = 3
-# Conclusions said in one picture.
-_FINDINGS = 4
+_LABELS = 3  # labels or values named at a time
+_FINDINGS = 4  # conclusions said in one picture
 # What findings of a kind are about, and their number, in few words.
 _IN_FEW = {
     "cue": ("cue", ": {0.value:+.2f} [{0.low:.2f}, {0.high:.2f}] for its class"),

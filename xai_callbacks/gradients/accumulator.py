@@ -10,8 +10,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from xai_callbacks.access.trace import Edge
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.gradients.calls import Axes, Call, Edge, Key, precise
+from xai_callbacks.gradients.calls import Axes, Call, Key, precise
 from xai_callbacks.gradients.rules import LayerRule, Rule, gradients_by_image, rule_of
 
 __all__ = ["Accumulator", "GradientReading", "Reduce"]
@@ -103,7 +104,7 @@ class Accumulator:
 
     def _settle(self, call: Call) -> None:
         """Read what is asked for off one call whose gradients have all arrived."""
-        if call.overwritten():
+        if [tensor._version for tensor in call.tensors] != call.versions:
             raise ConfigurationError(
                 f"Expected what goes into `{call.name or type(call.module).__name__}` to stay as it is until the "
                 "backward pass, but it is overwritten in place. Replace what does so, such as `x += y`, by `x = x + y`."

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from xai_callbacks.access.trace import gradient_edge
+from xai_callbacks.access.trace import Edge, gradient_edge
 from xai_callbacks.access.watching import module_names, plain_name
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.gradients.calls import Axes, Call, Edge, Key
+from xai_callbacks.gradients.calls import Axes, Call, Key
 
 __all__ = ["HIDDEN", "assign_calls", "deepest", "plain_parameters"]
 

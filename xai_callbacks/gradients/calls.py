@@ -12,25 +12,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.utils._pytree import tree_leaves  # private; torch.func itself speaks in these trees
 
+from xai_callbacks.access.trace import Edge, tensors_in
 from xai_callbacks.access.watching import module_names
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.randomness import isolated_rng
 
-__all__ = ["Arguments", "Axes", "Call", "Edge", "Key", "find_axes", "precise", "recording", "tensors_in"]
+__all__ = ["Arguments", "Axes", "Call", "Key", "find_axes", "precise", "recording"]
 
-Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
-"""Positional and keyword arguments."""
-
-Edge = tuple[Node, int]
-"""A place of a tensor in the autograd graph: a node, and which of its outputs."""
-
-Key = tuple[str, int]
-"""Name of a module, empty for the root, and how many times it had run before."""
-
-# Stands for an axis that grows with the images but is not their number: images and positions in one.
-_FOLDED = -1
+Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]  # positional and keyword
+Key = tuple[str, int]  # name of a module, empty for the root, and how many times it had run before
+_FOLDED = -1  # stands for an axis that grows with the images but is not their number: images and positions in one
 
 
 @dataclass(eq=False)
@@ -51,10 +43,6 @@ class Call:
         """Name of the module."""
         return self.key[0]
 
-    def overwritten(self) -> bool:
-        """Whether an argument was changed in place since."""
-        return [tensor._version for tensor in self.tensors] != self.versions
-
     def release(self) -> None:
         """Let go of the arguments, so that a backward pass frees memory as it proceeds."""
         self.arguments, self.tensors = ((), {}), []
@@ -74,11 +62,6 @@ class Axes(NamedTuple):
     def clear(self) -> bool:
         """Whether the images can be told apart in everything."""
         return _FOLDED not in self.inputs + self.outputs and any(axis is not None for axis in self.outputs)
-
-
-def tensors_in(tree: object) -> list[Tensor]:
-    """The tensors in nested tuples, lists and mappings, in order."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def precise(tensor: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from xai_callbacks.access.trace import Edge
 from xai_callbacks.errors import AuditError, ConfigurationError, in_words, is_out_of_memory, require_instance, texts_of
 from xai_callbacks.gradients.accumulator import Accumulator, GradientReading, Reduce
 from xai_callbacks.gradients.assignment import HIDDEN, assign_calls, deepest, plain_parameters
-from xai_callbacks.gradients.calls import Axes, Call, Edge, Key, find_axes, recording
+from xai_callbacks.gradients.calls import Axes, Call, Key, find_axes, recording
 
 __all__ = ["Loss", "PerSampleGradients"]
 

@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from xai_callbacks.access.trace import tensors_in
 from xai_callbacks.errors import ConfigurationError, in_words, is_out_of_memory
-from xai_callbacks.gradients.calls import Axes, Call, precise, tensors_in
+from xai_callbacks.gradients.calls import Axes, Call, precise
 
 __all__ = ["ConvolutionRule", "LayerRule", "LinearRule", "NormRule", "Rule", "gradients_by_image", "rule_of"]
 
 _ALL = slice(None)
 
-# Entries of formed per-sample gradients held at once: 1 MB in float32, which stays in the cache.
-_BLOCK = 2**18
+_BLOCK = 2**18  # entries of formed per-sample gradients held at once: 1 MB in float32, which stays in the cache
 
 
 class Rule:

@@ -15,8 +15,7 @@ __all__ = ["FEWEST_FOR_INTERVAL", "interval", "summarize"]
 FEWEST_FOR_INTERVAL = 30
 """With fewer valid probes an interval would promise more than it knows, and none is given."""
 
-# Of values without bounds, more that are equal than this share hide how far the others reach.
-_MOST_TIED = 0.75
+_MOST_TIED = 0.75  # of values without bounds, more that are equal than this share hide how far the others reach
 _RESAMPLES = 1000
 
 Bounds = tuple[float | None, float | None]

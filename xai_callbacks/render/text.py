@@ -25,6 +25,7 @@ FONT_FILE: Final = Path(__file__).parent / "fonts" / "DejaVuSansCondensed.ttf"
 ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
 MAX_CHARACTERS: Final = 400  # longer texts are cut in the middle before anything is measured, which bounds the work
 BLOCK: Final = 8
+SPACE: Final = 0.3  # width of a space, in sizes of type
 BREAK_AFTER: Final = "/\\_-.,:;|"
 # The font is set from left to right: what is read from right to left is turned round beforehand.
 RIGHT_TO_LEFT: Final = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe]+(?: [\u0590-\u08ff\ufb1d-\ufdff]+)*")
@@ -70,14 +71,10 @@ def _word_width(word: str, size: int) -> int:
         return math.ceil(_font(size).getlength(word))
 
 
-def _space(size: int) -> int:
-    return round(0.3 * size)
-
-
 def text_width(text: str, size: int) -> int:
     """Width of one clean line in pixels."""
     words = text.split(" ")
-    return sum(_word_width(word, size) for word in words) + _space(size) * (len(words) - 1)
+    return sum(_word_width(word, size) for word in words) + round(SPACE * size) * (len(words) - 1)
 
 
 def in_blocks(length: int) -> int:
@@ -158,4 +155,4 @@ def draw_text(
         with _FREETYPE:
             for shift in (0, 0.5) if bold else (0,):  # a second pass half a pixel to the right makes a calm semi-bold
                 draw.text((x + shift, y), word, fill=color, font=_font(size), anchor="ls")
-        x += _word_width(word, size) + _space(size)
+        x += _word_width(word, size) + round(SPACE * size)
