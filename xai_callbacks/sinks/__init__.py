@@ -2,8 +2,7 @@
 
 from xai_callbacks.sinks.background import Background
 from xai_callbacks.sinks.base import Sink, detail_scalars, finite, main_scalars
-from xai_callbacks.sinks.folder import FolderSink
-from xai_callbacks.sinks.services import ImageLoggerSink, MLflowSink, WandbSink, sink_for
+from xai_callbacks.sinks.services import FolderSink, ImageLoggerSink, MLflowSink, WandbSink, sink_for
 from xai_callbacks.sinks.tensorboard import TensorBoardSink
 
 __all__ = [
