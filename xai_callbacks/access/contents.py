@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CONTENTS", "Children", "Handler", "Part", "checksum", "keep_attributes", "keep_mapping", "keep_names"]
-
 
 class Part(NamedTuple):
     """One side of an object."""

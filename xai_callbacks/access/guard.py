@@ -21,8 +21,6 @@ from xai_callbacks.access.kinds import BOUND, GENERATORS, PLAIN, RANDOM, handler
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.randomness import isolated_rng
 
-__all__ = ["undisturbed"]
-
 Path = tuple[Any, object] | None  # of what it hangs on, and its name there
 
 

@@ -22,8 +22,6 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from xai_callbacks.access.contents import CONTENTS, Children, Handler, Part, keep_attributes, keep_mapping, keep_names
 
-__all__ = ["BOUND", "GENERATORS", "PLAIN", "RANDOM", "handlers_of", "is_library", "is_replaced", "reduced"]
-
 # Iterators that cannot be copied.
 GENERATORS = (types.GeneratorType, types.AsyncGeneratorType, types.CoroutineType, _BaseDataLoaderIter)
 BOUND = (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)

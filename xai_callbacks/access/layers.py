@@ -13,8 +13,6 @@ from xai_callbacks.access.trace import Trace, Value, is_reached, leads_to, rearr
 from xai_callbacks.access.watching import Address
 from xai_callbacks.errors import TargetLayerError
 
-__all__ = ["Layer", "NoFeatureMapError", "choose_layer", "name_layer"]
-
 # Candidates measured at a time, by the same forward passes; the first batch nearly always holds the layer.
 _FIRST, _LATER = 12, 32
 _AROUND = 0.1  # share of what outputs see of the image that may go around a layer without being seen by gradients

@@ -16,8 +16,6 @@ from xai_callbacks.access.subject import Subject
 from xai_callbacks.access.watching import Returned, watching
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = ["FeatureLayout", "LayoutName", "Locality", "check_layout", "measure", "possible_layouts", "share_around"]
-
 LayoutName = Literal["NCHW", "NHWC", "NLC", "NCL", "LNC"]
 
 # Class, distillation and register tokens: no published vision transformer has more than this beside its patches.

@@ -15,8 +15,6 @@ from xai_callbacks.access.subject import ModelSelector, Subject
 from xai_callbacks.errors import ConfigurationError, require_integer
 from xai_callbacks.randomness import seed_generators
 
-__all__ = ["copied", "randomised_copy"]
-
 
 def randomised_copy(
     module: nn.Module, images: Tensor, seed: int, *, select: ModelSelector | None = None, chunk_size: int | None = None

@@ -16,8 +16,6 @@ from xai_callbacks.access.watching import module_names
 from xai_callbacks.errors import ConfigurationError, OutputError, require_instance
 from xai_callbacks.tasks import Ending, SingleLabel, Task
 
-__all__ = ["Model", "ModelSelector", "OutputSelector", "Subject", "as_module", "check_selectors", "find_module"]
-
 Model = nn.Module | Callable[[Tensor], object]
 """A module, or any function from images `(N, C, H, W)` to outputs: a black box."""
 

@@ -20,8 +20,6 @@ from xai_callbacks.access.watching import Address, Returned, watching
 from xai_callbacks.errors import ConfigurationError, is_out_of_memory
 from xai_callbacks.tasks import Ending
 
-__all__ = ["Edge", "Trace", "Value", "gradient_edge", "is_reached", "leads_to", "rearranged", "tensors_in", "trace_model"]
-
 Edge = tuple[Node, int]  # a value in the autograd graph: the node that made it, and which of its results
 
 # Names of nodes that change nothing but the shape.

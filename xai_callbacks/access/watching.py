@@ -25,8 +25,6 @@ from xai_callbacks.errors import TargetLayerError
 if TYPE_CHECKING:
     from xai_callbacks.access.subject import Subject
 
-__all__ = ["Address", "Returned", "Tapped", "capture", "module_names", "plain_name", "tap", "watching"]
-
 _GRAMMAR = re.compile(r"(?P<module>[^:#\[\]]*)(?::(?P<function>\w+))?(?:#(?P<index>\d+))?(?:\[(?P<item>\d+)\])?")
 # Properties and switches are functions too, but make no feature map.
 _IGNORED = frozenset({"__get__", "__set__", "_set_grad_enabled"})

@@ -33,8 +33,6 @@ from xai_callbacks.record import AuditRecord, Key, versions
 from xai_callbacks.tasks import Task
 from xai_callbacks.trials import CueTrial, Trial
 
-__all__ = ["Auditor"]
-
 
 class Auditor:
     """Asks a model questions about probes and returns an `AuditRecord`.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["require_instances", "require_same_shape"]
-
 
 def require_same_shape(name: str, probes: ProbeSet, reference: ProbeSet) -> None:
     """Raise a `ConfigurationError` unless images of an argument have the shape of the probes: one model takes both."""

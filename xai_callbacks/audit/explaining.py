@@ -22,8 +22,6 @@ from xai_callbacks.errors import (
 )
 from xai_callbacks.explainers import Explainer, GradCAM, HiResCAM, Observation, Plan
 
-__all__ = ["Explaining", "explain", "layers_of"]
-
 _NOT_AVERAGED = (
     "HiResCAM explains instead of Grad-CAM, which averages gradients over the cells: here they add up to 0, as after "
     "global max and min pooling."

@@ -7,8 +7,6 @@ import hashlib
 import torch
 from torch import nn
 
-__all__ = ["structure_of", "weights_hash"]
-
 
 def structure_of(module: nn.Module) -> int:
     """A number that two models share if modules and parameters have the same names, types and shapes."""

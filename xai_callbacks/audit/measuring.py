@@ -14,8 +14,6 @@ from xai_callbacks.history import History
 from xai_callbacks.measures import ALWAYS, Context, Localization, Measure, Measured
 from xai_callbacks.record import AuditRecord, Estimate, Key, PerProbe, summarize
 
-__all__ = ["Measuring", "require_measured", "summarized"]
-
 
 class Measuring:
     """The measures of an auditor: those that are always taken, and those given; None for the defaults."""

@@ -23,8 +23,6 @@ from xai_callbacks.probes import ProbeSet
 from xai_callbacks.questions import Posed, Question, check_questions
 from xai_callbacks.tasks import Task
 
-__all__ = ["Asking", "Observer", "Prepared", "observe"]
-
 _TRACED = 2  # probes that the one traced pass looks at; two show whether a gradient reaches a cell in general
 # Statistics of batch normalisation in a model with random weights are taken from no more probes than these.
 _NORMALISED = 256

@@ -17,8 +17,6 @@ from xai_callbacks.questions import Posed, Question
 from xai_callbacks.record import MapSet
 from xai_callbacks.tasks import Task
 
-__all__ = ["MOST_CELLS", "Gathered", "Progress", "answers_of", "bounded", "map_sets"]
-
 Progress = Callable[[int], None] | None
 """What is called with the number of probes done."""
 

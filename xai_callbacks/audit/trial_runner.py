@@ -21,8 +21,6 @@ from xai_callbacks.record import Estimate, Key, PerProbe
 from xai_callbacks.trials import Trial
 from xai_callbacks.trials.base import Answers, Views
 
-__all__ = ["TrialRunner", "Tried"]
-
 _ROUNDING = 1e-4  # arithmetic in float32 leaves [0, 1] by rounding
 
 

@@ -18,8 +18,6 @@ from xai_callbacks.errors import ConfigurationError, XAICallbacksError
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.randomness import isolated_rng
 
-__all__ = ["attached"]
-
 _PROBES, _SAMPLED, _SEED = 64, 256, 0  # probes wanted, and items looked at to find them in every class
 _NAMES = {
     "image": ("image", "images", "img", "x", "pixel_values", "input", "inputs", "data"),

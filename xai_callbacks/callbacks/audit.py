@@ -23,8 +23,6 @@ from xai_callbacks.record import AuditRecord, Estimate, Key
 from xai_callbacks.rules import AlarmRule, Rule, as_rules, summary
 from xai_callbacks.sinks import Sink
 
-__all__ = ["AuditCallback"]
-
 _STATE_VERSION = 4
 
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = ["BatchReader", "read_integers", "read_labels"]
-
 BatchReader = int | str | Callable[[Any], object]
 """Where in a batch something is: a key, an index, a dotted path of keys, indexes and attributes, or a function."""
 

@@ -18,8 +18,6 @@ from xai_callbacks.record import AuditRecord, Estimate
 from xai_callbacks.rules import Rule, conclude
 from xai_callbacks.sinks import Background, FolderSink, Sink, detail_scalars, finite, main_scalars, sink_for
 
-__all__ = ["MISSING", "Delivery", "as_tensors"]
-
 MISSING = "Some pictures of audits are missing."  # told once, whether it shows during a run or at its end
 
 

@@ -22,8 +22,6 @@ from xai_callbacks.metrics.group_metrics import GroupMetrics, integer_table
 from xai_callbacks.record import Estimate, Key
 from xai_callbacks.tasks import binary_logits, in_key
 
-__all__ = ["GroupAccuracy"]
-
 _MOST_LEARNT = 256  # a cue of which more values are seen than this is probably no cue but, say, a number of each image
 _MOST_LISTED = 16  # with more groups than this, the values of single groups would bury the rest
 # Logits that wait to be read together, 4 MB: reading each small batch by itself would cost more than all the rest.

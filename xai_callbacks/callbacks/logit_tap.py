@@ -11,8 +11,6 @@ from xai_callbacks.access import Subject
 from xai_callbacks.access.subject import find_module
 from xai_callbacks.tasks import binary_logits
 
-__all__ = ["LogitTap"]
-
 
 class LogitTap:
     """Listens to a classifier while it is used for something else. Nothing is changed and nothing is run.

@@ -19,8 +19,6 @@ from xai_callbacks.rules import AlarmRule, Rule, as_rules
 from xai_callbacks.sinks import Sink
 from xai_callbacks.trials import CueTrial
 
-__all__ = ["ShortcutMonitor"]
-
 
 class ShortcutMonitor(AuditCallback):
     """Says, while a classifier trains, whether it leans on a cue.

@@ -11,8 +11,6 @@ from xai_callbacks._lightning import Callback, Trainer
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.record import Key
 
-__all__ = ["averages_weights", "check_trainer", "has_lazy_parameters", "warn_of_neighbours"]
-
 _SHARDING = {"FSDPStrategy", "ModelParallelStrategy", "XLAStrategy", "XLAFSDPStrategy"}
 
 

@@ -14,8 +14,6 @@ from tqdm import tqdm
 from xai_callbacks._lightning import Trainer
 from xai_callbacks.errors import DroppedError
 
-__all__ = ["Notices", "OnError", "progress", "without_logging"]
-
 OnError = Literal["warn", "raise"]
 
 

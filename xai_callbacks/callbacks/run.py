@@ -13,8 +13,6 @@ from xai_callbacks._lightning import Trainer
 from xai_callbacks.audit.identity import weights_hash
 from xai_callbacks.history import History
 
-__all__ = ["PROBES", "Run", "checkpoint_of", "folder_of"]
-
 PROBES = "probes.safetensors"  # the probes that were drawn for a run, beside its history
 
 

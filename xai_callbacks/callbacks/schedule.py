@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from xai_callbacks._lightning import Trainer
 from xai_callbacks.errors import require_bool, require_integer
 
-__all__ = ["Schedule", "step_of"]
-
 
 @dataclass(frozen=True)
 class Schedule:

@@ -15,8 +15,6 @@ from xai_callbacks.audit import Auditor
 from xai_callbacks.callbacks.watch import Seen, Watch, reduced
 from xai_callbacks.record import Estimate, Key
 
-__all__ = ["ValidationNovelty"]
-
 _NOTHING = (
     "could not score the validation set: its steps call no last linear layer that a hook can see. A compiled model "
     "hides it; or no score suits, see `ValidationNovelty`."

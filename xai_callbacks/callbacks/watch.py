@@ -12,8 +12,6 @@ from xai_callbacks._lightning import Trainer
 from xai_callbacks.audit import Auditor
 from xai_callbacks.record import Estimate, Key
 
-__all__ = ["Seen", "Watch", "reduced"]
-
 
 class Seen(NamedTuple):
     """What one pass over the validation set showed, the same in every process unless it says otherwise."""

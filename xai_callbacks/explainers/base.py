@@ -14,8 +14,6 @@ from xai_callbacks.access import Layer, Subject, Tapped, Trace
 from xai_callbacks.errors import TargetLayerError, require_instance, require_integer, require_name
 from xai_callbacks.questions import Posed
 
-__all__ = ["About", "Every", "Explainer", "Observation", "Plan", "Units"]
-
 Units = Literal["score", "relative"]
 """Whether the cells of a heatmap add up to (part of) the score of its question, or tell only more from less."""
 

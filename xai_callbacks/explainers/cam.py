@@ -26,8 +26,6 @@ from xai_callbacks.access.layouts import check_layout
 from xai_callbacks.errors import TargetLayerError, require_instance
 from xai_callbacks.explainers.base import Explainer, Observation, Plan
 
-__all__ = ["GradCAM", "HiResCAM", "LayerCAM", "LayerExplainer"]
-
 
 class LayerExplainer(Explainer):
     """Base of explainers at one layer; a subclass says how gradients weigh activations.

@@ -15,8 +15,6 @@ from xai_callbacks.errors import ConfigurationError, is_number, require_integer
 from xai_callbacks.explainers.base import Explainer, Observation, Plan
 from xai_callbacks.questions import Posed
 
-__all__ = ["Baseline", "IntegratedGradients", "Occlusion"]
-
 Baseline = Literal["mean"] | float
 """What stands for "no evidence": `mean`, the mean colour of each image, or a number in the units of the images."""
 

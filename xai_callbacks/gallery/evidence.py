@@ -17,8 +17,6 @@ from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
 from xai_callbacks.render import Cell, ColorScale, Line, Row, field_chart, line_chart, render_page
 
-__all__ = ["clusters", "most_novel", "quadrants"]
-
 Pixels = NDArray[np.uint8]
 
 WIDTH: Final = 352

@@ -19,8 +19,6 @@ from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
 from xai_callbacks.render import ColorScale, encoded
 
-__all__ = ["Gallery", "Picture"]
-
 
 @dataclass(frozen=True, eq=False)
 class Picture:

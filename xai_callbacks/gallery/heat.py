@@ -13,8 +13,6 @@ from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, MapSet
 from xai_callbacks.render import ColorScale, upsample
 
-__all__ = ["color_scale", "density", "first_answer", "heat"]
-
 _NEIGHBOURHOODS = 16  # cells a side on which maps at the pixels are shown
 
 

@@ -17,8 +17,6 @@ from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
 from xai_callbacks.render import Cell, ColorScale, Line, Row, render_page
 
-__all__ = ["all_probes", "comparable_audits", "filmstrip", "overview", "panel"]
-
 Pixels = NDArray[np.uint8]
 
 WORST: Final = 5

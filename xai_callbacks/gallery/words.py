@@ -14,8 +14,6 @@ from xai_callbacks.record import AuditRecord, Finding
 from xai_callbacks.render import Line, Tone
 from xai_callbacks.tasks import UNKNOWN, Task
 
-__all__ = ["answer", "asked_of", "confusion", "findings", "headline", "plural", "step_in_few", "tone", "truth", "when"]
-
 _LABELS = 3  # labels or values named at a time
 _FINDINGS = 4  # conclusions said in one picture
 # What findings of a kind are about, and their number, in few words.

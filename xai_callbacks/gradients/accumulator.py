@@ -15,8 +15,6 @@ from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.gradients.calls import Axes, Call, Key, precise
 from xai_callbacks.gradients.rules import LayerRule, Rule, gradients_by_image, rule_of
 
-__all__ = ["Accumulator", "GradientReading", "Reduce"]
-
 Reduce = Callable[[str, Tensor], Tensor]
 """From the name of a parameter and its gradients `(N, *shape)` to what is kept of them, `(N, ...)`."""
 

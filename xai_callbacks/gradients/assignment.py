@@ -20,8 +20,6 @@ from xai_callbacks.access.watching import module_names, plain_name
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.gradients.calls import Axes, Call, Key
 
-__all__ = ["HIDDEN", "assign_calls", "deepest", "plain_parameters"]
-
 HIDDEN = (
     "inside a function with a backward pass of its own, such as `torch.utils.checkpoint` with `use_reentrant=True`, "
     "which hides the gradients of single images. Use `use_reentrant=False`, or leave those parameters out with "

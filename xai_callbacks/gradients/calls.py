@@ -18,8 +18,6 @@ from xai_callbacks.access.watching import module_names
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.randomness import isolated_rng
 
-__all__ = ["Arguments", "Axes", "Call", "Key", "find_axes", "precise", "recording"]
-
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]  # positional and keyword
 Key = tuple[str, int]  # name of a module, empty for the root, and how many times it had run before
 _FOLDED = -1  # stands for an axis that grows with the images but is not their number: images and positions in one

@@ -14,8 +14,6 @@ from xai_callbacks.gradients.accumulator import Accumulator, GradientReading, Re
 from xai_callbacks.gradients.assignment import HIDDEN, assign_calls, deepest, plain_parameters
 from xai_callbacks.gradients.calls import Axes, Call, Key, find_axes, recording
 
-__all__ = ["Loss", "PerSampleGradients"]
-
 Loss = Callable[[object, Tensor], Tensor]
 """From what the model returned and the images to one loss an image, `(N,)`."""
 

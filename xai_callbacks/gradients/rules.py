@@ -20,8 +20,6 @@ from xai_callbacks.access.trace import tensors_in
 from xai_callbacks.errors import ConfigurationError, in_words, is_out_of_memory
 from xai_callbacks.gradients.calls import Axes, Call, precise
 
-__all__ = ["ConvolutionRule", "LayerRule", "LinearRule", "NormRule", "Rule", "gradients_by_image", "rule_of"]
-
 _ALL = slice(None)
 
 _BLOCK = 2**18  # entries of formed per-sample gradients held at once: 1 MB in float32, which stays in the cache

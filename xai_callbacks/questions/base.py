@@ -13,8 +13,6 @@ from torch import Tensor
 from xai_callbacks.errors import ConfigurationError, require_instance, require_name
 from xai_callbacks.tasks import Task
 
-__all__ = ["Posed", "Question", "check_questions", "check_reference", "pick", "resolve", "to_reference"]
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Posed(ABC):

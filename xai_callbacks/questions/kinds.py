@@ -21,16 +21,6 @@ from xai_callbacks.errors import ConfigurationError, is_number
 from xai_callbacks.questions.base import Posed, Question, check_reference, pick, resolve, to_reference
 from xai_callbacks.tasks import Task, in_key
 
-__all__ = [
-    "WhatIfNot",
-    "Why",
-    "WhyNotCertain",
-    "WhyRatherThan",
-    "WhyValueRatherThan",
-    "cross_entropy_toward",
-    "default_questions",
-]
-
 _OF = ("predicted", "label")
 _FOIL = ("runner-up", "label")
 # Bounds the input above which softplus is linear; the default of 20 would cut off the small gradients.

@@ -22,8 +22,6 @@ from torch import Tensor
 from xai_callbacks.errors import AuditError, in_words
 from xai_callbacks.record.values import Estimate, Finding, Key, MapSet, Onset
 
-__all__ = ["SCHEMA", "AuditRecord", "from_text", "to_text", "versions"]
-
 SCHEMA = 1
 """Version of the file format; raised when an older reader would misread a file, as when fields change their order."""
 

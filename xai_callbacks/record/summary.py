@@ -10,8 +10,6 @@ from torch import Tensor
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.record.values import Estimate
 
-__all__ = ["FEWEST_FOR_INTERVAL", "interval", "summarize"]
-
 FEWEST_FOR_INTERVAL = 30
 """With fewer valid probes an interval would promise more than it knows, and none is given."""
 

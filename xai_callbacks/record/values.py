@@ -8,8 +8,6 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Estimate", "Finding", "Key", "MapSet", "Onset", "PerProbe"]
-
 
 class Estimate(NamedTuple):
     """One number for many probes, with its uncertainty and its chance level.

@@ -14,8 +14,6 @@ from PIL import Image, ImageDraw
 from xai_callbacks.render.paper import HAIRLINE, INK, MUTED, PAPER, Color
 from xai_callbacks.render.text import draw_text, line_height, text_width
 
-__all__ = ["field_chart", "line_chart"]
-
 FINE: Final = 3  # drawn so much larger and reduced, so that lines and dots are smooth
 RADIUS: Final = 4
 LINE_COLOR: Final[Color] = (0, 90, 150)

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from xai_callbacks.errors import ConfigurationError, is_number, require_instance
 
-__all__ = ["CONTOUR", "ColorScale", "paint"]
-
 # One linear width for all scales, as a share of the limit: at limit 50 a map of 1 logit sits at 0.12, of 3 at 0.31 and
 # of 10 at 0.59, so that the weak maps of the first epochs can be seen while the strong ones still show where.
 LINEAR_SHARE: Final = 0.04

@@ -11,11 +11,6 @@ from PIL import Image
 
 from xai_callbacks.render.colors import CONTOUR, ColorScale, paint
 
-__all__ = [
-    "STYLES", "LineStyle", "draw_outline", "draw_regions", "draw_sample", "fit", "hatch", "overlay", "tile_size",
-    "upsample",
-]  # fmt: skip
-
 HATCH_DARK: Final = 96
 HATCH_LIGHT: Final = 168
 HATCH_PERIOD: Final = 8

@@ -16,8 +16,6 @@ from xai_callbacks.render.overlay import STYLES, draw_regions, draw_sample, fit,
 from xai_callbacks.render.paper import GAP, MARGIN, MUTED, PAPER, Sizes, Strip, Tone, toned
 from xai_callbacks.render.text import clean, in_blocks, line_height, text_width, wrap
 
-__all__ = ["Cell", "Line", "Row", "encoded", "render_page"]
-
 SPILL: Final = 6  # a caption may be so much wider than its cell
 LEAD: Final = 80
 LEAD_GAP: Final = 12

@@ -12,8 +12,6 @@ from PIL import Image, ImageDraw
 
 from xai_callbacks.render.text import BLOCK, draw_text, in_blocks, line_height, text_width
 
-__all__ = ["GAP", "HAIRLINE", "INK", "MARGIN", "MUTED", "PAPER", "TONES", "Color", "Sizes", "Strip", "Tone", "toned"]
-
 Color = tuple[int, int, int]
 Tone = Literal["plain", "muted", "right", "wrong", "watch", "alarm"]
 

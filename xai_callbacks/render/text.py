@@ -19,8 +19,6 @@ from typing import Final
 
 from PIL import ImageDraw, ImageFont
 
-__all__ = ["BLOCK", "FONT_FILE", "clean", "draw_text", "in_blocks", "line_height", "text_width", "wrap"]
-
 FONT_FILE: Final = Path(__file__).parent / "fonts" / "DejaVuSansCondensed.ttf"
 ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
 MAX_CHARACTERS: Final = 400  # longer texts are cut in the middle before anything is measured, which bounds the work

@@ -14,8 +14,6 @@ from xai_callbacks.gallery import Picture
 from xai_callbacks.history import History
 from xai_callbacks.sinks.base import Sink
 
-__all__ = ["Background"]
-
 
 class Background:
     """Draws the pictures of each audit once and has every sink write them, each on a daemon thread of its own.

@@ -11,10 +11,6 @@ from collections.abc import Iterable, Mapping
 from xai_callbacks.gallery import Picture
 from xai_callbacks.record import AuditRecord
 
-__all__ = [
-    "Sink", "detail_scalars", "findings_text", "finite", "key_charts", "key_metrics", "main_scalars", "tag_path",
-]  # fmt: skip
-
 _LONGEST_PART = 100  # bytes; file systems take 255
 
 

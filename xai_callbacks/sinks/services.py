@@ -18,8 +18,6 @@ from xai_callbacks.record import AuditRecord
 from xai_callbacks.sinks.base import Sink, findings_text, tag_path
 from xai_callbacks.sinks.tensorboard import TensorBoardSink
 
-__all__ = ["FolderSink", "ImageLoggerSink", "MLflowSink", "WandbSink", "sink_for"]
-
 _FILE = re.compile(r"step_(\d+)\.(?:jpg|png)")
 
 

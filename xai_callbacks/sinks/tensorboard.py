@@ -10,8 +10,6 @@ from xai_callbacks.gallery import Picture
 from xai_callbacks.record import AuditRecord
 from xai_callbacks.sinks.base import Sink, detail_scalars, findings_text, finite, key_charts, main_scalars
 
-__all__ = ["TensorBoardSink"]
-
 
 class TensorBoardSink(Sink):
     """Writes audits to TensorBoard, through a `SummaryWriter` or anything that has `add_image`.
