@@ -111,7 +111,6 @@ class Method:
 
 
 def _keep_instance(value: Any) -> Part:
-    """The attributes and the class of an object."""
     try:
         namespace: dict[str, Any] = object.__getattribute__(value, "__dict__")
     except AttributeError:  # written in C, and for its own use
@@ -141,7 +140,6 @@ def _keep_instance(value: Any) -> Part:
 
 
 def _keep_slots(value: Any) -> Part:
-    """The attributes of an object for which its class has `__slots__`."""
     bases = [base for base in reversed(type(value).__mro__) if "__slots__" in vars(base)]
     names: dict[str, Any] = {name: each for base in bases for name, each in vars(base).items()}
     slots = {name: each for name, each in names.items() if isinstance(each, types.MemberDescriptorType)}
@@ -199,7 +197,6 @@ def _keep_cell(value: types.CellType) -> Part:
 
 
 def _keep_partial(value: partial[Any]) -> Part:
-    """The function and the arguments of a partial."""
 
     def read() -> dict[str, Any]:
         return {"func": value.func, "args": value.args, "keywords": value.keywords}

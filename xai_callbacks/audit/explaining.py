@@ -34,11 +34,7 @@ _TRIED = 8.0  # explainers that cost more forward passes an image are not tried 
 
 
 class Explaining:
-    """The explainers of an auditor.
-
-    None for Grad-CAM wherever a model has a feature map, or HiResCAM where the mean gradient that Grad-CAM goes by is
-    always 0.
-    """
+    """The explainers of an auditor; None for Grad-CAM, or HiResCAM where mean gradients are 0, if a layer suits."""
 
     def __init__(self, explainers: Sequence[Explainer] | None) -> None:
         self._default = explainers is None

@@ -135,9 +135,8 @@ def _check_views(name: str, shown: Shown, views: Views) -> None:
             "place. Edit a clone."
         )
     for view, images in views.images.items():
-        if images.shape != shown.images.shape or not images.is_floating_point():
-            found = f"{images.dtype} {tuple(images.shape)}"
-        else:
+        found = f"{images.dtype} {tuple(images.shape)}"
+        if images.shape == shown.images.shape and images.is_floating_point():
             low, high = (float(end) for end in images.aminmax())
             if low >= -_ROUNDING and high <= 1 + _ROUNDING:  # false for NaN, too
                 continue

@@ -115,13 +115,10 @@ class AuditCallback(Callback):
         self.rules = as_rules([AlarmRule()] if rules is None else rules)
         self.watches = tuple(watches or ())
         self.name, self.on_error, self.max_panels = name, on_error, max_panels
-        self._automatic, self._failed = probes is None, False
-        self._chosen = rules is not None
-        self._run, self._notices = Run(), Notices()
+        self._automatic, self._chosen, self._failed = probes is None, rules is not None, False
+        self._run, self._notices = Run(), Notices(on_error)
         self._watched()  # says now what does not suit the probes
-        self._delivery = Delivery(
-            self._run, self._notices, self.rules, sinks, max_panels=max_panels, name=name, on_error=on_error
-        )
+        self._delivery = Delivery(self._run, self._notices, self.rules, sinks, panels=max_panels, name=name)
         self._loaded: dict[str, Any] | None = None
         self._audited_at: tuple[int, int] | None = None
         self._validated: dict[str, float] = {}
@@ -174,7 +171,7 @@ class AuditCallback(Callback):
         resumed = trainer.global_step > 0
         if resumed and state is not None:
             self._resume(trainer, state)
-            with self._notices.forgiving("warn", "The checkpoint of the last audit was not noted."):
+            with self._notices.forgiving("The checkpoint of the last audit was not noted.", "warn"):
                 self._run.note_loaded(trainer, pl_module)
         elif not resumed or self.history.last is None or self._run.trainer != id(trainer):
             self._begin_anew(trainer)
@@ -237,19 +234,21 @@ class AuditCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit here where there is no validation."""
-        if not _validates(trainer) and self.schedule.epoch_is_due(trainer.current_epoch):
+        # A loader may turn out to have no batches when it is first asked for them.
+        validates = trainer.enable_validation and (not trainer.num_val_batches or sum(trainer.num_val_batches) > 0)
+        if not validates and self.schedule.epoch_is_due(trainer.current_epoch):
             self._audit(trainer, pl_module, step_of(trainer, epoch_is_over=True))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait until every picture is written."""
         self._notices.tell(trainer, summary(self.history))
-        with self._notices.forgiving(self.on_error, MISSING):
+        with self._notices.forgiving(MISSING):
             self._delivery.drain()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what was seen so far; nothing here may hide the exception."""
         self._each(lambda watch: watch.stop(), on_error="warn")
-        with self._notices.forgiving("warn", MISSING):
+        with self._notices.forgiving(MISSING, "warn"):
             self._delivery.drain()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -309,7 +308,7 @@ class AuditCallback(Callback):
         """Save probes that were drawn, beside the history, for a resumed run and for comparisons."""
         folder = self._run.folder
         if self._automatic and self.auditor is not None and folder is not None and trainer.is_global_zero:
-            with self._notices.forgiving(self.on_error, "The probes could not be saved, training goes on."):
+            with self._notices.forgiving("The probes could not be saved, training goes on."):
                 if not (folder / PROBES).exists():
                     self.auditor.probes.save(folder / PROBES)
 
@@ -338,10 +337,10 @@ class AuditCallback(Callback):
             self._delivery.complete(trainer, seen or {}, step_of(trainer))
             return
         before, self._audited_at = self._audited_at, here
-        with self._notices.forgiving("warn", "The checkpoint of the last audit was not noted."):
+        with self._notices.forgiving("The checkpoint of the last audit was not noted.", "warn"):
             self._run.note(checkpoint_of(trainer, None if before is None else before[0]))
         record, probes, untrained = None, self.auditor.probes, here[1] < 0  # before the first batch
-        with self._notices.forgiving(self.on_error), without_logging(module), progress(trainer, len(probes)) as bar:
+        with self._notices.forgiving(), without_logging(module), progress(trainer, len(probes)) as bar:
             # Should this audit fail, no monitor must go on reading the numbers of an earlier one.
             self._delivery.publish(trainer, dict.fromkeys(self._delivery.published, math.nan))
             record = self.auditor.audit(
@@ -359,7 +358,7 @@ class AuditCallback(Callback):
         """Have each watch do something; what one raises costs itself alone."""
         for watch in self.watches:
             happened = f"{type(watch).__name__} could not watch the validation set, training goes on."
-            with self._notices.forgiving(on_error or self.on_error, happened):
+            with self._notices.forgiving(happened, on_error):
                 act(watch)
 
     def _look_back(self, trainer: Trainer) -> dict[str, Estimate]:
@@ -375,13 +374,7 @@ class AuditCallback(Callback):
         for seen in found:
             for note in seen.notes:
                 self._notices.tell(trainer, f"{type(self).__name__} {note}")
-            with self._notices.forgiving(self.on_error, "The validation set could not be watched, training goes on."):
+            with self._notices.forgiving("The validation set could not be watched, training goes on."):
                 if seen.error is not None:
                     raise seen.error
         return metrics
-
-
-def _validates(trainer: Trainer) -> bool:
-    """Whether `fit` validates at all; a loader may turn out to have no batches when it is first asked for them."""
-    batches = trainer.num_val_batches
-    return trainer.enable_validation and (not batches or sum(batches) > 0)

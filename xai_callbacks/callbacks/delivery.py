@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from xai_callbacks._lightning import Trainer
-from xai_callbacks.callbacks.notices import Notices, OnError
+from xai_callbacks.callbacks.notices import Notices
 from xai_callbacks.callbacks.run import Run, checkpoint_of
 from xai_callbacks.errors import AuditError, DroppedError, NoveltyError
 from xai_callbacks.gallery import Gallery
@@ -29,18 +29,10 @@ class Delivery:
     """
 
     def __init__(
-        self,
-        run: Run,
-        notices: Notices,
-        rules: Sequence[Rule],
-        sinks: Sequence[Sink] | None,
-        *,
-        max_panels: int,
-        name: str,
-        on_error: OnError,
+        self, run: Run, notices: Notices, rules: Sequence[Rule], sinks: Sequence[Sink] | None, *, panels: int, name: str
     ) -> None:
         self._run, self._notices, self._rules, self._sinks = run, notices, rules, sinks
-        self._max_panels, self._name, self._on_error = max_panels, name, on_error
+        self._panels, self._name = panels, name
         self._probes: ProbeSet | None = None
         self._background: Background | None = None
         self.published: dict[str, float] = {}
@@ -53,7 +45,7 @@ class Delivery:
         `seen` is what the validation showed at whose end it took place, which is published and logged already.
         """
         self._probes, stop, logged = probes, False, dict[str, float]()
-        with self._notices.forgiving(self._on_error):
+        with self._notices.forgiving():
             logged = self._logged(trainer)
         if record is not None:
             for note in record.notes:
@@ -84,7 +76,7 @@ class Delivery:
         new = {key: each for key, each in record.metrics.items() if key not in logged}
         scalars = main_scalars(replace(record, metrics=new), self._name) | detail_scalars(record, self._name)
         for logger in trainer.loggers if scalars else ():  # an empty row would stand among the user's own
-            with self._notices.forgiving(self._on_error, "A logger failed and training goes on."):
+            with self._notices.forgiving("A logger failed and training goes on."):
                 logger.log_metrics(finite(scalars), step=record.step)
                 logger.save()
 
@@ -112,18 +104,18 @@ class Delivery:
         self.publish(trainer, main_scalars(replace(record, metrics=own), self._name))
         for _, finding in news:
             self._notices.tell(trainer, f"{self._name}: {finding.sentence}" if finding.loud else "", loud=True)
-        with self._notices.forgiving(self._on_error, "The history of audits could not be written, training goes on."):
+        with self._notices.forgiving("The history of audits could not be written, training goes on."):
             if again:
                 history.replace_last(metrics=record.metrics, findings=record.findings, failed=record.failed)
             else:
                 history.append(record)
         self.log(trainer, record, logged=seen)
         if not again and trainer.is_global_zero:
-            with self._notices.forgiving(self._on_error, MISSING):
+            with self._notices.forgiving(MISSING):
                 self._show(trainer)
         self._complain(record)
         for rule, finding in news:
-            with self._notices.forgiving(self._on_error, f"What {rule!r} was to do with a finding failed."):
+            with self._notices.forgiving(f"What {rule!r} was to do with a finding failed."):
                 rule.announce(finding)
         return any(finding.stop for finding in record.findings)
 
@@ -131,7 +123,7 @@ class Delivery:
         """Hand the latest record to all sinks, to be drawn and written soon; never waits."""
         assert self._probes is not None  # noqa: S101  # as there was an audit; narrows the type
         if self._background is None:
-            gallery = Gallery(self._probes, max_panels=self._max_panels, name=self._name)
+            gallery = Gallery(self._probes, max_panels=self._panels, name=self._name)
             self._background = Background(self._chosen_sinks(trainer), gallery.draw)
         self._background.submit(self._run.history)
         _raise_first(self._background)
@@ -149,10 +141,10 @@ class Delivery:
         """Report what failed, each thing once, whatever else fails."""
         for sentence in record.failed:
             what, _, _ = sentence.partition(" failed and was left out")
-            with self._notices.forgiving(self._on_error, f"{what} failed, and audits go on without it."):
+            with self._notices.forgiving(f"{what} failed, and audits go on without it."):
                 raise AuditError(sentence)
         if record.useless:
-            with self._notices.forgiving(self._on_error, "A novelty score says nothing, and audits go on without it."):
+            with self._notices.forgiving("A novelty score says nothing, and audits go on without it."):
                 raise NoveltyError(" ".join(record.useless))
 
     def _agree_to_stop(self, trainer: Trainer, stop: bool) -> None:

@@ -33,6 +33,10 @@ _REPEATED = (
 )
 
 
+_OTHERS_FAILED = "Expected all processes to read their validation batches, but another one could not."
+_EMPTY = "Expected validation images with labels and cues, but got none. Look at `dataloader=` of the group."
+
+
 @dataclass
 class _Pass:
     """What one pass over the validation set brought so far in this process."""
@@ -123,7 +127,6 @@ class GroupAccuracy(Watch):
     def keys(self, auditor: Auditor) -> Sequence[Key]:
         """See `Watch.keys`."""
         auditor.probes.task.require_classes("GroupAccuracy", single=True)
-        self._class_names = auditor.probes.class_names
         return GroupMetrics(self._classes, self._fewest, **self._settings).keys()
 
     def begin(self, model: nn.Module, auditor: Auditor) -> None:
@@ -195,7 +198,7 @@ class GroupAccuracy(Watch):
             blank = self._metric(self._classes, self._fewest, each=False).estimates()
             # What cannot be answered is NaN, and no count of 0.
             nothing = dict.fromkeys(blank, Estimate(math.nan, valid=0))
-            return Seen(nothing, error=error or _elsewhere(failed))
+            return Seen(nothing, error=error or AuditError(_OTHERS_FAILED if failed else _EMPTY))
         metric = self._metric(classes, self._learnt, done.metric)
         whole = reduced(trainer, torch.cat([metric.sums.flatten(), metric.left_out]), "sum")
         metric.sums, metric.left_out = whole[:-2].view_as(metric.sums), whole[-2:]
@@ -279,11 +282,3 @@ def _returned(outputs: object, images: int) -> Tensor | None:
         return None
     given = given.detach().view(images, -1)
     return binary_logits(given) if given.shape[1] == 1 else given
-
-
-def _elsewhere(failed: int) -> AuditError:
-    if failed:
-        return AuditError("Expected all processes to read their validation batches, but another one could not.")
-    return AuditError(
-        "Expected validation images with labels and cues, but got none. Look at `dataloader=` of the group."
-    )

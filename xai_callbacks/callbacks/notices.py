@@ -18,10 +18,11 @@ OnError = Literal["warn", "raise"]
 
 
 class Notices:
-    """What was said so far, and how to say more."""
+    """What was said so far, and how to say more; `on_error` tells whether what fails is said, or raised."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_error: OnError) -> None:
         self.told: set[str] = set()
+        self._on_error = on_error
 
     def tell(self, trainer: Trainer, message: str, *, loud: bool = False) -> None:
         """Say something once, where Lightning says its own; loud as a warning."""
@@ -32,7 +33,9 @@ class Notices:
             logging.getLogger(homes[0] if homes else __name__).log(logging.WARNING if loud else logging.INFO, message)
 
     @contextmanager
-    def forgiving(self, on_error: OnError, happened: str = "An audit failed and training goes on.") -> Iterator[None]:
+    def forgiving(
+        self, happened: str = "An audit failed and training goes on.", on_error: OnError | None = None
+    ) -> Iterator[None]:
         """Report what fails inside, once for each kind of error, instead of ending the run.
 
         What only depends on the speed of the machine never ends it.
@@ -41,7 +44,7 @@ class Notices:
             yield
         except Exception as error:
             fatal = not isinstance(error, DroppedError)
-            if on_error == "raise" and fatal:
+            if (on_error or self._on_error) == "raise" and fatal:
                 raise
             kind = f"{happened} {type(error).__name__}"
             if kind not in self.told:

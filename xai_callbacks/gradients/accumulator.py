@@ -49,11 +49,10 @@ class Accumulator:
     _kept: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
     _used: set[str] = field(default_factory=set)
     _slow: dict[str, str] = field(default_factory=dict)
-    _wanted: dict[Call, dict[str, str]] = field(default_factory=dict)  # names of parameters by those in the module
 
     def expect(self, count: int, calls: Sequence[Call], assigned: Mapping[str, list[Call]]) -> list[Edge]:
         """Learn which of the calls use which parameters; returns where in the graph their gradients arrive."""
-        wanted: dict[Call, dict[str, str]] = defaultdict(dict)
+        wanted: dict[Call, dict[str, str]] = defaultdict(dict)  # names of parameters by those in the module
         for name, users in assigned.items():
             for call in users:
                 named = call.module.named_parameters(remove_duplicate=False)
@@ -62,8 +61,7 @@ class Accumulator:
             if call not in wanted:
                 call.release()
         self._used |= {name for name, users in assigned.items() if users}
-        # Of this pass.
-        self._count, self._assigned, self._wanted = count, assigned, dict(wanted)
+        self._count, self._assigned, self._wanted = count, assigned, dict(wanted)  # of this pass
         self._sums: dict[str, Tensor] = {}
         self._missing = set(self.parameters)
         return [edge for call in wanted for edge in call.outputs if edge is not None]

@@ -40,24 +40,15 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One picture with its caption, or words alone.
+    """One picture with its caption, or words alone."""
 
-    Attributes:
-        pixels: Image `(H, W, 3)` uint8, drawn at the size of its row. None for words alone.
-        caption: Words below it. Line breaks are kept.
-        heatmap: Map `(h, w)` laid over it, signed, in the unit of the colour scale, on any grid.
-        tone: Colour and mark of the caption; "right" and "wrong" frame the picture, too.
-        regions: Masks `(H, W)` by name, outlined on it. The line style hangs on the place in the mapping, so keep the
-            order the same on a page.
-        width: Room, and long side of the image, in pixels; None for those of its row.
-    """
-
-    pixels: NDArray[np.uint8] | None
-    caption: str = ""
-    heatmap: NDArray[np.generic] | None = None
-    tone: Tone = "plain"
+    pixels: NDArray[np.uint8] | None  # image `(H, W, 3)`, drawn at the size of its row; None for words alone
+    caption: str = ""  # words below it; line breaks are kept
+    heatmap: NDArray[np.generic] | None = None  # `(h, w)`, signed, in the unit of the colour scale, on any grid
+    tone: Tone = "plain"  # colour and mark of the caption; "right" and "wrong" frame the picture, too
+    # Masks `(H, W)` by name, outlined; the line style hangs on the place, so keep the order the same on a page.
     regions: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
-    width: int | None = None
+    width: int | None = None  # room, and long side of the image, in pixels; None for those of its row
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +106,6 @@ def render_page(
 
 
 def _tile(cell: Cell, size: int, scale: ColorScale) -> NDArray[np.uint8] | None:
-    """The image of a cell at its size, with its heat and outlines."""
     if cell.pixels is None:
         return None
     tile = fit(cell.pixels, tile_size((cell.pixels.shape[0], cell.pixels.shape[1]), size))

@@ -82,6 +82,5 @@ class TensorBoardSink(Sink):
         self._charts = charts
 
     def _call(self, method: str, *arguments: object) -> None:
-        """Call a method of the writer, if it has it."""
         if callable(found := getattr(self._writer, method, None)):
             found(*arguments)
