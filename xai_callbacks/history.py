@@ -194,10 +194,8 @@ class History(Sequence[AuditRecord]):
 
         Where the audits of the run are still in their folder, that is continued if it is the folder of the run that
         goes on; else they are copied there. Where they are gone, those in the state go on, without tensors. Audits of
-        later steps are dropped. Never raises: what goes wrong costs audits, and is said.
-
-        Returns:
-            The history, and sentences about what was lost; empty if nothing was.
+        later steps are dropped. Never raises: what goes wrong costs audits, and is said. Returns the history, and
+        sentences about what was lost; empty if nothing was.
         """
         found, note = cls._found(state, folder)
         places = {place if place is None else os.path.realpath(place) for place in (folder, found.folder)}

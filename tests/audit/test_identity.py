@@ -25,7 +25,8 @@ from xai_callbacks import (
     Why,
     WhyRatherThan,
 )
-from xai_callbacks.audit.identity import structure_of, weights_hash
+from xai_callbacks.audit.observer import structure_of
+from xai_callbacks.audit.results import weights_hash
 
 
 class Partial(nn.Module):

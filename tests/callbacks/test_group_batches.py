@@ -12,7 +12,7 @@ import torch
 from tests.callbacks.grouped import fit, shown
 from xai_callbacks import ConfigurationError, GroupAccuracy
 from xai_callbacks.callbacks import group_accuracy
-from xai_callbacks.callbacks.batches import read_integers, read_labels
+from xai_callbacks.callbacks.steps import read_integers, read_labels
 
 Pair = namedtuple("Pair", ["image", "target", "place"])
 META = SimpleNamespace(place=torch.tensor([1, 0]))

@@ -43,10 +43,9 @@ def undisturbed(model: nn.Module | Callable[..., object]) -> Iterator[None]:
 
     Cost: every parameter is read twice, less than a forward pass of one image; about 10 microseconds for each object.
 
-    Raises:
-        ConfigurationError: A Python generator or an iterator of a data loader was advanced, a parameter was written in
-            place (they are not copied: call `torch.autograd.grad`, never `.backward()`), or what the message names
-            cannot be read or put back.
+    Raises a `ConfigurationError` if a Python generator or an iterator of a data loader was advanced, a parameter was
+    written in place (they are not copied: call `torch.autograd.grad`, never `.backward()`), or what the message names
+    cannot be read or put back.
     """
     state = _State()
     with torch.inference_mode(False), torch.enable_grad(), isolated_rng(), _layer_by_layer(), ExitStack() as stack:

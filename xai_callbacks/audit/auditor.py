@@ -15,10 +15,9 @@ from xai_callbacks.access import Tapped, tap, undisturbed
 from xai_callbacks.access.subject import Model, ModelSelector, OutputSelector, Subject, as_module, check_selectors
 from xai_callbacks.audit.checks import require_instances, require_same_shape
 from xai_callbacks.audit.explaining import Explaining
-from xai_callbacks.audit.identity import structure_of, weights_hash
 from xai_callbacks.audit.measuring import Measuring
-from xai_callbacks.audit.observer import Asking, Observer, Prepared
-from xai_callbacks.audit.results import answers_of, map_sets
+from xai_callbacks.audit.observer import Asking, Observer, Prepared, structure_of
+from xai_callbacks.audit.results import answers_of, map_sets, weights_hash
 from xai_callbacks.audit.trial_runner import TrialRunner
 from xai_callbacks.errors import ConfigurationError, require_integer
 from xai_callbacks.explainers import Explainer, Plan
@@ -238,9 +237,7 @@ class Auditor:
             untrained: Whether the model has not been trained yet.
             on_progress: Called with the number of probes done.
 
-        Raises:
-            AuditError: The model returned NaN or inf for a probe; the message names it.
-            ConfigurationError: See `prepare`.
+        Raises an `AuditError` that names the probe for which the model returned NaN or inf, and errors as `prepare`.
         """
         seconds: dict[str, float] = {}
         model = as_module(model)

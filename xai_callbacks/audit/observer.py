@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from xai_callbacks.access import Layer, Tapped, capture, randomised_copy, tap, trace_model
 from xai_callbacks.access.subject import OTHER_MODEL, ModelSelector, OutputSelector, Subject
 from xai_callbacks.audit.explaining import Explaining, explain, layers_of
-from xai_callbacks.audit.identity import structure_of
 from xai_callbacks.audit.results import Gathered, Progress
 from xai_callbacks.errors import AuditError, ConfigurationError, OutputError, is_out_of_memory, require_instance
 from xai_callbacks.explainers import Explainer, Observation, Plan
@@ -47,6 +46,14 @@ class Prepared:
     plans: dict[str, Plan]  # of the explainers, by name
     readable: bool  # whether the outputs are read at all
     notes: tuple[str, ...]  # sentences about what was left out or assumed
+
+
+def structure_of(module: nn.Module) -> int:
+    """A number that two models share if modules and parameters have the same names, types and shapes."""
+    modules = tuple((name, type(part).__qualname__) for name, part in module.named_modules())
+    lazy = nn.UninitializedParameter
+    parameters = ((name, () if isinstance(each, lazy) else each.shape) for name, each in module.named_parameters())
+    return hash((modules, tuple(parameters)))
 
 
 @dataclass(frozen=True, eq=False)

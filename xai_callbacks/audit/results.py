@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xai_callbacks.errors import in_words
 from xai_callbacks.explainers import Explainer, Plan
@@ -181,3 +182,20 @@ def _titles(task: Task, question: Question, asked: Asked, outputs: Tensor) -> tu
     elif asked.foil is not None:
         foils = ["no label" if index < 0 else task.name(index) for index in asked.foil.tolist()]
     return tuple(question.title(fact, foil) for fact, foil in zip(facts, foils, strict=True))
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 of names, types, shapes and values of all parameters and buffers; empty where values cannot be read.
+
+    Cost: all weights are copied to the CPU once, some .1 s for 100 MB.
+    """
+    digest, tensors = hashlib.sha256(), (*module.named_parameters(), *module.named_buffers())
+    try:
+        with torch.no_grad():
+            for name, tensor in tensors:
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                values = tensor.detach().cpu().contiguous().reshape(-1)
+                digest.update(values.view(torch.uint8).numpy().data if values.numel() else b"")
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):  # lazy, quantised, sparse or sharded tensors
+        return ""
+    return digest.hexdigest() if tensors else ""

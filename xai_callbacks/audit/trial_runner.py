@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -52,11 +51,7 @@ class TrialRunner:
         self.probes, self.trials = probes, tuple(trials)
         self._found: dict[str, str] = {}
         if trials:
-            _ = self._scale  # raises if it is unknown
-
-    @cached_property
-    def _scale(self) -> PixelScale:
-        return PixelScale.of(self.probes)
+            self._scale = PixelScale.of(probes)  # raises if it is unknown
 
     @property
     def keys(self) -> tuple[Key, ...]:

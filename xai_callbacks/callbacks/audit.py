@@ -78,10 +78,8 @@ class AuditCallback(Callback):
         auditor: The auditor; None until it is attached to a trainer's own data.
         history: The audits of this run.
 
-    Raises:
-        ConfigurationError: An argument is wrong. What only the model can show (a layer that does not exist, too few
-            classes, an unsuitable strategy) is raised at the start of `fit`, before the first training step, whatever
-            `on_error` says.
+    Raises a `ConfigurationError` if an argument is wrong. What only the model can show (a layer that does not exist,
+    too few classes, an unsuitable strategy) is raised before the first training step, whatever `on_error` says.
 
     Example::
 

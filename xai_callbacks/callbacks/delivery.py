@@ -45,8 +45,9 @@ class Delivery:
         `seen` is what the validation showed at whose end it took place, which is published and logged already.
         """
         self._probes, stop, logged = probes, False, dict[str, float]()
-        with self._notices.forgiving():
-            logged = self._logged(trainer)
+        with self._notices.forgiving():  # may be a collective operation
+            own = {key: each for key, each in trainer.callback_metrics.items() if not key.startswith(f"{self._name}/")}
+            logged = {key: float(each) for key, each in own.items() if each.numel() == 1 and each.isfinite()}
         if record is not None:
             for note in record.notes:
                 self._notices.tell(trainer, f"{self._name}: {note}")
@@ -90,11 +91,6 @@ class Delivery:
     def __getstate__(self) -> dict[str, Any]:
         """Without threads."""
         return {**self.__dict__, "_background": None}
-
-    def _logged(self, trainer: Trainer) -> dict[str, float]:
-        """What the run itself has logged, but for what is NaN; may be a collective operation."""
-        own = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith(f"{self._name}/")}
-        return {key: float(value) for key, value in own.items() if value.numel() == 1 and value.isfinite()}
 
     def _concluded(self, trainer: Trainer, record: AuditRecord, seen: Mapping[str, Estimate], *, again: bool) -> bool:
         """Let the rules conclude and deliver the record; whether training should stop."""

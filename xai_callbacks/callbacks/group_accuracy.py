@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from xai_callbacks._lightning import Trainer
 from xai_callbacks.audit import Auditor
-from xai_callbacks.callbacks.batches import BatchReader, read_integers, read_labels
-from xai_callbacks.callbacks.logit_tap import LogitTap
 from xai_callbacks.callbacks.neighbours import has_lazy_parameters
+from xai_callbacks.callbacks.steps import BatchReader, LogitTap, read_integers, read_labels
 from xai_callbacks.callbacks.watch import Seen, Watch, reduced
 from xai_callbacks.errors import AuditError, ConfigurationError, require_bool, require_integer, texts_of
 from xai_callbacks.metrics.group_metrics import GroupMetrics, integer_table

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from xai_callbacks._lightning import Trainer
-from xai_callbacks.audit.identity import weights_hash
+from xai_callbacks.audit.results import weights_hash
 from xai_callbacks.history import History
 
 PROBES = "probes.safetensors"  # the probes that were drawn for a run, beside its history

@@ -139,9 +139,8 @@ class Explainer(ABC):
     def explain(self, observation: Observation, plan: Plan) -> Tensor:
         """Answer all questions about one chunk, with the plan of `prepare`; call inside `undisturbed`.
 
-        Returns:
-            Signed `(Q, N, h, w)`, float32, on the explainer's own grid: positive cells raise the score of the
-            question. `(1, N, h, w)` if it is about the image.
+        Returns signed heatmaps `(Q, N, h, w)`, float32, on the explainer's own grid: positive cells raise the score of
+        the question. `(1, N, h, w)` if it is about the image.
         """
 
     def __repr__(self) -> str:
