@@ -91,13 +91,11 @@ def _keep_items(base: Any, fill: Callable[[Any, list[Any]], object]) -> Handler:
     return handler
 
 
-def _keep_whole(
-    read: Callable[[Any], Any], write: Callable[[Any, Any], object], attributes: Iterable[str] = ()
-) -> Handler:
+def _keep_whole(read: Callable[[Any], Any], write: Callable[[Any, Any], object], names: Iterable[str] = ()) -> Handler:
     """A handler for what is read and written as a whole, and for attributes that it keeps all its life."""
     return lambda value: Part(
         partial(write, value, read(value)),  # type: ignore[arg-type]
-        [(name, getattr(value, name, None)) for name in attributes],
+        [(name, getattr(value, name, None)) for name in names],
     )
 
 

@@ -151,9 +151,7 @@ def _keep_slots(value: Any) -> Part:
                 found[name] = slot.__get__(value)
         return found
 
-    return keep_names(
-        read, lambda name, item: slots[name].__set__(value, item), lambda name: slots[name].__delete__(value)
-    )
+    return keep_names(read, lambda key, item: slots[key].__set__(value, item), lambda key: slots[key].__delete__(value))
 
 
 def _keep_class(value: type) -> Part:

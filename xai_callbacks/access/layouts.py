@@ -51,8 +51,8 @@ _ROUNDING = 1e-3  # outputs that differ by more than this share on the same imag
 
 
 def check_layout(name: object) -> None:
-    """Raise a `ConfigurationError` for what is not the name of a layout."""
-    if name not in get_args(LayoutName):
+    """Raise a `ConfigurationError` for what is neither the name of a layout nor None."""
+    if name is not None and name not in get_args(LayoutName):
         raise ConfigurationError(f"Expected `layout` to be one of {', '.join(get_args(LayoutName))}, but got {name!r}.")
 
 
@@ -98,8 +98,7 @@ def possible_layouts(
     or one with the aspect ratio of the image; up to 16 extra tokens may stand before or behind the patches. Grids of
     long cells are rows, columns or channels, of which no map is made unless the user says so by `name`.
     """
-    if name is not None:
-        check_layout(name)
+    check_layout(name)
     names: dict[int, tuple[LayoutName, ...]] = {4: ("NCHW", "NHWC"), 3: ("NLC", "LNC", "NCL")}
     for each in names.get(len(shape), ()):
         if name not in (None, each) or shape[each.index("N")] != images[0]:

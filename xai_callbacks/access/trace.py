@@ -93,12 +93,10 @@ class Trace:
         return list(self.made.values())
 
     def _run(self) -> object:
-        with ExitStack() as stack:
+        with watching(self.subject.module, self._record), ExitStack() as stack:
             if self.insisted:
                 # Leaving the `no_grad` that this undoes switches back to what was before it. A hook must return None.
-                hook = register_module_forward_pre_hook(lambda *_: torch._C._set_grad_enabled(True))
-                stack.callback(hook.remove)
-            stack.enter_context(watching(self.subject.module, self._record))
+                stack.enter_context(register_module_forward_pre_hook(lambda *_: torch._C._set_grad_enabled(True)))
             try:
                 return self.subject.run(self.images)
             except Exception as error:

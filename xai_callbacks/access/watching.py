@@ -93,8 +93,8 @@ def watching(root: nn.Module, seen: Seen, names: Collection[str] | None = None) 
     with ExitStack() as stack, warnings.catch_warnings():
         # The wrapper of a compiled module fires hooks of its own, which are not listened to.
         warnings.filterwarnings("ignore", message="Using `torch.compile", category=UserWarning)
-        stack.callback(register_module_forward_pre_hook(watcher.enter).remove)
-        stack.callback(register_module_forward_hook(watcher.leave).remove)
+        stack.enter_context(register_module_forward_pre_hook(watcher.enter))
+        stack.enter_context(register_module_forward_hook(watcher.leave))
         if wanted is None or any(address.function is not None for address in wanted.values()):
             stack.enter_context(watcher)
         yield
@@ -244,8 +244,5 @@ def tap(subject: Subject, name: str, *, detach: bool = True) -> Iterator[list[Ta
             # A copy, since what follows may change either in place.
             calls.append(Tapped(before.detach().clone(), output.detach().clone()) if detach else Tapped(before, output))
 
-    handle = module_names(subject.module)[name].register_forward_hook(note)
-    try:
+    with module_names(subject.module)[name].register_forward_hook(note):
         yield calls
-    finally:
-        handle.remove()

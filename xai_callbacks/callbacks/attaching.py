@@ -99,7 +99,7 @@ def _fields(item: object) -> dict[str, str] | None:
 def _suited(probes: ProbeSet, module: LightningModule) -> Auditor:
     """An auditor of the module, or of the first part of it that takes the images."""
     parts = [name for name, part in module.named_children() if any(True for _ in part.parameters())]
-    first: ConfigurationError | None = None
+    errors: list[ConfigurationError] = []
     for select in (None, *parts):
         auditor = Auditor(probes, model=select)
         try:
@@ -107,6 +107,5 @@ def _suited(probes: ProbeSet, module: LightningModule) -> Auditor:
                 auditor.prepare(module)
             return auditor
         except ConfigurationError as error:
-            first = first or error
-    assert first is not None  # noqa: S101  # the module itself was tried; narrows the type
-    raise first
+            errors.append(error)
+    raise errors[0]  # of the module itself

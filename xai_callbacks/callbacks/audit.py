@@ -269,7 +269,7 @@ class AuditCallback(Callback):
         """Without what Lightning hangs on callbacks, which would drag the whole model along."""
         return {key: value for key, value in self.__dict__.items() if key not in ("log", "log_dict")}
 
-    # One run.
+    # One run and its audits.
 
     def _begin_anew(self, trainer: Trainer) -> None:
         """A new run, as when one callback serves several folds, has nothing to do with the one before."""
@@ -320,8 +320,6 @@ class AuditCallback(Callback):
                 rule.require_cue(keys)
             for sentence in rule.check(keys, len(self.auditor.probes), identity):
                 self._notices.tell(trainer, f"{self.name}: {sentence}", loud=True)
-
-    # One audit.
 
     def _audit(
         self, trainer: Trainer, module: LightningModule, step: int, seen: Mapping[str, Estimate] | None = None

@@ -94,10 +94,9 @@ class GroupAccuracy(Watch):
                 raise ConfigurationError(
                     f"Expected `{name}` to be a key, an index or a function of the batch, but got {where!r}."
                 )
-        if num_cues is not None:
-            require_integer("num_cues", num_cues, minimum=1)
-        if dataloader is not None:
-            require_integer("dataloader", dataloader, minimum=0)
+        for name, count, fewest in (("num_cues", num_cues, 1), ("dataloader", dataloader, 0)):
+            if count is not None:
+                require_integer(name, count, minimum=fewest)
         if each is not None:
             require_bool("each", each)
         train = None if train_counts is None else integer_table("train_counts", train_counts)

@@ -124,7 +124,7 @@ class LogitTap:
         self._stack, self._listens = ExitStack(), False
         for module, hook in ((layer, self._hear_head), (whole, self._hear_whole)):
             if module is not None and module not in hidden:
-                self._stack.callback(module.register_forward_hook(hook).remove)
+                self._stack.enter_context(module.register_forward_hook(hook))
                 self._listens = True
 
     def expect(self, images: int) -> None:

@@ -155,8 +155,7 @@ class Every(Explainer):
         require_integer("n", n, minimum=1)
         require_instance("explainer", explainer, Explainer, "an explainer such as IntegratedGradients()")
         super().__init__(explainer.name)
-        self.every = n
-        self.explainer = explainer
+        self.every, self.explainer = n, explainer
         self.units = explainer.units  # type: ignore[misc]  # those of the explainer, whose place this one takes
         self.about = explainer.about  # type: ignore[misc]
 

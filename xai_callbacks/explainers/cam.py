@@ -45,8 +45,7 @@ class LayerExplainer(Explainer):
                 f"Expected `target_layer` to be given with `layout`, but got `layout={layout!r}` alone. Name the layer."
             )
         require_instance("target_layer", target_layer, (str, NoneType), "the name of a layer")
-        if layout is not None:
-            check_layout(layout)
+        check_layout(layout)
         super().__init__(name)
         self.target_layer, self.layout = target_layer, layout
 

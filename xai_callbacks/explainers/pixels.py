@@ -32,11 +32,9 @@ class _PixelExplainer(Explainer):
     def _attributed(self, method: Any, images: Tensor, **settings: Any) -> Tensor:
         """What a method of captum attributes to images; the function that it explains gets their places beside."""
         mean = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
-        baselines = mean if self.baseline == "mean" else torch.full_like(images, self.baseline)
+        base = mean if self.baseline == "mean" else torch.full_like(images, self.baseline)
         places = torch.arange(len(images), device=images.device)
-        found: Tensor = method.attribute(
-            images.detach(), baselines=baselines, additional_forward_args=(places,), **settings
-        )
+        found: Tensor = method.attribute(images.detach(), baselines=base, additional_forward_args=(places,), **settings)
         return found.detach().float()
 
 

@@ -11,13 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xai_callbacks.gallery.heat import first_answer, heat
+from xai_callbacks.gallery.heat import Pixels, first_answer, heat
 from xai_callbacks.gallery.words import answer, plural, tone, truth, when
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
 from xai_callbacks.render import Cell, ColorScale, Line, Row, field_chart, line_chart, render_page
-
-Pixels = NDArray[np.uint8]
 
 WIDTH: Final = 352
 THUMBNAIL: Final = 64

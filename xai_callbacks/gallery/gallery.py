@@ -89,11 +89,9 @@ class Gallery:
         require_integer("max_panels", max_panels, minimum=0, hint="0 draws none.")
         require_name("`name`", name)
         require_instance("scale", scale, (ColorScale, NoneType), "a ColorScale or None")
-        self.probes = probes
-        self.name = name
-        self.scale = scale or color_scale(probes)
-        count = min(max_panels, len(probes))
-        self.drawn = [round(index) for index in np.linspace(0, len(probes) - 1, count)]
+        self.probes, self.name, self.scale = probes, name, scale or color_scale(probes)
+        places = np.linspace(0, len(probes) - 1, min(max_panels, len(probes)))
+        self.drawn = [round(place) for place in places]
 
     def draw(self, history: History) -> Iterator[Picture]:
         """Draw `history.last`, one picture after another as they are taken.

@@ -13,6 +13,7 @@ from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, MapSet
 from xai_callbacks.render import ColorScale, upsample
 
+Pixels = NDArray[np.uint8]
 _NEIGHBOURHOODS = 16  # cells a side on which maps at the pixels are shown
 
 

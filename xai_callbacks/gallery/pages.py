@@ -6,18 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from xai_callbacks.gallery import words
-from xai_callbacks.gallery.heat import first_answer, heat
+from xai_callbacks.gallery.heat import Pixels, first_answer, heat
 from xai_callbacks.gallery.words import answer, asked_of, tone, truth, when
 from xai_callbacks.history import evenly_spaced
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
 from xai_callbacks.render import Cell, ColorScale, Line, Row, render_page
-
-Pixels = NDArray[np.uint8]
 
 WORST: Final = 5
 SHORT: Final = 4  # characters of an answer that leave room for "says"

@@ -82,8 +82,8 @@ def _hooked(
         for name, module in module_names(root).items():
             # Scripted modules take no hooks: what they hold belongs to the module around them.
             if name in names and not isinstance(module, torch.jit.ScriptModule):
-                handle = module.register_forward_hook(partial(after, name), prepend=True, with_kwargs=True)
-                stack.callback(handle.remove)
+                hooked = module.register_forward_hook(partial(after, name), prepend=True, with_kwargs=True)
+                stack.enter_context(hooked)
         yield
 
 
@@ -134,10 +134,8 @@ def find_axes(root: nn.Module, call: Callable[[Tensor], object], images: Tensor,
                 "images beside it, so that no gradient belongs to one image. Normalise by running statistics or within "
                 "an image."
             )
-    few_shapes, more_shapes = shapes
-    return {
-        key: Axes(*map(_growing, few_shapes[key], more_shapes[key])) for key in few_shapes.keys() & more_shapes.keys()
-    }
+    of_two, of_three = shapes
+    return {key: Axes(*map(_growing, of_two[key], of_three[key])) for key in of_two.keys() & of_three.keys()}
 
 
 def _growing(few: list[torch.Size], more: list[torch.Size]) -> tuple[int | None, ...]:

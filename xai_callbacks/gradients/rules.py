@@ -242,10 +242,6 @@ def _forward(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> list[Tenso
             )
         came_out.extend(tensors_in(output))
 
-    handle = module.register_forward_hook(note, prepend=True, with_kwargs=True)
-    try:
-        with torch.enable_grad():
-            module(*args, **kwargs)
-    finally:
-        handle.remove()
+    with module.register_forward_hook(note, prepend=True, with_kwargs=True), torch.enable_grad():
+        module(*args, **kwargs)
     return came_out

@@ -40,10 +40,21 @@ def summarize(
 
     Raises a `ConfigurationError` if shapes differ, or `confidence` is out of range.
     """
-    _check(values, chance, strata, confidence)
+    if values.ndim != 1:
+        raise ConfigurationError(f"Expected `values` to be (N,), one a probe, but got shape {tuple(values.shape)}.")
+    for name, each in (("chance", chance), ("strata", strata)):
+        if each is not None and each.shape != values.shape:
+            raise ConfigurationError(
+                f"Expected `{name}` to have the shape of `values`, {tuple(values.shape)}, but got {tuple(each.shape)}."
+            )
+    if not 0 < confidence < 1:
+        raise ConfigurationError(f"Expected `confidence` to be between 0 and 1, but got {confidence}.")
     values = values.detach().to("cpu", torch.float64)
     valid = torch.isfinite(values)
-    given, weights = values[valid], _weights(valid, strata)
+    # Equal weights, or equal in sum for each stratum that has any valid probe.
+    places = torch.zeros(int(valid.sum()), dtype=torch.int64) if strata is None else strata[valid]
+    found, place, counts = torch.unique(places, return_inverse=True, return_counts=True)
+    given, weights = values[valid], 1 / (counts.double()[place] * max(len(found), 1))
     low, high = interval(given, weights, bounds=bounds, confidence=confidence)
     missing, level = ~valid, None
     if chance is not None:
@@ -106,23 +117,3 @@ def _bootstrap_t(values: Tensor, weights: Tensor, count: float, tail: float) -> 
     studentised = ((means - values @ weights) / spread)[spread > 0]
     ends = torch.quantile(studentised, torch.tensor([tail, 1 - tail], dtype=torch.float64))
     return float(ends[0]), float(ends[1])
-
-
-def _weights(valid: Tensor, strata: Tensor | None) -> Tensor:
-    """Weights of the valid probes, sum 1: equal, or equal in sum for each stratum that has any."""
-    strata = torch.zeros_like(valid, dtype=torch.int64) if strata is None else strata
-    found, place, counts = torch.unique(strata[valid], return_inverse=True, return_counts=True)
-    weights: Tensor = 1 / (counts.double()[place] * max(len(found), 1))
-    return weights
-
-
-def _check(values: Tensor, chance: Tensor | None, strata: Tensor | None, confidence: float) -> None:
-    if values.ndim != 1:
-        raise ConfigurationError(f"Expected `values` to be (N,), one a probe, but got shape {tuple(values.shape)}.")
-    for name, given in (("chance", chance), ("strata", strata)):
-        if given is not None and given.shape != values.shape:
-            raise ConfigurationError(
-                f"Expected `{name}` to have the shape of `values`, {tuple(values.shape)}, but got {tuple(given.shape)}."
-            )
-    if not 0 < confidence < 1:
-        raise ConfigurationError(f"Expected `confidence` to be between 0 and 1, but got {confidence}.")

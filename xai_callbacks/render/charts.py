@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from xai_callbacks.render.paper import HAIRLINE, INK, MUTED, PAPER, Color
-from xai_callbacks.render.text import draw_text, line_height, text_width
+from xai_callbacks.render.paper import HAIRLINE, INK, MUTED, PAPER
+from xai_callbacks.render.text import Color, draw_text, line_height, text_width
 
 FINE: Final = 3  # drawn so much larger and reduced, so that lines and dots are smooth
 RADIUS: Final = 4

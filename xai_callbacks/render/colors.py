@@ -63,16 +63,15 @@ class ColorScale:
         return np.where(np.isfinite(values), np.clip(placed, -1.0, 1.0), np.nan).astype(np.float32)
 
     def colorize(self, values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Give each value `(...)`, in `unit`, its colour `(..., 3)` and its opacity `(...)` in [0, 0.4].
-
-        A NaN or infinite value is neutral grey with opacity 1, which no finite value has: it cannot be mistaken for
-        evidence.
-        """
+        """Give each value `(...)`, in `unit`, a colour `(..., 3)` and an opacity `(...)` in [0, 0.4], see `paint`."""
         return paint(self.position(values))
 
 
 def paint(position: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Colours `(..., 3)` and opacities `(...)` of positions in [-1, 1]; NaN is neutral grey with opacity 1."""
+    """Colours `(..., 3)` and opacities `(...)` of positions in [-1, 1].
+
+    NaN is neutral grey with opacity 1, which no finite value has: it cannot be mistaken for evidence.
+    """
     known = np.isfinite(position)
     index = np.rint(np.where(known, position, 0.0) * HALF_STEPS).astype(np.int32) + HALF_STEPS
     beyond = np.maximum(np.abs(position) - NO_HEAT, 0.0) / (1.0 - NO_HEAT)

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from xai_callbacks.render.text import BLOCK, draw_text, in_blocks, line_height, text_width
+from xai_callbacks.render.text import BLOCK, Color, draw_text, in_blocks, line_height, text_width
 
-Color = tuple[int, int, int]
 Tone = Literal["plain", "muted", "right", "wrong", "watch", "alarm"]
 
 # The picture brings its own paper: it looks the same in the light and the dark mode of a viewer.

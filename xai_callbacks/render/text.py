@@ -19,6 +19,7 @@ from typing import Final
 
 from PIL import ImageDraw, ImageFont
 
+Color = tuple[int, int, int]
 FONT_FILE: Final = Path(__file__).parent / "fonts" / "DejaVuSansCondensed.ttf"
 ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
 MAX_CHARACTERS: Final = 400  # longer texts are cut in the middle before anything is measured, which bounds the work
@@ -28,7 +29,6 @@ BREAK_AFTER: Final = "/\\_-.,:;|"
 # The font is set from left to right: what is read from right to left is turned round beforehand.
 RIGHT_TO_LEFT: Final = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe]+(?: [\u0590-\u08ff\ufb1d-\ufdff]+)*")
 SOUND: Final = re.compile(r".*\b(?:LETTER|SYLLABLE)(?: SMALL| SIGN)? (\w+)$")
-
 _FREETYPE = threading.RLock()  # FreeType faces are not made for two threads at once
 
 
@@ -139,18 +139,12 @@ def _break_word(word: str, width: int, size: int) -> list[str]:
 
 
 def draw_text(
-    draw: ImageDraw.ImageDraw,
-    at: tuple[int, int],
-    text: str,
-    size: int,
-    color: tuple[int, int, int],
-    *,
-    bold: bool = False,
+    pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, color: Color, *, bold: bool = False
 ) -> None:
     """Draw one clean line whose baseline starts at `at`."""
     x, y = at
     for word in text.split(" "):
         with _FREETYPE:
             for shift in (0, 0.5) if bold else (0,):  # a second pass half a pixel to the right makes a calm semi-bold
-                draw.text((x + shift, y), word, fill=color, font=_font(size), anchor="ls")
+                pen.text((x + shift, y), word, fill=color, font=_font(size), anchor="ls")
         x += _word_width(word, size) + round(SPACE * size)
