@@ -29,12 +29,14 @@ class _PixelExplainer(Explainer):
         self.baseline: Baseline = "mean" if baseline == "mean" else float(baseline)
         _captum()
 
-    def _attributed(self, method: Any, images: Tensor, **settings: Any) -> Tensor:
-        """What a method of captum attributes to images; the function that it explains gets their places beside."""
+    def _attributed(self, algorithm: Any, images: Tensor, **settings: Any) -> Tensor:
+        """What captum attributes to images, float32; the function that is explained gets their places beside."""
         mean = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
         base = mean if self.baseline == "mean" else torch.full_like(images, self.baseline)
         places = torch.arange(len(images), device=images.device)
-        found: Tensor = method.attribute(images.detach(), baselines=base, additional_forward_args=(places,), **settings)
+        found: Tensor = algorithm.attribute(
+            images.detach(), baselines=base, additional_forward_args=(places,), **settings
+        )
         return found.detach().float()
 
 
