@@ -6,7 +6,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from functools import cache
 from typing import Any, NoReturn
@@ -66,8 +66,10 @@ def undisturbed(model: nn.Module | Callable[..., object]) -> Iterator[None]:
 def _layer_by_layer() -> Iterator[None]:
     """Have every layer called by itself, on one graph."""
     checkpoint, fused = torch.utils.checkpoint.CheckpointFunction, torch.backends.mha.get_fastpath_enabled()
-    # A compiled region is one autograd node: activations captured inside it are not part of the graph.
-    with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:
+            # A compiled region is one autograd node: activations captured inside it are not part of the graph.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         # Fused, without gradients, a transformer never calls its parts: two passes would not see the same operations.
         torch.backends.mha.set_fastpath_enabled(False)
         direct = types.SimpleNamespace(apply=lambda function, _preserve, *args: function(*args))

@@ -163,7 +163,8 @@ def _measure(trace: Trace, candidates: Sequence[_Candidate]) -> None:
     layers = {each.name: each.layouts for each in new}
     found = measure(trace.subject, trace.images.detach(), layers, chunk_size=trace.chunk_size) if new else {}
     for each in new:
-        each.ran = bool(fits := found[each.name])
+        fits = found[each.name]
+        each.ran = bool(fits)
         if fits:
             each.layout, each.locality = min(fits.items(), key=lambda fit: (not fit[1].holds, fit[1].distance))
 

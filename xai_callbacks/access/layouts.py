@@ -232,7 +232,8 @@ def _changed_at_places(image: Tensor, *, brighter: bool) -> tuple[Tensor, Tensor
             end = max(start + 1, round((centre[axis] + _SIDE / 2) * side))
             spans.append(slice(max(0, start), min(side, end)))
             place[axis] = (spans[axis].start + spans[axis].stop) / 2 / side
-        each[:, *spans] = changed[:, *spans]
+        rows, columns = spans
+        each[:, rows, columns] = changed[:, rows, columns]
     return result, placed
 
 

@@ -18,11 +18,8 @@ from xai_callbacks.questions import Posed, Question
 from xai_callbacks.record import MapSet
 from xai_callbacks.tasks import Task
 
-Progress = Callable[[int], None] | None
-"""What is called with the number of probes done."""
-
-MOST_CELLS = 64
-"""Most cells a side of a heatmap that is kept; small images keep every pixel."""
+Progress = Callable[[int], None] | None  # called with the number of probes done
+MOST_CELLS = 64  # most cells a side of a heatmap that is kept; small images keep every pixel
 
 
 class Asked(NamedTuple):

@@ -179,7 +179,6 @@ class _Accumulator:
             self._take(name, Rule({name: zeros}), name)
 
     def reading(self) -> GradientReading:
-        """All that was asked for, of all passes."""
         found = {name: torch.cat(self._kept[name]) for name in self.parameters}
         norms, reduced = (found, {}) if self.reduce is None else ({}, found)
         return GradientReading(norms, reduced, tuple(n for n in self.parameters if n not in self._used), self._slow)
