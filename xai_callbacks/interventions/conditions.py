@@ -1,15 +1,6 @@
 """Conditions under which a photo is taken or stored: five kinds at five levels, from just visible to severe.
 
 A stand-in for CURE-TSR (traffic signs under 12 conditions at 5 levels), whose figures cannot be compared with ours.
-
-| condition | what is done | levels 1 to 5 |
-|---|---|---|
-| `blur` | Gaussian blur; standard deviation as a share of the shorter side | .006, .012, .02, .032, .048 |
-| `noise` | Gaussian noise on each value; its standard deviation | .04, .08, .13, .2, .3 |
-| `darkening` | each value times a factor | .8, .6, .42, .28, .18 |
-| `occlusion` | a grey square somewhere; its side as a share of the shorter side | .15, .24, .34, .45, .57 |
-| `jpeg` | stored as JPEG; its quality | 25, 14, 8, 4, 2 |
-
 Noise and JPEG happen to pixels, as in a camera: the 8 x 8 blocks of JPEG hurt small images more.
 """
 
@@ -31,18 +22,15 @@ from xai_callbacks.probes import ProbeSet
 __all__ = ["CONDITIONS", "LEVELS", "apply_condition", "condition_in_words", "condition_probes"]
 
 _STRENGTHS: dict[str, tuple[float, ...]] = {
-    "blur": (0.006, 0.012, 0.02, 0.032, 0.048),
-    "noise": (0.04, 0.08, 0.13, 0.2, 0.3),
-    "darkening": (0.8, 0.6, 0.42, 0.28, 0.18),
-    "occlusion": (0.15, 0.24, 0.34, 0.45, 0.57),
-    "jpeg": (25, 14, 8, 4, 2),
+    "blur": (0.006, 0.012, 0.02, 0.032, 0.048),  # Gaussian; standard deviation as a share of the shorter side
+    "noise": (0.04, 0.08, 0.13, 0.2, 0.3),  # Gaussian, on each value; its standard deviation
+    "darkening": (0.8, 0.6, 0.42, 0.28, 0.18),  # each value times a factor
+    "occlusion": (0.15, 0.24, 0.34, 0.45, 0.57),  # a grey square somewhere; its side as a share of the shorter side
+    "jpeg": (25, 14, 8, 4, 2),  # stored as JPEG; its quality
 }
 
 CONDITIONS: tuple[str, ...] = tuple(_STRENGTHS)
-"""Names of the conditions."""
-
 LEVELS: tuple[int, ...] = (1, 2, 3, 4, 5)
-"""Levels of a condition, from just visible to severe."""
 
 # In pixels, added in quadrature: 0.6 % of a side of 28 pixels would not show at all. At 224 it adds next to nothing.
 _LEAST_BLUR = 0.25

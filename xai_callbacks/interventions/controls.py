@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import affine_grid, grid_sample, pad
 
 from xai_callbacks.interventions.fills import named_generator
 from xai_callbacks.interventions.shown import Shown
@@ -12,10 +12,7 @@ from xai_callbacks.interventions.shown import Shown
 __all__ = ["CONTROLS", "NEARBY", "control_of", "neighbour_of"]
 
 CONTROLS: tuple[str, ...] = ("blocks", "natural")
-"""Names of the controls."""
-
 NEARBY: tuple[str, ...] = ("left", "right", "up", "down", "weaker", "stronger", "smaller", "larger")
-"""Names of the neighbours."""
 
 # A neighbour is moved by this share of the shorter side, and its change times these.
 _ASIDE, _WEAKER, _STRONGER, _SMALLER, _LARGER = 0.1, 0.6, 1.5, 0.7, 1.4
@@ -38,7 +35,7 @@ def control_of(kind: str, edited: Tensor, *, shown: Shown, plain: Tensor) -> Ten
         kind: One of `CONTROLS`.
         edited: Images with the cue `(n, C, H, W)` in [0, 1].
         shown: Which probes these are. What is drawn depends on each probe, its set and the seed only.
-        plain: The same without the cue.
+        plain: The same images without the cue.
     """
     change = edited - plain
     if kind == "natural":
@@ -61,30 +58,19 @@ def control_of(kind: str, edited: Tensor, *, shown: Shown, plain: Tensor) -> Ten
 def neighbour_of(kind: str, edited: Tensor, *, plain: Tensor) -> Tensor:
     """Edit images almost as a cue does: moved a tenth of the shorter side, weaker or stronger, smaller or larger.
 
-    Args:
-        kind: One of `NEARBY`.
-        edited: Images with the cue `(n, C, H, W)` in [0, 1].
-        plain: The same without it.
+    `kind` is one of `NEARBY`, `edited` are images with the cue `(n, C, H, W)` in [0, 1], `plain` the same without it.
     """
     change, (height, width) = edited - plain, edited.shape[-2:]
     step = max(1, round(_ASIDE * min(height, width)))
     moves = {"left": (0, -step), "right": (0, step), "up": (-step, 0), "down": (step, 0)}
     if kind in moves:
-        change = _moved(change, *moves[kind])
+        down, right = moves[kind]
+        change = pad(change, (right, -right, down, -down))  # nothing comes in over the border
     elif kind in ("weaker", "stronger"):
         change = change * (_WEAKER if kind == "weaker" else _STRONGER)
     else:
         change = _zoomed(change, _SMALLER if kind == "smaller" else _LARGER)
     return (plain + change).clamp(0, 1)
-
-
-def _moved(change: Tensor, down: int, right: int) -> Tensor:
-    """A change moved aside; nothing comes in over the border."""
-    moved = torch.zeros_like(change)
-    height, width = change.shape[-2:]
-    rows, columns = slice(max(down, 0), height + min(down, 0)), slice(max(right, 0), width + min(right, 0))
-    moved[..., rows, columns] = change.roll((down, right), (-2, -1))[..., rows, columns]
-    return moved
 
 
 def _zoomed(change: Tensor, factor: float) -> Tensor:

@@ -30,7 +30,6 @@ from xai_callbacks.errors import ConfigurationError
 __all__ = ["FILLS", "ROUNDING", "apply_fill", "check_images", "dilate", "named_generator"]
 
 FILLS: tuple[str, ...] = ("black", "white", "local_mean", "blur", "uniform", "gauss", "shuffle", "swap", "road")
-"""Names of the fills."""
 
 ROUNDING = 1e-4
 """Resizing in float32 leaves [0, 1] by rounding."""
@@ -63,12 +62,17 @@ def apply_fill(
         ConfigurationError: An argument has the wrong shape, type or range, or `swap` has one image only.
     """
     check_images("images", images, "Undo the normalisation first.")
-    _check_masks(masks, images)
+    size = (len(images), *images.shape[2:])
+    if masks.shape != size or masks.dtype != torch.bool:
+        raise ConfigurationError(
+            f"Expected `masks` to be booleans {size}, one for each image, but got {masks.dtype} {tuple(masks.shape)}. "
+            "Resize them as the images were; compare a map with a threshold."
+        )
     if fill not in FILLS:
         raise ConfigurationError(f"Expected `fill` to be one of {', '.join(FILLS)}, but got {fill!r}.")
     if fill == "swap" and len(images) == 1:
         raise ConfigurationError("Expected `images` to be two or more for 'swap', but got 1. Use another fill.")
-    named = [str(place) for place in range(len(images))] if names is None else names
+    named = map(str, range(len(images))) if names is None else names
     # Tensors made in inference mode could never take part in a gradient, which is what images are for.
     with torch.inference_mode(mode=False), torch.no_grad():
         working = images.detach().to("cpu", torch.float64, copy=True)
@@ -78,8 +82,7 @@ def apply_fill(
             filled = working.roll(-int(torch.randint(1, len(images), (), generator=generator)), dims=0)
         else:
             generators = (named_generator(fill, seed, name) for name in named)
-            rows = zip(working, regions, generators, strict=True)
-            filled = torch.stack([_filled(*row, fill) for row in rows])
+            filled = torch.stack([_filled(*row, fill) for row in zip(working, regions, generators, strict=True)])
         filled = filled.clamp(0, 1).to(images.device, images.dtype)
         return torch.where(masks.to(images.device)[:, None], filled, images.detach())
 
@@ -168,12 +171,3 @@ def _imputed(image: Tensor, region: Tensor) -> Tensor:
     matrix = coo_array((values.numpy(), index), shape=(count, count)).tocsc()
     known[:, region] = torch.from_numpy(splu(matrix).solve(sums[1:].T.numpy())).T
     return known
-
-
-def _check_masks(masks: Tensor, images: Tensor) -> None:
-    expected = (images.shape[0], *images.shape[2:])
-    if masks.shape != expected or masks.dtype != torch.bool:
-        raise ConfigurationError(
-            f"Expected `masks` to be booleans {expected}, one for each image, but got {masks.dtype} "
-            f"{tuple(masks.shape)}. Resize them as the images were; compare a map with a threshold."
-        )

@@ -22,8 +22,7 @@ class PixelScale:
     """Undoes the normalisation of a probe set, and does it again.
 
     Attributes:
-        mean: `(C, 1, 1)`, in units of [0, 1] pixels.
-        std: `(C, 1, 1)`, likewise.
+        mean, std: `(C, 1, 1)`, in units of [0, 1] pixels.
     """
 
     mean: Tensor
@@ -62,10 +61,8 @@ class PixelScale:
         return (images * self.std + self.mean).clamp(0, 1)
 
     def expected(self, edited: Tensor, images: Tensor) -> Tensor:
-        """Edited images in [0, 1] as the model expects them; bit-identical to `images` wherever they were not edited.
+        """Edited images `(N, C, H, W)` in [0, 1] as the model expects them.
 
-        Args:
-            edited: `(N, C, H, W)` in [0, 1].
-            images: The images that `displayed` was given.
+        They are bit-identical to `images`, which `displayed` was given, wherever they were not edited.
         """
         return torch.where(edited == self.displayed(images), images, (edited - self.mean) / self.std)

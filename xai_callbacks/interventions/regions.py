@@ -17,7 +17,6 @@ from xai_callbacks.probes import ProbeSet
 __all__ = ["HALVES", "half_masks", "partners", "placebo_masks", "require_region"]
 
 HALVES: tuple[str, ...] = ("top", "bottom", "left", "right", "keep_object")
-"""Names of the halves that `half_masks` marks."""
 
 # Share of a placebo's area that may lie in the region itself, or in what it is to avoid.
 _OVERLAP = 0.2
@@ -79,7 +78,7 @@ def placebo_masks(
     Returns:
         `(N, H, W)` booleans, all False where there is no region, or one too large to move away from itself.
     """
-    named = [str(place) for place in range(len(masks))] if names is None else names
+    named = map(str, range(len(masks))) if names is None else names
     rows = zip(masks, torch.zeros_like(masks) if avoid is None else avoid, named, strict=True)
     return torch.stack([_moved(mask, other, named_generator("placebo", seed, name)) for mask, other, name in rows])
 

@@ -7,17 +7,6 @@ from xai_callbacks.interventions.cues.paste import PasteCue
 from xai_callbacks.interventions.cues.whole import BackgroundCue, QualityCue, ShiftCue
 
 __all__ = [
-    "BackgroundCue",
-    "Cue",
-    "FrameCue",
-    "FunctionCue",
-    "PaintedCue",
-    "PasteCue",
-    "PatchCue",
-    "QualityCue",
-    "ShiftCue",
-    "TextureCue",
-    "TintCue",
-    "Twins",
-    "WatermarkCue",
-]
+    "BackgroundCue", "Cue", "FrameCue", "FunctionCue", "PaintedCue", "PasteCue", "PatchCue", "QualityCue", "ShiftCue",
+    "TextureCue", "TintCue", "Twins", "WatermarkCue",
+]  # fmt: skip

@@ -14,7 +14,10 @@ from xai_callbacks.interventions.regions import require_region
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["Cue", "Twins", "require_channels", "require_rows", "require_share", "require_texts"]
+__all__ = ["Cue", "PointsTo", "Rows", "Twins", "require_rows", "require_share", "require_texts"]
+
+PointsTo = int | str | Sequence[int | str]
+Rows = Sequence[Sequence[float]] | Sequence[float]  # numbers of each variant, or of a single one
 
 # Variants that `described` lists.
 _LISTED = 4
@@ -56,6 +59,7 @@ class Cue(ABC):
     Attributes:
         carried_in: Name of the region in which the probes themselves carry the cue; None if they do not.
         needs: Regions that probes must have, by the argument that names them.
+        channels: How many values, one for all channels or one for each, by the argument that gives them.
 
     Raises:
         ConfigurationError: An argument is out of range; of what each variant has its own, there is not one a variant.
@@ -63,9 +67,9 @@ class Cue(ABC):
 
     carried_in: str | None = None
 
-    def __init__(self, name: str, points_to: int | str | Sequence[int | str]) -> None:
+    def __init__(self, name: str, points_to: PointsTo) -> None:
         require_name("`name` of a cue", name)
-        self.name, self.needs = name, dict[str, str]()
+        self.name, self.needs, self.channels = name, dict[str, str](), dict[str, int]()
         many = isinstance(points_to, Sequence) and not isinstance(points_to, str | bytes)
         given: Any = points_to if many else [points_to]
         self.points_to: tuple[int | str, ...] = tuple(given)
@@ -85,6 +89,13 @@ class Cue(ABC):
         self.classes(probes)
         for argument, region in self.needs.items():
             require_region(region, probes, argument, self.name)
+        wanted = probes.images.shape[1]
+        for argument, given in self.channels.items():
+            if given not in (1, wanted):
+                raise ConfigurationError(
+                    f"Expected `{argument}` of the cue {self.name!r} to have one value, or one for each of {wanted} "
+                    f"channels, but got {given}."
+                )
 
     def require_region(self, argument: str, region: object, *, optional: bool = False) -> None:
         """Note that probes must have the region that an argument names."""
@@ -146,13 +157,3 @@ def require_rows(argument: str, values: object, cue: Cue, least: float = 0.0, mo
         limit = f"in [{least:g}, {most:g}]" if most < torch.inf else "finite and 0 or more"
         raise ConfigurationError(f"Expected `{argument}` of the cue {cue.name!r} to be {limit}, but got {values!r}.")
     return rows
-
-
-def require_channels(argument: str, given: int, probes: ProbeSet, name: str) -> None:
-    """Refuse what has neither one value for all channels nor one for each."""
-    channels = probes.images.shape[1]
-    if given not in (1, channels):
-        raise ConfigurationError(
-            f"Expected `{argument}` of the cue {name!r} to have one value, or one for each of {channels} channels, but "
-            f"got {given}."
-        )

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.interventions.cues.base import require_share, require_texts
+from xai_callbacks.interventions.cues.base import PointsTo, require_share, require_texts
 from xai_callbacks.interventions.cues.painted import CoveringCue, PaintedCue
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
@@ -19,7 +19,6 @@ from xai_callbacks.probes import ProbeSet
 __all__ = ["TEXTURES", "TextureCue", "WatermarkCue"]
 
 TEXTURES = ("stripes", "checks", "dots", "rings")
-"""Names of the ready patterns of `TextureCue`."""
 
 # Pixels of a period, below which patterns could not be told apart.
 _SHORTEST = 4.0
@@ -47,7 +46,7 @@ class TextureCue(CoveringCue):
     def __init__(
         self,
         textures: str | Sequence[str],
-        points_to: int | str | Sequence[int | str],
+        points_to: PointsTo,
         *,
         opacity: float = 0.5,
         period: float = 0.2,
@@ -93,7 +92,7 @@ class WatermarkCue(PaintedCue):
     def __init__(
         self,
         texts: str | Sequence[str],
-        points_to: int | str | Sequence[int | str],
+        points_to: PointsTo,
         *,
         opacity: float = 0.8,
         width: float = 0.8,

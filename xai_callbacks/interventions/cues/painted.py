@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.interventions.cues.base import Cue, Twins, require_channels, require_rows, require_share
+from xai_callbacks.interventions.cues.base import Cue, PointsTo, Rows, Twins, require_rows, require_share
 from xai_callbacks.interventions.fills import ROUNDING, apply_fill, dilate, named_generator
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
@@ -41,7 +41,8 @@ class PaintedCue(Cue):
     def twins(self, shown: Shown) -> Twins:
         """The images with one variant, and with another or none; of the probes' own class and another's if labelled."""
         classes = self.classes(shown.probes)
-        with_, without = paired_variants(classes, len(shown.probes), shown.seed, single_labels(shown.probes))
+        labels = shown.probes.labels if shown.probes.task.kind == "single-label" else None
+        with_, without = paired_variants(classes, len(shown.probes), shown.seed, labels)
         neutral = self.neutral(shown)
         present, absent = (self.variants(shown, neutral, each[shown.rows]) for each in (with_, without))
         points_to = torch.tensor(classes)[with_[shown.rows]]
@@ -53,11 +54,6 @@ class PaintedCue(Cue):
             return neutral
         painted = self.paint(replace(shown, images=neutral), variants.clamp_min(0))
         return torch.where((variants >= 0)[:, None, None, None], painted, neutral)
-
-
-def single_labels(probes: ProbeSet) -> Tensor | None:
-    """Labels of probes that have one each, `(N,)` int64."""
-    return probes.labels if probes.task.kind == "single-label" else None
 
 
 def paired_variants(classes: Sequence[int], count: int, seed: int, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -103,7 +99,7 @@ def _drawn(weights: Tensor, generator: torch.Generator) -> Tensor:
 class CoveringCue(PaintedCue):
     """A cue that covers its region, or the whole image, by its opacity."""
 
-    def __init__(self, name: str, points_to: int | str | Sequence[int | str], opacity: float) -> None:
+    def __init__(self, name: str, points_to: PointsTo, opacity: float) -> None:
         super().__init__(name, points_to)
         require_share("opacity", opacity, name)
         self.opacity = opacity
@@ -122,17 +118,12 @@ class CoveringCue(PaintedCue):
 class _ColourCue(CoveringCue):
     """A region covered by a colour."""
 
-    def __init__(self, name: str, points_to: int | str | Sequence[int | str], colours: object, opacity: float) -> None:
+    def __init__(self, name: str, points_to: PointsTo, colours: Rows, opacity: float) -> None:
         super().__init__(name, points_to, opacity)
         self.colours = require_rows("colours", colours, self)
-
-    def check(self, probes: ProbeSet) -> None:
-        """See `Cue.check`."""
-        super().check(probes)
-        require_channels("colours", self.colours.shape[1], probes, self.name)
+        self.channels["colours"] = self.colours.shape[1]
 
     def covering(self, shown: Shown, variants: Tensor) -> Tensor:
-        """See `CoveringCue.covering`."""
         return self.colours[variants][:, :, None, None]
 
     def coloured(self, probes: ProbeSet) -> str:
@@ -148,8 +139,8 @@ class PatchCue(_ColourCue):
     the probes show the real one, take `at` their region, or `PasteCue`; in a corner, their own cue stays beside it.
 
     Args:
-        colours: Colour of each variant, one value a channel in [0, 1], or a single colour.
-        points_to: See `Cue`. Variants of one class are colours of one cue, as in `points_to=[0, 0]`.
+        colours: Colour of each variant, one value a channel in [0, 1], or a single colour. Variants of one class are
+            colours of one cue, as in `points_to=[0, 0]`.
         size: Side as a share of the shorter side of the image, in (0, 1].
         at: `corner`: the corner that shares least with `core`, drawn among equals; a gap of a sixth of the side
             remains where there is room. Else the name of a region, where the probes themselves carry the cue: with a
@@ -160,8 +151,8 @@ class PatchCue(_ColourCue):
 
     def __init__(
         self,
-        colours: Sequence[Sequence[float]] | Sequence[float],
-        points_to: int | str | Sequence[int | str],
+        colours: Rows,
+        points_to: PointsTo,
         *,
         size: float = 0.16,
         at: str = "corner",
@@ -221,13 +212,7 @@ class FrameCue(_ColourCue):
     """
 
     def __init__(
-        self,
-        colours: Sequence[Sequence[float]] | Sequence[float],
-        points_to: int | str | Sequence[int | str],
-        *,
-        width: float = 0.06,
-        opacity: float = 1.0,
-        name: str = "frame",
+        self, colours: Rows, points_to: PointsTo, *, width: float = 0.06, opacity: float = 1.0, name: str = "frame"
     ) -> None:
         super().__init__(name, points_to, colours, opacity)
         require_share("width", width, name)
@@ -254,20 +239,10 @@ class TintCue(PaintedCue):
         points_to, name: See `Cue`.
     """
 
-    def __init__(
-        self,
-        gains: Sequence[Sequence[float]] | Sequence[float],
-        points_to: int | str | Sequence[int | str],
-        *,
-        name: str = "tint",
-    ) -> None:
+    def __init__(self, gains: Rows, points_to: PointsTo, *, name: str = "tint") -> None:
         super().__init__(name, points_to)
         self.gains = require_rows("gains", gains, self, most=torch.inf)
-
-    def check(self, probes: ProbeSet) -> None:
-        """See `Cue.check`."""
-        super().check(probes)
-        require_channels("gains", self.gains.shape[1], probes, self.name)
+        self.channels["gains"] = self.gains.shape[1]
 
     def describe(self, probes: ProbeSet) -> str:
         """See `Cue.describe`."""
@@ -294,7 +269,7 @@ class FunctionCue(PaintedCue):
     def __init__(
         self,
         function: Callable[..., Tensor],
-        points_to: int | str | Sequence[int | str],
+        points_to: PointsTo,
         *,
         name: str = "own",
         region: Callable[..., Tensor] | None = None,

@@ -30,11 +30,10 @@ class PasteCue(Cue):
     must be that of one cue: where each class has its own, take a region each.
 
     Args:
-        points_to: The class that the cue points to, as an index or a name.
         region: Name of the region.
         fill: What takes its place, one of `FILLS` but `swap`.
         grow: Pixels by which the region grows before it is cut or filled, so that no rim stays behind.
-        points_to, name: See `Cue`.
+        points_to, name: See `Cue`; one class.
     """
 
     def __init__(
@@ -72,9 +71,8 @@ class PasteCue(Cue):
         has = donors[shown.rows]
         own = dilate(masks[shown.rows], self.grow)
         emptied = apply_fill(shown.images, own, self.fill, names=shown.names, seed=shown.seed)
-        sources = [-1 if donors[row] else self._source(shown, donors, row) for row in shown.rows.tolist()]
-        lenders = torch.tensor(sources).clamp(min=0)
-        found = torch.tensor(sources) >= 0
+        sources = torch.tensor([-1 if donors[row] else self._source(shown, donors, row) for row in shown.rows.tolist()])
+        lenders, found = sources.clamp(min=0), sources >= 0
         lent = dilate(masks[lenders], self.grow) & found[:, None, None]
         pieces = shown.scale.displayed(shown.probes.images[lenders])
         pasted = torch.where(lent[:, None], pieces, shown.images)
@@ -87,10 +85,9 @@ class PasteCue(Cue):
         """A probe whose region, pasted here, leaves the object visible, each equally likely; -1 if there is none."""
         generator = named_generator(f"source of {self.name}", shown.seed, shown.probes.names[row])
         candidates = donors.nonzero()[:, 0]
-        shuffled = candidates[torch.randperm(len(candidates), generator=generator)].tolist()
         core = shown.probes.masks.get("core", torch.zeros_like(shown.probes.masks[self.region]))[row]
         most = _HIDES * int(core.sum())
-        for source in shuffled:
+        for source in candidates[torch.randperm(len(candidates), generator=generator)].tolist():
             # Most often the first will do, and regions are not grown before they must be.
             region = dilate(shown.probes.masks[self.region][source : source + 1], self.grow)[0]
             if int((region & core).sum()) <= most:

@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from xai_callbacks.errors import ConfigurationError, require_instance
 from xai_callbacks.interventions.conditions import apply_condition, condition_in_words
-from xai_callbacks.interventions.cues.base import require_channels, require_rows, require_texts
+from xai_callbacks.interventions.cues.base import PointsTo, Rows, require_rows, require_texts
 from xai_callbacks.interventions.cues.painted import CoveringCue, PaintedCue, region_in_words
 from xai_callbacks.interventions.fills import apply_fill, check_images, dilate, named_generator
 from xai_callbacks.interventions.shown import Shown
@@ -32,12 +32,7 @@ class QualityCue(PaintedCue):
     """
 
     def __init__(
-        self,
-        conditions: str | Sequence[str],
-        points_to: int | str | Sequence[int | str],
-        *,
-        level: int = 3,
-        name: str = "quality",
+        self, conditions: str | Sequence[str], points_to: PointsTo, *, level: int = 3, name: str = "quality"
     ) -> None:
         super().__init__(name, points_to)
         self.conditions, self.level = require_texts("conditions", conditions, self, _QUALITIES), level
@@ -73,7 +68,7 @@ class BackgroundCue(CoveringCue):
     def __init__(
         self,
         images: Tensor | str,
-        points_to: int | str | Sequence[int | str],
+        points_to: PointsTo,
         *,
         region: str = "core",
         opacity: float = 1.0,
@@ -84,6 +79,7 @@ class BackgroundCue(CoveringCue):
         self.images = None if isinstance(images, str) else images.detach().float().cpu()
         if self.images is not None:
             check_images("images", self.images, "Divide pixels by 255.")
+            self.channels["images"] = self.images.shape[1]
         got, count = images if self.images is None else len(self.images), len(self.points_to)
         if got not in ("probes", count):
             raise ConfigurationError(
@@ -97,7 +93,6 @@ class BackgroundCue(CoveringCue):
         """See `Cue.check`; there must be probes to take backgrounds from if no pictures are given."""
         super().check(probes)
         if self.images is not None:
-            require_channels("images", self.images.shape[1], probes, self.name)
             return
         probes.task.require_classes(f"the cue {self.name}", single=True)
         missing = [each for each in self.classes(probes) if not len(self._lenders(probes, each))]
@@ -159,14 +154,7 @@ class ShiftCue(PaintedCue):
         points_to, name: See `Cue`.
     """
 
-    def __init__(
-        self,
-        shifts: Sequence[Sequence[float]] | Sequence[float],
-        points_to: int | str | Sequence[int | str],
-        *,
-        region: str | None = None,
-        name: str = "shift",
-    ) -> None:
+    def __init__(self, shifts: Rows, points_to: PointsTo, *, region: str | None = None, name: str = "shift") -> None:
         super().__init__(name, points_to)
         self.shifts = require_rows("shifts", shifts, self, least=-1.0)
         if self.shifts.shape[1] != 2:
