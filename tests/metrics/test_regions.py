@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xai_callbacks.metrics.regions import correct, spread
+from xai_callbacks.metrics.cues import answers_with, spread
 
 NAN = math.nan
 
@@ -28,7 +28,7 @@ def softmax(row):
 
 def test_an_answer_is_right_where_the_label_has_the_largest_logit():
     outputs = torch.tensor([[1.0, 2.0], [3.0, 2.0], [NAN, 2.0], [math.inf, 0.0]])
-    assert correct(outputs, torch.tensor([1, 1, 1, 0])).tolist() == pytest.approx([1, 0, NAN, NAN], nan_ok=True)
+    assert answers_with(outputs, torch.tensor([1, 1, 1, 0])).tolist() == pytest.approx([1, 0, NAN, NAN], nan_ok=True)
 
 
 # ---- spread

@@ -10,21 +10,9 @@ from xai_callbacks.measures.map_clusters import MapClusters
 from xai_callbacks.measures.novel import Conditions, Separation
 
 __all__ = [
-    "ALWAYS",
-    "Answers",
-    "Baselines",
-    "Conditions",
-    "Context",
-    "Drift",
-    "Localization",
-    "MapClusters",
-    "Measure",
-    "Measured",
-    "ModelAccess",
-    "Scores",
-    "Separation",
-    "keys_of_maps",
-]
+    "ALWAYS", "Answers", "Baselines", "Conditions", "Context", "Drift", "Localization", "MapClusters", "Measure",
+    "Measured", "ModelAccess", "Scores", "Separation", "keys_of_maps",
+]  # fmt: skip
 
 ALWAYS: tuple[Measure, ...] = (Answers(), Drift(), Scores())
 """What every audit measures."""

@@ -23,28 +23,10 @@ if TYPE_CHECKING:
     from xai_callbacks.metrics.group_metrics import GroupMetrics
 
 __all__ = [
-    "Estimate",
-    "GroupMetrics",
-    "area_fraction",
-    "explanation_drift",
-    "lift_chance",
-    "novelty_auroc",
-    "permuted_mass",
-    "rank_correlation",
-    "region_weights",
-    "relevance",
-    "relevance_lift",
-    "relevance_mass",
-    "relevance_rank",
-    "separate",
-    "shift_p",
-    "signed_share",
-    "sobel_magnitude",
-    "soft_iou",
-    "soft_iou_chance",
-    "summarize",
-    "why_useless",
-]
+    "Estimate", "GroupMetrics", "area_fraction", "explanation_drift", "lift_chance", "novelty_auroc", "permuted_mass",
+    "rank_correlation", "region_weights", "relevance", "relevance_lift", "relevance_mass", "relevance_rank", "separate",
+    "shift_p", "signed_share", "sobel_magnitude", "soft_iou", "soft_iou_chance", "summarize", "why_useless",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

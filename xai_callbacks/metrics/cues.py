@@ -1,36 +1,27 @@
 """What a cue does to an answer: one image with the cue against the same image without it.
 
 Outputs are logits `(N, K)` of the same model; `classes` `(N,)` int64 are the classes that the cue points to, -1 where
-there is no such pair. Results are `(N,)` float64: NaN where there is no pair, or a logit is not finite.
+there is no such pair. Results are `(N,)` float64: NaN where there is no pair, or a logit is not finite. `spread` is of
+several versions of an image.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from xai_callbacks.errors import ConfigurationError
 
 __all__ = [
-    "answers_with",
-    "consistency",
-    "cue_effect",
-    "cue_effect_logit",
-    "cue_gap",
-    "cue_pull",
-    "flip_rate",
-    "pair_accuracy",
-    "risen_class",
-    "spurious_score",
-    "total_variation",
-]
+    "answers_with", "consistency", "cue_effect", "cue_effect_logit", "cue_gap", "cue_pull", "flip_rate",
+    "pair_accuracy", "risen_class", "spread", "spurious_score", "total_variation",
+]  # fmt: skip
 
 
 def cue_effect(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
     """How much the cue raises the probability of the class it points to, in [-1, 1]; 0 for a model that ignores it."""
-    _check(present, absent, classes)
-    gained = present.double().softmax(dim=1) - absent.double().softmax(dim=1)
-    return _where(_of_class(gained, classes), present, absent, classes)
+    return _where(_of_class(_gained(present, absent, classes), classes), present, absent, classes)
 
 
 def cue_pull(present: Tensor, absent: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
@@ -39,13 +30,14 @@ def cue_pull(present: Tensor, absent: Tensor, classes: Tensor, labels: Tensor) -
     Where the cue points to the label, what the label gains by it; else what the label loses. Mean over classes it is
     the accuracy gap of a model whose answers are certain, whatever the number of classes. NaN for label -1.
     """
-    return _towards(present.double().softmax(dim=1), absent.double().softmax(dim=1), present, absent, classes, labels)
+    return _towards(_gained(present, absent, classes), present, absent, classes, labels)
 
 
 def cue_gap(present: Tensor, absent: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
     """The same for right answers: 1, 0 or -1; mean over classes, accuracy with the own cue less that with another."""
-    right = [torch.nn.functional.one_hot(each.argmax(dim=1), each.shape[1]).double() for each in (present, absent)]
-    return _towards(right[0], right[1], present, absent, classes, labels)
+    _check(present, absent, classes)
+    right = [one_hot(each.argmax(dim=1), each.shape[1]).double() for each in (present, absent)]
+    return _towards(right[0] - right[1], present, absent, classes, labels)
 
 
 def cue_effect_logit(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
@@ -75,9 +67,7 @@ def spurious_score(present: Tensor, neutral: Tensor, classes: Tensor) -> Tensor:
 
 def total_variation(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
     """Total variation distance of the two answers, in [0, 1]: how much the cue changes, whatever it points to."""
-    _check(present, absent, classes)
-    gained = present.double().softmax(dim=1) - absent.double().softmax(dim=1)
-    return _where(gained.abs().sum(dim=1) / 2, present, absent, classes)
+    return _where(_gained(present, absent, classes).abs().sum(dim=1) / 2, present, absent, classes)
 
 
 def risen_class(present: Tensor, absent: Tensor, classes: Tensor, labels: Tensor) -> tuple[int, Tensor]:
@@ -85,8 +75,7 @@ def risen_class(present: Tensor, absent: Tensor, classes: Tensor, labels: Tensor
 
     Asked of the images of other classes, as those of the class itself have nowhere to rise to.
     """
-    _check(present, absent, classes)
-    gained = present.double().softmax(dim=1) - absent.double().softmax(dim=1)
+    gained = _gained(present, absent, classes)
     valid = (classes >= 0) & gained.isfinite().all(dim=1) & (labels >= 0)
     others = valid[:, None] & (labels[:, None] != torch.arange(gained.shape[1]))
     risen = int(gained.where(others, torch.nan).nanmean(dim=0).nan_to_num(nan=-torch.inf).argmax())
@@ -112,13 +101,29 @@ def answers_with(outputs: Tensor, classes: Tensor) -> Tensor:
     return _where((outputs.argmax(dim=1) == classes).double(), outputs, outputs, classes)
 
 
-def _towards(
-    with_cue: Tensor, without: Tensor, present: Tensor, absent: Tensor, classes: Tensor, labels: Tensor
-) -> Tensor:
-    """What the label gains, `(N, K)` values with the cue and without, with the sign of what it should gain."""
+def spread(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """How far answers to several versions `(F, N, K)` of N images lie apart; both `(N,)` float64, in [0, 1].
+
+    Mean total variation distance from their mean; and 1 where the classes differ, else 0. NaN for logits not finite.
+    """
+    probabilities = outputs.double().softmax(dim=2)
+    distance = (probabilities - probabilities.mean(dim=0)).abs().sum(dim=2).mean(dim=0) / 2
+    answers = outputs.argmax(dim=2)
+    disagree = (answers != answers[0]).any(dim=0).double()
+    finite = outputs.isfinite().all(dim=2).all(dim=0)
+    return distance.where(finite, torch.nan), disagree.where(finite, torch.nan)
+
+
+def _gained(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
+    """What the probabilities `(N, K)` gain by the cue; refuses arguments that do not fit."""
     _check(present, absent, classes)
-    gained = _of_class(with_cue - without, labels)
-    values = torch.where(labels == classes, gained, -gained)
+    return present.double().softmax(dim=1) - absent.double().softmax(dim=1)
+
+
+def _towards(gained: Tensor, present: Tensor, absent: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
+    """What the label gains, of gains `(N, K)`, with the sign of what it should gain."""
+    own = _of_class(gained, labels)
+    values = torch.where(labels == classes, own, -own)
     return _where(values.where(labels >= 0, torch.nan), present, absent, classes)
 
 

@@ -18,17 +18,9 @@ from torch import Tensor
 from xai_callbacks.record import Estimate
 
 __all__ = [
-    "bias_amplification",
-    "conditional_mutual_information",
-    "conflict_gap",
-    "group_accuracy",
-    "group_ece",
-    "minimum_interval",
-    "on_sides",
-    "reweighted_accuracy",
-    "wilson_interval",
-    "worst_group_accuracy",
-]
+    "bias_amplification", "conditional_mutual_information", "conflict_gap", "group_accuracy", "group_ece",
+    "minimum_interval", "on_sides", "reweighted_accuracy", "wilson_interval", "worst_group_accuracy",
+]  # fmt: skip
 
 # Chance of an interval to lie on either side of the truth.
 _TAIL = 0.025

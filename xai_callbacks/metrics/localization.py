@@ -26,18 +26,9 @@ from torch.nn.functional import interpolate
 from xai_callbacks.errors import ConfigurationError
 
 __all__ = [
-    "RegionWeights",
-    "area_fraction",
-    "lift_chance",
-    "region_weights",
-    "relevance",
-    "relevance_lift",
-    "relevance_mass",
-    "relevance_rank",
-    "soft_iou",
-    "soft_iou_chance",
-    "sum_relevance",
-]
+    "RegionWeights", "area_fraction", "lift_chance", "region_weights", "relevance", "relevance_lift", "relevance_mass",
+    "relevance_rank", "soft_iou", "soft_iou_chance", "sum_relevance",
+]  # fmt: skip
 
 # Below the rounding error of the maps themselves, which are float32.
 _EPS = torch.finfo(torch.float32).eps

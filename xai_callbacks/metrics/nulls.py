@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.interventions.fills import check_images
 from xai_callbacks.metrics.localization import RegionWeights, sum_relevance
 
 __all__ = ["explanation_drift", "permuted_mass", "shift_p", "signed_share", "sobel_magnitude"]
@@ -27,11 +28,7 @@ def shift_p(relevance: Tensor, mask: Tensor, *, reference: float | Tensor = 0.0)
     In [1 / N, 1]; NaN where the mask covers the image, too. The shifts keep how sparse and how smooth the map is. They
     say nothing of a habit to look at the middle of the image, and independent places are as many as blobs, not as
     pixels: read the share as a rank. One pair of Fourier transforms in float64; takes 32 bytes a pixel while it runs.
-
-    Args:
-        relevance: Non-negative `(..., H, W)`.
-        mask: `(..., H, W)` bool.
-        reference: Largest magnitude of a map seen in the run.
+    Arguments are those of `relevance_mass`, but pixels only.
     """
     sums = sum_relevance(relevance.detach(), mask, reference)
     spectrum = torch.fft.rfft2(sums.scaled).conj() * torch.fft.rfft2(mask.double())
@@ -45,12 +42,8 @@ def permuted_mass(relevance: Tensor, masks: Tensor | RegionWeights, *, reference
 
     Near the relevance mass itself, most of that mass is what any map with this prior of position has. A constant map
     gets the mean area of the other regions. NaN where the probe has no such region, too, and everywhere if no two
-    probes have different regions.
-
-    Args:
-        relevance: Non-negative `(..., N, H, W)`, or on the grid of `masks`.
-        masks: Region of each probe, `(N, H, W)` bool, or what `region_weights` gives.
-        reference: Largest magnitude of a map seen in the run.
+    probes have different regions. Arguments are those of `relevance_mass`, of N probes: maps `(..., N, H, W)`, masks
+    `(N, H, W)`.
     """
     sums, inside = sum_relevance(relevance, masks, reference), RegionWeights.of(masks).inside
     pool = inside[inside.flatten(1).any(dim=1)]
@@ -71,15 +64,11 @@ def sobel_magnitude(images01: Tensor) -> Tensor:
         images01: `(N, C, H, W)` floats in [0, 1], before normalisation.
 
     Raises:
-        ConfigurationError: The shape or type is another.
+        ConfigurationError: Shape, type or range is another.
     """
     from scipy.ndimage import correlate1d
 
-    if images01.ndim != 4 or not images01.is_floating_point():
-        raise ConfigurationError(
-            f"Expected `images01` to be floats (N, C, H, W), but got {images01.dtype} {tuple(images01.shape)}. "
-            "Divide uint8 pixels by 255."
-        )
+    check_images("images01", images01, "Undo the normalisation first.")
     grey = images01.detach().cpu().double().mean(dim=1).numpy()
     # Differences first: they are exactly zero where an image is constant.
     edges = [correlate1d(correlate1d(grey, [-1, 0, 1], axis), [1, 2, 1], 3 - axis) for axis in (1, 2)]
@@ -91,12 +80,8 @@ def signed_share(heatmap: Tensor, mask: Tensor | RegionWeights, *, reference: fl
 
     Of the question "why the class of the cue, rather than the label?", it says how far the pixels of the cue speak for
     its class. 0 where signs balance; a constant map gets the area fraction, with the sign of the map.
-    Positive and negative part are enlarged each on its own: side by side, opposite signs count in full.
-
-    Args:
-        heatmap: Signed maps `(..., H, W)`, or `(..., h, w)` on the grid of `mask`.
-        mask: `(..., H, W)` bool, or what `region_weights` gives.
-        reference: Largest magnitude of a map seen in the run.
+    Positive and negative part are enlarged each on its own: side by side, opposite signs count in full. Arguments are
+    those of `relevance_mass`, but the maps are signed.
     """
     sums = sum_relevance(heatmap.abs(), mask, reference)
     net = (sums.scaled * heatmap.sign() * RegionWeights.of(mask).inside).sum(dim=(-2, -1))

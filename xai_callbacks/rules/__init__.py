@@ -8,14 +8,6 @@ from xai_callbacks.rules.expectation import Expectation
 from xai_callbacks.rules.summary import markdown, summary
 
 __all__ = [
-    "AlarmRule",
-    "Conclusions",
-    "Expectation",
-    "ExpectationsFailed",
-    "Rule",
-    "as_rules",
-    "assert_expectations",
-    "conclude",
-    "markdown",
-    "summary",
-]
+    "AlarmRule", "Conclusions", "Expectation", "ExpectationsFailed", "Rule", "as_rules", "assert_expectations",
+    "conclude", "markdown", "summary",
+]  # fmt: skip

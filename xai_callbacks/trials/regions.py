@@ -11,7 +11,7 @@ from xai_callbacks.errors import ConfigurationError, require_instance, require_i
 from xai_callbacks.interventions.fills import FILLS, apply_fill, dilate
 from xai_callbacks.interventions.regions import HALVES, half_masks, partners, placebo_masks, require_region
 from xai_callbacks.interventions.shown import Shown
-from xai_callbacks.metrics.regions import correct, spread
+from xai_callbacks.metrics.cues import answers_with, spread
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import Key, PerProbe, summarize
 from xai_callbacks.trials.base import Answers, Judged, Trial, Views
@@ -83,8 +83,8 @@ class RegionTrial(Trial):
 
     def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
         """See `Trial.judge`."""
-        given, has = correct(answers.given, _labels(probes)), answers.facts["has"]
-        lost = {name: given - correct(outputs, _labels(probes)) for name, outputs in answers.views.items()}
+        given, has = answers_with(answers.given, _labels(probes)), answers.facts["has"]
+        lost = {name: given - answers_with(outputs, _labels(probes)) for name, outputs in answers.views.items()}
         drops = {fill: lost[fill] for fill in self.fills}
         placebo = torch.stack([lost[f"placebo {fill}"] for fill in self.fills]).mean(dim=0)
         drop = torch.stack(list(drops.values())).mean(dim=0)
@@ -150,7 +150,8 @@ class BackgroundTrial(Trial):
         """See `Trial.views`."""
         probes = shown.probes
         masks = probes.masks[self.region]
-        own, has = masks[shown.rows], _two_parts(masks)
+        own, pixels = masks[shown.rows], masks.flatten(1)
+        has = pixels.any(dim=1) & ~pixels.all(dim=1)  # an object, and a background
         plain = shown.scale.displayed(probes.images.mean(dim=(0, 2, 3), keepdim=True))
         images = {
             "background": self._filled(shown.images, own, shown.names),
@@ -168,7 +169,7 @@ class BackgroundTrial(Trial):
 
     def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
         """See `Trial.judge`."""
-        right = {name: correct(outputs, _labels(probes)) for name, outputs in answers.views.items()}
+        right = {name: answers_with(outputs, _labels(probes)) for name, outputs in answers.views.items()}
         chance = torch.full_like(right["same"], 1 / answers.given.shape[1])
         has, same, other = (answers.facts[name] for name in ("has", "same", "other"))
 
@@ -310,9 +311,3 @@ def _require_fills(fills: Sequence[str], *, min_count: int = 1, without: Sequenc
     if len(set(fills)) < len(fills):
         raise ConfigurationError(f"Expected `fills` to be different ones, but got {fills!r}. Name each once.")
     return tuple(fills)
-
-
-def _two_parts(masks: Tensor) -> Tensor:
-    """Whether images have something within the region and something around it, `(N,)`."""
-    pixels = masks.flatten(1)
-    return pixels.any(dim=1) & ~pixels.all(dim=1)
