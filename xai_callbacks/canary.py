@@ -118,9 +118,8 @@ def canary(
     audits, and the rule is asked. How much a copy uses the cue is measured: its *gap* is the accuracy with the cue of
     the class minus the mean of those with the cues of other classes.
 
-    What is found holds for cues that are as visible as the planted one, and for one fine-tuning each: gaps have
-    intervals over images, not over training runs. A copy that took up its cue in the very last epoch is at `watch`, and
-    counts as missed.
+    What is found holds for cues as visible as the planted one, and for one fine-tuning each: gaps have intervals over
+    images, not over training runs. A copy that took up its cue in the last epoch is at `watch`, and counts as missed.
 
     The model and all random streams are as before; equal seeds give equal results on one kind of device. Cost: for each
     strength `epochs` epochs over the training images, up to five forward passes over the probes an audit, and one pass
@@ -129,8 +128,7 @@ def canary(
     Args:
         model: The classifier, or the LightningModule that holds it. What needs no gradients is not fine-tuned.
         training: Some hundred training images with labels, such as `ProbeSet.from_dataset(train, per_class=100)`.
-        probes: The probes whose power is wanted; or an `Auditor` of them, for its `model`, `output` and `chunk_size`,
-            which is the batch size, too.
+        probes: The probes whose power is wanted; or an `Auditor`, for its `model`, `output`, `chunk_size` (of batches).
         cue: What to plant, one variant a class, of a kind that the data do not have already. None for a patch in a
             corner, of one colour for each of the eight most frequent classes.
         strengths: How often an image has the cue of its class, in (0, 1]. One divided by the number of variants tells

@@ -1,8 +1,7 @@
 """What a cue does to an answer: one image with the cue against the same image without it.
 
 Outputs are logits `(N, K)` of the same model; `classes` `(N,)` int64 are the classes that the cue points to, -1 where
-there is no such pair. Results are `(N,)` float64: NaN where there is no pair, or a logit is not finite. `spread` is of
-several versions of an image.
+there is no such pair. Results are `(N,)` float64: NaN where there is no pair, or a logit is not finite.
 """
 
 from __future__ import annotations

@@ -71,8 +71,7 @@ class GroupMetrics(Metric):
         num_classes: K, 2 or more.
         num_cues: C, the number of values of the cue.
         aligned: For each label, the cue that goes with it in training; None leaves out what needs it. The most frequent
-            one is not a safe guess: a cue on a third of the images of one class, and nowhere else, is a shortcut
-            without being in the majority.
+            one is no safe guess: a cue on a third of the images of one class, and nowhere else, is a shortcut, too.
         train_counts: Training images by label and cue, integers `(K, C)`; None leaves out what needs them.
         min_count: Fewest images of a group that may be the worst.
         per_group: Give the values of single groups; they are `3 * K * C` keys.

@@ -155,9 +155,8 @@ def bias_amplification(counts: Tensor, train_counts: Tensor) -> float:
     """How much more often than is true the model answers what went with the cue in training; in [-1, 1]. Chance: 0.
 
     Mean over labels t and cues a of `s (P(answer t | a) - P(label t | a))`, s the sign of
-    `P(label t | a) - P(label t)` in training. Source: Wang and Russakovsky 2021, direction A -> T; s = 0 for equal
-    probabilities here. Cues without an image are left out; NaN if there are only such. `train_counts` are the training
-    images by label and cue, int64 `(K, C)`.
+    `P(label t | a) - P(label t)` in training, images `train_counts`, int64 `(K, C)`; 0 for equal ones. Source: Wang and
+    Russakovsky 2021, direction A -> T. Cues without an image are left out; NaN if there are only such.
     """
     groups, train = counts.sum(dim=2), train_counts
     # In whole numbers: equal probabilities must give 0, whatever their quotients are in binary.

@@ -41,8 +41,7 @@ class RegionWeights(NamedTuple):
 
     Attributes:
         inside: Pixels of the region that each cell stands for once maps are enlarged, `(..., h, w)` float64.
-        rows: Weights with which a column of cells is enlarged, `(H, h)` float64.
-        columns: The same for a row of cells, `(W, w)`.
+        rows, columns: Weights with which a column and a row of cells are enlarged, `(H, h)` and `(W, w)` float64.
         area: Pixels of the region, `(...)` float64.
     """
 
@@ -137,8 +136,7 @@ def relevance_mass(relevance: Tensor, mask: Tensor | RegionWeights, *, reference
 def relevance_lift(relevance: Tensor, mask: Tensor | RegionWeights, *, reference: float | Tensor = 0.0) -> Tensor:
     """How many times more relevance the mask holds than its area, in [0, 1 / a]. Chance: 1.
 
-    `relevance_mass / area_fraction`, comparable over regions of different size. Arguments are those of
-    `relevance_mass`.
+    `relevance_mass / area_fraction`, comparable over regions of different size. Arguments as in `relevance_mass`.
     """
     return relevance_mass(relevance, mask, reference=reference) / area_fraction(mask) * lift_chance(mask)
 
@@ -167,8 +165,7 @@ def soft_iou(relevance: Tensor, mask: Tensor | RegionWeights, *, reference: floa
     """Overlap of relevance and mask as distributions, in [0, 1]; 1 only for relevance spread evenly over the mask.
 
     `sum r m / sum ((r + m) / 2)^2` with `r = R / sum R` and `m = M / K` (Attention-IoU, Serianni et al. 2025). No
-    threshold; punishes relevance that is right but sits on one spot. Chance: `soft_iou_chance`. Arguments are those of
-    `relevance_mass`.
+    threshold; punishes right relevance on one spot. Chance: `soft_iou_chance`. Arguments as in `relevance_mass`.
     """
     sums, region = sum_relevance(relevance, mask, reference), RegionWeights.of(mask)
     # The sum over pixels of R^2 is a quadratic form of the cells.

@@ -2,8 +2,7 @@
 
 Area is the least a share of relevance must beat, and not enough: maps are smooth, objects stand in the middle, edges
 and bright colours draw relevance in a net that was never trained. Each null takes one of these explanations away; none
-says that a model uses a region. Conventions, axes and the rule for what has no answer (NaN) are those of
-`xai_callbacks.metrics.localization`.
+says that a model uses a region. Conventions, axes and what has no answer (NaN) are as in `metrics.localization`.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ def permuted_mass(relevance: Tensor, masks: Tensor | RegionWeights, *, reference
 
     Near the relevance mass itself, most of that mass is what any map with this prior of position has. A constant map
     gets the mean area of the other regions. NaN where the probe has no such region, too, and everywhere if no two
-    probes have different regions. Arguments are those of `relevance_mass`, of N probes: maps `(..., N, H, W)`, masks
-    `(N, H, W)`.
+    probes have different regions. Arguments are those of `relevance_mass`: maps `(..., N, H, W)`, masks `(N, H, W)`.
     """
     sums, inside = sum_relevance(relevance, masks, reference), RegionWeights.of(masks).inside
     pool = inside[inside.flatten(1).any(dim=1)]
@@ -91,9 +89,8 @@ def signed_share(heatmap: Tensor, mask: Tensor | RegionWeights, *, reference: fl
 def explanation_drift(before: Tensor, after: Tensor) -> Tensor:
     """Cosine distance of signed heatmaps `(..., h, w)` of the same probes and question, `1 - cos`, in [0, 2].
 
-    0: the same map up to a positive factor; 1: unrelated; 2: the opposite map. Computed as half the squared distance of
-    the unit maps, which keeps its digits where they are nearly equal. No chance level. NaN where either map is all
-    zeros or not finite.
+    0: the same map up to a positive factor; 1: unrelated; 2: the opposite map. No chance level. NaN where either map is
+    all zeros or not finite.
 
     Raises:
         ConfigurationError: The shapes differ or have no two last axes.
@@ -105,5 +102,6 @@ def explanation_drift(before: Tensor, after: Tensor) -> Tensor:
         )
     flat = [maps.double().flatten(-2) for maps in (before, after)]
     units = [maps / torch.linalg.vector_norm(maps, dim=-1, keepdim=True) for maps in flat]
+    # Half the squared distance of the unit maps, which keeps its digits where they are nearly equal.
     squares: Tensor = (units[0] - units[1]).square()
     return (squares.sum(dim=-1) / 2).clamp(max=2)

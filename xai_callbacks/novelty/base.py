@@ -14,14 +14,11 @@ __all__ = ["Inliers", "LastLayerScore", "ModelScore", "NoveltyScore"]
 
 
 class Inliers(NamedTuple):
-    """Input and output of the last layer for familiar images.
-
-    Labels are all the same where there are no classes that exclude each other.
-    """
+    """Input and output of the last layer for familiar images."""
 
     features: Tensor  # inputs of the linear head, (N, F)
     logits: Tensor  # its outputs, (N, K)
-    labels: Tensor | None  # classes (N,) int64; None where unknown
+    labels: Tensor | None  # classes (N,) int64, all the same unless they exclude each other; None where unknown
     weight: Tensor  # of the head, (K, F)
     bias: Tensor  # of the head, (K,); zeros where it has none
 
@@ -64,8 +61,7 @@ class ModelScore(NoveltyScore):
     def check(self, subject: Subject, images: Tensor) -> None:
         """Raise before training, at little cost, what would keep `fit` or `score` from working.
 
-        Scores that learn are shown the first two familiar images `(N, C, H, W)`; others two probes, which are also
-        scored.
+        Scores that learn are shown two familiar images `(N, C, H, W)`; others two probes, which are also scored.
         """
 
     def fit(self, subject: Subject, images: Tensor, *, chunk_size: int = 64) -> None:

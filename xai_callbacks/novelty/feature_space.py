@@ -14,14 +14,9 @@ from xai_callbacks.novelty.last_layer import as_classes, checked
 
 __all__ = ["KNearest", "Mahalanobis", "ViM"]
 
-# Features are float32 at most; relative to them, what is this small is their rounding.
-_ROUNDING = 1e-6
-
-# Share of the mean variance that `Mahalanobis` adds to every variance.
-_SHRINKAGE = 1e-3
-
-# Shorter features than any of float32.
-_TINY = 1e-150
+_ROUNDING = 1e-6  # features are float32 at most; relative to them, what is this small is their rounding
+_SHRINKAGE = 1e-3  # share of the mean variance that `Mahalanobis` adds to every variance
+_TINY = 1e-150  # shorter features than any of float32
 
 
 class _Learner(LastLayerScore):
@@ -151,8 +146,7 @@ class ViM(_Learner):
     `fit`; F (F - D) an image.
 
     Args:
-        dimensions: D, at least 1 and below F; None for the authors' choice: 1000 from F = 2048 on, 512 from 768 on,
-            else F / 2.
+        dimensions: D, 1 to F - 1; None for the authors' choice: 1000 from F = 2048 on, 512 from 768 on, else F / 2.
     """
 
     name = "vim"

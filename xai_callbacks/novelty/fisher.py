@@ -33,8 +33,7 @@ class Whitener:
     """Squared Mahalanobis distance from two or more familiar rows, `(N, P)` float64; about P for familiar ones.
 
     Columns are standardised, and their covariance is shrunk toward the identity after Ledoit and Wolf, so that fewer
-    rows than columns have an answer too; a column that is the same in all familiar rows counts in its own unit.
-    Learning costs P^3 once.
+    rows than columns have an answer too; one that is the same in all rows counts in its own unit. Learning costs P^3.
     """
 
     def __init__(self, rows: Tensor) -> None:

@@ -26,8 +26,7 @@ class GradientConstraint(nn.Module):
 
     Kwon, Prabhushankar, Temel and AlRegib, "Backpropagated gradient representation for anomaly detection", ECCV 2020:
     `-strength * mean_i cos(g_i, G_i)` is added to a reconstruction loss `L`, where `g_i = dL / dW_i` is the gradient of
-    layer i and `G_i` the mean of the gradients of the total objective at all earlier steps. docs/novelty.md has an
-    example.
+    layer i and `G_i` the mean of the gradients of the total objective at all earlier steps. Example: docs/novelty.md.
 
     Weights of `Conv*`, `ConvTranspose*` and `Linear` layers take part, each once. `state_dict` holds `count` and one
     mean gradient a layer, with which a resumed training continues bit for bit. Cost: a second backward pass (double
@@ -156,8 +155,7 @@ class GradConScore(ModelScore):
     """`error - beta * alignment`: a familiar image is reconstructed well and asks for what training asked for.
 
     Kwon, Prabhushankar, Temel and AlRegib, "Backpropagated gradient representation for anomaly detection", ECCV 2020,
-    with the sign turned so that larger is more novel. Range `[-beta, 1 + beta]`. Cost: about one forward and backward
-    pass.
+    with the sign turned: larger is more novel. Range `[-beta, 1 + beta]`. Cost: about one forward and backward pass.
 
     Args:
         references: Where the audited module keeps its `GradientConstraint`, as a dotted name such as `constraint`: its

@@ -49,8 +49,7 @@ class GradNorm(ClosedForm):
     """`-||d KL(uniform || p) / dW||_1 = -||h||_1 ||p - 1/K||_1`: familiar images have large gradients.
 
     Huang et al., "On the importance of gradients for detecting distributional shifts in the wild", NeurIPS 2021.
-    Range `(-inf, 0]`, in units of the features; comparable between images and epochs of one model, not between
-    architectures.
+    Range `(-inf, 0]`, in units of the features; comparable between images and epochs, not between architectures.
     """
 
     name = "gradnorm"
@@ -140,8 +139,8 @@ class Energy(ClosedForm):
 class JointEnergy(ClosedForm):
     """`-sum_k log(1 + exp(z_k))`, in `(-inf, 0)`: the energies of all labels together, each of which an image may have.
 
-    Wang et al., "Can multi-label classification networks know what they don't know?", NeurIPS 2021. An image without
-    any label that the model knows scores near 0.
+    Wang et al., "Can multi-label classification networks know what they don't know?", NeurIPS 2021. Near 0 for an image
+    without any known label.
     """
 
     name = "joint_energy"

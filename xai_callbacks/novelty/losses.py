@@ -66,11 +66,7 @@ class GradientNorm(ModelScore):
 
 
 def measured(
-    subject: Subject,
-    images: Tensor,
-    loss: Loss,
-    parameters: Sequence[str] | None = None,
-    reduce: Reduce | None = None,
+    subject: Subject, images: Tensor, loss: Loss, parameters: Sequence[str] | None = None, reduce: Reduce | None = None
 ) -> tuple[GradientReading, Tensor]:
     """Gradients of the loss of each image, see `PerSampleGradients`, and which images are broken, `(N,)`.
 

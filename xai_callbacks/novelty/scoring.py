@@ -36,8 +36,7 @@ class Scorer:
         inliers: Familiar images `(N, C, H, W)`, from which scores that learn do so; None if none learns.
         labels: Classes of these, `(N,)` int64; None where unknown.
         task: How outputs are read; None for classes that exclude each other. Scores that do not suit it are left out.
-        required: Whether `check` refuses scores of the last layer where there is none, as scores that the user named;
-            else they are left out.
+        required: Whether `check` refuses scores of the last layer where there is none; else they are left out.
         strict: Whether an error of a score is raised instead, as one that names the score.
 
     Attributes:

@@ -151,8 +151,7 @@ class ProbeSet:
             dataset: Items `(image, label)`, or whatever `fields` describes. Images are float tensors `(C, H, W)`,
                 that is, after the transform that the model is evaluated with.
             per_class: Probes from each class, label or group. Where there are fewer, all are taken, with a warning.
-            by: Draw from each `"label"` or from each `"group"` (which needs `fields["group"]`; unknown groups, -1,
-                are left out).
+            by: Draw from each `"label"`, or from each `"group"` known (which needs `fields["group"]`).
             seed: Seed of the draw, 0 to 2**32 - 1.
             fields: Index, key or attribute of each thing in an item. Keys are `image`, `label`, `target`,
                 `group`, `name` and `masks`, e.g. `{"image": "x", "label": "y", "masks": {"core": "seg"}}`.

@@ -58,8 +58,7 @@ class AlarmRule(Rule):
         threshold: What the interval of a cue's pull must lie beyond, in [0, 1).
         audits: At how many consecutive audits; one alone may be chance.
         min_count: Fewest valid probes. There is no interval, and no alarm, with fewer than 30.
-        reference: Path of the saved record of a model that is known not to use the cues, audited on the same probes:
-            the pull must exceed what that model shows.
+        reference: Path of the saved record of a model known not to use the cues, of the same probes, to be exceeded.
         stop: Whether an alarm ends training.
         hook: Called once with each finding that becomes an alarm.
 
@@ -227,13 +226,14 @@ class AlarmRule(Rule):
 
     def _region(self, region: str, about: str, history: History) -> Finding:
         looks, estimate = history.estimates(about), history.without_tensors()[-1].metrics.get(about)
-        # The untrained model knows nothing, and may look there all the same.
+        # The untrained model knows nothing, and may look there all the same: it is what to compare with.
         nothing = [*history.estimates(f"{about}/reference"), *(look for look in looks if look[0].untrained)]
         limit = max([1.0, *(each.high for _, each in nothing if each.high is not None)])
+        above = [self._tested(each) and (each.low or 0.0) > limit and not record.untrained for record, each in looks]
         state, sentence = "no evidence", f"No more heat on the region {region!r} than without training."
         if estimate is None or not self._tested(estimate):
             sentence = f"Not enough evidence on the region {region!r}: {self.min_count} valid probes are needed."
-        elif _last_run([self._exceeds(look, limit) for look in looks]) >= self.audits:
+        elif _last_run(above) >= self.audits:
             state = "watch"
             sentence = (
                 f"Watch the region {region!r}: the model looks there, {estimate.value:.2f} times as much heat as its "
@@ -252,11 +252,6 @@ class AlarmRule(Rule):
     def _tested(self, estimate: Estimate | None) -> bool:
         """Whether there is an interval, of enough probes."""
         return estimate is not None and estimate.low is not None and estimate.valid >= self.min_count
-
-    def _exceeds(self, look: tuple[AuditRecord, Estimate], limit: float) -> bool:
-        # What the model does before training was not learnt: it is what to compare with, and no evidence.
-        record, estimate = look
-        return not record.untrained and self._tested(estimate) and (estimate.low or 0.0) > limit
 
     def _onset(self, looks: Looks, side: int, run: int, history: History) -> Onset:
         """Date the use of a cue whose interval was beyond the threshold at the last `run` audits."""
@@ -284,17 +279,11 @@ class AlarmRule(Rule):
 
 
 class _Judged(NamedTuple):
-    """A cue at one audit.
+    """A cue at one audit."""
 
-    Attributes:
-        side: 1 or -1 if its pull is beyond the threshold, and on which side; else 0.
-        what: Key of what is, the cue itself or a neighbour.
-        why_not: Why it cannot be said that the cue was learnt; empty if it was.
-    """
-
-    side: int
-    what: str
-    why_not: str
+    side: int  # 1 or -1 if its pull is beyond the threshold, and on which side; else 0
+    what: str  # key of what is: the cue itself, or a neighbour
+    why_not: str  # why it cannot be said that the cue was learnt; empty if it was
 
 
 def _ends(estimate: Estimate, widened: float) -> tuple[float, float]:

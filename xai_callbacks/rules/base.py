@@ -32,8 +32,7 @@ class Rule(ABC):
         Args:
             keys: Declarations of all keys that audits of this run may have, those of rules among them.
             probes: Number of probes.
-            identity: A record of what is known of the probes before an audit: `class_names`, `groups` and `truth`;
-                None if that is not at hand.
+            identity: A record of what is known of the probes before an audit, `class_names`, `groups` and `truth`.
 
         Raises:
             ConfigurationError: The rule asks for what no audit of this run has.

@@ -9,8 +9,7 @@
 
 With fewer than 30 valid probes a metric of the probes has no interval, since it would promise more than it knows: not
 enough evidence, however good the value. Others without an interval have none by nature: the value decides. A share of
-all images without an interval gets one by the same formula. A value that is NaN or infinite never passes and never
-fails.
+all images without an interval gets one by the same formula. Values that are NaN or infinite neither pass nor fail.
 """
 
 from __future__ import annotations
@@ -112,9 +111,8 @@ class Expectation(Rule):
             shown += f" [{', '.join(_text(end, self.wanted.bound) for end in points[1:])}]"
         count = "" if key.of == "nothing" else f" on {estimate.valid} {key.of}"
         lost = f" ({estimate.degenerate} without a value)" if estimate.degenerate else ""
-        remark = (
-            "" if has_interval else f", too few for an interval ({FEWEST_FOR_INTERVAL})" if few else " (no interval)"
-        )
+        missing = f", too few for an interval ({FEWEST_FOR_INTERVAL})" if few else " (no interval)"
+        remark = "" if has_interval else missing
         return self._finding(state, f"{margin}, {shown}{count}{lost}{remark}", estimate)
 
     def _finding(self, state: str, words: str, estimate: Estimate | None = None) -> Finding:
@@ -146,11 +144,7 @@ def _text(value: float, bound: float) -> str:
 
 
 def _estimate(wanted: Sentence, key: Key, record: AuditRecord) -> Estimate | None:
-    """The estimate that a sentence is about, of some probes only where it says so; None where nothing was measured.
-
-    Raises:
-        ConfigurationError: See `_members`.
-    """
+    """The estimate that a sentence is about, of some probes only where it says so; None where nothing was measured."""
     if wanted.for_class is not None or wanted.for_group is not None:
         scores = {f"novelty/{name}": each for name, each in record.scores.items()}
         values, chance = {**scores, **record.per_probe}.get(wanted.key), record.chances.get(wanted.key)
@@ -171,11 +165,7 @@ def _estimate(wanted: Sentence, key: Key, record: AuditRecord) -> Estimate | Non
 
 
 def _members(wanted: Sentence, record: AuditRecord) -> Tensor:
-    """Which probes a sentence is about, `(N,)` bool.
-
-    Raises:
-        ConfigurationError: It names a class or group that there is not, or that no probe is of.
-    """
+    """Which probes a sentence is about, `(N,)` bool; refuses a class or group that there is not, or of no probe."""
     rows = torch.ones(1, dtype=torch.bool)
     if wanted.for_class is not None:
         rows = rows & (record.truth == _class_index(wanted, wanted.for_class, record))

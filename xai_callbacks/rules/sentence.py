@@ -44,10 +44,8 @@ class Sentence(NamedTuple):
         key: Key of the metric.
         operator: `<`, `<=`, `>` or `>=`.
         bound: What the value is held against.
-        for_class: Only probes of this class, by name or index; None for all.
-        for_group: Only probes of this group, by name; None for all.
-        from_epoch: First epoch that counts, from 0; None for the first of all.
-        until_epoch: Last epoch that counts; None for no end.
+        for_class, for_group: Only probes of this class, by name or index, or of this group, by name; None for all.
+        from_epoch, until_epoch: First and last epoch that count, from 0; None for no limit.
     """
 
     key: str
@@ -134,7 +132,6 @@ class _Reader:
         return Sentence(key, compared, bound, **clauses)
 
     def take(self, expected: str, pattern: str, way_out: str = "") -> str:
-        """The next token, which must match."""
         if not self.tokens or not re.fullmatch(pattern, self.tokens[0]):
             raise self.error(expected, repr(_short(self.tokens[0])) if self.tokens else "the end", way_out)
         return str(self.tokens.pop(0))

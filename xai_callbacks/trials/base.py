@@ -22,8 +22,7 @@ class Views:
     """Some probes, edited in several ways.
 
     Attributes:
-        images: By name of the view, `(n, C, H, W)` in [0, 1]. An image that is as it was shown, or as in an earlier
-            view, is not run again.
+        images: By name of the view, `(n, C, H, W)` in [0, 1]. Those as shown, or as in an earlier view, are not run.
         facts: More about these probes that the judgement needs, `(n, ...)` by name.
     """
 

@@ -77,8 +77,7 @@ class CueTrial(Trial):
     A probe is left out, and counted, where the cue would hide more than a fifth of the region `core`, where there is no
     pair, or where both of a pair are the same, such as a black patch on black. Cost: up to four forward passes a probe
     (with the cue, with that of the own class, without any, and without the object), one or two for each control and
-    neighbour; none for a view of a probe as it is. A multi-label model is asked about the label that the cue points to,
-    present or not.
+    neighbour; none for a view of a probe as it is. Multi-label models are asked about the label that the cue points to.
 
     Args:
         cue: The cue.

@@ -26,19 +26,17 @@ class RegionTrial(Trial):
     """Fills a region, and elsewhere a place of the same shape, and looks how much accuracy is lost.
 
     `region/<region>/drop` is accuracy as shown minus accuracy with the region filled, mean over the fills, and
-    `drop_minus_placebo` that beside the same fill elsewhere, away from `core` and `spurious`; the others are declared
-    in `keys`.
-
-    Both placebo metrics are NaN, and counted, for a region too large to move away from itself, and where its place
-    elsewhere would hide more than a fifth of `core` or `spurious`.
+    `drop_minus_placebo` that beside the same fill elsewhere, away from `core` and `spurious`; `keys` has all. Those
+    of placebos are NaN, and counted, for a region too large to move away from itself, or whose place elsewhere would
+    hide more than a fifth of `core` or `spurious`.
 
     Of the object, a *small* drop is suspicious; of a cue, a large one where it agrees with the label, and one below 0
     where it contradicts. Cost: two forward passes a probe and fill.
 
     Args:
         region: Name of the region.
-        fills: Take its place, see `interventions.fills`; three or more, as each leaves a mark of its own. `swap` fills
-            from a probe of a class drawn at random.
+        fills: See `interventions.fills`; three or more, as each leaves a mark of its own. `swap` takes a probe of a
+            class drawn at random.
         grow: Pixels by which the region grows first, so that no rim stays behind.
         seed: Seed of fills and draws.
     """
@@ -206,14 +204,11 @@ class HalfTrial(Trial):
     """Overwrites half of the image in several ways: does the answer depend on what stands in the other half?
 
     `fill/tv` is the mean total variation distance of the answers from their mean, `fill/disagree` the share of probes
-    whose answers differ.
-
-    Clean models fail it, too: it measures how a model stands missing parts, not shortcuts. Read it beside its value
-    before training. Cost: one forward pass a probe and fill.
+    whose answers differ. Clean models fail it, too: it measures how a model stands missing parts, not shortcuts. Read
+    it beside its value before training. Cost: one forward pass a probe and fill.
 
     Args:
-        half: The half to overwrite: `top`, `bottom`, `left`, `right`, or `keep_object` for the one opposite to the
-            region `core`.
+        half: What to overwrite: `top`, `bottom`, `left`, `right`, or with `keep_object` the half opposite to `core`.
         fills: Two or more.
         seed: Seed of the fills.
     """

@@ -29,8 +29,7 @@ class Twins(NamedTuple):
     Attributes:
         present: Images with the cue `(n, C, H, W)` in [0, 1].
         absent: The same without it, or with a variant that points to another class.
-        neutral: The same without any variant. An image that is as it was shown, or as in another view, is not run
-            through the model again.
+        neutral: The same without any variant. Images as they were shown, or as in another view, are not run again.
         points_to: The class that the cue in `present` points to, `(n,)` int64; -1 where there is no pair.
         region: Place of the cue in `present`, `(n, H, W)` bool; None for a cue of the image as a whole.
         added: Whether the cue was put into a probe, or taken out of one; `(n,)` bool, None if always put.
@@ -53,8 +52,7 @@ class Cue(ABC):
 
     Args:
         name: Names the cue in keys, such as `cue/<name>/effect`.
-        points_to: The class that each variant points to, as an index or a class name; one alone for a single variant.
-            Several variants may point to the same class.
+        points_to: The class that each variant points to, as an index or a name; one alone for a single variant.
 
     Attributes:
         carried_in: Name of the region in which the probes themselves carry the cue; None if they do not.

@@ -25,7 +25,7 @@ _SHORTEST = 4.0
 # Size at which texts are measured.
 _POINTS = 64
 
-# Height of the letters as a share of that of the image; taller ones would cover it.
+# Height of the letters, at most, as a share of that of the image: taller ones would cover it.
 _TALLEST = 1 / 3
 # Cover of a pixel, from which on it counts as ink.
 _INKED = 0.05
@@ -84,8 +84,7 @@ class WatermarkCue(PaintedCue):
     Args:
         texts: Text of each variant, or a single one.
         opacity: How much the text covers, in (0, 1].
-        width: Width of the text as a share of that of the image, in (0, 1]; less for a short one, whose letters would
-            else be taller than a third of the image.
+        width: Width of the text as a share of that of the image, in (0, 1]; less for a short one, else too tall.
         points_to, name: See `Cue`.
     """
 

@@ -59,16 +59,10 @@ class PaintedCue(Cue):
 def paired_variants(classes: Sequence[int], count: int, seed: int, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     """The variant of each of `count` images, and that of its twin: two `(count,)` int64, -1 for none.
 
-    With labels, an image gets the variant of another class, each equally often to one image, and its twin that of its
-    own, or none if there is none; where all variants point to its own class, it gets one of these and its twin none.
-    Without, or where the label is unknown, every variant is equally frequent, to one image, and a twin points to
-    another class.
-
-    Args:
-        classes: Class that each variant points to.
-        count: Number of images.
-        seed: Seed of the draw.
-        labels: `(count,)` int64, -1 where unknown; None if all are.
+    With labels `(count,)` int64, an image gets the variant of another class, each equally often to one image, and its
+    twin that of its own, or none if there is none; where all variants point to its own class, it gets one of these and
+    its twin none. Without, or where the label is unknown (-1), every variant is equally frequent, to one image, and a
+    twin points to another class. `classes` are those that the variants point to.
     """
     generator = named_generator("variants", seed, str(count))
     points_to = torch.tensor(classes)
@@ -262,8 +256,7 @@ class FunctionCue(PaintedCue):
             regions of these probes by name, `(n, H, W)` bool each. Returns the images with the cue, of the same shape.
             It must do the same to an image at every call.
         points_to, name: See `Cue`.
-        region: `region(images)` or `region(images, masks)`: the place of the cue, `(n, H, W)` bool; None if everywhere
-            or unknown.
+        region: `region(images)` or `region(images, masks)`: place of the cue, `(n, H, W)` bool; None if unknown.
     """
 
     def __init__(

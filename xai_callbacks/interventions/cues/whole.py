@@ -146,11 +146,9 @@ class ShiftCue(PaintedCue):
     """Where things lie: the object, or the whole image, moved to one side.
 
     Args:
-        shifts: How far each variant moves `(down, right)`, as shares of height and width within -1 and 1; or a single
-            pair.
+        shifts: How far each variant moves `(down, right)`, in shares of height and width, -1 to 1; or a single pair.
         region: Name of the region of the object, which is moved as far as the border allows, its old place imputed
-            (the fill `road`); a probe without it has no pair, nor one whose object spans the image. None moves the
-            whole image, its edge repeated.
+            (the fill `road`); probes without it, or spanned by it, have no pair. None moves all, its edge repeated.
         points_to, name: See `Cue`.
     """
 
