@@ -70,8 +70,7 @@ def apply_condition(images01: Tensor, condition: str, level: int, *, seed: int =
 def condition_probes(probes: ProbeSet, condition: str, level: int, seed: int = 0) -> Tensor:
     """Show probes under a condition, see `apply_condition`, as the model expects them: `(N, C, H, W)` on the CPU.
 
-    Raises:
-        ConfigurationError: An argument is out of range, or it is unknown which values are black and white.
+    Raises a `ConfigurationError`, also if it is unknown which values are black and white.
     """
     scale = PixelScale.of(probes)
     edited = apply_condition(scale.displayed(probes.images), condition, level, seed=seed)

@@ -32,8 +32,7 @@ class PixelScale:
     def of(cls, probes: ProbeSet) -> PixelScale:
         """The scale of a probe set; without `mean` and `std` its images must lie in [0, 1].
 
-        Raises:
-            ConfigurationError: It is unknown, or known wrongly, which values are black and white.
+        Raises a `ConfigurationError` if it is unknown, or known wrongly, which values are black and white.
         """
         known = probes.mean is not None and probes.std is not None
         mean, std = (probes.mean, probes.std) if known else ((0.0,), (1.0,))

@@ -65,10 +65,8 @@ class Localization(Measure):
 
     Args:
         metrics: Which of `relevance_mass`, `relevance_lift`, `relevance_rank` and `soft_iou`. All but
-            `relevance_rank`, for which each map is enlarged and its pixels sorted, cost next to nothing.
-
-    Raises:
-        ConfigurationError: A metric has another name.
+            `relevance_rank`, for which each map is enlarged and its pixels sorted, cost next to nothing. Other names
+            are a `ConfigurationError`.
     """
 
     def __init__(self, metrics: Sequence[str] = ("relevance_mass", "relevance_lift")) -> None:

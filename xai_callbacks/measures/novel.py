@@ -29,10 +29,8 @@ class Separation(Measure):
     `metrics.novelty`. NaN for a score that is NaN, infinite, or the same for all. Cost: scoring the novel images.
 
     Args:
-        novel: Images known to be novel, of the shape of the probes; a probe set, or the path of a saved one.
-
-    Raises:
-        ConfigurationError: `novel` is neither.
+        novel: Images known to be novel, of the shape of the probes; a probe set, or the path of a saved one. Anything
+            else is a `ConfigurationError`.
     """
 
     def __init__(self, novel: ProbeSet | str | os.PathLike[str]) -> None:
@@ -77,10 +75,7 @@ class Conditions(Measure):
     above one without; NaN if the score is not finite for one. Cost: that of the scores, five times a condition.
 
     Args:
-        names: Names of `interventions.CONDITIONS`.
-
-    Raises:
-        ConfigurationError: There is no such condition.
+        names: Some of `interventions.CONDITIONS`; others are a `ConfigurationError`.
     """
 
     def __init__(self, names: Sequence[str]) -> None:

@@ -58,11 +58,7 @@ def sobel_magnitude(images01: Tensor) -> Tensor:
     `sqrt(gx^2 + gy^2)` of the mean over channels (not a weighted luminance, as channels need not be colours), with the
     kernel [1, 2, 1] x [-1, 0, 1], not normalised. An image of one colour has no edges, and the mass of its map is NaN.
 
-    Args:
-        images01: `(N, C, H, W)` floats in [0, 1], before normalisation.
-
-    Raises:
-        ConfigurationError: Shape, type or range is another.
+    Raises a `ConfigurationError` unless `images01` are floats `(N, C, H, W)` in [0, 1], before normalisation.
     """
     from scipy.ndimage import correlate1d
 
@@ -90,10 +86,7 @@ def explanation_drift(before: Tensor, after: Tensor) -> Tensor:
     """Cosine distance of signed heatmaps `(..., h, w)` of the same probes and question, `1 - cos`, in [0, 2].
 
     0: the same map up to a positive factor; 1: unrelated; 2: the opposite map. No chance level. NaN where either map is
-    all zeros or not finite.
-
-    Raises:
-        ConfigurationError: The shapes differ or have no two last axes.
+    all zeros or not finite. Raises a `ConfigurationError` for shapes that differ.
     """
     if before.shape != after.shape or before.ndim < 2:
         raise ConfigurationError(

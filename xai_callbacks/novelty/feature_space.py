@@ -42,11 +42,7 @@ class _Learner(LastLayerScore):
         self._learnt, self._width = self._learn(inliers._replace(**sound)), width
 
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Score features `(N, F)` and logits `(N, K)`.
-
-        Raises:
-            ConfigurationError: `fit` has not been called, or with features of another width.
-        """
+        """Score features `(N, F)` and logits `(N, K)`; a `ConfigurationError` unless `fit` has seen such features."""
         features, logits = checked(features, logits)
         require_fitted(self, self._width, features.shape[1])
         broken = features.isnan().any(dim=1)

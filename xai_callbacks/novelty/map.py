@@ -26,12 +26,9 @@ class NoveltyMap(Explainer):
     explainer alone. Cost: one backward pass to the layer, no forward pass of its own.
 
     Args:
-        score: A smooth score that does not learn; None for `Energy()`.
+        score: A smooth score of the last layer; None for `Energy()`. One that learns is a `ConfigurationError`.
         target_layer: Name of the layer; None chooses as Grad-CAM does.
         name: What its keys begin with; None for `novelty_map`.
-
-    Raises:
-        ConfigurationError: The score learns or is none of the last layer.
     """
 
     about: ClassVar[About] = "image"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xai_callbacks.errors import ProbeSetError
 
-__all__ = ["display_pixels", "normalised", "to_normalisation", "warn_if_forgotten", "warn_user"]
+__all__ = ["display_pixels", "to_normalisation", "warn_if_forgotten", "warn_user"]
 
 Channels = tuple[float, ...]
 
@@ -39,11 +39,6 @@ def to_normalisation(mean: Any, std: Any, channels: int) -> tuple[Channels, Chan
             )
         pair.append(tuple(np.broadcast_to(numbers, channels).tolist()))
     return pair[0], pair[1]
-
-
-def normalised(images: Tensor, mean: Channels, std: Channels) -> Tensor:
-    """Subtract the mean from images `(N, C, H, W)` and divide by the deviation."""
-    return (images - images.new_tensor(mean).view(-1, 1, 1)) / images.new_tensor(std).view(-1, 1, 1)
 
 
 def display_pixels(images: Tensor, mean: Channels | None, std: Channels | None) -> Tensor:

@@ -83,11 +83,7 @@ def load_probes(path: str | os.PathLike[str]) -> ProbeSet:
 
 
 def loaded(probes: ProbeSet | str | os.PathLike[str], argument: str = "probes") -> ProbeSet:
-    """A probe set, read from its file if need be.
-
-    Raises:
-        ConfigurationError: It is neither a probe set nor a path.
-    """
+    """A probe set, read from its file if need be; a `ConfigurationError` for what is neither a set nor a path."""
     if isinstance(probes, str | os.PathLike):
         return ProbeSet.load(probes)
     require_instance(argument, probes, ProbeSet, "a ProbeSet, see ProbeSet.from_dataset, or the path of a saved one")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xai_callbacks.errors import ProbeSetError
 from xai_callbacks.probes.checks import to_texts
-from xai_callbacks.probes.display import normalised, to_normalisation, warn_user
+from xai_callbacks.probes.display import to_normalisation, warn_user
 from xai_callbacks.probes.files import to_path
 from xai_callbacks.probes.manifest import MANIFEST, class_index, default_names, file_inside, read_manifest, stem
 from xai_callbacks.probes.probe_set import ProbeSet
@@ -54,10 +54,10 @@ def build_from_folder(
     pixels = torch.stack(shown)
     images = pixels.permute(0, 3, 1, 2).float() / 255.0
     if means is not None and stds is not None:
-        images = normalised(images, means, stds)
+        images = (images - images.new_tensor(means).view(-1, 1, 1)) / images.new_tensor(stds).view(-1, 1, 1)
     masks = _read_masks(folder, files, sizes, frame)
-    shown_in_colour = pixels.expand(-1, -1, -1, 3)
-    return ProbeSet.from_tensors(images, pixels=shown_in_colour, masks=masks, mean=means, std=stds, **given)
+    coloured = pixels.expand(-1, -1, -1, 3)
+    return ProbeSet.from_tensors(images, pixels=coloured, masks=masks, mean=means, std=stds, **given)
 
 
 class _Frame(NamedTuple):

@@ -15,8 +15,7 @@ from xai_callbacks.tasks import UNKNOWN
 __all__ = ["Answer", "Fields", "Item", "parse_fields", "read_item", "whole"]
 
 Key = int | str
-Answer = int | float | tuple[int | float, ...]
-"""A class, a value, labels of 0, 1 and -1, or several values."""
+Answer = int | float | tuple[int | float, ...]  # a class, a value, labels of 0, 1 and -1, or several values
 ALLOWED = ("image", "label", "target", "group", "name", "masks")
 EXAMPLE = 'fields={"image": 0, "label": 1, "masks": {"core": 2}}'
 

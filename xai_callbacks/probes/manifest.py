@@ -16,13 +16,9 @@ __all__ = ["MANIFEST", "class_index", "default_names", "file_inside", "read_mani
 
 MANIFEST = "probes.csv"
 COLUMNS = ("file", "label", "labels", "target", "name", "group")
-TARGET = "target:"
-"""Beginning of the column of one of several values; its name follows."""
-SEPARATOR = "|"
-"""Between the labels of one image."""
-
-# More labels without names than this are a mistake, and would take much memory.
-_MOST_LABELS = 10_000
+TARGET = "target:"  # begins the column of one of several values; its name follows
+SEPARATOR = "|"  # between the labels of one image
+_MOST_LABELS = 10_000  # more without names are a mistake, and would take much memory
 
 Names = tuple[str, ...] | None
 
@@ -114,7 +110,14 @@ def _read_rows(root: Path) -> tuple[list[str], list[_Row]]:
             lines = [(f"{MANIFEST} line {reader.line_num}", cells) for cells in reader if any(map(str.strip, cells))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ProbeSetError(f"Expected {MANIFEST!r} to be a CSV file in UTF-8, but got: {error}") from error
-    _check_columns(columns)
+    answers = {TARGET if column.startswith(TARGET) else column for column in columns} - {"file", "name", "group"}
+    known = all(column in COLUMNS or _is_value(column) for column in columns)
+    if "file" not in columns or len(answers) != 1 or not known or len(set(columns)) < len(columns):
+        raise ProbeSetError(
+            f"Expected {MANIFEST!r} to have, once each, a column 'file', one of the columns 'label' (a class), 'labels'"
+            f" (any number of labels) and 'target' (a value), or columns '{TARGET}<name>' (several values), and perhaps"
+            f" 'name' and 'group', but got {list(columns)}."
+        )
     for where, cells in lines:
         if len(cells) != len(columns):
             raise ProbeSetError(
@@ -124,17 +127,6 @@ def _read_rows(root: Path) -> tuple[list[str], list[_Row]]:
     if not lines:
         raise ProbeSetError(f"Expected {MANIFEST!r} to list at least one probe, but it has no rows.")
     return columns, [_Row(where, dict(zip(columns, map(str.strip, cells), strict=True))) for where, cells in lines]
-
-
-def _check_columns(columns: Sequence[str]) -> None:
-    answers = {TARGET if column.startswith(TARGET) else column for column in columns} - {"file", "name", "group"}
-    known = all(column in COLUMNS or _is_value(column) for column in columns)
-    if "file" not in columns or len(answers) != 1 or not known or len(set(columns)) < len(columns):
-        raise ProbeSetError(
-            f"Expected {MANIFEST!r} to have, once each, a column 'file', one of the columns 'label' (a class), 'labels'"
-            f" (any number of labels) and 'target' (a value), or columns '{TARGET}<name>' (several values), and perhaps"
-            f" 'name' and 'group', but got {list(columns)}."
-        )
 
 
 def _is_value(column: str) -> bool:

@@ -125,11 +125,7 @@ class AlarmRule(Rule):
         )
 
     def require_cue(self, keys: Sequence[Key]) -> None:
-        """Check that a cue is tried; for a rule that the user gave, as without a cue there is no alarm.
-
-        Raises:
-            ConfigurationError: No `cue/<cue>/effect` is declared.
-        """
+        """Raise a `ConfigurationError` if no `cue/<cue>/effect` is declared, for an alarm to be about."""
         if not _cues(each.key for each in keys):
             raise ConfigurationError(
                 "Expected `trials` to hold a CueTrial for an alarm to be about, but got none. Pass "

@@ -73,11 +73,7 @@ class Sentence(NamedTuple):
 
 
 def parse(text: str) -> Sentence:
-    """Read a sentence.
-
-    Raises:
-        ConfigurationError: It is not of the language; the message says where and what was expected.
-    """
+    """Read a sentence; a `ConfigurationError` says where it is not of the language, and what was expected."""
     return _Reader(text).sentence()
 
 

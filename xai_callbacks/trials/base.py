@@ -60,11 +60,7 @@ class Trial(ABC):
 
     @abstractmethod
     def check(self, probes: ProbeSet) -> None:
-        """Say whether the trial suits a probe set, before anything is run.
-
-        Raises:
-            ConfigurationError: It does not.
-        """
+        """Raise a `ConfigurationError` if the trial does not suit a probe set, before anything is run."""
 
     @abstractmethod
     def views(self, shown: Shown) -> Views:
