@@ -34,9 +34,7 @@ LEVELS: tuple[int, ...] = (1, 2, 3, 4, 5)
 
 # In pixels, added in quadrature: 0.6 % of a side of 28 pixels would not show at all. At 224 it adds next to nothing.
 _LEAST_BLUR = 0.25
-
-# Grey stands out from a black background as well as from a white one.
-_OCCLUDER = 0.5
+_OCCLUDER = 0.5  # grey stands out from a black background as well as from a white one
 
 
 def apply_condition(images01: Tensor, condition: str, level: int, *, seed: int = 0) -> Tensor:

@@ -16,11 +16,8 @@ NEARBY: tuple[str, ...] = ("left", "right", "up", "down", "weaker", "stronger", 
 
 # A neighbour is moved by this share of the shorter side, and its change times these.
 _ASIDE, _WEAKER, _STRONGER, _SMALLER, _LARGER = 0.1, 0.6, 1.5, 0.7, 1.4
-
-# Side of a block of `blocks`, in pixels.
-_BLOCK = 2
-# Change of a pixel that counts, and how far what another probe shows may be enhanced.
-_CHANGED, _LARGEST = 1e-4, 10.0
+_BLOCK = 2  # side of a block of `blocks`, in pixels
+_CHANGED, _LARGEST = 1e-4, 10.0  # change of a pixel that counts, and how far what another probe shows may be enhanced
 
 
 def control_of(kind: str, edited: Tensor, *, shown: Shown, plain: Tensor) -> Tensor:

@@ -18,8 +18,7 @@ __all__ = ["HALVES", "half_masks", "partners", "placebo_masks", "require_region"
 
 HALVES: tuple[str, ...] = ("top", "bottom", "left", "right", "keep_object")
 
-# Share of a placebo's area that may lie in the region itself, or in what it is to avoid.
-_OVERLAP = 0.2
+_OVERLAP = 0.2  # share of a placebo's area that may lie in the region itself, or in what it is to avoid
 
 
 def require_region(region: str, probes: ProbeSet, argument: str, name: str) -> None:

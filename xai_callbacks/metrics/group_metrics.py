@@ -15,11 +15,8 @@ from xai_callbacks.record import Estimate, Key
 
 __all__ = ["GroupMetrics", "integer_table"]
 
-# Bins of equal width over the confidence [0, 1]; the last one holds 1 itself.
-_BINS = 15
-
-# Judgements whose interval has keys of its own.
-_WITH_ENDS = ("group/wga", "group/conflict_gap")
+_BINS = 15  # bins of equal width over the confidence [0, 1]; the last one holds 1 itself
+_WITH_ENDS = ("group/wga", "group/conflict_gap")  # judgements whose interval has keys of its own
 
 
 def _key(name: str, words: str, low: float = 0, high: float | None = 1, chance: str = "", unit: str = "") -> Key:

@@ -22,8 +22,7 @@ __all__ = [
     "minimum_interval", "on_sides", "reweighted_accuracy", "wilson_interval", "worst_group_accuracy",
 ]  # fmt: skip
 
-# Chance of an interval to lie on either side of the truth.
-_TAIL = 0.025
+_TAIL = 0.025  # chance of an interval to lie on either side of the truth
 
 
 def group_accuracy(counts: Tensor) -> Tensor:

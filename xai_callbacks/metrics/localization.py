@@ -30,10 +30,8 @@ __all__ = [
     "relevance_rank", "soft_iou", "soft_iou_chance", "sum_relevance",
 ]  # fmt: skip
 
-# Below the rounding error of the maps themselves, which are float32.
-_EPS = torch.finfo(torch.float32).eps
-# Masks brought to a grid at a time: in float64 they take eight bytes a pixel.
-_CHUNK = 16
+_EPS = torch.finfo(torch.float32).eps  # below the rounding error of the maps themselves, which are float32
+_CHUNK = 16  # masks brought to a grid at a time: in float64 they take eight bytes a pixel
 
 
 class RegionWeights(NamedTuple):

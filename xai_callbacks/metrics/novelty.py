@@ -32,8 +32,7 @@ __all__ = ["SEPARATION", "novelty_auroc", "rank_correlation", "separate", "why_u
 SEPARATION = ("auroc", "aupr_novel", "aupr_known", "fpr_at_95tpr_id", "fpr_at_95tpr_ood")
 """Names of the judgements of `separate`."""
 
-# Drawn images held at once: 8 MB, whatever the number of images.
-_BLOCK = 2**20
+_BLOCK = 2**20  # drawn images held at once: 8 MB, whatever the number of images
 
 
 def novelty_auroc(known: Tensor, novel: Tensor) -> float:

@@ -19,12 +19,9 @@ from xai_callbacks.novelty.losses import GradientLoss, loss_of, measured, square
 
 __all__ = ["FisherNovelty", "PurviewDistance", "Whitener"]
 
-# Share of the identity in a covariance, whatever the estimate: two features may be one number.
-_MIN_SHRINKAGE = 1e-6
-# Relative to a feature, what is this small is its rounding.
-_ROUNDING = 1e-5
-# Random projections a parameter, and the most groups an axis is split into.
-_SKETCH = 64
+_MIN_SHRINKAGE = 1e-6  # share of the identity in a covariance, whatever the estimate: two features may be one number
+_ROUNDING = 1e-5  # relative to a feature, what is this small is its rounding
+_SKETCH = 64  # random projections a parameter, and the most groups an axis is split into
 # The smallest squared norm that float32 tells from 0, and the smallest share of one.
 _TINY, _FAINTEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).eps
 

@@ -27,8 +27,7 @@ MASKS = "masks"
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 # Those of `EXTENSIONS`; others may start programs, as EPS does, whatever the file is called.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# Pixels of an image that was resized and is yet to be cropped.
-_MOST_PIXELS = 2**26
+_MOST_PIXELS = 2**26  # pixels of an image that was resized and is yet to be cropped
 
 
 def build_from_folder(

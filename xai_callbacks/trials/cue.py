@@ -47,13 +47,9 @@ _KEYS = (
 
 # Edits that no data taught may happen to go with one class or two in the order that was asked about.
 _PAIRED_BY_NO_CHANCE = 3
-# A cue that hides more of the object than this takes away what the model should go by.
-_HIDES = 0.2
-# Change of a pixel, in [0, 1], from which on it is hidden.
-_SEEN = 0.05
-
-# Why a probe is left out.
-_ALIKE, _HIDDEN, _UNPAIRED = 1, 2, 3
+_HIDES = 0.2  # a cue that hides more of the object than this takes away what the model should go by
+_SEEN = 0.05  # change of a pixel, in [0, 1], from which on it is hidden
+_ALIKE, _HIDDEN, _UNPAIRED = 1, 2, 3  # why a probe is left out
 _WHY = {
     _ALIKE: "look the same with the cue and without",
     _HIDDEN: "would have more than a fifth of their object hidden",

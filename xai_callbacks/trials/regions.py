@@ -18,8 +18,7 @@ from xai_callbacks.trials.base import Answers, Judged, Trial, Views
 
 __all__ = ["BackgroundTrial", "HalfTrial", "RegionTrial"]
 
-# A placebo that hides more of another region than this shows what that region does.
-_HIDES = 0.2
+_HIDES = 0.2  # a placebo that hides more of another region than this shows what that region does
 
 
 class RegionTrial(Trial):

@@ -18,9 +18,7 @@ __all__ = ["Cue", "PointsTo", "Rows", "Twins", "require_rows", "require_share", 
 
 PointsTo = int | str | Sequence[int | str]
 Rows = Sequence[Sequence[float]] | Sequence[float]  # numbers of each variant, or of a single one
-
-# Variants that `described` lists.
-_LISTED = 4
+_LISTED = 4  # variants that `described` lists
 
 
 class Twins(NamedTuple):

@@ -19,16 +19,10 @@ from xai_callbacks.probes import ProbeSet
 __all__ = ["TEXTURES", "TextureCue", "WatermarkCue"]
 
 TEXTURES = ("stripes", "checks", "dots", "rings")
-
-# Pixels of a period, below which patterns could not be told apart.
-_SHORTEST = 4.0
-# Size at which texts are measured.
-_POINTS = 64
-
-# Height of the letters, at most, as a share of that of the image: taller ones would cover it.
-_TALLEST = 1 / 3
-# Cover of a pixel, from which on it counts as ink.
-_INKED = 0.05
+_SHORTEST = 4.0  # pixels of a period, below which patterns could not be told apart
+_POINTS = 64  # size at which texts are measured
+_TALLEST = 1 / 3  # height of the letters, at most, as a share of that of the image: taller ones would cover it
+_INKED = 0.05  # cover of a pixel, from which on it counts as ink
 
 
 class TextureCue(CoveringCue):

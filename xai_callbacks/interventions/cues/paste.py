@@ -14,11 +14,8 @@ from xai_callbacks.probes import ProbeSet
 
 __all__ = ["PasteCue"]
 
-# It asks for more than an image and a region.
-_FILLS = [fill for fill in FILLS if fill != "swap"]
-
-# Share of the object that a pasted region may hide.
-_HIDES = 0.2
+_FILLS = [fill for fill in FILLS if fill != "swap"]  # `swap` asks for more than an image and a region
+_HIDES = 0.2  # share of the object that a pasted region may hide
 
 
 class PasteCue(Cue):

@@ -18,8 +18,7 @@ from xai_callbacks.probes import ProbeSet
 
 __all__ = ["BackgroundCue", "QualityCue", "ShiftCue"]
 
-# Conditions in which nothing is drawn at random.
-_QUALITIES = ("blur", "darkening", "jpeg")
+_QUALITIES = ("blur", "darkening", "jpeg")  # conditions in which nothing is drawn at random
 
 
 class QualityCue(PaintedCue):
