@@ -28,11 +28,8 @@ def control_of(kind: str, edited: Tensor, *, shown: Shown, plain: Tensor) -> Ten
     | `blocks` | the size of the change of each pixel, its sign drawn for blocks of 2 x 2 px |
     | `natural` | in the pixels that are changed, what another probe shows there, scaled to the same mean square |
 
-    Args:
-        kind: One of `CONTROLS`.
-        edited: Images with the cue `(n, C, H, W)` in [0, 1].
-        shown: Which probes these are. What is drawn depends on each probe, its set and the seed only.
-        plain: The same images without the cue.
+    `kind` is one of `CONTROLS`, `edited` are images with the cue `(n, C, H, W)` in [0, 1], `plain` the same without it.
+    What is drawn depends on each of the probes `shown`, its set and the seed only.
     """
     change = edited - plain
     if kind == "natural":

@@ -19,14 +19,10 @@ _OVERSHOOT, _OVERSHOOT_SHARE = 0.05, 0.05
 
 @dataclass(frozen=True, eq=False)
 class PixelScale:
-    """Undoes the normalisation of a probe set, and does it again.
+    """Undoes the normalisation of a probe set, and does it again."""
 
-    Attributes:
-        mean, std: `(C, 1, 1)`, in units of [0, 1] pixels.
-    """
-
-    mean: Tensor
-    std: Tensor
+    mean: Tensor  # (C, 1, 1), in units of [0, 1] pixels
+    std: Tensor  # likewise
 
     @classmethod
     def of(cls, probes: ProbeSet) -> PixelScale:

@@ -36,18 +36,11 @@ def require_region(region: str, probes: ProbeSet, argument: str, name: str) -> N
 
 
 def half_masks(masks: Tensor | None, size: tuple[int, int], half: str) -> Tensor:
-    """Mark the half of each image that is to be filled.
+    """Mark the half of each image that is to be filled, one of `HALVES`: `(N, H, W)` bool; `(1, H, W)` without masks.
 
     Of an odd side the middle line is not marked. `keep_object` marks the half opposite to the centre of mass of the
-    region, along the axis on which the centre is further from the middle as a share of the side.
-
-    Args:
-        masks: `(N, H, W)` booleans, True on the object; required by `keep_object`.
-        size: Height and width of the images.
-        half: One of `HALVES`.
-
-    Returns:
-        `(N, H, W)` booleans; `(1, H, W)` without masks.
+    object, whose `masks` `(N, H, W)` bool it needs, along the axis on which the centre is further from the middle as a
+    share of the side.
     """
     height, width = size
     halves = {name: torch.zeros(size, dtype=torch.bool) for name in HALVES[:-1]}
@@ -63,19 +56,11 @@ def half_masks(masks: Tensor | None, size: tuple[int, int], half: str) -> Tensor
 def placebo_masks(
     masks: Tensor, seed: int = 0, names: Sequence[str] | None = None, avoid: Tensor | None = None
 ) -> Tensor:
-    """Move each region elsewhere: what a fill of equal shape and area does where the region is not.
+    """Move each region `(N, H, W)` bool elsewhere: what a fill of equal shape and area does where the region is not.
 
     A place is drawn from all those within the image that share no more than 20 % of the area with the region itself
-    and no more than 20 % with `avoid`, or as little as any.
-
-    Args:
-        masks: `(N, H, W)` booleans.
-        seed: Seed of the draw.
-        names: Name of each image. Without names its place in the batch stands in.
-        avoid: `(N, H, W)` booleans, as a rule the object where `masks` is the cue.
-
-    Returns:
-        `(N, H, W)` booleans, all False where there is no region, or one too large to move away from itself.
+    and no more than 20 % with `avoid`, `(N, H, W)` bool, or as little as any. Without `names` of the images, their
+    places in the batch stand in. All False where there is no region, or one too large to move away from itself.
     """
     named = map(str, range(len(masks))) if names is None else names
     rows = zip(masks, torch.zeros_like(masks) if avoid is None else avoid, named, strict=True)
@@ -83,16 +68,10 @@ def placebo_masks(
 
 
 def partners(labels: Tensor, kind: str = "same", seed: int = 0) -> Tensor:
-    """Draw for each image another one, whose background it is to stand on.
+    """Draw for each image another one, on whose background it is to stand: places `(N,)` int64; -1 if there is none.
 
-    Args:
-        labels: `(N,)` int64.
-        kind: "same": another image of its class. "other": of another class. "rand": of any class, its own included.
-            Each class is equally likely, whatever its size.
-        seed: Seed of the draw.
-
-    Returns:
-        `(N,)` int64 places in the batch, none its own; -1 where there is no such image.
+    `kind` is "same", of its class by `labels` `(N,)` int64, "other", of another class, or "rand", of any class, its own
+    included. Each class is equally likely, whatever its size.
     """
     generator = named_generator("partners", seed, kind)
     found = torch.full_like(labels, -1)

@@ -14,21 +14,13 @@ __all__ = ["Shown"]
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """Some probes as they are displayed, or as an earlier edit left them.
+    """Some probes as they are displayed, or as an earlier edit left them."""
 
-    Attributes:
-        images: `(n, C, H, W)` in [0, 1].
-        rows: Which probes these are, `(n,)` int64.
-        probes: The whole set.
-        scale: Shows others of the set in [0, 1].
-        seed: Seed of what is random.
-    """
-
-    images: Tensor
-    rows: Tensor
-    probes: ProbeSet
-    scale: PixelScale
-    seed: int
+    images: Tensor  # (n, C, H, W) in [0, 1]
+    rows: Tensor  # which probes these are, (n,) int64
+    probes: ProbeSet  # the whole set
+    scale: PixelScale  # shows others of the set in [0, 1]
+    seed: int  # of what is random
 
     @property
     def names(self) -> list[str]:

@@ -112,8 +112,5 @@ def _references(record: AuditRecord, model: ModelAccess, probes: ProbeSet) -> di
                 values = relevance_lift(maps.clamp(min=0), weights).nanmean(dim=1)
                 for key, value in zip(keys_of_maps(record, name), values.tolist(), strict=True):
                     lifts.setdefault(_reference(key, region), []).append(value)
-    return {
-        key: Estimate(sum(values) / _COPIES, min(values), max(values), 1.0, _COPIES)
-        for key, values in lifts.items()
-        if len(values) == _COPIES
-    }
+    complete = {key: values for key, values in lifts.items() if len(values) == _COPIES}
+    return {key: Estimate(sum(each) / _COPIES, min(each), max(each), 1.0, _COPIES) for key, each in complete.items()}

@@ -102,7 +102,9 @@ class GroupMetrics(Metric):
         require_integer("num_classes", num_classes, minimum=2)
         require_integer("num_cues", num_cues, minimum=1)
         require_integer("min_count", min_count, minimum=1)
-        if aligned is not None and not _fits(aligned, num_classes, num_cues):
+        given: object = aligned
+        whole = isinstance(given, Sequence) and all(isinstance(cue, int) and 0 <= cue < num_cues for cue in given)
+        if aligned is not None and not (whole and len(aligned) == num_classes):
             raise ConfigurationError(
                 f"Expected `aligned` to be one cue in [0, {num_cues}) for each of {num_classes} labels, but got "
                 f"{aligned!r}."
@@ -143,10 +145,9 @@ class GroupMetrics(Metric):
         losses = -log_probabilities.gather(1, labels[:, None])[:, 0]
         confidences, once = best.exp(), torch.ones_like(best)
         first = self.num_classes + 3 * (confidences * _BINS).long().clamp(max=_BINS - 1)
-        columns = torch.stack(
-            [predictions, first, first + 1, first + 2, torch.full_like(first, self.sums.shape[2] - 1)]
-        )
-        places = (labels * self.num_cues + cues) * self.sums.shape[2] + columns
+        width = self.sums.shape[2]
+        columns = torch.stack([predictions, first, first + 1, first + 2, torch.full_like(first, width - 1)])
+        places = (labels * self.num_cues + cues) * width + columns
         values = torch.stack([once, once, confidences, (predictions == labels).to(precise), losses])
         # Unlike a weighted bincount, this has a deterministic form on every device.
         self.sums.view(-1).index_add_(0, places.flatten().to(self.sums.device), values.flatten().to(self.sums))
@@ -224,12 +225,6 @@ def integer_table(name: str, values: object) -> Tensor:
     if table.ndim != 2 or table.is_floating_point():
         raise ConfigurationError(f"Expected `{name}` to be integers (K, C), a row a label, but got {values!r}.")
     return table.long()
-
-
-def _fits(aligned: object, num_classes: int, num_cues: int) -> bool:
-    if not isinstance(aligned, Sequence) or len(aligned) != num_classes:
-        return False
-    return all(isinstance(cue, int) and 0 <= cue < num_cues for cue in aligned)
 
 
 def _of_each(names: Sequence[str], correct: Tensor, sizes: Tensor, errors: Tensor) -> Mapping[str, Estimate]:

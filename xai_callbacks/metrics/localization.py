@@ -35,18 +35,12 @@ _CHUNK = 16  # masks brought to a grid at a time: in float64 they take eight byt
 
 
 class RegionWeights(NamedTuple):
-    """A region on the grid of small maps.
+    """A region on the grid of small maps, all float64."""
 
-    Attributes:
-        inside: Pixels of the region that each cell stands for once maps are enlarged, `(..., h, w)` float64.
-        rows, columns: Weights with which a column and a row of cells are enlarged, `(H, h)` and `(W, w)` float64.
-        area: Pixels of the region, `(...)` float64.
-    """
-
-    inside: Tensor
-    rows: Tensor
-    columns: Tensor
-    area: Tensor
+    inside: Tensor  # pixels of the region that each cell stands for once maps are enlarged, (..., h, w)
+    rows: Tensor  # weights with which a column of cells is enlarged, (H, h)
+    columns: Tensor  # the same for a row of cells, (W, w)
+    area: Tensor  # pixels of the region, (...)
 
     @classmethod
     def of(cls, mask: Tensor | RegionWeights) -> RegionWeights:

@@ -45,11 +45,8 @@ class ProbeSet:
         groups: `(N,)` int64 group indexes, -1 where unknown; None without groups.
         masks: Region name to `(N, H, W)` bool; True is inside. An all-False row is a probe without that region.
             By convention `core` is what a class should be recognised by, `spurious` is a cue that must not matter.
-        class_names: Name of each class or label, by index.
-        target_names: Name of each value of a target, by index.
-        group_names: Name of each group, by index.
-        mean: Mean of the normalisation that `images` went through, one value a channel, in [0, 1] pixel units.
-        std: Standard deviation of that normalisation, likewise.
+        class_names, target_names, group_names: Names of classes or labels, of values of a target, of groups, by index.
+        mean, std: Of the normalisation that `images` went through, one value a channel, in [0, 1] pixel units.
     """
 
     images: Tensor

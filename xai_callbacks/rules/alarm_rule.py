@@ -78,9 +78,9 @@ class AlarmRule(Rule):
     keys = (
         Key(
             "alarm/cue/*",
-            "use of the cue: 0 no evidence, 1 watch or reaction to any edit, 2 alarm, NaN untested",
-            0.0,
-            2.0,
+            "use of the cue: 0 no evidence, 1 watch or reaction, 2 alarm, NaN untested",
+            0,
+            2,
             of="nothing",
         ),
         Key("alarm/attribution/*", "heat on the region: 0 no evidence, 1 watch, NaN untested", 0.0, 1.0, of="nothing"),
@@ -109,9 +109,8 @@ class AlarmRule(Rule):
         # A cue that was never tried because its trial fails is declared all the same.
         cues = [cue for cue in _cues([*seen, *(each.key for each in records[-1].keys)]) if "*" not in cue]
         lifts = _lifts(records[-1], seen)
-        return [self._cue(cue, len(cues), history) for cue in cues] + [
-            self._region(*lift, history) for lift in lifts.items()
-        ]
+        found = [self._cue(cue, len(cues), history) for cue in cues]
+        return found + [self._region(*lift, history) for lift in lifts.items()]
 
     def check(self, keys: Sequence[Key], probes: int, identity: AuditRecord | None = None) -> Sequence[str]:
         """See `Rule.check`; says if there are too few probes for any alarm."""

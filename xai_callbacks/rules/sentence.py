@@ -38,23 +38,15 @@ _MOST_NAMED, _LONGEST = 12, 100
 
 
 class Sentence(NamedTuple):
-    """What must hold of one metric. `str` gives its one way of being written.
-
-    Attributes:
-        key: Key of the metric.
-        operator: `<`, `<=`, `>` or `>=`.
-        bound: What the value is held against.
-        for_class, for_group: Only probes of this class, by name or index, or of this group, by name; None for all.
-        from_epoch, until_epoch: First and last epoch that count, from 0; None for no limit.
-    """
+    """What must hold of one metric. `str` gives its one way of being written."""
 
     key: str
-    operator: str
+    operator: str  # one of `OPERATORS`
     bound: float
-    for_class: str | int | None = None
-    for_group: str | None = None
-    from_epoch: int | None = None
-    until_epoch: int | None = None
+    for_class: str | int | None = None  # only probes of this class, by name or index; None for all
+    for_group: str | None = None  # only probes of this group, by name; None for all
+    from_epoch: int | None = None  # first epoch that counts, from 0; None for the first of all
+    until_epoch: int | None = None  # last epoch that counts; None for no end
 
     @property
     def comparison(self) -> str:

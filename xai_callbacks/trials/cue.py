@@ -210,9 +210,8 @@ class CueTrial(Trial):
         zero = torch.zeros(len(classes), dtype=torch.float64).masked_fill(labels < 0, torch.nan)
         pull = cues.cue_pull(present, absent, classes, labels)
         mine, own = classes == labels, answers.facts["own"]
-        gain = cues.cue_pull(
-            torch.where(mine[:, None], present, absent), neutral, classes.where(classes < 0, labels), labels
-        )
+        with_own = torch.where(mine[:, None], present, absent)
+        gain = cues.cue_pull(with_own, neutral, classes.where(classes < 0, labels), labels)
         loss = cues.cue_pull(present, neutral, classes, labels)
         pairs = cues.pair_accuracy(present, absent, classes, labels)
         judged = {
@@ -233,12 +232,11 @@ class CueTrial(Trial):
 
     def _near(self, answers: Answers, labels: Tensor) -> dict[str, Estimate]:
         """Pulls of the neighbours, with intervals for as many as there are."""
-        bounds, level = (-1.0, 1.0), 1 - 0.05 / max(1, len(self.nearby))
-        pulls = {kind: _pull_of(kind, answers, labels) for kind in self.nearby}
-        return {
-            f"nearby/{kind}": summarize(pull, strata=labels, bounds=bounds, confidence=level)
-            for kind, pull in pulls.items()
-        }
+        bounds, level, found = (-1.0, 1.0), 1 - 0.05 / max(1, len(self.nearby)), dict[str, Estimate]()
+        for kind in self.nearby:
+            pull = _pull_of(kind, answers, labels)
+            found[f"nearby/{kind}"] = summarize(pull, strata=labels, bounds=bounds, confidence=level)
+        return found
 
     def _twins(self, shown: Shown) -> Twins:
         """The twins, checked: a cue may be the user's own."""

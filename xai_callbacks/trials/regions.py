@@ -150,10 +150,8 @@ class BackgroundTrial(Trial):
         own, pixels = masks[shown.rows], masks.flatten(1)
         has = pixels.any(dim=1) & ~pixels.all(dim=1)  # an object, and a background
         plain = shown.scale.displayed(probes.images.mean(dim=(0, 2, 3), keepdim=True))
-        images = {
-            "background": self._filled(shown.images, own, shown.names),
-            "foreground": torch.where(own[:, None], shown.images, plain),
-        }
+        foreground = torch.where(own[:, None], shown.images, plain)
+        images = {"background": self._filled(shown.images, own, shown.names), "foreground": foreground}
         facts = {"has": has[shown.rows]}
         for kind in ("same", "other"):
             places = _lenders(_labels(probes), has, kind, self.seed)[shown.rows]
@@ -244,10 +242,8 @@ class HalfTrial(Trial):
         """See `Trial.judge`."""
         distance, disagree = spread(torch.stack([answers.views[fill] for fill in self.fills]))
         has = answers.facts["has"]
-        return {
-            "fill/tv": PerProbe(distance.where(has, torch.nan)),
-            "fill/disagree": PerProbe(disagree.where(has, torch.nan)),
-        }
+        found = {"fill/tv": distance, "fill/disagree": disagree}
+        return {key: PerProbe(values.where(has, torch.nan)) for key, values in found.items()}
 
 
 def _filled(shown: Shown, masks: Tensor, fill: str, seed: int) -> Tensor:
