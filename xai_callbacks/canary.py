@@ -32,19 +32,12 @@ __all__ = ["Planted", "Power", "canary"]
 
 @dataclass(frozen=True)
 class Planted:
-    """One shortcut that was planted, and what the audit made of it.
+    """One shortcut that was planted, and what the audit made of it."""
 
-    Attributes:
-        strength: Share of the training images that had the cue of their class; what was offered.
-        gap: Accuracy with the cue of the class minus that with another's; what was taken up.
-        effect: `cue/<name>/effect` at the last audit.
-        state: What the rule says.
-    """
-
-    strength: float
-    gap: Estimate
-    effect: Estimate
-    state: str
+    strength: float  # share of the training images that had the cue of their class, what was offered; in (0, 1]
+    gap: Estimate  # accuracy with the cue of the class minus that with another's, what was taken up; in [-1, 1]
+    effect: Estimate  # `cue/<name>/effect` at the last audit
+    state: str  # what the rule says
 
 
 @dataclass(frozen=True)
@@ -115,8 +108,7 @@ def canary(
 
     For each strength a copy is fine-tuned with Adam on the training images, each with the cue of its class with that
     probability, else with another. The probes are audited after each of the last epochs, as many as the rule wants
-    audits, and the rule is asked. How much a copy uses the cue is measured: its *gap* is the accuracy with the cue of
-    the class minus the mean of those with the cues of other classes.
+    audits, and the rule is asked. The *gap* of a copy is its accuracy with the cue of the class less that with others.
 
     What is found holds for cues as visible as the planted one, and for one fine-tuning each: gaps have intervals over
     images, not over training runs. A copy that took up its cue in the last epoch is at `watch`, and counts as missed.
@@ -128,11 +120,10 @@ def canary(
     Args:
         model: The classifier, or the LightningModule that holds it. What needs no gradients is not fine-tuned.
         training: Some hundred training images with labels, such as `ProbeSet.from_dataset(train, per_class=100)`.
-        probes: The probes whose power is wanted; or an `Auditor`, for its `model`, `output`, `chunk_size` (of batches).
+        probes: The probes whose power is wanted; or an `Auditor` of them, for `model`, `output` and the batch size.
         cue: What to plant, one variant a class, of a kind that the data do not have already. None for a patch in a
             corner, of one colour for each of the eight most frequent classes.
-        strengths: How often an image has the cue of its class, in (0, 1]. One divided by the number of variants tells
-            nothing: a control that should raise no alarm.
+        strengths: How often an image has the cue of its class, in (0, 1]; at 1 / number of variants it tells nothing.
         unseen: Labelled images to measure the gap on; None for the probes. The more, the narrower its interval.
         epochs: Epochs of fine-tuning. It takes some hundred steps, and more at a smaller rate, to take up a cue.
         learning_rate: That of Adam.
@@ -151,9 +142,7 @@ def canary(
         raise ConfigurationError(f"Expected `strengths` to be a list of numbers in (0, 1], but got {strengths!r}.")
     require_integer("epochs", epochs, minimum=rule.audits, hint="The rule wants an audit after each of the last ones.")
     require_integer("seed", seed, minimum=0)
-    _check_images(given, training, unseen)
-    cue = _default_cue(training) if cue is None else cue
-    _check_cue(cue, training, unseen)
+    cue = _checked_cue(cue, given, training, unseen)
     auditor = Auditor(
         given.probes, [], explainers=[], novelty=[], trials=[CueTrial(cue, seed=seed)], measures=[],
         model=given.model, output=given.output, chunk_size=given.chunk_size,
@@ -271,9 +260,11 @@ def _default_cue(training: ProbeSet) -> PaintedCue:
     return PatchCue(hues if training.images.shape[1] == 3 else greys, classes, name="canary")
 
 
-def _check_images(auditor: Auditor, training: ProbeSet, unseen: ProbeSet) -> None:
+def _checked_cue(cue: PaintedCue | None, auditor: Auditor, training: ProbeSet, unseen: ProbeSet) -> PaintedCue:
+    """The cue, or that of `_default_cue`, once it is known that the images suit each other and the cue."""
     require_integer("chunk_size", auditor.chunk_size, minimum=2, hint="Batch normalisation needs two images.")
-    for name, images in (("training", training), ("unseen", unseen)):
+    both = (("training", training), ("unseen", unseen))
+    for name, images in both:
         require_instance(name, images, ProbeSet, "a ProbeSet")
         images.task.require_classes("canary", single=True)
         require_same_shape(name, images, auditor.probes)
@@ -281,11 +272,9 @@ def _check_images(auditor: Auditor, training: ProbeSet, unseen: ProbeSet) -> Non
             raise ConfigurationError(
                 f"Expected `{name}` to have labels, but got none. Label the probes, or pass others."
             )
-
-
-def _check_cue(cue: PaintedCue, training: ProbeSet, unseen: ProbeSet) -> None:
+    cue = _default_cue(training) if cue is None else cue
     require_instance("cue", cue, PaintedCue, "one that is painted, such as PatchCue(...)")
-    for name, images in (("training", training), ("unseen", unseen)):
+    for name, images in both:
         cue.check(images)
         classes = set(cue.classes(images))
         present = classes & set([] if images.labels is None else images.labels.tolist())
@@ -294,3 +283,4 @@ def _check_cue(cue: PaintedCue, training: ProbeSet, unseen: ProbeSet) -> None:
                 f"Expected `cue` to point to two classes or more, and `{name}` to show some, but got variants for "
                 f"classes {sorted(classes)}, of which `{name}` has {sorted(present) or 'none'}."
             )
+    return cue

@@ -38,7 +38,7 @@ _OCCLUDER = 0.5  # grey stands out from a black background as well as from a whi
 
 
 def apply_condition(images01: Tensor, condition: str, level: int, *, seed: int = 0) -> Tensor:
-    """Show images under a condition.
+    """Show images under a condition: new ones in [0, 1], of shape, type and device of `images01`.
 
     Noise and the place of the occluder depend on `seed`, on the place of the image in the batch and on its shape only:
     a level adds to the one below. All is computed on the CPU in float32, without the global random states; JPEG may
@@ -49,9 +49,6 @@ def apply_condition(images01: Tensor, condition: str, level: int, *, seed: int =
         condition: One of `CONDITIONS`.
         level: 1 (just visible) to 5 (severe).
         seed: Seed of noise and places.
-
-    Returns:
-        New images in [0, 1]: shape, type and device of `images01`.
 
     Raises:
         ConfigurationError: An argument is out of range.
@@ -118,9 +115,8 @@ def _blur_matrix(side: int, sigma: float) -> Tensor:
     """Weights of the pixels of a line `(side, side)`, each the share of the Gaussian on it; none beyond the border."""
     steps = torch.arange(side, dtype=torch.float64)
     distance = steps - steps[:, None]
-    weights = torch.special.ndtr((distance + 0.5) / sigma) - torch.special.ndtr((distance - 0.5) / sigma)
-    matrix: Tensor = weights / weights.sum(dim=1, keepdim=True)
-    return matrix
+    weights: Tensor = torch.special.ndtr((distance + 0.5) / sigma) - torch.special.ndtr((distance - 0.5) / sigma)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def _occluded(image: Tensor, share: float, seed: int, index: int) -> Tensor:
@@ -128,18 +124,14 @@ def _occluded(image: Tensor, share: float, seed: int, index: int) -> Tensor:
     height, width = image.shape[-2:]
     side = share * min(height, width)
     places = torch.rand(2, generator=named_generator("occlusion", seed, index), dtype=torch.float64).tolist()
-    rows, columns = (
-        _span(place * (length - side), side) for place, length in zip(places, (height, width), strict=True)
-    )
+    spans = []
+    for start in (place * (size - side) for place, size in zip(places, (height, width), strict=True)):
+        # Pixels whose centres lie within the side; at least the one at its middle.
+        first, end, middle = round(start), round(start + side), int(start + side / 2)
+        spans.append(slice(first, end) if end > first else slice(middle, middle + 1))
     image = image.clone()
-    image[:, rows, columns] = _OCCLUDER
+    image[:, spans[0], spans[1]] = _OCCLUDER
     return image
-
-
-def _span(start: float, side: float) -> slice:
-    """Pixels whose centres lie within the side; at least the one at its middle."""
-    first, end = round(start), round(start + side)
-    return slice(first, end) if end > first else slice(int(start + side / 2), int(start + side / 2) + 1)
 
 
 def _stored(image: Tensor, quality: int) -> Tensor:

@@ -30,10 +30,7 @@ from xai_callbacks.errors import ConfigurationError
 __all__ = ["FILLS", "ROUNDING", "apply_fill", "check_images", "dilate", "named_generator"]
 
 FILLS: tuple[str, ...] = ("black", "white", "local_mean", "blur", "uniform", "gauss", "shuffle", "swap", "road")
-
-ROUNDING = 1e-4
-"""Resizing in float32 leaves [0, 1] by rounding."""
-
+ROUNDING = 1e-4  # resizing in float32 leaves [0, 1] by rounding
 _GREY = 0.5
 _ROAD_NOISE = 0.01
 
@@ -41,7 +38,7 @@ _ROAD_NOISE = 0.01
 def apply_fill(
     images: Tensor, masks: Tensor, fill: str, *, names: Sequence[str] | None = None, seed: int = 0
 ) -> Tensor:
-    """Replace a region of each image; all else is bit-identical.
+    """Replace a region of each image, in a copy without gradient; all else is bit-identical.
 
     The random part depends on `seed`, the fill, the name of the image and its shape only: an image is filled the same
     in every batch and epoch. The exception is `swap`, whose source lies a number of places further in the batch. Where
@@ -54,9 +51,6 @@ def apply_fill(
         fill: One of `FILLS`.
         names: Name of each image. Without names its place in the batch stands in, and batches are no longer paired.
         seed: Seed of the random part.
-
-    Returns:
-        New images, without gradient: shape, type and device of `images`.
 
     Raises:
         ConfigurationError: An argument has the wrong shape, type or range, or `swap` has one image only.

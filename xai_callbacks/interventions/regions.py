@@ -38,9 +38,8 @@ def require_region(region: str, probes: ProbeSet, argument: str, name: str) -> N
 def half_masks(masks: Tensor | None, size: tuple[int, int], half: str) -> Tensor:
     """Mark the half of each image that is to be filled, one of `HALVES`: `(N, H, W)` bool; `(1, H, W)` without masks.
 
-    Of an odd side the middle line is not marked. `keep_object` marks the half opposite to the centre of mass of the
-    object, whose `masks` `(N, H, W)` bool it needs, along the axis on which the centre is further from the middle as a
-    share of the side.
+    Of an odd side the middle line is not marked. `keep_object` needs `masks` `(N, H, W)` bool, and marks the half
+    opposite to their centre of mass, along the axis on which that is further out as a share of the side.
     """
     height, width = size
     halves = {name: torch.zeros(size, dtype=torch.bool) for name in HALVES[:-1]}
@@ -70,8 +69,7 @@ def placebo_masks(
 def partners(labels: Tensor, kind: str = "same", seed: int = 0) -> Tensor:
     """Draw for each image another one, on whose background it is to stand: places `(N,)` int64; -1 if there is none.
 
-    `kind` is "same", of its class by `labels` `(N,)` int64, "other", of another class, or "rand", of any class, its own
-    included. Each class is equally likely, whatever its size.
+    `kind` is "same" or "other", by class in `labels` `(N,)` int64, or "rand", of any class; each is equally likely.
     """
     generator = named_generator("partners", seed, kind)
     found = torch.full_like(labels, -1)

@@ -71,7 +71,6 @@ class Answers(Measure):
 
 
 def _error_keys(context: Context, count: int) -> list[str]:
-    """The key of all values together, and those of several."""
     names = [in_key(context.task.name(index)) for index in range(count)] if count > 1 else []
     return ["absolute_error", *(f"absolute_error/{name}" for name in names)]
 

@@ -73,8 +73,7 @@ class Measure(ABC):
     def measure(self, record: AuditRecord, past: History, context: Context) -> Measured:
         """Judge one audit.
 
-        `record` is the audit so far: outputs, heatmaps, scores, what trials and earlier measures found; `past` are
-        earlier audits of the run, of the same probes.
+        `record` is the audit so far, with what trials and earlier measures found; `past` are earlier ones of the run.
         """
 
     def __repr__(self) -> str:

@@ -64,9 +64,8 @@ class Localization(Measure):
     | `<map>/soft_iou/<region>` | soft intersection over union | [0, 1] | 4a / (1 + 3a), a the area |
 
     Args:
-        metrics: Which of `relevance_mass`, `relevance_lift`, `relevance_rank` and `soft_iou`. All but
-            `relevance_rank`, for which each map is enlarged and its pixels sorted, cost next to nothing. Other names
-            are a `ConfigurationError`.
+        metrics: Some of `relevance_mass`, `relevance_lift`, `relevance_rank` and `soft_iou`; else a
+            `ConfigurationError`. The third enlarges each map and sorts its pixels; others cost next to nothing.
     """
 
     def __init__(self, metrics: Sequence[str] = ("relevance_mass", "relevance_lift")) -> None:

@@ -29,8 +29,7 @@ class Separation(Measure):
     `metrics.novelty`. NaN for a score that is NaN, infinite, or the same for all. Cost: scoring the novel images.
 
     Args:
-        novel: Images known to be novel, of the shape of the probes; a probe set, or the path of a saved one. Anything
-            else is a `ConfigurationError`.
+        novel: Images known to be novel, of the shape of the probes: a set, or its path; else a `ConfigurationError`.
     """
 
     def __init__(self, novel: ProbeSet | str | os.PathLike[str]) -> None:

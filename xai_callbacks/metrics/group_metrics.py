@@ -57,9 +57,9 @@ _OF_EACH = (
 class GroupMetrics(Metric):
     """How right a classifier is by group (label, cue), from one state of fixed size; images are not kept.
 
-    The state is `K * C * (K + 46)` floats, summed over processes. An image with a logit that is NaN or infinite counts
-    in `group/not_finite` alone: log that number, since the others then speak for fewer images. Images with cue -1 count
-    in `group/unknown_cue` alone. A judgement that the images do not allow is NaN, never 0.
+    The state is `K * C * (K + 46)` floats, summed over processes. Images with a logit that is NaN or infinite count in
+    `group/not_finite` alone, others with cue -1 in `group/unknown_cue`: log both, since the rest then speaks for fewer.
+    A judgement that the images do not allow is NaN, never 0.
 
     `compute` gives the keys of `keys()`, with `<label>_<cue>` for the name of a group, and `group/wga_low`,
     `group/wga_high`, `group/conflict_gap_low` and `group/conflict_gap_high`, the ends of their intervals.

@@ -26,8 +26,7 @@ def shift_p(relevance: Tensor, mask: Tensor, *, reference: float | Tensor = 0.0)
 
     In [1 / N, 1]; NaN where the mask covers the image, too. The shifts keep how sparse and how smooth the map is. They
     say nothing of a habit to look at the middle of the image, and independent places are as many as blobs, not as
-    pixels: read the share as a rank. One pair of Fourier transforms in float64; takes 32 bytes a pixel while it runs.
-    Arguments are those of `relevance_mass`, but pixels only.
+    pixels: read the share as a rank. Cost: two Fourier transforms, 32 bytes a pixel. Arguments as in `relevance_mass`.
     """
     sums = sum_relevance(relevance.detach(), mask, reference)
     spectrum = torch.fft.rfft2(sums.scaled).conj() * torch.fft.rfft2(mask.double())
@@ -74,8 +73,7 @@ def signed_share(heatmap: Tensor, mask: Tensor | RegionWeights, *, reference: fl
 
     Of the question "why the class of the cue, rather than the label?", it says how far the pixels of the cue speak for
     its class. 0 where signs balance; a constant map gets the area fraction, with the sign of the map.
-    Positive and negative part are enlarged each on its own: side by side, opposite signs count in full. Arguments are
-    those of `relevance_mass`, but the maps are signed.
+    Parts of either sign are enlarged on their own, and count in full side by side. Arguments as in `relevance_mass`.
     """
     sums = sum_relevance(heatmap.abs(), mask, reference)
     net = (sums.scaled * heatmap.sign() * RegionWeights.of(mask).inside).sum(dim=(-2, -1))

@@ -29,9 +29,7 @@ class _Learner(LastLayerScore):
     def fit(self, inliers: Inliers) -> None:
         """Learn what is familiar; an earlier fit is replaced, and kept if this one fails.
 
-        Raises:
-            ConfigurationError: There are too few images.
-            AuditError: Features or logits are NaN or infinite, or do not vary as they must.
+        Raises a `ConfigurationError` of too few images, an `AuditError` of values that are not finite or do not vary.
         """
         names = ("features", "logits", "weight", "bias")
         sound = {name: getattr(inliers, name).detach().to(inliers.features.device).double() for name in names}
@@ -138,8 +136,7 @@ class ViM(_Learner):
 
     Wang et al., "ViM: out-of-distribution with virtual-logit matching", CVPR 2022. `u = -W^+ b` is where all logits
     are 0; R spans the directions beyond the D in which familiar features lie, around u, the most; alpha makes the mean
-    virtual logit equal to the mean largest logit of familiar images. Unbounded, in units of the logits. Cost: F^3 for
-    `fit`; F (F - D) an image.
+    virtual logit that of the largest one of familiar images. Unbounded, in logits. Cost: F^3 for `fit`; F (F - D) each.
 
     Args:
         dimensions: D, 1 to F - 1; None for the authors' choice: 1000 from F = 2048 on, 512 from 768 on, else F / 2.

@@ -113,8 +113,7 @@ class FisherNovelty(_WhitenedScore):
 
     Args:
         loss: Whose gradient to take.
-        parameters: Which parameters, as names or patterns such as `decoder.*.weight`; None for all trainable ones of
-            two or more dimensions, that is weights and no biases.
+        parameters: Names or patterns such as `decoder.*.weight`; None for all trainable ones of two dimensions or more.
     """
 
     name = "fisher"
@@ -144,8 +143,7 @@ class FisherNovelty(_WhitenedScore):
         reading, broken = measured(subject, images, loss_of(subject, self.loss), chosen, _reduced)
         if reading.unused:
             raise ConfigurationError(
-                f"Expected the loss to depend on `{reading.unused[0]}`, but it does not. Leave it out with "
-                "`parameters=`."
+                f"Expected the loss to depend on `{reading.unused[0]}`, but it does not. Leave it out by `parameters=`."
             )
         return {name: rows.masked_fill(broken[:, None], torch.nan) for name, rows in reading.reduced.items()}
 
@@ -171,7 +169,6 @@ def _reduced(name: str, gradients: Tensor) -> Tensor:
 
 
 def _grouped(columns: Tensor) -> Tensor:
-    """Sums of neighbouring columns where there are more columns than groups."""
-    if columns.shape[1] <= _SKETCH:
-        return columns
-    return torch.stack([part.sum(dim=1) for part in columns.tensor_split(_SKETCH, dim=1)], dim=1)
+    """Sums of neighbouring columns, in as many groups as there are columns or `_SKETCH`."""
+    parts = columns.tensor_split(min(_SKETCH, columns.shape[1]), dim=1)
+    return torch.stack([part.sum(dim=1) for part in parts], dim=1)

@@ -137,10 +137,9 @@ class Energy(ClosedForm):
 
 
 class JointEnergy(ClosedForm):
-    """`-sum_k log(1 + exp(z_k))`, in `(-inf, 0)`: the energies of all labels together, each of which an image may have.
+    """`-sum_k log(1 + exp(z_k))`, in `(-inf, 0)`: the energies of all labels, near 0 for an image without any of them.
 
-    Wang et al., "Can multi-label classification networks know what they don't know?", NeurIPS 2021. Near 0 for an image
-    without any known label.
+    Wang et al., "Can multi-label classification networks know what they don't know?", NeurIPS 2021.
     """
 
     name = "joint_energy"

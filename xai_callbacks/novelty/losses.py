@@ -42,13 +42,11 @@ class GradientNorm(ModelScore):
     | `predicted` | cross-entropy toward the largest class | those above 1/2 | plus | a sure one asks for nothing |
 
     Cross-entropies are those of the softmax, in which one sigmoid logit is two classes; of labels that do not exclude
-    each other, those of each sigmoid by itself, averaged.
-
-    `uniform` is `GradNorm` with all layers and the squared 2-norm; `all` is `ConfoundingLabels` summed over layers.
-    Signs are those of the publications, not promises: large features enlarge every gradient, and docs/novelty.md shows
-    where that turns a score round. Tensors with large gradients dominate the sum; `PurviewDistance` weighs all alike.
-    Range `(-inf, 0]` or `[0, inf)`; comparable between images and epochs of one model. Cost: about one forward and
-    backward pass; more where modules have no rule, see `PerSampleGradients`.
+    each other, those of each sigmoid, averaged. `uniform` is `GradNorm` with all layers and the squared 2-norm, `all`
+    is `ConfoundingLabels` summed over layers. Signs are those of the publications, not promises: large features enlarge
+    every gradient, and docs/novelty.md shows where that turns a score round. Tensors with large gradients dominate the
+    sum; `PurviewDistance` weighs all alike. Range `(-inf, 0]` or `[0, inf)`; comparable between images and epochs of
+    one model. Cost: about one forward and backward pass; more where modules have no rule, see `PerSampleGradients`.
     """
 
     tasks = ("single-label", "multi-label")

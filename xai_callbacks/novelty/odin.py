@@ -21,8 +21,7 @@ class ODIN(ModelScore):
 
     Args:
         temperature: T, above 0.
-        epsilon: Step on every pixel, above 0, in units of the images as the model gets them; the paper's 0.0014 is in
-            units of images with a standard deviation of about 1.
+        epsilon: Step on every pixel, above 0, in units of the model's input; the paper's 0.0014 suits a deviation of 1.
     """
 
     name = "odin"

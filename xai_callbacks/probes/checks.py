@@ -24,11 +24,9 @@ def to_texts(texts: Any, what: str) -> Names | None:
         return None
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence) or not texts:
         raise ProbeSetError(f"Expected `{what}` to be a non-empty sequence of strings, but got {texts!r}.")
-    for index, text in enumerate(texts):
+    for at, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip() or not text.isprintable():
-            raise ProbeSetError(
-                f"Expected `{what}` to be non-empty printable strings, but `{what}[{index}]` is {text!r}."
-            )
+            raise ProbeSetError(f"Expected `{what}` to be non-empty printable strings, but `{what}[{at}]` is {text!r}.")
     return tuple(texts)
 
 
@@ -106,10 +104,7 @@ def to_labels(labels: Any, names: Names, class_names: Names | None) -> Tensor | 
     table = _table(labels, "labels", names)
     if table.ndim == 1:
         return _indexes(table, "label", names, class_names, 0)
-    expected = (
-        f"`labels` of shape (N, K) to be 1 where a probe has a label, 0 where it has not and {UNKNOWN} where that is "
-        "unknown"
-    )
+    expected = f"`labels` of shape (N, K) to be 1 where a probe has a label, 0 where not, {UNKNOWN} where unknown"
     bad = ((table != 0) & (table != 1) & (table != UNKNOWN)).any(dim=1)
     advice = "Class indexes have shape (N,), as `labels[:, 0]` has; values are `targets`."
     _refuse(bad, names, expected, table.tolist(), advice)

@@ -22,10 +22,8 @@ from xai_callbacks.tasks import Task, task_of
 
 __all__ = ["FACTS", "TENSORS", "ProbeSet"]
 
-TENSORS = ("images", "pixels", "labels", "targets", "groups")
-"""Attributes of a probe set that are tensors, or None."""
-FACTS = ("names", "class_names", "target_names", "group_names", "mean", "std")
-"""Attributes of a probe set that are tuples, or None."""
+TENSORS = ("images", "pixels", "labels", "targets", "groups")  # attributes that are tensors, or None
+FACTS = ("names", "class_names", "target_names", "group_names", "mean", "std")  # attributes that are tuples, or None
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -145,8 +143,7 @@ class ProbeSet:
         (of 1000 or more randomly drawn items where the dataset does not tell its targets).
 
         Args:
-            dataset: Items `(image, label)`, or whatever `fields` describes. Images are float tensors `(C, H, W)`,
-                that is, after the transform that the model is evaluated with.
+            dataset: Items `(image, label)`, or as `fields` says; images are floats `(C, H, W)`, as the model gets them.
             per_class: Probes from each class, label or group. Where there are fewer, all are taken, with a warning.
             by: Draw from each `"label"`, or from each `"group"` known (which needs `fields["group"]`).
             seed: Seed of the draw, 0 to 2**32 - 1.
@@ -180,13 +177,12 @@ class ProbeSet:
         """Build a probe set from a folder of images with an optional manifest `probes.csv` and optional masks.
 
         Without a manifest the subfolders of `root` are the classes. Masks lie at `masks/<region>/<image path>.png`;
-        nonzero is inside. No path may leave `root`. The layout is described in `docs/probes.md`.
+        nonzero is inside, the geometry that of the images. No path may leave `root`. `docs/probes.md` has the layout.
 
         Args:
             root: The folder.
             size: Final size in pixels, one number or `(H, W)`.
-            resize: Length of the shorter side in pixels before the centre crop to `size`; by default the smallest
-                that fills `size`. Masks go through the same geometry.
+            resize: Shorter side in pixels before the centre crop to `size`; None for the least that fills it.
             mean: Normalisation after scaling to [0, 1]. One value alone means a model of grey images.
             std: Likewise.
             class_names: Names by class or label index; the sorted names found when left out.

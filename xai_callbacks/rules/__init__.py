@@ -1,9 +1,8 @@
 """Conclusions from the history of a run: alarms, and expectations such as `cue/patch/effect < 0.05`."""
 
 from xai_callbacks.rules.alarm_rule import AlarmRule
-from xai_callbacks.rules.assertions import ExpectationsFailed, assert_expectations
 from xai_callbacks.rules.base import Rule
-from xai_callbacks.rules.conclusions import Conclusions, as_rules, conclude
+from xai_callbacks.rules.conclusions import Conclusions, ExpectationsFailed, as_rules, assert_expectations, conclude
 from xai_callbacks.rules.expectation import Expectation
 from xai_callbacks.rules.summary import markdown, summary
 

@@ -30,6 +30,14 @@ _STATES = {"no evidence": 0.0, "reacts to any edit": 1.0, "watch": 1.0, "alarm":
 Looks = Sequence[tuple[AuditRecord, Estimate | None]]
 
 
+class _Judged(NamedTuple):
+    """A cue at one audit."""
+
+    side: int  # 1 or -1 if its pull is beyond the threshold, and on which side; else 0
+    what: str  # key of what is: the cue itself, or a neighbour
+    why_not: str  # why it cannot be said that the cue was learnt; empty if it was
+
+
 @dataclass(frozen=True)
 class AlarmRule(Rule):
     """Watches all cues that were ever tried in the run, and the regions in which the probes carry them.
@@ -50,9 +58,8 @@ class AlarmRule(Rule):
     Findings are `alarm/cue/<cue>` and `alarm/attribution/<region>`. A region is looked at if at several consecutive
     audits more heat lies there than chance, the untrained model and models with random weights put there, by the first
     explainer and question for which the latter is known. The audit before training is no evidence: a head that has
-    not learnt anything may react to a cue as well. Intervals cover the choice of probes, not the
-    randomness of training. How often the rule is wrong is measured by `scripts/studies/alarm.py`. A checkpoint is named
-    only if it is still on disk; all else follows from the history.
+    not learnt anything may react to a cue as well. Intervals cover the choice of probes, not the randomness of training.
+    `scripts/studies/alarm.py` measures how often the rule is wrong. A checkpoint is named only while it is on disk.
 
     Attributes:
         threshold: What the interval of a cue's pull must lie beyond, in [0, 1).
@@ -78,9 +85,9 @@ class AlarmRule(Rule):
     keys = (
         Key(
             "alarm/cue/*",
-            "use of the cue: 0 no evidence, 1 watch or reaction, 2 alarm, NaN untested",
-            0,
-            2,
+            "use of the cue: 0 no evidence, 1 watch or reaction to any edit, 2 alarm, NaN untested",
+            0.0,
+            2.0,
             of="nothing",
         ),
         Key("alarm/attribution/*", "heat on the region: 0 no evidence, 1 watch, NaN untested", 0.0, 1.0, of="nothing"),
@@ -271,14 +278,6 @@ class AlarmRule(Rule):
             before is not None and before.untrained,
             None if before is None else _checkpoint(before, history.without_tensors()),
         )
-
-
-class _Judged(NamedTuple):
-    """A cue at one audit."""
-
-    side: int  # 1 or -1 if its pull is beyond the threshold, and on which side; else 0
-    what: str  # key of what is: the cue itself, or a neighbour
-    why_not: str  # why it cannot be said that the cue was learnt; empty if it was
 
 
 def _ends(estimate: Estimate, widened: float) -> tuple[float, float]:

@@ -40,10 +40,7 @@ class Rule(ABC):
         return ()
 
     def announce(self, finding: Finding) -> None:  # noqa: B027  # most rules only conclude
-        """Do what the user asked for with a finding whose value is higher than ever before, such as a message.
-
-        Called last, when the record is written and logged. Does nothing by default.
-        """
+        """Tell of a finding whose value is the highest so far, once the record is logged; does nothing by default."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

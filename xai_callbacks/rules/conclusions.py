@@ -1,33 +1,30 @@
-"""Rules as they are given and as they conclude, one after another."""
+"""Rules as they are given and as they conclude, one after another; expectations as a test, for pytest or any other."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from xai_callbacks.errors import ConfigurationError, in_words
+from xai_callbacks.errors import ConfigurationError, XAICallbacksError, in_words
 from xai_callbacks.history import History
 from xai_callbacks.record import AuditRecord, Estimate, Finding, Key
 from xai_callbacks.rules.base import Rule
 from xai_callbacks.rules.expectation import Expectation
+from xai_callbacks.rules.summary import MARKS, table
 
-__all__ = ["Conclusions", "as_rules", "conclude"]
+__all__ = ["Conclusions", "ExpectationsFailed", "as_rules", "assert_expectations", "conclude"]
 
 _COUNTS = {"passed": "pass", "failed": "fail", "undecided": "not enough evidence"}
 _COUNT_KEYS = tuple(Key(f"expectation/{name}", f"expectations {name}", 0.0, of="nothing") for name in _COUNTS)
 
 
 class Conclusions(NamedTuple):
-    """What rules make of one audit.
+    """What rules make of one audit."""
 
-    Attributes:
-        record: The audit with findings, and their values among the metrics.
-        news: Findings whose value is above 0 and higher than ever before in the run, with their rules.
-    """
-
-    record: AuditRecord
-    news: tuple[tuple[Rule, Finding], ...]
+    record: AuditRecord  # with findings, and their values among the metrics
+    news: tuple[tuple[Rule, Finding], ...]  # findings whose value is above 0 and higher than ever before in the run
 
 
 def as_rules(given: Sequence[Rule | str | Mapping[str, str]]) -> tuple[Rule, ...]:
@@ -79,6 +76,54 @@ def conclude(rules: Sequence[Rule], past: History, record: AuditRecord) -> Concl
         counts = {f"expectation/{name}": Estimate(float(states.count(state))) for name, state in _COUNTS.items()}
         record = _grown(record, (), counts, _COUNT_KEYS)
     return Conclusions(record, tuple((rule, each) for rule, each in found if _is_new(each, before)))
+
+
+class ExpectationsFailed(XAICallbacksError, AssertionError):  # noqa: N818  # named as what a test reports
+    """A record does not meet expectations; the message is a table of all of them."""
+
+
+def assert_expectations(
+    record: AuditRecord, expectations: Sequence[str | Mapping[str, str] | Expectation], *, strict: bool = False
+) -> tuple[Finding, ...]:
+    """Fail unless a record meets expectations; return what was found of each.
+
+    Args:
+        record: The audit.
+        expectations: Sentences, see `xai_callbacks.rules.sentence`, named ones, or expectations.
+        strict: Whether what there is not enough evidence for fails, too. If not, a warning says so.
+
+    Raises:
+        ExpectationsFailed: One failed.
+        ConfigurationError: One cannot be understood, or the record has no such metric.
+
+    Example::
+
+        def test_looks_at_the_animal():
+            record = Auditor(probes).audit(model)
+            assert_expectations(record, ["gradcam/why/relevance_mass/core > 0.5", "accuracy > 90 %"])
+    """
+    __tracebackhide__ = True  # pytest shows the line of the test
+    rules = as_rules(expectations)
+    measured = [(record.key(key) or Key(key, ""))._replace(key=key) for key in record.metrics]
+    for rule in rules:
+        if not isinstance(rule, Expectation):
+            raise ConfigurationError(f"Expected `expectations` to be sentences, but got {rule!r}.")
+        rule.check(measured, len(record.names), record)
+    findings = [finding for rule in rules for finding in rule.conclude(History().with_record(record))]
+    undecided = [each for each in findings if each.state == "not enough evidence"]
+    failed = [each for each in findings if each.state == "fail"] + (undecided if strict else [])
+    if failed:
+        title = f"{len(failed)} of {len(rules)} expectations not met at epoch {record.epoch}, step {record.step}."
+        rows = [(MARKS[each.state][1], each.sentence) for each in findings]
+        raise ExpectationsFailed(table(title, [("", "expectation"), *rows]))
+    if undecided:
+        words = " ".join(each.sentence for each in undecided)
+        warnings.warn(
+            f"Not enough evidence for {len(undecided)} of {len(rules)} expectations. {words} Add probes, or pass "
+            "strict=True to let the test fail.",
+            stacklevel=2,
+        )
+    return tuple(findings)
 
 
 def _grown(

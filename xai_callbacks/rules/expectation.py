@@ -151,8 +151,8 @@ def _estimate(wanted: Sentence, key: Key, record: AuditRecord) -> Estimate | Non
         if values is None:
             return None
         rows = _members(wanted, record)
-        values, chance = (None if each is None else each.double().where(rows, torch.nan) for each in (values, chance))
-        assert values is not None  # noqa: S101  # narrows the type
+        values = values.double().where(rows, torch.nan)
+        chance = None if chance is None else chance.double().where(rows, torch.nan)
         missing = int((rows & ~values.isfinite()).sum()) if chance is None else None
         found = summarize(values, chance=chance, bounds=(key.low, key.high))
         return found if missing is None else found._replace(degenerate=missing)

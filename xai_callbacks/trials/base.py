@@ -22,7 +22,7 @@ class Views:
     """Some probes, edited in several ways.
 
     Attributes:
-        images: By name of the view, `(n, C, H, W)` in [0, 1]. Those as shown, or as in an earlier view, are not run.
+        images: By name of the view, `(n, C, H, W)` in [0, 1]; those as shown or in an earlier view are not run again.
         facts: More about these probes that the judgement needs, `(n, ...)` by name.
     """
 

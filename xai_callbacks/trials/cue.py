@@ -65,10 +65,9 @@ class CueTrial(Trial):
     `cue/<name>/gap` is the same of right answers, the accuracy gap itself. Both are means over classes, so that neither
     the number of classes nor the mix of the probes matters. `excess` is the pull beyond that of the strongest of some
     controls, edits of the same place and contrast that no data taught: what a model makes of any such edit is no use of
-    the cue. `nearby/...` are pulls of neighbours of the cue. All keys are declared in `keys`.
-
-    `pull`, `gap`, `control`, `excess`, `object_only_acc` and `pair_acc` need labels; `only_acc` the region `core`;
-    `effect_added` and `effect_removed` are of cues that are put in and taken out (`PasteCue`).
+    the cue. `nearby/...` are pulls of neighbours of the cue. `keys` declares all; of these `pull`, `gap`, `control`,
+    `excess`, `object_only_acc` and `pair_acc` need labels, `only_acc` the region `core`, and `effect_added` and
+    `effect_removed` a cue that is put in and taken out (`PasteCue`).
 
     A probe is left out, and counted, where the cue would hide more than a fifth of the region `core`, where there is no
     pair, or where both of a pair are the same, such as a black patch on black. Cost: up to four forward passes a probe
@@ -204,7 +203,6 @@ class CueTrial(Trial):
         return found
 
     def _of_labels(self, answers: Answers, labels: Tensor) -> dict[str, PerProbe]:
-        """What is read on the label."""
         present, absent, neutral = (answers.views[name] for name in ("present", "absent", "neutral"))
         classes = answers.facts["points_to"]
         zero = torch.zeros(len(classes), dtype=torch.float64).masked_fill(labels < 0, torch.nan)

@@ -34,8 +34,7 @@ class RegionTrial(Trial):
 
     Args:
         region: Name of the region.
-        fills: See `interventions.fills`; three or more, as each leaves a mark of its own. `swap` takes a probe of a
-            class drawn at random.
+        fills: See `interventions.fills`; three or more, as each leaves a mark. `swap` takes a probe of a random class.
         grow: Pixels by which the region grows first, so that no rim stays behind.
         seed: Seed of fills and draws.
     """
@@ -116,8 +115,7 @@ class BackgroundTrial(Trial):
     Args:
         region: Region of the object.
         fill: Takes the place of an object. Its outline stays, and of a `blur` its colours, too, which may tell the
-            class: `bg/only_acc` is no less than what the background gives away. Backgrounds are filled with the mean
-            colour of all probes, which is the same for every image and gives none away.
+            class and add to `bg/only_acc`. Backgrounds are filled with the mean colour of all probes, which tells none.
         grow: Pixels by which an object grows before it is filled, so that no rim stays behind.
         seed: Seed of fills and draws.
     """

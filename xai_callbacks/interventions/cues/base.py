@@ -44,9 +44,8 @@ class Twins(NamedTuple):
 class Cue(ABC):
     """A property of images that a class must not be recognised by.
 
-    Subclasses make an image with the cue, and one without. All edits are those of displayed images in [0, 1], on the
-    CPU, and depend on the probe set and the seed only, so that epochs are paired. They must not depend on which probes
-    are shown together, nor change these in place.
+    Subclasses make an image with the cue, and one without. Edits are of displayed images in [0, 1], on the CPU, never
+    in place, and depend on the probe set and the seed only, not on which are shown together: epochs are paired.
 
     Args:
         name: Names the cue in keys, such as `cue/<name>/effect`.
@@ -55,7 +54,7 @@ class Cue(ABC):
     Attributes:
         carried_in: Name of the region in which the probes themselves carry the cue; None if they do not.
         needs: Regions that probes must have, by the argument that names them.
-        channels: How many values, one for all channels or one for each, by the argument that gives them.
+        needs_channels: How many values, one for all channels or one for each, by the argument that gives them.
 
     Raises:
         ConfigurationError: An argument is out of range; of what each variant has its own, there is not one a variant.
@@ -65,7 +64,7 @@ class Cue(ABC):
 
     def __init__(self, name: str, points_to: PointsTo) -> None:
         require_name("`name` of a cue", name)
-        self.name, self.needs, self.channels = name, dict[str, str](), dict[str, int]()
+        self.name, self.needs, self.needs_channels = name, dict[str, str](), dict[str, int]()
         many = isinstance(points_to, Sequence) and not isinstance(points_to, str | bytes)
         given: Any = points_to if many else [points_to]
         self.points_to: tuple[int | str, ...] = tuple(given)
@@ -86,7 +85,7 @@ class Cue(ABC):
         for argument, region in self.needs.items():
             require_region(region, probes, argument, self.name)
         wanted = probes.images.shape[1]
-        for argument, given in self.channels.items():
+        for argument, given in self.needs_channels.items():
             if given not in (1, wanted):
                 raise ConfigurationError(
                     f"Expected `{argument}` of the cue {self.name!r} to have one value, or one for each of {wanted} "
@@ -117,12 +116,10 @@ class Cue(ABC):
         return tuple(probes.task.index(f"points_to` of the cue `{self.name}", value) for value in self.points_to)
 
 
-def require_share(argument: str, value: object, name: str) -> None:
+def require_share(what: str, value: object, name: str) -> None:
     """Refuse a number of the cue `name` outside (0, 1]."""
     if not is_number(value) or not 0 < value <= 1:
-        raise ConfigurationError(
-            f"Expected `{argument}` of the cue {name!r} to be a share in (0, 1], but got {value!r}."
-        )
+        raise ConfigurationError(f"Expected `{what}` of the cue {name!r} to be a share in (0, 1], but got {value!r}.")
 
 
 def require_texts(argument: str, values: object, cue: Cue, known: Sequence[str] = ()) -> tuple[str, ...]:

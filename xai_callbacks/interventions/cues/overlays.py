@@ -32,8 +32,7 @@ class TextureCue(CoveringCue):
         textures: Pattern of each variant: `stripes`, `checks`, `dots` or `rings`, or a single one.
         opacity: How much the pattern covers, in (0, 1].
         period: Length of its period as a share of the shorter side, in (0, 1].
-        keep: Name of a region that is not covered, such as `core`, which makes the pattern a background; None covers
-            all. A probe without the region is covered whole.
+        keep: Name of a region that is not covered, such as `core`; None, or a probe without it, is covered whole.
         points_to, name: See `Cue`.
     """
 
@@ -78,7 +77,7 @@ class WatermarkCue(PaintedCue):
     Args:
         texts: Text of each variant, or a single one.
         opacity: How much the text covers, in (0, 1].
-        width: Width of the text as a share of that of the image, in (0, 1]; less for a short one, else too tall.
+        width: Width of the text as a share of that of the image, in (0, 1]; less where letters would be too tall.
         points_to, name: See `Cue`.
     """
 

@@ -103,25 +103,21 @@ class CoveringCue(PaintedCue):
         """What covers each image, `(n, C or 1, H or 1, W or 1)` in [0, 1]."""
 
     def paint(self, shown: Shown, variants: Tensor) -> Tensor:
-        """See `PaintedCue.paint`."""
         painted = shown.images.lerp(self.covering(shown, variants).to(shown.images), self.opacity)
         region = self.region(shown)
         return painted if region is None else torch.where(region[:, None], painted, shown.images)
 
 
 class _ColourCue(CoveringCue):
-    """A region covered by a colour."""
-
     def __init__(self, name: str, points_to: PointsTo, colours: Rows, opacity: float) -> None:
         super().__init__(name, points_to, opacity)
         self.colours = require_rows("colours", colours, self)
-        self.channels["colours"] = self.colours.shape[1]
+        self.needs_channels["colours"] = self.colours.shape[1]
 
     def covering(self, shown: Shown, variants: Tensor) -> Tensor:
         return self.colours[variants][:, :, None, None]
 
     def coloured(self, probes: ProbeSet) -> str:
-        """Colours and opacity in words."""
         covers = "" if self.opacity == 1 else f", opacity {self.opacity:g}"
         return f"of colour {self.described(probes, numbers_of(self.colours))}{covers}"
 
@@ -236,7 +232,7 @@ class TintCue(PaintedCue):
     def __init__(self, gains: Rows, points_to: PointsTo, *, name: str = "tint") -> None:
         super().__init__(name, points_to)
         self.gains = require_rows("gains", gains, self, most=torch.inf)
-        self.channels["gains"] = self.gains.shape[1]
+        self.needs_channels["gains"] = self.gains.shape[1]
 
     def describe(self, probes: ProbeSet) -> str:
         """See `Cue.describe`."""
@@ -256,7 +252,7 @@ class FunctionCue(PaintedCue):
             regions of these probes by name, `(n, H, W)` bool each. Returns the images with the cue, of the same shape.
             It must do the same to an image at every call.
         points_to, name: See `Cue`.
-        region: `region(images)` or `region(images, masks)`: place of the cue, `(n, H, W)` bool; None if unknown.
+        region: `region(images)` or `region(images, masks)`: its place, `(n, H, W)` bool; None for all, or unknown.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ class BackgroundCue(CoveringCue):
         self.images = None if isinstance(images, str) else images.detach().float().cpu()
         if self.images is not None:
             check_images("images", self.images, "Divide pixels by 255.")
-            self.channels["images"] = self.images.shape[1]
+            self.needs_channels["images"] = self.images.shape[1]
         got, count = images if self.images is None else len(self.images), len(self.points_to)
         if got not in ("probes", count):
             raise ConfigurationError(
