@@ -158,7 +158,7 @@ def main() -> None:
     cache, console = arguments.cache, Console()
     by_net = {look.net: look for look in looks(cache) if look.role == "taught"}
     rows: dict[str, Counter[str]] = {}
-    told = []
+    told: list[tuple[Look, dict[str, float | None]]] = []
     for spec in plan():
         look = by_net.get(spec.key)
         if look is None or spec.network == "mobilenet":

@@ -26,6 +26,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -77,7 +78,7 @@ def features(model: nn.Module, images: Tensor) -> tuple[list[Tensor], Tensor]:
         found.append(output.mean(dim=places) if places else output)
 
     blocks = [module for module in model.modules() if isinstance(module, Residual | Block)]
-    layers = blocks or [module for module in model.modules() if isinstance(module, nn.ReLU)]
+    layers: Sequence[nn.Module] = blocks or [module for module in model.modules() if isinstance(module, nn.ReLU)]
     hooks = [layer.register_forward_hook(keep) for layer in layers]
     answers = model(images).argmax(dim=1)
     for hook in hooks:
@@ -101,7 +102,7 @@ def prediction_depth(model: nn.Module, known: Tensor, labels: Tensor, images: Te
 def auc_within(score: Tensor, positive: Tensor, labels: Tensor) -> float | None:
     """Mean over classes of the area under the ROC curve; None if no class has five images of either kind."""
     found = []
-    for label in labels.unique():
+    for label in torch.unique(labels):
         mine, truth = score[labels == label], positive[labels == label]
         if FEWEST <= int(truth.sum()) <= len(truth) - FEWEST:
             found.append(float(roc_auc_score(truth.numpy(), mine.numpy())))
@@ -111,7 +112,7 @@ def auc_within(score: Tensor, positive: Tensor, labels: Tensor) -> float | None:
 def explained_by_two(losses: Tensor, labels: Tensor) -> float:
     """Share of the variance of the logarithm of the loss within classes that two groups of each class explain."""
     logs = losses.clamp(min=1e-6).log()
-    parts = [logs[labels == label, None].numpy() for label in labels.unique()]
+    parts = [logs[labels == label, None].numpy() for label in torch.unique(labels)]
     left = sum(float(KMeans(2, n_init=3, random_state=0).fit(part).inertia_) for part in parts)
     return 1 - left / sum(float(((part - part.mean()) ** 2).sum()) for part in parts)
 
@@ -129,7 +130,7 @@ def signals(spec: Spec, cache: Path) -> dict[str, Any]:
     deep = prediction_depth(model, known, classes, images)
     rand = [
         adjusted_rand_score(against[labels == label].numpy(), numbers[labels == label].numpy())
-        for label in labels.unique()
+        for label in torch.unique(labels)
     ]
     return {
         "count": record.metrics["cluster/count"].value,
@@ -140,7 +141,7 @@ def signals(spec: Spec, cache: Path) -> dict[str, Any]:
         "loss_auc": auc_within(late, against, labels),
         "early_auc": auc_within(early, against, labels),
         "two_groups": explained_by_two(late, labels),
-        "errors": float((record.predictions != labels).double().mean()),
+        "errors": 1.0 - record.metrics["accuracy"].value,
     }
 
 
@@ -154,7 +155,7 @@ def summed_up(found: list[tuple[Spec, float, dict[str, Any]]]) -> dict[str, Any]
         return float(roc_auc_score(truth, [sign * signs[key] for signs in [*use, *none]]))
 
     def by_image(key: str) -> float:
-        return median(signs[key] for signs in use if signs[key] is not None)
+        return float(median(signs[key] for signs in use if signs[key] is not None))
 
     def alarms(nets: list[dict[str, Any]]) -> dict[str, Any]:
         return share(sum(signs["p"] < 0.05 for signs in nets), len(nets))

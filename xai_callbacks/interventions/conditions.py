@@ -19,8 +19,6 @@ from xai_callbacks.interventions.fills import check_images, named_generator
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["CONDITIONS", "LEVELS", "apply_condition", "condition_in_words", "condition_probes"]
-
 _STRENGTHS: dict[str, tuple[float, ...]] = {
     "blur": (0.006, 0.012, 0.02, 0.032, 0.048),  # Gaussian; standard deviation as a share of the shorter side
     "noise": (0.04, 0.08, 0.13, 0.2, 0.3),  # Gaussian, on each value; its standard deviation

@@ -9,8 +9,6 @@ from torch.nn.functional import affine_grid, grid_sample, pad
 from xai_callbacks.interventions.fills import named_generator
 from xai_callbacks.interventions.shown import Shown
 
-__all__ = ["CONTROLS", "NEARBY", "control_of", "neighbour_of"]
-
 CONTROLS: tuple[str, ...] = ("blocks", "natural")
 NEARBY: tuple[str, ...] = ("left", "right", "up", "down", "weaker", "stronger", "smaller", "larger")
 

@@ -27,8 +27,6 @@ from torch.nn.functional import conv2d, max_pool2d, pad
 
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = ["FILLS", "ROUNDING", "apply_fill", "check_images", "dilate", "named_generator"]
-
 FILLS: tuple[str, ...] = ("black", "white", "local_mean", "blur", "uniform", "gauss", "shuffle", "swap", "road")
 ROUNDING = 1e-4  # resizing in float32 leaves [0, 1] by rounding
 _GREY = 0.5

@@ -11,8 +11,6 @@ from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.interventions.fills import ROUNDING
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["PixelScale"]
-
 # Values that a normalisation, undone, may leave outside [0, 1]: resizing overshoots at edges, a wrong scale everywhere.
 _OVERSHOOT, _OVERSHOOT_SHARE = 0.05, 0.05
 

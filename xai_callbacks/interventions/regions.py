@@ -14,8 +14,6 @@ from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.interventions.fills import named_generator
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["HALVES", "half_masks", "partners", "placebo_masks", "require_region"]
-
 HALVES: tuple[str, ...] = ("top", "bottom", "left", "right", "keep_object")
 
 _OVERLAP = 0.2  # share of a placebo's area that may lie in the region itself, or in what it is to avoid

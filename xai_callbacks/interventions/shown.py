@@ -9,8 +9,6 @@ from torch import Tensor
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["Shown"]
-
 
 @dataclass(frozen=True, eq=False)
 class Shown:

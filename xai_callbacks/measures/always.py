@@ -13,8 +13,6 @@ from xai_callbacks.metrics.nulls import explanation_drift
 from xai_callbacks.record import AuditRecord, Estimate, Key, PerProbe, summarize
 from xai_callbacks.tasks import in_key
 
-__all__ = ["Answers", "Drift", "Scores"]
-
 
 class Answers(Measure):
     """Judges how right, how sure and how steady the answers of the model are.

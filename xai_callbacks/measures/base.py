@@ -14,8 +14,6 @@ from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, Estimate, Key, PerProbe
 from xai_callbacks.tasks import Task
 
-__all__ = ["Context", "Measure", "Measured", "ModelAccess", "keys_of_maps"]
-
 Measured = Mapping[str, PerProbe | Estimate]
 """Results by key: one number for each probe, of which the mean is logged with an interval; or an estimate."""
 

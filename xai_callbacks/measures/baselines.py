@@ -17,8 +17,6 @@ from xai_callbacks.metrics.nulls import permuted_mass, shift_p, signed_share, so
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, Estimate, Key, MapSet, PerProbe
 
-__all__ = ["Baselines"]
-
 _COPIES = 3
 _edges_of: WeakKeyDictionary[ProbeSet, dict[str, PerProbe]] = WeakKeyDictionary()
 

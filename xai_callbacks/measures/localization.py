@@ -28,8 +28,6 @@ from xai_callbacks.metrics.localization import (
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, Key, PerProbe
 
-__all__ = ["Localization", "enlarged", "regions_on"]
-
 # Regions by name and grid; bringing masks to a grid costs more than judging maps there.
 _known: WeakKeyDictionary[ProbeSet, dict[tuple[int, int], dict[str, RegionWeights]]] = WeakKeyDictionary()
 

@@ -13,8 +13,6 @@ from xai_callbacks.metrics.clusters import error_association, large_classes, map
 from xai_callbacks.questions import Why
 from xai_callbacks.record import AuditRecord, Estimate, Key, PerProbe
 
-__all__ = ["MapClusters"]
-
 _ABOUT_LABEL = Why("label").key
 
 

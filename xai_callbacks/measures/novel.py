@@ -17,8 +17,6 @@ from xai_callbacks.probes import ProbeSet
 from xai_callbacks.probes.files import loaded
 from xai_callbacks.record import AuditRecord, Estimate, Key
 
-__all__ = ["Conditions", "Separation"]
-
 _CHANCES = dict(zip(SEPARATION, ("0.5", "share of novel images", "share of probes", "0.95", "0.95"), strict=True))
 
 

@@ -23,8 +23,6 @@ from torch.nn.functional import adaptive_avg_pool2d
 from xai_callbacks.metrics.groups import wilson_interval
 from xai_callbacks.record import Estimate
 
-__all__ = ["density_clusters", "error_association", "large_classes", "map_clusters", "worst_cluster"]
-
 # Fewest maps of a kind, and of them those that make a place dense.
 _FEWEST, _DENSE = 10, 5
 
@@ -78,7 +76,8 @@ def density_clusters(maps: Tensor) -> Tensor:
 def _principal(points: Tensor) -> Tensor:
     """The largest principal components of points, `(n, 3)`."""
     left, scale, _ = torch.linalg.svd(points - points.mean(dim=0), full_matrices=False)
-    return left[:, :_COMPONENTS] * scale[:_COMPONENTS]
+    components: Tensor = left[:, :_COMPONENTS] * scale[:_COMPONENTS]
+    return components
 
 
 def _dense(points: Tensor) -> Tensor:

@@ -12,11 +12,6 @@ from torch.nn.functional import one_hot
 
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = [
-    "answers_with", "consistency", "cue_effect", "cue_effect_logit", "cue_gap", "cue_pull", "flip_rate",
-    "pair_accuracy", "risen_class", "spread", "spurious_score", "total_variation",
-]  # fmt: skip
-
 
 def cue_effect(present: Tensor, absent: Tensor, classes: Tensor) -> Tensor:
     """How much the cue raises the probability of the class it points to, in [-1, 1]; 0 for a model that ignores it."""

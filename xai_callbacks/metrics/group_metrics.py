@@ -13,8 +13,6 @@ from xai_callbacks.errors import ConfigurationError, require_integer
 from xai_callbacks.metrics import groups
 from xai_callbacks.record import Estimate, Key
 
-__all__ = ["GroupMetrics", "integer_table"]
-
 _BINS = 15  # bins of equal width over the confidence [0, 1]; the last one holds 1 itself
 _WITH_ENDS = ("group/wga", "group/conflict_gap")  # judgements whose interval has keys of its own
 

@@ -17,11 +17,6 @@ from torch import Tensor
 
 from xai_callbacks.record import Estimate
 
-__all__ = [
-    "bias_amplification", "conditional_mutual_information", "conflict_gap", "group_accuracy", "group_ece",
-    "minimum_interval", "on_sides", "reweighted_accuracy", "wilson_interval", "worst_group_accuracy",
-]  # fmt: skip
-
 _TAIL = 0.025  # chance of an interval to lie on either side of the truth
 
 

@@ -25,11 +25,6 @@ from torch.nn.functional import interpolate
 
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = [
-    "RegionWeights", "area_fraction", "lift_chance", "region_weights", "relevance", "relevance_lift", "relevance_mass",
-    "relevance_rank", "soft_iou", "soft_iou_chance", "sum_relevance",
-]  # fmt: skip
-
 _EPS = torch.finfo(torch.float32).eps  # below the rounding error of the maps themselves, which are float32
 _CHUNK = 16  # masks brought to a grid at a time: in float64 they take eight bytes a pixel
 

@@ -27,8 +27,6 @@ from torch import Tensor
 from xai_callbacks.errors import AuditError, ConfigurationError
 from xai_callbacks.record import FEWEST_FOR_INTERVAL, Estimate
 
-__all__ = ["SEPARATION", "novelty_auroc", "rank_correlation", "separate", "why_useless"]
-
 SEPARATION = ("auroc", "aupr_novel", "aupr_known", "fpr_at_95tpr_id", "fpr_at_95tpr_ood")  # judgements of `separate`
 _BLOCK = 2**20  # drawn images held at once: 8 MB, whatever the number of images
 

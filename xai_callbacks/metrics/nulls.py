@@ -15,8 +15,6 @@ from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.interventions.fills import check_images
 from xai_callbacks.metrics.localization import RegionWeights, sum_relevance
 
-__all__ = ["explanation_drift", "permuted_mass", "shift_p", "signed_share", "sobel_magnitude"]
-
 # Shares that differ by less are equal. Rounding in a transform of 1000 x 1000 pixels stays below a hundredth of it.
 _EQUAL = 1e-10
 

@@ -12,8 +12,6 @@ from torch.nn import functional as F
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty.base import require_choice
 
-__all__ = ["ERRORS", "ConvAutoencoder", "ErrorKind", "dead", "reconstruction_error"]
-
 ErrorKind = Literal["mse", "bce"]
 ERRORS: tuple[str, ...] = get_args(ErrorKind)
 

@@ -10,8 +10,6 @@ from torch import Tensor
 from xai_callbacks.access import Subject
 from xai_callbacks.errors import AuditError, ConfigurationError, is_number
 
-__all__ = ["Inliers", "LastLayerScore", "ModelScore", "NoveltyScore"]
-
 
 class Inliers(NamedTuple):
     """Input and output of the last layer for familiar images."""

@@ -12,8 +12,6 @@ from xai_callbacks.errors import AuditError, ConfigurationError, require_integer
 from xai_callbacks.novelty.base import Inliers, LastLayerScore, require_finite, require_fitted, require_images
 from xai_callbacks.novelty.last_layer import as_classes, checked
 
-__all__ = ["KNearest", "Mahalanobis", "ViM"]
-
 _ROUNDING = 1e-6  # features are float32 at most; relative to them, what is this small is their rounding
 _SHRINKAGE = 1e-3  # share of the mean variance that `Mahalanobis` adds to every variance
 _TINY = 1e-150  # shorter features than any of float32

@@ -17,8 +17,6 @@ from xai_callbacks.novelty.autoencoder import ERRORS
 from xai_callbacks.novelty.base import ModelScore, require_choice, require_finite, require_fitted, require_images
 from xai_callbacks.novelty.losses import GradientLoss, loss_of, measured, squared_norms
 
-__all__ = ["FisherNovelty", "PurviewDistance", "Whitener"]
-
 _MIN_SHRINKAGE = 1e-6  # share of the identity in a covariance, whatever the estimate: two features may be one number
 _ROUNDING = 1e-5  # relative to a feature, what is this small is its rounding
 _SKETCH = 64  # random projections a parameter, and the most groups an axis is split into

@@ -16,8 +16,6 @@ from xai_callbacks.novelty.autoencoder import ERRORS, ErrorKind
 from xai_callbacks.novelty.base import ModelScore, require_choice, require_positive
 from xai_callbacks.novelty.losses import loss_of, measured
 
-__all__ = ["GradConScore", "GradientConstraint", "ReconstructionError"]
-
 _Layer = nn.Linear | nn.modules.conv._ConvNd
 
 

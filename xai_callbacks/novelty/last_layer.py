@@ -15,10 +15,6 @@ from torch import Tensor
 from xai_callbacks.novelty.base import LastLayerScore
 from xai_callbacks.tasks import binary_logits
 
-__all__ = [
-    "ConfoundingLabels", "Energy", "Entropy", "GradNorm", "GradTrust", "JointEnergy", "MaxLogit", "MaxSoftmax",
-]  # fmt: skip
-
 
 def checked(features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Features `(N, F)` and logits `(N, K)` in float64; a row of either that is not finite becomes NaN in both."""

@@ -16,8 +16,6 @@ from xai_callbacks.gradients import GradientReading, Loss, PerSampleGradients, R
 from xai_callbacks.novelty.autoencoder import ErrorKind, reconstruction_error
 from xai_callbacks.novelty.base import ModelScore, require_choice
 
-__all__ = ["GradientLoss", "GradientNorm", "Label", "loss_of", "measured", "squared_norms"]
-
 Label = Literal["uniform", "all", "predicted"]
 """A target of the gradient: no class rather than another, all of them at once, or the predicted one."""
 _LABELS: tuple[str, ...] = get_args(Label)

@@ -15,8 +15,6 @@ from xai_callbacks.explainers.base import About
 from xai_callbacks.novelty.base import LastLayerScore
 from xai_callbacks.novelty.last_layer import Energy
 
-__all__ = ["NoveltyMap"]
-
 
 class NoveltyMap(Explainer):
     """Heatmap of what makes each image novel, whatever is asked: HiResCAM (Draelos and Carin, 2020) of a novelty score.

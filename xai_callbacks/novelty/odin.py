@@ -9,8 +9,6 @@ from torch.nn import functional as F
 from xai_callbacks.access import Subject
 from xai_callbacks.novelty.base import ModelScore, require_positive
 
-__all__ = ["ODIN"]
-
 
 class ODIN(ModelScore):
     """`-max_k softmax(z(x') / T)_k` with `x' = x - epsilon sign(dCE(z(x) / T, argmax z) / dx)`; in [-1, -1/K].

@@ -23,8 +23,6 @@ from xai_callbacks.errors import (
 from xai_callbacks.novelty.base import Inliers, LastLayerScore, ModelScore, NoveltyScore
 from xai_callbacks.tasks import SingleLabel, Task
 
-__all__ = ["Scorer"]
-
 
 class Scorer:
     """Novelty scores of one audit; its methods are called inside `undisturbed`.

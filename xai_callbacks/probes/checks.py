@@ -13,8 +13,6 @@ from torch import Tensor
 from xai_callbacks.errors import ProbeSetError
 from xai_callbacks.tasks import UNKNOWN, in_key
 
-__all__ = ["check_truth", "to_groups", "to_images", "to_labels", "to_masks", "to_pixels", "to_targets", "to_texts"]
-
 Names = tuple[str, ...]
 
 

@@ -20,8 +20,6 @@ from xai_callbacks.probes.sources import Column, known_class_names, known_column
 from xai_callbacks.randomness import isolated_rng, seed_generators
 from xai_callbacks.tasks import UNKNOWN
 
-__all__ = ["build_from_dataset"]
-
 # Regression: probes for each "class" asked for, and how many items are read where only items tell the targets.
 PROBES_PER_CLASS_REGRESSION = 10
 MIN_SCANNED, SCANNED_PER_PROBE = 1000, 25

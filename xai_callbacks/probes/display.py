@@ -12,8 +12,6 @@ from torch import Tensor
 
 from xai_callbacks.errors import ProbeSetError
 
-__all__ = ["display_pixels", "to_normalisation", "warn_if_forgotten", "warn_user"]
-
 Channels = tuple[float, ...]
 _BELOW, _ABOVE = -0.1, 1.5  # a normalisation that reaches no further beyond [0, 1] may leave images within
 _WHITE = 0.98  # white, nearly; no normalised images end there by chance

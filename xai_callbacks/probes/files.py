@@ -15,8 +15,6 @@ from safetensors.torch import save
 from xai_callbacks.errors import ProbeSetError, require_instance
 from xai_callbacks.probes.probe_set import FACTS, TENSORS, ProbeSet
 
-__all__ = ["FORMAT_VERSION", "load_probes", "loaded", "save_probes", "to_path"]
-
 FORMAT_VERSION = 2
 HEADER_KEY = "xai_callbacks.probes"
 MASK_PREFIX = "masks/"

@@ -20,8 +20,6 @@ from xai_callbacks.probes.files import to_path
 from xai_callbacks.probes.manifest import MANIFEST, class_index, default_names, file_inside, read_manifest, stem
 from xai_callbacks.probes.probe_set import ProbeSet
 
-__all__ = ["build_from_folder"]
-
 MASKS = "masks"
 # The extensions of torchvision's ImageFolder, so that both see the same images.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

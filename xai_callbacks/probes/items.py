@@ -12,8 +12,6 @@ from torch import Tensor
 from xai_callbacks.errors import ProbeSetError
 from xai_callbacks.tasks import UNKNOWN
 
-__all__ = ["Answer", "Fields", "Item", "parse_fields", "read_item", "whole"]
-
 Key = int | str
 Answer = int | float | tuple[int | float, ...]  # a class, a value, labels of 0, 1 and -1, or several values
 ALLOWED = ("image", "label", "target", "group", "name", "masks")

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 from xai_callbacks.errors import ProbeSetError
 
-__all__ = ["MANIFEST", "class_index", "default_names", "file_inside", "read_manifest", "stem"]
-
 MANIFEST = "probes.csv"
 COLUMNS = ("file", "label", "labels", "target", "name", "group")
 TARGET = "target:"  # begins the column of one of several values; its name follows

@@ -20,8 +20,6 @@ from xai_callbacks.probes import checks
 from xai_callbacks.probes.display import display_pixels, to_normalisation, warn_if_forgotten
 from xai_callbacks.tasks import Task, task_of
 
-__all__ = ["FACTS", "TENSORS", "ProbeSet"]
-
 TENSORS = ("images", "pixels", "labels", "targets", "groups")  # attributes that are tensors, or None
 FACTS = ("names", "class_names", "target_names", "group_names", "mean", "std")  # attributes that are tuples, or None
 

@@ -10,8 +10,6 @@ import numpy.typing as npt
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-__all__ = ["Column", "known_class_names", "known_column", "known_normalisation", "told"]
-
 T = TypeVar("T")
 Column = npt.NDArray[Any]
 Channels = tuple[float, ...]

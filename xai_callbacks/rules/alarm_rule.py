@@ -18,8 +18,6 @@ from xai_callbacks.history import History
 from xai_callbacks.record import AuditRecord, Estimate, Finding, Key, Onset
 from xai_callbacks.rules.base import Rule
 
-__all__ = ["AlarmRule"]
-
 _QUANTILE = NormalDist()
 _CUE = re.compile(r"cue/(.+)/effect")
 # A model that learnt a cue misses it in images of its class, by a share of what it costs the others; whoever misses it

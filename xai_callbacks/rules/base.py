@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from xai_callbacks.history import History
 from xai_callbacks.record import AuditRecord, Finding, Key
 
-__all__ = ["Rule"]
-
 
 class Rule(ABC):
     """A conclusion from a history: an alarm, an expectation. A pure function: equal histories give equal findings.

@@ -14,8 +14,6 @@ from xai_callbacks.rules.base import Rule
 from xai_callbacks.rules.expectation import Expectation
 from xai_callbacks.rules.summary import MARKS, table
 
-__all__ = ["Conclusions", "ExpectationsFailed", "as_rules", "assert_expectations", "conclude"]
-
 _COUNTS = {"passed": "pass", "failed": "fail", "undecided": "not enough evidence"}
 _COUNT_KEYS = tuple(Key(f"expectation/{name}", f"expectations {name}", 0.0, of="nothing") for name in _COUNTS)
 

@@ -27,8 +27,6 @@ from xai_callbacks.record import FEWEST_FOR_INTERVAL, AuditRecord, Estimate, Fin
 from xai_callbacks.rules.base import Rule
 from xai_callbacks.rules.sentence import Sentence, advice, parse, refusal
 
-__all__ = ["Expectation"]
-
 
 @dataclass(frozen=True)
 class Expectation(Rule):

@@ -22,8 +22,6 @@ from typing import Any, NamedTuple
 
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = ["Sentence", "advice", "parse", "refusal"]
-
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 KEYWORDS = ("for", "class", "group", "from", "until", "epoch")
 

@@ -9,8 +9,6 @@ from textwrap import wrap
 from xai_callbacks.history import History
 from xai_callbacks.record import AuditRecord, Finding
 
-__all__ = ["MARKS", "markdown", "summary", "table"]
-
 _WIDTH = 100
 # One character an audit, as pytest has them; what is longer is cut at the front.
 MARKS = {"pass": (".", "pass"), "fail": ("F", "FAIL"), "not enough evidence": ("?", "?"), "not due": ("-", "-")}

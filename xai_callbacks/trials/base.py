@@ -12,8 +12,6 @@ from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import Estimate, Key, PerProbe
 
-__all__ = ["Answers", "Judged", "Trial", "Views"]
-
 Judged = Mapping[str, PerProbe | Estimate]
 
 

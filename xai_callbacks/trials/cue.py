@@ -20,8 +20,6 @@ from xai_callbacks.record import FEWEST_FOR_INTERVAL, Estimate, Key, PerProbe, s
 from xai_callbacks.tasks import binary_logits
 from xai_callbacks.trials.base import Answers, Judged, Trial, Views
 
-__all__ = ["CueTrial"]
-
 _KEYS = (
     Key("pull", "how much the cue moves the probability of the label towards the class it points to", -1.0, 1.0, "0"),
     Key("gap", "accuracy with the cue of the own class less that with another", -1.0, 1.0, "0"),

@@ -16,8 +16,6 @@ from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import Key, PerProbe, summarize
 from xai_callbacks.trials.base import Answers, Judged, Trial, Views
 
-__all__ = ["BackgroundTrial", "HalfTrial", "RegionTrial"]
-
 _HIDES = 0.2  # a placebo that hides more of another region than this shows what that region does
 
 

@@ -14,8 +14,6 @@ from xai_callbacks.interventions.regions import require_region
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["Cue", "PointsTo", "Rows", "Twins", "require_rows", "require_share", "require_texts"]
-
 PointsTo = int | str | Sequence[int | str]
 Rows = Sequence[Sequence[float]] | Sequence[float]  # numbers of each variant, or of a single one
 _LISTED = 4  # variants that `described` lists

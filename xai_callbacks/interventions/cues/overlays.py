@@ -16,8 +16,6 @@ from xai_callbacks.interventions.cues.painted import CoveringCue, PaintedCue
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["TEXTURES", "TextureCue", "WatermarkCue"]
-
 TEXTURES = ("stripes", "checks", "dots", "rings")
 _SHORTEST = 4.0  # pixels of a period, below which patterns could not be told apart
 _POINTS = 64  # size at which texts are measured

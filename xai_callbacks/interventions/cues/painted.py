@@ -16,8 +16,6 @@ from xai_callbacks.interventions.fills import ROUNDING, apply_fill, dilate, name
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["FrameCue", "FunctionCue", "PaintedCue", "PatchCue", "TintCue", "paired_variants"]
-
 
 class PaintedCue(Cue):
     """A cue that can be painted on any image; subclasses say how.
@@ -103,6 +101,7 @@ class CoveringCue(PaintedCue):
         """What covers each image, `(n, C or 1, H or 1, W or 1)` in [0, 1]."""
 
     def paint(self, shown: Shown, variants: Tensor) -> Tensor:
+        """See `PaintedCue.paint`."""
         painted = shown.images.lerp(self.covering(shown, variants).to(shown.images), self.opacity)
         region = self.region(shown)
         return painted if region is None else torch.where(region[:, None], painted, shown.images)

@@ -12,8 +12,6 @@ from xai_callbacks.interventions.fills import FILLS, apply_fill, dilate, named_g
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["PasteCue"]
-
 _FILLS = [fill for fill in FILLS if fill != "swap"]  # `swap` asks for more than an image and a region
 _HIDES = 0.2  # share of the object that a pasted region may hide
 

@@ -16,8 +16,6 @@ from xai_callbacks.interventions.fills import apply_fill, check_images, dilate, 
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 
-__all__ = ["BackgroundCue", "QualityCue", "ShiftCue"]
-
 _QUALITIES = ("blur", "darkening", "jpeg")  # conditions in which nothing is drawn at random
 
 
