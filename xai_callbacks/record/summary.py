@@ -78,8 +78,7 @@ def interval(
     Args:
         values: `(n,)` float64, all finite.
         weights: Weight of each in the mean, `(n,)`, sum 1; None for equal ones.
-        bounds: Smallest and largest possible value; None for no bound. Values of both 0 and 1, and nothing else,
-            are a share.
+        bounds: Smallest and largest possible value; None for no bound. Values that are all 0 or 1 are a share.
         confidence: Level, in (0, 1).
     """
     from scipy.stats import t
@@ -91,7 +90,7 @@ def interval(
     count = float(1 / (weights @ weights))
     mean = float(values @ weights)
     reach = float(t.ppf((1 + confidence) / 2, max(count - 1, 1)))
-    if bounds == (None, None) and torch.unique(values).tolist() == [0.0, 1.0]:
+    if bool(((values == 0) | (values == 1)).all()) and bounds == (None, None):
         bounds = (0.0, 1.0)
     if bounds[0] is None or bounds[1] is None:
         if int(torch.unique(values, return_counts=True)[1].max()) > _MOST_TIED * len(values):
