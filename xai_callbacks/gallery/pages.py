@@ -19,7 +19,7 @@ SHORT: Final = 4  # characters of an answer that leave room for "says"
 MAX_FRAMES: Final = 8
 STRIP_WIDTH: Final = 280
 # Side of a tile by number of audits: few are drawn larger, so that the size of the file hardly grows with them.
-STRIP_TILES: Final = (192, 136, 112, 96, 88, 80, 64, 64)
+STRIP_TILES: Final = (224, 168, 136, 104, 88, 80, 56, 56)
 STRIP_QUESTIONS: Final = 2
 
 
@@ -116,7 +116,7 @@ def filmstrip(probes: ProbeSet, audits: Sequence[AuditRecord], index: int, scale
     name = first_answer(audits[-1]) or ""
     image, size = probes.pixels[index].numpy(), STRIP_TILES[len(audits) - 1]
     drawn = [(each, heat(each.maps[name], [index], scale)[:, 0]) for each in audits]
-    questions, columns = _told_apart(audits, index), STRIP_WIDTH // size
+    questions, columns = _told_apart(audits, index), min(4, STRIP_WIDTH // size)
     rows = []
     for start in range(0, len(audits), columns):
         block = drawn[start : start + columns]
