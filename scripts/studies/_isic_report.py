@@ -29,7 +29,7 @@ HEADS = {
         *("melanomas found", "with a patch pasted in", "benign right, with a patch", "without one"),
         *("AUC, all images", "AUC, no patches"),
     ),
-    "seeds": ("pasted patch", "heat on patches / their area"),
+    "seeds": ("pasted patch", "`cue/patch/pull`", "heat on patches / their area"),
 }
 
 Figures = dict[str, Any]
@@ -68,6 +68,7 @@ def _epoch(seeds: Sequence[Figures]) -> Figures:
         found[edit] |= {f"patch_minus_{cue}": _mean(effects["patch"] - effects[cue]) for cue in CUES[1:]}
     found["relevance_lift"] = _mean(per_probe["gradcam/why_0/relevance_lift/spurious"])
     found["relevance_mass"] = _mean(per_probe["gradcam/why_0/relevance_mass/spurious"])
+    found["pull"] = _share(seed["estimates"]["cue/patch/pull"][0] for seed in seeds)
     found["melanomas_found"] = _share(_found(seed, with_patch=False) for seed in seeds)
     found["melanomas_found_with_patch"] = _share(_found(seed, with_patch=True) for seed in seeds)
     names = [name for name in seeds[0] if name.startswith(("auc_", "right_benign"))]
@@ -125,7 +126,7 @@ def tables(result: Mapping[str, Any]) -> dict[str, str]:
         rows["accuracies"].append(_accuracies(last))
         alarms = [[alarm["raised_at"] for alarm in of_rule["patch"]] for of_rule in figures["alarms"].values()]
         rows["seeds"].append(
-            [_listed(last["added"]["patch"]["per_seed"]), _listed(last["relevance_lift"]["per_seed"])]
+            [_listed(each["per_seed"]) for each in (last["added"]["patch"], last["pull"], last["relevance_lift"])]
             + [", ".join("none" if epoch is None else str(epoch) for epoch in epochs) for epochs in alarms]
         )
     names = ["patches in training", *(_condition(name, result) for name in result["conditions"])]

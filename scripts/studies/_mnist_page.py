@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,22 +52,17 @@ def _accuracy_cell(row: Mapping[str, Any], *names: str) -> str:
 def audit_table(result: Mapping[str, Any]) -> str:
     """One row a setting: what the audits say of the net that is kept, and since when."""
     lines = [
-        "| setting | `cue/.../effect`, by seed | used from epoch, by seed | answers changed | spurious score "
+        "| setting | `cue/.../pull`, by seed | `cue/.../gap`, by seed | alarm after epoch, by seed | state at the end "
         "| worst group | conflict gap | conditional MI |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["settings"].values():
-        effects = "; ".join(interval(effect) for effect in row["cue"]["effect"])
+        pulls, gaps = ("; ".join(interval(each) for each in row["cue"][name]) for name in ("pull", "gap"))
         since = ", ".join("never" if epoch is None else str(epoch) for epoch in row["onset"])
-        changed, score = (_mean(row["cue"][name]) for name in ("consistency", "spurious_score"))
         groups = [f"{row['group'][name]['mean']:.2f}" for name in ("wga", "conflict_gap", "cond_mi")]
-        cells = [effects, since, f"{1 - changed:.2f}", f"{score:.2f}", *groups]
+        cells = [pulls, gaps, since, ", ".join(dict.fromkeys(row["state"])), *groups]
         lines.append(f"| {row['title']} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _source(result)])
-
-
-def _mean(estimates: Sequence[Mapping[str, float]]) -> float:
-    return statistics.fmean(estimate["value"] for estimate in estimates)
 
 
 def interval(estimate: Mapping[str, Any]) -> str:
@@ -79,14 +73,14 @@ def interval(estimate: Mapping[str, Any]) -> str:
 def ross_table(result: Mapping[str, Any]) -> str:
     """Some epochs of seed 0 of Ross's net."""
     lines = [
-        "| epoch | train | random shade | `cue/decoy/effect` | `cue/decoy/tv` | conflict gap | worst group |",
+        "| epoch | train | random shade | `cue/decoy/pull` | `cue/decoy/gap` | conflict gap | worst group |",
         "|---|---|---|---|---|---|---|",
     ]
     rows = result["settings"]["decoy_ross"]["epochs_of_seed_0"]
     for row in rows:
         if row["epoch"] in (0, 1, 2, 4, 8, 16, 32, rows[-1]["epoch"]):
             right = [f"{100 * row['accuracy'][name]:.1f}" for name in ("train", "random")]
-            cells = [*right, interval(row["effect"]), interval(row["tv"]), f"{row['conflict_gap']:.2f}"]
+            cells = [*right, interval(row["pull"]), interval(row["gap"]), f"{row['conflict_gap']:.2f}"]
             lines.append(f"| {row['epoch']} | " + " | ".join(cells) + f" | {row['wga']:.2f} |")
     return "\n".join([*lines, "", _source(result)])
 
@@ -94,13 +88,12 @@ def ross_table(result: Mapping[str, Any]) -> str:
 def cdep_table(result: Mapping[str, Any]) -> str:
     """Every epoch of CDEP's net, with what it looks at."""
     lines = [
-        "| epoch | random shade | reversed "
-        "| `cue/decoy/effect` | `gradcam/why/relevance_mass/spurious` | conflict gap |",
+        "| epoch | random shade | reversed | `cue/decoy/pull` | `gradcam/why/relevance_mass/spurious` | conflict gap |",
         "|---|---|---|---|---|---|",
     ]
     for row in result["settings"]["decoy_cdep"]["epochs_of_seed_0"]:
         right = [f"{100 * row['accuracy'][name]:.1f}" for name in ("random", "reversed")]
-        cells = [*right, interval(row["effect"]), interval(row["relevance_mass"]), f"{row['conflict_gap']:.2f}"]
+        cells = [*right, interval(row["pull"]), interval(row["relevance_mass"]), f"{row['conflict_gap']:.2f}"]
         lines.append(f"| {row['epoch']} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _source(result)])
 

@@ -2,8 +2,8 @@
 
 Nets are trained plainly (ERM) on data in which a cue goes with the digit, by the recipes of the public code, see
 `_mnist_shortcuts` and `_mnist_settings`. After every epoch, and before the first, the same 200 test digits are shown
-with the cue of one class and of another (`CueTrial`), and the groups of digit and cue are judged on a test set
-(`GroupMetrics`). Nothing is tuned, and no epoch is chosen by a test set.
+with the cue of another class and of their own (`CueTrial`), the rule is asked (`AlarmRule`), and the groups of digit
+and cue are judged on a test set (`GroupMetrics`). Nothing is tuned, and no epoch is chosen by a test set.
 
     python scripts/studies/mnist_shortcuts.py --json docs/results/mnist_shortcuts.json --picture docs/pictures --fill
 
@@ -19,7 +19,6 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from _mnist_settings import SETTINGS, Digits, Recipe, Setting, Task
 from _mnist_shortcuts import Cued, digits
 from _provenance import provenance
 
-from xai_callbacks import Auditor, Why
+from xai_callbacks import AlarmRule, Auditor, History, Why
 from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.metrics import Estimate, GroupMetrics
 
@@ -43,11 +42,11 @@ PAGE = ROOT / "docs" / "mnist_shortcuts.md"
 CHUNK = 500
 # As many as there are for a test; the rest would change little but the time.
 TRAIN_IMAGES = 10_000
-THRESHOLD = 0.05
 
 # Kept of each audit, by the names that the trial and the group metrics give them.
 TRIAL_KEYS = (
-    *("effect", "effect_logit", "tv", "flip_rate", "spurious_score", "consistency"),
+    *("pull", "gap", "gain", "loss", "room", "control", "excess"),
+    *("effect", "tv", "flip_rate", "spurious_score", "consistency"),
     *("only_acc", "object_only_acc"),
 )
 WHY_KEYS = ("relevance_mass", "relevance_lift")
@@ -70,6 +69,7 @@ class Watch:
         self.task, self.net, self.subject = task, net, Subject(net)
         self._trying = Auditor(task.probes, [], novelty=[], trials=[task.trial], chunk_size=len(task.probes))
         decoys = task.decoys if explained else None
+        self._history, self._rule = History(), AlarmRule()
         self._explaining = None if decoys is None else Auditor(decoys, [Why()], novelty=[])
 
     def look(self, epoch: int) -> dict[str, Any]:
@@ -82,9 +82,11 @@ class Watch:
             row["group"] = self._groups(next(iter(tests.values())))
             if self.task.held_out is not None:
                 row["held_out_loss"] = self._loss(self.task.held_out)
-        record = self._trying.audit(self.net, epoch=epoch)
+        record = self._trying.audit(self.net, step=epoch, epoch=epoch, untrained=not epoch)
         if record.failed:
             raise RuntimeError(" ".join(record.failed))
+        self._history.append(record)
+        row["state"] = self._rule.conclude(self._history)[0].state
         found = record.metrics
         row["cue"] = {key: _plain(found[prefix + key]) for key in TRIAL_KEYS if prefix + key in found}
         if self._explaining is not None:
@@ -147,10 +149,8 @@ def _step(subject: Subject, optimizer: torch.optim.Optimizer, images: Tensor, la
 
 
 def onset(rows: Sequence[Mapping[str, Any]]) -> int | None:
-    """The first of two consecutive audits whose effect has an interval above the threshold; None if there are none."""
-    above = [row["cue"]["effect"]["low"] > THRESHOLD for row in rows]
-    both = [first and second for first, second in pairwise(above)]
-    return int(rows[both.index(True)]["epoch"]) if True in both else None
+    """The epoch after which the rule first gives the alarm; None if it never does."""
+    return next((int(row["epoch"]) for row in rows if row["state"] == "alarm"), None)
 
 
 def kept(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -169,10 +169,11 @@ def summary(setting: Setting, runs: Sequence[Mapping[str, Any]]) -> dict[str, An
         "cpu_seconds": round(sum(run["cpu_seconds"] for run in runs), 1),
         "kept_epoch": [end["epoch"] for end in ends],
         "onset": [onset(run["rows"]) for run in runs],
+        "state": [end["state"] for end in ends],
         "accuracy": {name: _over_seeds([end["accuracy"][name] for end in ends]) for name in ends[0]["accuracy"]},
         "group": {name: _over_seeds([end["group"][name] for end in ends]) for name in GROUP_KEYS},
         "cue": {name: [_rounded(end["cue"][name]) for end in ends] for name in ends[0]["cue"]},
-        "before_training": [_rounded(run["rows"][0]["cue"]["effect"]) for run in runs],
+        "before_training": [_rounded(run["rows"][0]["cue"]["pull"]) for run in runs],
         "epochs_of_seed_0": [_brief(row) for row in runs[0]["rows"]],
     }
     if "why" in ends[0]:
@@ -193,7 +194,7 @@ def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
     brief: dict[str, Any] = {
         "epoch": row["epoch"],
         "accuracy": {name: round(value, 4) for name, value in row["accuracy"].items()},
-        **{name: _rounded(row["cue"][name]) for name in ("effect", "tv", "consistency")},
+        **{name: _rounded(row["cue"][name]) for name in ("pull", "gap", "tv")},
         **{name: round(row["group"][name], 4) for name in ("wga", "conflict_gap", "cond_mi")},
     }
     if "why" in row:
@@ -216,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     for name in options.settings:
         runs = [_cached(data, name, seed, options) for seed in range(options.seeds or SETTINGS[name].seeds)]
         result["settings"][name] = summary(SETTINGS[name], runs)
-    result |= {"threshold": THRESHOLD, "probes": len(data.probes), "provenance": provenance("pillow")}
+    result |= {"probes": len(data.probes), "provenance": provenance("pillow")}
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=2) + "\n")
@@ -237,8 +238,8 @@ def _cached(data: Digits, name: str, seed: int, options: argparse.Namespace) -> 
         file.write_text(json.dumps(found))
         end = kept(found["rows"])
         right = ", ".join(f"{test} {value:.3f}" for test, value in end["accuracy"].items())
-        effect = interval(end["cue"]["effect"])
-        print(f"{name}, seed {seed}: {right}; effect {effect}; {found['cpu_seconds']} CPU s", flush=True)
+        pull = interval(end["cue"]["pull"])
+        print(f"{name}, seed {seed}: {right}; pull {pull}; {found['cpu_seconds']} CPU s", flush=True)
     loaded: dict[str, Any] = json.loads(file.read_text())
     return loaded
 

@@ -212,13 +212,12 @@ def test_the_nets_are_those_of_the_public_code():
     assert [float(made.lenet()[0](value * white).max()) for value in (0, 1)] == [-1, 1]
 
 
-def test_a_cue_is_used_from_the_first_of_two_consecutive_audits_above_the_threshold():
-    def rows(*lows):
-        return [{"epoch": epoch, "cue": {"effect": {"low": low}}} for epoch, low in enumerate(lows)]
+def test_the_onset_is_the_epoch_of_the_first_alarm():
+    def rows(*states):
+        return [{"epoch": epoch, "state": state} for epoch, state in enumerate(states)]
 
-    assert mnist_shortcuts.onset(rows(0.0, 0.06, 0.05, 0.07, 0.08)) == 3
-    assert mnist_shortcuts.onset(rows(0.2, 0.3)) == 0
-    assert mnist_shortcuts.onset(rows(0.0, 0.06, 0.0, 0.06)) is None
+    assert mnist_shortcuts.onset(rows("no evidence", "watch", "alarm", "watch", "alarm")) == 2
+    assert mnist_shortcuts.onset(rows("no evidence", "watch", "reacts to any edit")) is None
 
 
 def test_without_mnist_the_script_says_what_it_needs(tmp_path):
@@ -247,9 +246,9 @@ def test_the_script_keeps_its_figures_and_continues_from_its_cache(shared_data, 
     row = result["settings"]["irm"]
     assert row["accuracy"].keys() == {"train", "reversed", "independent"}
     assert [epoch["epoch"] for epoch in row["epochs_of_seed_0"]] == [0, 1, 2]
-    for effect in row["cue"]["effect"]:
-        assert effect["low"] <= effect["value"] <= effect["high"]
-        assert effect["valid"] == 200
+    for pull in row["cue"]["pull"]:
+        assert pull["low"] <= pull["value"] <= pull["high"]
+        assert pull["valid"] == 200
     # Red and green are learnt at once, and say the opposite at test.
     assert row["accuracy"]["train"]["mean"] > 0.7
     assert row["accuracy"]["reversed"]["mean"] < 0.35
