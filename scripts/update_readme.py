@@ -237,7 +237,18 @@ def misnamed_table(result: dict[str, Any]) -> str:
     for name, row in result["misnamed"].items():
         of = row["alarm_share"]["of"]
         lines.append(f"| {name} | {of} | " + " | ".join(f"{row.get(state, 0) / of:.0%}" for state in states) + " |")
-    return "\n".join([*lines, "", f"*{source('studies/misnamed_cues.py', result['provenance'])}*"]).replace("%", " %")
+    lines = [line.replace("%", " %") for line in lines]
+    return "\n".join([*lines, "", f"*{source('studies/misnamed_cues.py', result['provenance'])}*"])
+
+
+def canary_table(result: dict[str, Any]) -> str:
+    """What the canary said of nets, and what happened."""
+    lines = ["| the canary says that a gap as large as the net's | nets | alarm |", "|---|---|---|"]
+    for key, words in (("said_seen", "is seen"), ("said_missed", "is missed")):
+        row = result["canary"][key]
+        lines.append(f"| {words} | {row['of']} | {'-' if not row['of'] else percent(row['share'], row['ci'])} |")
+    lines.append(f"| neither | {result['canary']['not_said']} | |")
+    return "\n".join([*lines, "", f"*{source('studies/misnamed_cues.py', result['provenance'])}*"])
 
 
 def unnamed_table(result: dict[str, Any]) -> str:
@@ -291,6 +302,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "rule": (rule_table, "detection.json"),
     "families": (families_table, "detection.json"),
     "misnamed": (misnamed_table, "misnamed.json"),
+    "canary": (canary_table, "misnamed.json"),
     "unnamed": (unnamed_table, "unnamed.json"),
     "coverage": (coverage_table, "coverage.json"),
     "detection": (detection_table, "evidence.json"),
