@@ -1,7 +1,5 @@
 """`canary`: how weak a shortcut the alarm would have seen, found out by planting some in copies of the model."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from colorsys import hsv_to_rgb

@@ -1,7 +1,5 @@
 """The global random streams: kept as they are, or seeded for a while."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The autoencoder of the GradCon paper as a Lightning module, to reproduce figures and to start from."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any

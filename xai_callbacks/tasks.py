@@ -7,8 +7,6 @@
 | `Regression` | one value or V | V values | V values |
 """
 
-from __future__ import annotations
-
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Contents of tensors, containers, arrays and random generators, and how they are put back."""
 
-from __future__ import annotations
-
 import array
 import ctypes
 import mmap

@@ -1,7 +1,5 @@
 """Kinds of objects: how the attributes of each are put back, where the walk over a model goes, and where it ends."""
 
-from __future__ import annotations
-
 import enum
 import gc
 import mmap

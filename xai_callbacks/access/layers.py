@@ -1,7 +1,5 @@
 """Which tensor to explain at: found in one traced pass, verified on changed images, and said why."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

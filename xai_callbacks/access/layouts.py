@@ -1,7 +1,5 @@
 """How a tensor lies on the image, and whether it does: what moves in it should lie where the image is changed."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import defaultdict

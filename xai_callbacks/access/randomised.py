@@ -1,7 +1,5 @@
 """`randomised_copy`: the same architecture that has learned nothing, to read a model's heatmaps beside."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from copy import deepcopy
 

@@ -1,7 +1,5 @@
 """`Subject`: a model as an audit sees it, whatever wraps it and whatever it returns."""
 
-from __future__ import annotations
-
 import difflib
 import itertools
 from collections.abc import Callable, Mapping, Sequence

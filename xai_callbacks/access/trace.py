@@ -1,7 +1,5 @@
 """One observed forward pass: each tensor that depends on the images, where it came from, and its place in the graph."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Checks of the arguments of auditors."""
 
-from __future__ import annotations
-
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.probes import ProbeSet
 

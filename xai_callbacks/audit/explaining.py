@@ -1,7 +1,5 @@
 """`Explaining`: several explainers of one audit, each for what it costs, and none at the price of another."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """`Measuring`: several measures of one audit, none at the price of another."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

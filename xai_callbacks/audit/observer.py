@@ -1,7 +1,5 @@
 """`Observer`: runs a model on the probes, once for all explainers and scores."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Results of one audit: collected chunk by chunk in bounded memory, then given as fields of an `AuditRecord`."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """`TrialRunner`: shows a model the edited probes of several trials."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple

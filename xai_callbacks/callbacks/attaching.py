@@ -1,7 +1,5 @@
 """`attached`: an auditor for a model and a dataset that nobody has described."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path

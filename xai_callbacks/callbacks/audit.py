@@ -1,7 +1,5 @@
 """`AuditCallback`: audits a model while Lightning trains it."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Mapping

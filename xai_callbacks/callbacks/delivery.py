@@ -1,7 +1,5 @@
 """`Delivery`: the way of a record: rules, history, monitors, loggers, sinks, and last whatever the user's code does."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

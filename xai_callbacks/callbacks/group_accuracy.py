@@ -1,7 +1,5 @@
 """`GroupAccuracy`: accuracies by group over a whole validation set, from the logits that its steps compute anyway."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """`ShortcutMonitor`: an `AuditCallback` that is set up to watch for one shortcut or several."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

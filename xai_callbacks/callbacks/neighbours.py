@@ -1,7 +1,5 @@
 """What an audit needs of the trainer and of the callbacks beside it."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What is told during a run, each thing once; and what is kept quiet."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """`Run`: the history of one training run, its place beside the logs, and how a resumed run continues it."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Mapping
 from pathlib import Path

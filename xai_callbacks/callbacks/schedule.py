@@ -1,7 +1,5 @@
 """`Schedule`: times of audits, and their place on the x-axis."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from xai_callbacks._lightning import Trainer

@@ -1,7 +1,5 @@
 """What a user's validation step says of its images: labels and cues of its batch, and logits of its forward passes."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """`ValidationNovelty`: novelty of a whole validation set, from what its forward passes compute anyway."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any

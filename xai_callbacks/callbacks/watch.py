@@ -1,7 +1,5 @@
 """`Watch`: looks on while Lightning validates."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The contract of every explainer: one observation and posed questions in, signed heatmaps out."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

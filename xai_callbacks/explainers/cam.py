@@ -12,8 +12,6 @@ All are returned signed and without normalisation. The published pictures apply 
 maximum; that is a matter of display and of metrics, and it would make epochs incomparable here.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import replace
 from types import NoneType

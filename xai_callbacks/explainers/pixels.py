@@ -1,7 +1,5 @@
 """Explainers at the pixels, by captum: posed questions asked of altered versions of each image."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from types import ModuleType

@@ -1,7 +1,5 @@
 """Pages about scores, cues and kinds of heatmaps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import Final

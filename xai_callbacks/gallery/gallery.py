@@ -1,7 +1,5 @@
 """`Gallery`: the pictures of a history."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property

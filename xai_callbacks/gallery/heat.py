@@ -1,7 +1,5 @@
 """Heatmaps in the unit of the colour scale."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

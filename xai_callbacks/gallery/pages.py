@@ -1,7 +1,5 @@
 """The pages about probes: the worst of them, all of them, one of them, one of them over time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Final

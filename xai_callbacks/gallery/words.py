@@ -1,7 +1,5 @@
 """What is said of a probe and of an audit, in few words."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

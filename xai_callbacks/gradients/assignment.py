@@ -5,8 +5,6 @@ it does not, as for weights that a parent uses in the place of the module that h
 does contain it is asked.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile

@@ -1,7 +1,5 @@
 """Calls of modules, recorded while a model runs, and the axis along which images lie in them; found, not guessed."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager

@@ -4,8 +4,6 @@ Convolutions follow Rochette, Manoel and Tramel (arXiv 1912.06015), norms by Gra
 and, with positions, Li et al. (arXiv 2110.05679). Letters: N images, T positions, P entries of a patch, O outputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from math import prod

@@ -4,8 +4,6 @@ A stand-in for CURE-TSR (traffic signs under 12 conditions at 5 levels), whose f
 Noise and JPEG happen to pixels, as in a camera: the 8 x 8 blocks of JPEG hurt small images more.
 """
 
-from __future__ import annotations
-
 import io
 import math
 

@@ -1,7 +1,5 @@
 """Edits beside a cue: controls, of the same place and size of change, whose content no data taught; and neighbours."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad

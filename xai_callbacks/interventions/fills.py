@@ -16,8 +16,6 @@ The colour of a fill and the shape of the region tell a model something, too: as
 `road` is that of Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods" (ICML 2022).
 """  # noqa: E501 - a row of a table cannot be broken
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 A probe without the region is an all-False row, and stays one: what comes back for it is to be counted as missing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

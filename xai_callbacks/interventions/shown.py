@@ -1,7 +1,5 @@
 """`Shown`: some probes of a set as they are displayed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Judgements of an audit."""
 
-from __future__ import annotations
-
 from xai_callbacks.measures.always import Answers, Drift, Scores
 from xai_callbacks.measures.base import Context, Measure, Measured, ModelAccess, keys_of_maps
 from xai_callbacks.measures.baselines import Baselines

@@ -1,7 +1,5 @@
 """What every audit measures: the answers, how far heatmaps drifted, and the novelty scores."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """`Measure`: a judgement of an audit, of heatmaps, scores or predictions, that says beforehand which keys it gives."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """`Baselines`: what heatmaps are read beside, so that a large share in a region is not taken for evidence."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 

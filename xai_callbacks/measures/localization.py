@@ -1,7 +1,5 @@
 """`Localization`: how much of the relevance lies in the regions of the probes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import NamedTuple

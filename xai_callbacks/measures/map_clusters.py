@@ -1,7 +1,5 @@
 """`MapClusters`: kinds of heatmaps within each class (SpRAy)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """`Separation` and `Conditions`: how well novelty scores notice what should stand out."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence

@@ -12,8 +12,6 @@ small nets that had no cue to use, with maps of the label in 3.
 Clusters are numbers `(n,)` int64 within each class `(n,)` int64; -1 stands for maps in none.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ Outputs are logits `(N, K)` of the same model; `classes` `(N,)` int64 are the cl
 there is no such pair. Results are `(N,)` float64: NaN where there is no pair, or a logit is not finite.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot

@@ -1,7 +1,5 @@
 """`GroupMetrics`: the judgements of groups as one `torchmetrics.Metric`, for a user's own validation loop."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

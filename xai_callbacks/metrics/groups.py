@@ -5,8 +5,6 @@ They give float64, NaN where no image can tell. A minimum over noisy groups is b
 read the worst group by its interval, which knows of that. Intervals are of level .95. `GroupMetrics` checks arguments.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from statistics import NormalDist

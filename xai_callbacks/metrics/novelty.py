@@ -17,8 +17,6 @@ images. Chance levels of AUPR and FPR@95 are those of many images.
 Errors: `ConfigurationError` for a malformed or empty group; `AuditError` for scores that are NaN or infinite.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

@@ -5,8 +5,6 @@ and bright colours draw relevance in a net that was never trained. Each null tak
 says that a model uses a region. Conventions, axes and what has no answer (NaN) are as in `metrics.localization`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

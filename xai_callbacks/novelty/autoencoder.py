@@ -1,7 +1,5 @@
 """The convolutional autoencoder of the GradCon paper, its errors per image, and how to see that it has died."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Literal, get_args
 

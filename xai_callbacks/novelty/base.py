@@ -1,7 +1,5 @@
 """The contract of novelty scores, one number an image, larger = more novel, always; and checks that they share."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Distance from familiar images in the features, the inputs of the linear head: float64, differentiable in them."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 import torch

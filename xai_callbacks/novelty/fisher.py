@@ -1,7 +1,5 @@
 """Novelty as an unusual gradient: what an image asks of the weights, against what familiar images ask."""
 
-from __future__ import annotations
-
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence

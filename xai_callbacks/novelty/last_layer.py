@@ -5,8 +5,6 @@ norm is the product of two norms that the forward pass has already computed. Ima
 or infinity score NaN, here and in `feature_space`. One sigmoid logit is read as two classes.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 import torch

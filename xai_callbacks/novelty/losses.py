@@ -1,7 +1,5 @@
 """Per-sample gradients of the losses that scores ask about, and `GradientNorm`, their norm."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 from weakref import WeakKeyDictionary

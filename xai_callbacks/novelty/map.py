@@ -1,7 +1,5 @@
 """`NoveltyMap`: an explainer of where in the image a probe is novel."""
 
-from __future__ import annotations
-
 from types import NoneType
 from typing import ClassVar
 

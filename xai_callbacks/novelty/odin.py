@@ -1,7 +1,5 @@
 """ODIN: the softmax at a high temperature, after a small step that makes the model surer of itself."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """`Scorer`: asks several novelty scores about the same images, each for what it costs and no more."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Checks of what a probe set is given: names, images, pixels, masks, labels, targets, groups; faults name the probe."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any

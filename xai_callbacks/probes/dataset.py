@@ -1,7 +1,5 @@
 """A reproducible probe set from a map-style dataset: stratified by class, label or group, or spread over targets."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Normalisation that images went through, and pixels that a person can look at."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from typing import Any

@@ -1,7 +1,5 @@
 """Probe sets on disk: one safetensors file, tensors plus JSON in the header, no pickle."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

@@ -1,7 +1,5 @@
 """Probe sets from a folder of images, with an optional manifest and optional masks; faults name the file."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Items of a dataset, and the place of each thing in them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """The manifest `probes.csv` of a probe folder: files, labels, values, names and groups; faults name the row."""
 
-from __future__ import annotations
-
 import csv
 import math
 import os

@@ -1,7 +1,5 @@
 """Knowledge of a dataset about itself, so that images need not be decoded to learn it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """The contract of questions: posed once, then scored of any outputs for altered versions of the same images."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace

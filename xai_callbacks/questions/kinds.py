@@ -8,8 +8,6 @@ Labels do not exclude each other, so that moving to Q does not move away from P:
 model becomes certain of P.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

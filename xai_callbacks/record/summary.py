@@ -1,7 +1,5 @@
 """`summarize`: one number for many probes, with an interval that holds for few and skewed values, too."""
 
-from __future__ import annotations
-
 import math
 
 import torch

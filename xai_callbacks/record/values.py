@@ -1,7 +1,5 @@
 """The parts of a record: estimates, keys, heatmaps, findings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple

@@ -1,7 +1,5 @@
 """Small charts as cells of a page: a line of shares, and a field of probes looked at and used."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """The fixed, signed colour scale of every picture."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Final

@@ -1,7 +1,5 @@
 """Tiles: photos at their size, with a heatmap and outlines of regions, told apart by line style and by colour."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 

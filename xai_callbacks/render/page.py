@@ -1,7 +1,5 @@
 """`render_page`: the one kit that all pictures are set with: a head, rows of captioned cells, a foot; and its bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO

@@ -5,8 +5,6 @@ on every machine. Letters that it lacks, such as kana and hangul, are written by
 sound; what has none, such as Chinese characters and most emoji, by its code point: `U+732B`. Nothing is ever a box.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import threading

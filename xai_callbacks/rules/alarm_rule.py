@@ -1,7 +1,5 @@
 """`AlarmRule`: when evidence of a shortcut is enough to say so, and since when."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

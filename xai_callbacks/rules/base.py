@@ -1,7 +1,5 @@
 """`Rule`: a conclusion from the history of a run."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 

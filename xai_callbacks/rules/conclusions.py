@@ -1,7 +1,5 @@
 """Rules as they are given and as they conclude, one after another; expectations as a test, for pytest or any other."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -12,8 +12,6 @@ enough evidence, however good the value. Others without an interval have none by
 all images without an interval gets one by the same formula. Values that are NaN or infinite neither pass nor fail.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

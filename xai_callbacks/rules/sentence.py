@@ -10,8 +10,6 @@ any order, each at most once. Names and keys with spaces, keywords, and names th
 `'`, `"` or a backquote. Nothing is guessed: what is not understood is an error that says what was expected.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 import re

@@ -1,7 +1,5 @@
 """The findings of a run as plain text and as Markdown. ASCII marks: not every console has more."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from textwrap import wrap

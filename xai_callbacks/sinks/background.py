@@ -1,7 +1,5 @@
 """Sinks off the training thread: a slow one is waited for at the end, a blocked one costs its own pictures."""
 
-from __future__ import annotations
-
 import threading
 import time
 import traceback

@@ -1,7 +1,5 @@
 """`Sink`: where records and pictures go; and what several sinks write alike."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re

@@ -1,7 +1,5 @@
 """Sinks for services, loggers and folders, and the choice of one that suits a logger."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import re

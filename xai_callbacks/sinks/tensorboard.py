@@ -1,7 +1,5 @@
 """Audits in TensorBoard."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

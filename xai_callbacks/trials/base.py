@@ -1,7 +1,5 @@
 """`Trial`: an edit of the probes, and a judgement of what the model makes of it."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """`CueTrial`: does the model answer by a cue?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

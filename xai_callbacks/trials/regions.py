@@ -1,7 +1,5 @@
 """Trials of regions: filled, set on other backgrounds, or the half of the image opposite to them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

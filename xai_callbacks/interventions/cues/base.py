@@ -1,7 +1,5 @@
 """`Cue`: the same image with a cue and without it, so that all a model changes its mind for is the cue."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Cues laid over images: a pattern, or a text near the lower edge."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

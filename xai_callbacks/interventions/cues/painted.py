@@ -1,7 +1,5 @@
 """Cues that are painted on images: a patch, a frame, a tint, or one of the user's own."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace

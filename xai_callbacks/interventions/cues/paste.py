@@ -1,7 +1,5 @@
 """`PasteCue`: a masked region of some probes, pasted into the others and taken out of its own."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Cues of the image as a whole: its quality, what lies behind the object, where the object lies."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
