@@ -5,12 +5,13 @@ Messages follow one form: "Expected `x` to be ..., but got .... <what to do>".
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeGuard
 
 __all__ = [
     "AuditError", "ConfigurationError", "DroppedError", "NoveltyError", "OutputError", "ProbeSetError",
-    "TargetLayerError", "XAICallbacksError", "in_words", "is_number", "is_out_of_memory", "require_bool",
+    "TargetLayerError", "XAICallbacksError", "blaming", "in_words", "is_number", "is_out_of_memory", "require_bool",
     "require_instance", "require_integer", "require_name", "texts_of",
 ]  # fmt: skip
 
@@ -103,3 +104,17 @@ def in_words(error: Exception) -> str:
         return str(error)
     first = next(iter(str(error).splitlines()), "").rstrip(".")
     return f"{type(error).__name__}: {first}." if first else f"{type(error).__name__}."
+
+
+@contextmanager
+def blaming(what: str, task: str, argument: str) -> Iterator[None]:
+    """Raise a `ConfigurationError` that says which part of an `argument` failed at what; errors of ours say so."""
+    try:
+        yield
+    except XAICallbacksError:
+        raise
+    except Exception as error:
+        advice = "Lower `chunk_size`" if is_out_of_memory(error) else "Mend it"
+        raise ConfigurationError(
+            f"Expected {what} to {task}, but it raised {in_words(error)} {advice}, or leave it out of `{argument}`."
+        ) from error

@@ -1,8 +1,7 @@
 """`Explaining`: several explainers of one audit, each for what it costs, and none at the price of another."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -10,14 +9,7 @@ from xai_callbacks.access import Layer, NoFeatureMapError, Trace
 from xai_callbacks.access.subject import BlackBox
 from xai_callbacks.audit.checks import require_instances
 from xai_callbacks.audit.results import Gathered, Progress, bounded
-from xai_callbacks.errors import (
-    ConfigurationError,
-    XAICallbacksError,
-    in_words,
-    is_out_of_memory,
-    require_instance,
-    require_name,
-)
+from xai_callbacks.errors import ConfigurationError, blaming, require_instance, require_name
 from xai_callbacks.explainers import Explainer, GradCAM, HiResCAM, Observation, Plan
 
 _NOT_AVERAGED = (
@@ -73,7 +65,7 @@ class Explaining:
         """Let explainers answer that cost little, so that mistakes show before training, as a `ConfigurationError`."""
         for each, plan in self.due(plans, 0).items():
             if plan.cost <= _TRIED:
-                with _told(each, "explain two probes"):
+                with blaming(f"the explainer `{each.name}`", "explain two probes", "explainers"):
                     _answer(each, observation, plan)
 
 
@@ -105,23 +97,8 @@ def _part(tell: Callable[[int], None], chunk: slice, begun: float, share: float)
     return lambda part: tell(chunk.start + int((begun + share * part) * (chunk.stop - chunk.start)))
 
 
-@contextmanager
-def _told(explainer: Explainer, task: str) -> Iterator[None]:
-    """Say which explainer raised what; our own errors say so themselves."""
-    try:
-        yield
-    except XAICallbacksError:
-        raise
-    except Exception as error:
-        advice = "Lower `chunk_size`" if is_out_of_memory(error) else "Mend it"
-        raise ConfigurationError(
-            f"Expected the explainer `{explainer.name}` to {task}, but it raised {in_words(error)} {advice}, or leave "
-            "it out of `explainers`."
-        ) from error
-
-
 def _prepared(explainer: Explainer, trace: Trace, reference: Tensor | None) -> Plan:
-    with _told(explainer, "suit the model"):
+    with blaming(f"the explainer `{explainer.name}`", "suit the model", "explainers"):
         plan: object = explainer.prepare(trace, reference)
     require_instance(f"{explainer.name}.prepare", plan, Plan, "a method that returns a Plan")
     return plan  # type: ignore[return-value]  # checked

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.audit.checks import require_instances
-from xai_callbacks.errors import ConfigurationError, in_words
+from xai_callbacks.errors import ConfigurationError, blaming, in_words
 from xai_callbacks.history import History
 from xai_callbacks.measures import ALWAYS, Context, Localization, Measure, Measured
 from xai_callbacks.record import AuditRecord, Estimate, Key, PerProbe, summarize
@@ -25,15 +25,8 @@ class Measuring:
         """What all measures declare; a `ConfigurationError` if one does not suit the audit, or fails."""
         declared: list[Key] = []
         for measure in self.measures:
-            try:
+            with blaming(f"the measure {measure!r}", "declare its keys", "measures"):
                 keys: object = measure.keys(context)
-            except ConfigurationError:
-                raise
-            except Exception as error:
-                raise ConfigurationError(
-                    f"Expected the measure {measure!r} to declare its keys, but it raised {in_words(error)} Mend it, "
-                    "or leave it out of `measures`."
-                ) from error
             if not isinstance(keys, list | tuple) or not all(isinstance(key, Key) for key in keys):
                 raise ConfigurationError(
                     f"Expected the measure {measure!r} to declare its keys as a list of Key, but got {keys!r}."

@@ -10,14 +10,7 @@ from torch import Tensor, nn
 
 from xai_callbacks.access import Subject, Tapped, tap
 from xai_callbacks.access.subject import find_module
-from xai_callbacks.errors import (
-    ConfigurationError,
-    XAICallbacksError,
-    in_words,
-    is_out_of_memory,
-    require_instance,
-    require_name,
-)
+from xai_callbacks.errors import ConfigurationError, blaming, in_words, require_instance, require_name
 from xai_callbacks.novelty.base import Inliers, LastLayerScore, ModelScore, NoveltyScore
 from xai_callbacks.tasks import SingleLabel, Task
 
@@ -166,14 +159,10 @@ class Scorer:
         except Exception as error:
             if not (strict or self.strict):
                 self.failures |= {s.name: in_words(error) for s in scores if s.name not in self.failures}
-            elif isinstance(error, XAICallbacksError):
+                return
+            names = ", ".join(f"`{score.name}`" for score in scores)
+            with blaming(f"the novelty score {names}", "work on this model", "novelty"):
                 raise
-            else:
-                raise ConfigurationError(
-                    f"Expected the novelty score {', '.join(f'`{score.name}`' for score in scores)} to work on this "
-                    f"model, but it raised {in_words(error)} "
-                    f"{'Lower `chunk_size`' if is_out_of_memory(error) else 'Mend the score'}, or leave it out."
-                ) from error
 
     def _seen_by_head(self, subject: Subject, head: str, images: Tensor, chunk_size: int) -> Inliers:
         seen = []
