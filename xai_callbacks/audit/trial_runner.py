@@ -11,14 +11,13 @@ from xai_callbacks.access import Subject
 from xai_callbacks.audit.checks import require_instances
 from xai_callbacks.audit.measuring import require_measured
 from xai_callbacks.errors import ConfigurationError, in_words
+from xai_callbacks.interventions.fills import ROUNDING
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import Estimate, Key, PerProbe
 from xai_callbacks.trials import Trial
 from xai_callbacks.trials.base import Answers, Views
-
-_ROUNDING = 1e-4  # arithmetic in float32 leaves [0, 1] by rounding
 
 
 class Tried(NamedTuple):
@@ -131,7 +130,7 @@ def _check_views(name: str, shown: Shown, views: Views) -> None:
         found = f"{images.dtype} {tuple(images.shape)}"
         if images.shape == shown.images.shape and images.is_floating_point():
             low, high = (float(end) for end in images.aminmax())
-            if low >= -_ROUNDING and high <= 1 + _ROUNDING:  # false for NaN, too
+            if low >= -ROUNDING and high <= 1 + ROUNDING:  # false for NaN, too
                 continue
             found = f"values from {low:.3g} to {high:.3g}"
         raise ConfigurationError(
@@ -143,7 +142,7 @@ def _check_views(name: str, shown: Shown, views: Views) -> None:
 def _check_repeatable(name: str, views: Views, alone: Views) -> None:
     """Refuse edits of which epochs would not be paired: the first probe of `views` must look as it does `alone`."""
     pairs = ((images[:1], alone.images.get(view)) for view, images in views.images.items())
-    if not all(other is not None and torch.allclose(one, other, rtol=0, atol=_ROUNDING) for one, other in pairs):
+    if not all(other is not None and torch.allclose(one, other, rtol=0, atol=ROUNDING) for one, other in pairs):
         raise ConfigurationError(
             f"Expected the trial {name!r} to edit a probe in the same way at every call, whichever probes are shown "
             "with it, but got two ways. Draw what is random from a generator with a seed of the probe's own."

@@ -7,6 +7,7 @@ from typing import Any
 
 from xai_callbacks._lightning import Callback, LightningModule, Trainer
 from xai_callbacks.audit import Auditor
+from xai_callbacks.audit.checks import require_instances
 from xai_callbacks.callbacks.attaching import attached
 from xai_callbacks.callbacks.delivery import MISSING, Delivery, as_tensors
 from xai_callbacks.callbacks.neighbours import averages_weights, check_trainer, has_lazy_parameters, warn_of_neighbours
@@ -102,9 +103,7 @@ class AuditCallback(Callback):
             raise ConfigurationError(f"Expected `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
         require_integer("max_panels", max_panels, minimum=0, hint="0 draws none.")
         for argument, given, kind in (("watches", watches, Watch), ("sinks", sinks, Sink)):
-            require_instance(argument, [] if given is None else given, (list, tuple), "a list, even of one")
-            for each in given or ():
-                require_instance(argument, each, kind, f"a list of {kind.__name__} instances")
+            require_instances(argument, () if given is None else given, kind, "Write [...] around a single one.")
         self.schedule = Schedule() if schedule is None else schedule
         require_instance("schedule", self.schedule, Schedule, "a Schedule, such as Schedule(every_n_epochs=2)")
         self.auditor = probes if probes is None or isinstance(probes, Auditor) else Auditor(probes)

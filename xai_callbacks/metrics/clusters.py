@@ -21,17 +21,10 @@ from torch.nn.functional import adaptive_avg_pool2d
 from xai_callbacks.metrics.groups import wilson_interval
 from xai_callbacks.record import Estimate
 
-# Fewest maps of a kind, and of them those that make a place dense.
-_FEWEST, _DENSE = 10, 5
-
-# Maps are compared by their largest principal components: more of them hold noise.
-_COMPONENTS = 3
-
-# Largest height and width at which maps are compared.
-_GRID = 16
-
-# Below the rounding error of the maps themselves, which are float32.
-_EPS = torch.finfo(torch.float32).eps
+_FEWEST, _DENSE = 10, 5  # fewest maps of a kind, and of them those that make a place dense
+_COMPONENTS = 3  # principal components by which maps are compared: more of them hold noise
+_GRID = 16  # largest height and width at which maps are compared
+_EPS = torch.finfo(torch.float32).eps  # below the rounding error of the maps themselves, which are float32
 
 
 def map_clusters(maps: Tensor, classes: Tensor, *, min_count: int = 10) -> Tensor:
@@ -67,15 +60,10 @@ def density_clusters(maps: Tensor) -> Tensor:
         return numbers.index_fill(0, usable, 0)
     # In an order that hangs on the maps alone, so that ties do not hang on theirs.
     order = usable[sorted(range(len(usable)), key=lambda place: shares[usable[place]].numpy().tobytes())]
-    numbers[order] = _by_size(_dense(_principal(shares[order])))
-    return numbers
-
-
-def _principal(points: Tensor) -> Tensor:
-    """The largest principal components of points, `(n, 3)`."""
+    points = shares[order]
     left, scale, _ = torch.linalg.svd(points - points.mean(dim=0), full_matrices=False)
-    components: Tensor = left[:, :_COMPONENTS] * scale[:_COMPONENTS]
-    return components
+    numbers[order] = _by_size(_dense(left[:, :_COMPONENTS] * scale[:_COMPONENTS]))
+    return numbers
 
 
 def _dense(points: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -117,12 +118,10 @@ def _choose(plan: _Plan, count: int) -> _Choice:
     answers = told(known_column, plan.dataset, plan.fields.answer, ("targets", "labels"))
     groups = None if plan.fields.group is None else told(known_column, plan.dataset, plan.fields.group, ("groups",))
     if answers is not None or groups is not None:
-        try:
+        with suppress(ProbeSetError):
             choice = _choose_once(replace(plan, answers=answers, groups=groups), order)
-        except ProbeSetError:
-            return _choose_once(plan, order)
-        if all(_agrees(answers, at, one.answer) and _agrees(groups, at, one.group) for at, one in choice.items):
-            return choice
+            if all(_agrees(answers, at, one.answer) and _agrees(groups, at, one.group) for at, one in choice.items):
+                return choice
     return _choose_once(plan, order)
 
 
