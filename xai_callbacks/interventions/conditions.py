@@ -46,8 +46,7 @@ def apply_condition(images01: Tensor, condition: str, level: int, *, seed: int =
         level: 1 (just visible) to 5 (severe).
         seed: Seed of noise and places.
 
-    Raises:
-        ConfigurationError: An argument is out of range.
+    Raises a `ConfigurationError` if an argument is out of range.
     """
     strength = _strength(condition, level)
     check_images("images01", images01, "Undo the normalisation first, or hand a probe set to `condition_probes`.")

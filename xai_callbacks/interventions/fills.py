@@ -48,8 +48,7 @@ def apply_fill(
         names: Name of each image. Without names its place in the batch stands in, and batches are no longer paired.
         seed: Seed of the random part.
 
-    Raises:
-        ConfigurationError: An argument has the wrong shape, type or range, or `swap` has one image only.
+    Raises a `ConfigurationError` if an argument has the wrong shape, type or range, or `swap` has one image only.
     """
     check_images("images", images, "Undo the normalisation first.")
     size = (len(images), *images.shape[2:])

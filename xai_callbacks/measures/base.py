@@ -61,8 +61,7 @@ class Measure(ABC):
     def keys(self, context: Context) -> Sequence[Key]:
         """Declare what `measure` may give: called before training, with a context whose `model` is None.
 
-        Raises:
-            ConfigurationError: The measure does not suit the probes, the questions or the explainers.
+        Raises a `ConfigurationError` if the measure does not suit the probes, the questions or the explainers.
         """
 
     @abstractmethod

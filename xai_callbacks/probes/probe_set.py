@@ -80,10 +80,8 @@ class ProbeSet:
         Arguments are the attributes of the set. Where these say more, `labels` `(N, 1)` are one label that an image has
         or has not, `masks` may be nonzero integers or N masks `(H, W)` of which None is a probe without the region,
         `names` are `probe_000`, ... and `pixels` derived from `images` when left out. Warns of images within [0, 1]
-        that are said to be normalised, unless `pixels` are given.
-
-        Raises:
-            ProbeSetError: Something is malformed; the message names the probe.
+        that are said to be normalised, unless `pixels` are given. Raises a `ProbeSetError` that names the probe if
+        something is malformed.
         """
         checks.check_truth(labels, targets, class_names, target_names)
         # Tensors made in inference mode could never take part in a gradient, which is what probes are for.
@@ -153,8 +151,7 @@ class ProbeSet:
             mean: Normalisation of the images; taken from a `Normalize` in `dataset.transform` when left out.
             std: Likewise.
 
-        Raises:
-            ProbeSetError: The dataset or an item cannot be used; the message names the item.
+        Raises a `ProbeSetError` that names the item if the dataset or an item cannot be used.
         """
         from xai_callbacks.probes.dataset import build_from_dataset
 
@@ -185,8 +182,7 @@ class ProbeSet:
             std: Likewise.
             class_names: Names by class or label index; the sorted names found when left out.
 
-        Raises:
-            ProbeSetError: Something is malformed; the message names the file or the row.
+        Raises a `ProbeSetError` that names the file or the row if something is malformed.
         """
         from xai_callbacks.probes.folder import build_from_folder
 
@@ -196,8 +192,7 @@ class ProbeSet:
     def load(cls, path: str | os.PathLike[str]) -> ProbeSet:
         """Read a probe set written by `save`; nothing in the file is executed.
 
-        Raises:
-            ProbeSetError: The file is missing, damaged, changed since it was written, or of another format.
+        Raises a `ProbeSetError` if the file is missing, damaged, changed since it was written, or of another format.
         """
         from xai_callbacks.probes.files import load_probes
 
@@ -206,8 +201,7 @@ class ProbeSet:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the set to one safetensors file, whole or not at all; folders are made as needed.
 
-        Raises:
-            ProbeSetError: No file can be written there; an older one stays as it was.
+        Raises a `ProbeSetError` if no file can be written there; an older one stays as it was.
         """
         from xai_callbacks.probes.files import save_probes
 
@@ -244,11 +238,8 @@ class ProbeSet:
     def select(self, indices: Sequence[int] | Tensor) -> ProbeSet:
         """Return a new set of the probes at `indices`, in that order.
 
-        Args:
-            indices: Indexes from -N to N - 1, each probe at most once, or a bool tensor `(N,)`.
-
-        Raises:
-            ProbeSetError: No index, an index out of range, or a probe twice.
+        `indices` are from -N to N - 1, each probe at most once, or a bool tensor `(N,)`. Raises a `ProbeSetError` for
+        none, one out of range, or a probe twice.
         """
         try:
             rows = torch.arange(len(self))[torch.as_tensor(indices)].tolist()

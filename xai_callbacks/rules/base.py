@@ -30,8 +30,7 @@ class Rule(ABC):
             probes: Number of probes.
             identity: A record of what is known of the probes before an audit, `class_names`, `groups` and `truth`.
 
-        Raises:
-            ConfigurationError: The rule asks for what no audit of this run has.
+        Raises a `ConfigurationError` if the rule asks for what no audit of this run has.
         """
         return ()
 

@@ -26,10 +26,8 @@ class Conclusions(NamedTuple):
 def as_rules(given: Sequence[Rule | str | Mapping[str, str]]) -> tuple[Rule, ...]:
     """Understand rules, the sentences of expectations and `{"name": ..., "expect": sentence}`, in any mixture.
 
-    Expectations come last, as they may be about the values of other rules.
-
-    Raises:
-        ConfigurationError: One is something else, a sentence is not of the language, or stands there twice.
+    Expectations come last, as they may be about the values of other rules. Raises a `ConfigurationError` if one is
+    something else, a sentence is not of the language, or stands there twice.
     """
     if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
         raise ConfigurationError(

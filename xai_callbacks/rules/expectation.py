@@ -37,8 +37,7 @@ class Expectation(Rule):
         name: What it is called in tables; None for its sentence.
         wanted: What the sentence says.
 
-    Raises:
-        ConfigurationError: The sentence is not of the language, or the name is no readable text.
+    Raises a `ConfigurationError` if the sentence is not of the language, or the name is no readable text.
     """
 
     sentence: str

@@ -52,8 +52,7 @@ class Cue(ABC):
         needs: Regions that probes must have, by the argument that names them.
         needs_channels: How many values, one for all channels or one for each, by the argument that gives them.
 
-    Raises:
-        ConfigurationError: An argument is out of range; of what each variant has its own, there is not one a variant.
+    Raises a `ConfigurationError` if an argument is out of range, or is not one a variant where each has its own.
     """
 
     carried_in: str | None = None
