@@ -19,7 +19,8 @@ if TYPE_CHECKING:
         AuditError, ConfigurationError, NoveltyError, OutputError, ProbeSetError, TargetLayerError, XAICallbacksError,
     )
     from xai_callbacks.explainers import (
-        Every, Explainer, GradCAM, HiResCAM, IntegratedGradients, LayerCAM, Occlusion,
+        Deconvnet, Every, Explainer, GradCAM, Gradient, GuidedBackprop, GuidedGradCAM, HiResCAM, InputXGradient,
+        IntegratedGradients, LayerCAM, Occlusion, SmoothGrad,
     )
     from xai_callbacks.gallery import Gallery, Picture
     from xai_callbacks.gradients import PerSampleGradients
@@ -56,24 +57,28 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ODIN", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor", "BackgroundCue", "BackgroundTrial",
-    "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial", "Energy", "Entropy",
-    "Estimate", "Every", "Expectation", "Explainer", "Finding", "FisherNovelty", "FolderSink", "FrameCue",
-    "FunctionCue", "Gallery", "GradCAM", "GradConScore", "GradNorm", "GradTrust", "GradientConstraint", "GradientNorm",
-    "GroupAccuracy", "HalfTrial", "HiResCAM", "History", "ImageLoggerSink", "IntegratedGradients", "JointEnergy",
-    "KNearest", "Key", "LayerCAM", "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit",
-    "MaxSoftmax", "Measure", "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue",
-    "PatchCue", "PerProbe", "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance",
-    "QualityCue", "Question", "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation",
-    "ShiftCue", "ShortcutMonitor", "SingleLabel", "Sink", "TargetLayerError", "TensorBoardSink", "TextureCue",
-    "TintCue", "Trial", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatIfNot", "Why",
-    "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
+    "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial", "Deconvnet", "Energy",
+    "Entropy", "Estimate", "Every", "Expectation", "Explainer", "Finding", "FisherNovelty", "FolderSink", "FrameCue",
+    "FunctionCue", "Gallery", "GradCAM", "GradConScore", "GradNorm", "GradTrust", "Gradient", "GradientConstraint",
+    "GradientNorm", "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History",
+    "ImageLoggerSink", "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM",
+    "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax", "Measure",
+    "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue", "PerProbe",
+    "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue", "Question",
+    "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation", "ShiftCue", "ShortcutMonitor",
+    "SingleLabel", "Sink", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial",
+    "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatIfNot", "Why", "WhyNotCertain",
+    "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
 ]
 
 _ROOMS = {
     "audit": "Auditor",
     "callbacks": "AuditCallback GroupAccuracy Schedule ShortcutMonitor ValidationNovelty Watch",
     "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
-    "explainers": "Every Explainer GradCAM HiResCAM IntegratedGradients LayerCAM Occlusion",
+    "explainers": (
+        "Deconvnet Every Explainer GradCAM Gradient GuidedBackprop GuidedGradCAM HiResCAM InputXGradient "
+        "IntegratedGradients LayerCAM Occlusion SmoothGrad"
+    ),
     "gallery": "Gallery Picture",
     "gradients": "PerSampleGradients",
     "history": "History",

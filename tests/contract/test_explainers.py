@@ -16,7 +16,15 @@ from tests.explaining import explain, observed, subject_of
 from tests.tiny import random_streams
 from xai_callbacks import Auditor, ProbeSet, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan, explainers
 from xai_callbacks.access import undisturbed
-from xai_callbacks.explainers import Every, Explainer, IntegratedGradients, LayerExplainer, Occlusion, Plan
+from xai_callbacks.explainers import (
+    Every,
+    Explainer,
+    GuidedGradCAM,
+    IntegratedGradients,
+    LayerExplainer,
+    Occlusion,
+    Plan,
+)
 from xai_callbacks.tasks import MultiLabel, Regression, SingleLabel
 
 
@@ -37,7 +45,7 @@ class InputTimesGradient(Explainer):
         return torch.stack(maps).float()
 
 
-SETTINGS = {"IntegratedGradients": {"steps": 6}, "Occlusion": {"window": 4}}
+SETTINGS = {"IntegratedGradients": {"steps": 6}, "Occlusion": {"window": 4}, "SmoothGrad": {"samples": 3}}
 EXPLAINERS = [
     *(
         explainer
@@ -76,8 +84,10 @@ def images(count=4, height=12, width=12):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(5))
 
 
-def close(found, expected):
+def close(found, expected, *, may_be_empty=False):
     scale = expected.abs().max()
+    if may_be_empty and scale == 0:
+        scale = 1
     assert scale > 0
     torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=2e-5)
 
@@ -133,7 +143,8 @@ def test_questions_do_not_influence_each_other(explainer):
     together = explain(made(explainer), Net(), images(), QUESTIONS)
     for index, question in enumerate(QUESTIONS if explainer.about == "question" else ()):
         alone = explain(made(explainer), Net(), images(), [question])
-        close(alone.heatmaps[0], together.heatmaps[index])
+        # Grad-CAM may have no positive cell to guide to.
+        close(alone.heatmaps[0], together.heatmaps[index], may_be_empty=explainer is GuidedGradCAM)
 
 
 @every_explainer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.access import Layer, Subject, Tapped, Trace
-from xai_callbacks.errors import TargetLayerError, require_instance, require_integer, require_name
+from xai_callbacks.errors import ConfigurationError, TargetLayerError, require_instance, require_integer, require_name
 from xai_callbacks.questions import Posed
 
 Units = Literal["score", "relative"]
@@ -144,6 +144,15 @@ class Explainer(ABC):
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if value is not None)
         return f"{type(self).__name__}({arguments})"
+
+
+def require_gradients(trace: Trace, explainer: Explainer) -> None:
+    """Raise a `ConfigurationError` if a model cannot be differentiated with respect to its images."""
+    if not trace.differentiable or trace.insisted:
+        raise ConfigurationError(
+            f"Expected a model that can be differentiated with respect to its images for {type(explainer).__name__}(), "
+            f"but {type(trace.subject.module).__name__} cannot. Use Occlusion(), which needs no gradients."
+        )
 
 
 class Every(Explainer):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xai_callbacks.access import Trace
 from xai_callbacks.errors import ConfigurationError, is_number, require_integer
-from xai_callbacks.explainers.base import Explainer, Observation, Plan
+from xai_callbacks.explainers.base import Explainer, Observation, Plan, require_gradients
 from xai_callbacks.questions import Posed
 
 Baseline = Literal["mean"] | float
@@ -59,11 +59,7 @@ class IntegratedGradients(_PixelExplainer):
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
         """Check that the model can be differentiated down to the images."""
-        if not trace.differentiable or trace.insisted:
-            raise ConfigurationError(
-                "Expected a model that can be differentiated with respect to its images for IntegratedGradients(), but "
-                f"{type(trace.subject.module).__name__} cannot. Use Occlusion(), which needs no gradients."
-            )
+        require_gradients(trace, self)
         return Plan(reason=f"the pixels, in {self.steps} steps", cost=2.0 * self.steps)
 
     def explain(self, observation: Observation, plan: Plan) -> Tensor:

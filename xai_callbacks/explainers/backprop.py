@@ -1,0 +1,257 @@
+"""Gradients of a question's score with respect to the pixels, as they are or by other rules at rectifiers.
+
+With `a` what goes into a ReLU and `g` the gradient that comes back to it:
+
+| explainer | what a ReLU hands on | source |
+|---|---|---|
+| `Gradient`, `InputXGradient`, `SmoothGrad` | `g 1[a > 0]` | Simonyan et al., 2014; Shrikumar et al., 2016; Smilkov et al., 2017 |
+| `Deconvnet` | `relu(g)` | Zeiler and Fergus, ECCV 2014 |
+| `GuidedBackprop`, `GuidedGradCAM` | `relu(g) 1[a > 0]` | Springenberg et al., 2015; Selvaraju et al., ICCV 2017 |
+
+Rules are hooks on the nodes of the autograd graph of one forward pass: the model is not touched, and `F.relu`, in-place
+ones and `x.clamp(min=0)` count as `nn.ReLU` does. A negative score, as that of a contrast, begins with a negative `g`.
+"""  # noqa: E501 - a row of a table cannot be broken
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.nn.functional import interpolate
+
+from xai_callbacks.access import LayoutName, Trace
+from xai_callbacks.errors import ConfigurationError, is_number, require_integer
+from xai_callbacks.explainers.base import Explainer, Observation, Plan, Units, require_gradients
+from xai_callbacks.explainers.cam import GradCAM
+
+Statistic = Literal["mean", "square", "variance"]
+"""What `SmoothGrad` keeps of the gradients of noisy images; the last two have no sign."""
+
+_RECTIFIERS = frozenset({"Relu", "Hardtanh", "Threshold"})  # ReLU6 is a Hardtanh
+_CLAMPS = frozenset({"Clamp", "ClampMin"})
+# Other activations, for which the rules of guided backprop and deconvnets are not defined.
+_OTHERS = frozenset({
+    *("Celu", "Elu", "Gelu", "Glu", "HardSwish", "Hardswish", "LeakyRelu", "Mish", "Selu", "Silu", "Softplus"),
+    *("Hardsigmoid", "PreluKernel", "Rrelu", "Tanh"),
+})  # fmt: skip
+
+
+class Gradient(Explainer):
+    """The gradient of the score with respect to each pixel, summed over the channels.
+
+    It tells what a small change of a pixel does, and adds up to nothing. Where it is positive, a brighter pixel raises
+    the score; for the unsigned maps of Simonyan et al. take `magnitude=True`, the largest absolute value of the
+    channels. Cost: one forward pass, and one backward pass a question.
+
+    Args:
+        magnitude: Whether to give the size of the gradient, without its sign.
+        name: What keys begin with.
+    """
+
+    name = "gradient"
+    units: ClassVar[Units] = "relative"
+
+    def __init__(self, *, magnitude: bool = False, name: str | None = None) -> None:
+        super().__init__(name)
+        self.magnitude = magnitude
+
+    def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
+        """Check that the model can be differentiated down to the images."""
+        require_gradients(trace, self)
+        return Plan(reason="the pixels", cost=2.0)
+
+    def explain(self, observation: Observation, plan: Plan) -> Tensor:
+        """One forward pass, and one backward pass a question."""
+        maps = []
+        for gradient in self.gradients(observation, observation.images):
+            found = self.at(gradient, observation.images)
+            maps.append(found.abs().amax(dim=1) if self.magnitude else found.sum(dim=1))
+            observation.progress(len(maps) / len(observation.posed))
+        return torch.stack(maps)
+
+    def at(self, gradient: Tensor, images: Tensor) -> Tensor:
+        """What is shown of a gradient `(N, C, H, W)` at the images of its shape."""
+        return gradient
+
+    def gradients(self, observation: Observation, images: Tensor) -> Iterator[Tensor]:
+        """The gradient of each question at images, `(N, C, H, W)` float32, from one forward pass."""
+        images = images.detach().clone().requires_grad_(True)
+        outputs = observation.subject(images.clone())
+        handles = [] if outputs.grad_fn is None else self.ruled(outputs.grad_fn)
+        for posed in observation.posed:
+            (found,) = torch.autograd.grad(posed.score(outputs).sum(), images, retain_graph=True)
+            yield found.float()
+        for handle in handles:
+            handle.remove()
+
+    def ruled(self, outputs: Node) -> list[torch.utils.hooks.RemovableHandle]:
+        """Hooks on the nodes of a graph that change what they hand on; none for the gradient itself."""
+        return []
+
+
+class InputXGradient(Gradient):
+    """The gradient times the image, as the model gets it: what each pixel adds to the score of a linear model."""
+
+    name = "input_x_gradient"
+    units: ClassVar[Units] = "score"
+
+    def __init__(self, *, name: str | None = None) -> None:
+        super().__init__(name=name)
+
+    def at(self, gradient: Tensor, images: Tensor) -> Tensor:
+        """The product."""
+        return gradient * images.float()
+
+
+class SmoothGrad(Gradient):
+    """The mean gradient of noisy copies of each image (Smilkov et al. 2017).
+
+    The noise is normal, with a standard deviation of `spread` times the range of the image, and the same for every
+    image and audit. Cost: `samples` forward passes, and as many backward passes a question.
+
+    Args:
+        samples: Number of copies.
+        spread: Standard deviation as a share of the range of the image; 0 gives the gradient itself.
+        statistic: The mean, the mean square, or the variance of the gradients (VarGrad, Adebayo et al. 2018).
+        name: What keys begin with.
+    """
+
+    name = "smoothgrad"
+
+    def __init__(
+        self, samples: int = 25, spread: float = 0.15, statistic: Statistic = "mean", name: str | None = None
+    ) -> None:
+        require_integer("samples", samples, minimum=2 if statistic == "variance" else 1)
+        if not is_number(spread) or spread < 0:
+            raise ConfigurationError(f"Expected `spread` to be a number of 0 or more, but got {spread!r}.")
+        if statistic not in get_args(Statistic):
+            raise ConfigurationError(
+                f"Expected `statistic` to be one of {', '.join(get_args(Statistic))}, but got {statistic!r}."
+            )
+        super().__init__(name=name)
+        self.samples, self.spread, self.statistic = samples, float(spread), statistic
+
+    def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
+        """See `Gradient.prepare`."""
+        plan = super().prepare(trace, reference)
+        return replace(plan, reason=f"the pixels of {self.samples} noisy copies", cost=2.0 * self.samples)
+
+    def explain(self, observation: Observation, plan: Plan) -> Tensor:
+        """`samples` forward passes, and as many backward passes a question."""
+        images = observation.images
+        size = self.spread * (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3)))[:, None, None, None]
+        generator = torch.Generator().manual_seed(observation.seed)
+        first = second = torch.zeros(())
+        for sample in range(self.samples):
+            noise = torch.randn(images.shape[1:], generator=generator).to(images)
+            found = torch.stack([*self.gradients(observation, images + size * noise)]).double()
+            first, second = first.to(found) + found, second.to(found) + found**2
+            observation.progress((sample + 1) / self.samples)
+        mean, square = first / self.samples, second / self.samples
+        found = {"mean": mean, "square": square, "variance": (square - mean**2).clamp_min(0)}[self.statistic]
+        return found.sum(dim=2).float()
+
+
+class GuidedBackprop(Gradient):
+    """Guided backpropagation: a ReLU hands on what is positive, where it was active.
+
+    Maps are sharp and tell classes apart badly: they show edges that nets with random weights show, too (Adebayo et
+    al. 2018). Take them for what `GuidedGradCAM` does with them. Cost as of `Gradient`.
+    """
+
+    name = "guided_backprop"
+
+    def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
+        """Check that the activations are rectifiers."""
+        plan = super().prepare(trace, reference)
+        kinds = {_kind(node) for node in _nodes(trace.outputs.grad_fn)}
+        others = sorted(kinds & _OTHERS)
+        if others or not any(_is_rectifier(node) for node in _nodes(trace.outputs.grad_fn)):
+            found = f"activations of {', '.join(others)}" if others else "none"
+            raise ConfigurationError(
+                f"Expected the activations of the model to be rectifiers for {type(self).__name__}(), such as "
+                f"nn.ReLU(), but got {found}. Use SmoothGrad() or GradCAM(), which need none."
+            )
+        return plan
+
+    def ruled(self, outputs: Node) -> list[torch.utils.hooks.RemovableHandle]:
+        """Let rectifiers hand on positive gradients only."""
+        return [
+            node.register_prehook(lambda given: tuple(None if each is None else each.clamp_min(0) for each in given))
+            for node in _nodes(outputs)
+            if _is_rectifier(node)
+        ]
+
+
+class Deconvnet(GuidedBackprop):
+    """The deconvolutional network of Zeiler and Fergus: a ReLU hands on what is positive, active or not.
+
+    Max pooling goes back to where the largest value was. Class-insensitive as guided backpropagation is.
+    """
+
+    name = "deconvnet"
+
+    def ruled(self, outputs: Node) -> list[torch.utils.hooks.RemovableHandle]:
+        """Let rectifiers hand on positive gradients, whatever went in."""
+        return [
+            node.register_hook(lambda _handed, given: (given[0].clamp_min(0), *_handed[1:]))
+            for node in _nodes(outputs)
+            if _is_rectifier(node)
+        ]
+
+
+class GuidedGradCAM(GuidedBackprop):
+    """Guided backpropagation times the positive part of Grad-CAM, brought to the size of the image and a peak of 1.
+
+    Empty where Grad-CAM has no positive cell. Cost as of `Gradient`.
+
+    Args:
+        target_layer: See `GradCAM`.
+        layout: See `GradCAM`.
+        name: What keys begin with.
+    """
+
+    name = "guided_gradcam"
+
+    def __init__(
+        self, target_layer: str | None = None, layout: LayoutName | None = None, *, name: str | None = None
+    ) -> None:
+        super().__init__(name=name)
+        self.target_layer, self.layout = target_layer, layout
+        GradCAM(target_layer, layout)  # says now what is wrong with them
+
+    def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
+        """As `GuidedBackprop` and `GradCAM` do."""
+        guided = super().prepare(trace, reference)
+        return replace(GradCAM(self.target_layer, self.layout).prepare(trace, reference), cost=guided.cost)
+
+    def explain(self, observation: Observation, plan: Plan) -> Tensor:
+        """As `Gradient.explain`, and one backward pass a question through the head."""
+        cams = GradCAM(self.target_layer, self.layout).explain(observation, plan).clamp_min(0)
+        guided = super().explain(observation, plan)
+        large = interpolate(cams, guided.shape[-2:], mode="bilinear", align_corners=False)
+        # Scaled to its peak, it says where; a product of two gradients would grow by the square of the score.
+        return guided * (large / large.amax(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(large.dtype).tiny))
+
+
+def _nodes(start: Node | None) -> list[Node]:
+    """All nodes that lead to a result."""
+    waiting, seen = [start], set[Node]()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [after for after, _ in node.next_functions]
+    return list(seen)
+
+
+def _kind(node: Node) -> str:
+    return node.name().rpartition("Backward")[0]
+
+
+def _is_rectifier(node: Node) -> bool:
+    kind = _kind(node)
+    low, high = getattr(node, "_saved_min", None), getattr(node, "_saved_max", None)
+    return kind in _RECTIFIERS or (kind in _CLAMPS and low == 0 and high is None)
