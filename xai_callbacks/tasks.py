@@ -179,7 +179,8 @@ class SingleLabel(Task):
                 "sigmoids, which do not. Give the probes `labels` (N, K) of 0, 1 and -1 to audit a multi-label model; "
                 "or choose the logits with `output=lambda probabilities: probabilities.logit()`."
             )
-        if _is_cumulative(outputs):
+        # Two logits of one weight may be those of two classes; probes of three grades say that one is missing.
+        if outputs.shape[1] > 2 and _is_cumulative(outputs):
             raise OutputError(f"Expected one logit a class, but got what looks like cumulative logits. {_ORDINAL}")
         return False
 

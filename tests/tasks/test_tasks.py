@@ -109,6 +109,7 @@ def test_other_kinds_of_outputs_are_refused_with_advice(task, outputs, ending, m
 def test_what_is_no_ordinal_head_is_not_taken_for_one():
     assert not SingleLabel().check(torch.zeros(3, 4), None)  # a head of zeros
     assert not SingleLabel().check(torch.randn(1, 4), None)
+    assert not SingleLabel(labels=2).check(ordinal(3, thresholds=2), None)  # or of two classes
     assert not SingleLabel().check(torch.randn(3, 1) * torch.tensor([1.0, -1.0]), None)
     assert SingleLabel().check(LOGITS.softmax(dim=1), None)
     assert SingleLabel().check(torch.rand(3, 1), "sigmoid")
