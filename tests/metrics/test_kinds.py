@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from sklearn.cluster import HDBSCAN
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from torch.testing import assert_close
 
-from xai_callbacks.metrics.clusters import _principal, _shares, density_clusters
+from xai_callbacks.metrics.clusters import _shares, density_clusters
 
 CORNERS = ((0, 0), (0, 5), (5, 0), (5, 5))
 PLACES = torch.tensor([(0.2, 0.2), (0.8, 0.8), (0.2, 0.8)])
@@ -191,6 +192,11 @@ def test_sides_are_pooled_each_on_its_own():
     assert _shares(torch.rand(2, 20, 7)).shape == (2, 16 * 7)
 
 
-def test_principal_components_are_those_of_sklearn_but_for_their_signs():
-    shares = _shares(cloud())
-    assert_close(_principal(shares).abs(), torch.from_numpy(PCA(3).fit_transform(shares.numpy())).abs())
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_kinds_are_those_of_sklearn_on_three_principal_components(noise: float):
+    maps, _ = planted(3, 7, 1, noise)
+    components = PCA(3, svd_solver="full").fit_transform(_shares(maps).numpy())
+    theirs = torch.from_numpy(HDBSCAN(10, min_samples=5, allow_single_cluster=True, copy=True).fit(components).labels_)
+    inside = theirs >= 0
+    assert inside.float().mean() > 0.6
+    assert adjusted_rand_score(density_clusters(maps)[inside], theirs[inside]) == 1.0

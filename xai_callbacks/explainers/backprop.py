@@ -22,7 +22,7 @@ from torch.autograd.graph import Node
 from torch.nn.functional import interpolate
 
 from xai_callbacks.access import LayoutName, Trace
-from xai_callbacks.errors import ConfigurationError, is_number, require_integer
+from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_integer
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, Units, require_gradients
 from xai_callbacks.explainers.cam import GradCAM
 
@@ -55,6 +55,7 @@ class Gradient(Explainer):
 
     def __init__(self, *, magnitude: bool = False, name: str | None = None) -> None:
         super().__init__(name)
+        require_bool("magnitude", magnitude)
         self.magnitude = magnitude
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
