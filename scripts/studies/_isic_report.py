@@ -60,7 +60,9 @@ def over_seeds(runs: Sequence[Figures]) -> Figures:
 
 
 def _epoch(seeds: Sequence[Figures]) -> Figures:
-    per_probe = {key: torch.stack([_values(seed["per_probe"][key]) for seed in seeds]) for key in seeds[0]["per_probe"]}
+    # A class that rises is named where there is one, which differs from seed to seed.
+    keys = set.intersection(*(set(seed["per_probe"]) for seed in seeds))
+    per_probe = {key: torch.stack([_values(seed["per_probe"][key]) for seed in seeds]) for key in keys}
     found: Figures = {}
     for edit in EDITS:
         effects = {cue: per_probe[f"cue/{cue}/effect_{edit}"] for cue in CUES}
