@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from _first_alarm import first_alarm
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from xai_callbacks import AlarmRule, Estimate
+from xai_callbacks import AlarmRule, AuditRecord, Estimate
 from xai_callbacks.metrics import summarize
 from xai_callbacks.render import ColorScale, overlay
 
@@ -20,8 +22,7 @@ __all__ = ["CUES", "Pair", "curves", "examples", "over_seeds", "tables"]
 
 CUES = ("patch", "grey", "skin")
 EDITS = ("added", "removed")
-# The default threshold, and one that was chosen after these runs: it tells what the default costs.
-THRESHOLDS = (AlarmRule().threshold, 0.1)
+RULES = ("alone", "beside the clean net")
 
 HEADS = {
     "effects": ("pasted: patch", "in grey", "skin", "taken out: patch", "colour only", "as much beside it"),
@@ -44,17 +45,21 @@ WORDS = {
 }
 
 
-def over_seeds(runs: Sequence[Figures]) -> Figures:
+def over_seeds(runs: Sequence[Figures], clean: Sequence[Figures]) -> Figures:
     """Figures of one condition: epochs one by one, and when an alarm was raised.
 
     Args:
         runs: Figures of each seed, as `isic_patches.one_run` keeps them.
+        clean: Those of the nets that never saw a patch, seed by seed.
     """
     return {
         "epochs": [_epoch(at) for at in zip(*(run["epochs"] for run in runs), strict=True)],
         "alarms": {
-            f"{threshold:g}": {cue: [_alarm(cue, run, threshold) for run in runs] for cue in CUES}
-            for threshold in THRESHOLDS
+            rule: {
+                cue: [_alarm(cue, run, known if place else None) for run, known in zip(runs, clean, strict=True)]
+                for cue in CUES
+            }
+            for place, rule in enumerate(RULES)
         },
     }
 
@@ -108,10 +113,16 @@ def _found(seed: Figures, *, with_patch: bool) -> float:
     return float(called.double().mean())
 
 
-def _alarm(cue: str, run: Figures, threshold: float) -> Figures:
-    """When the rule first raises an alarm, if ever, and from when it dates the cue's use."""
-    audits = ({key: Estimate(*row) for key, row in figures["estimates"].items()} for figures in run["epochs"])
-    epoch, dated = first_alarm(AlarmRule(threshold), cue, audits) or (None, None)
+def _alarm(cue: str, run: Figures, clean: Figures | None) -> Figures:
+    """When the rule first raises an alarm, beside a clean net or alone, and from when it dates the cue's use."""
+    audits = [{key: Estimate(*row) for key, row in figures["estimates"].items()} for figures in run["epochs"]]
+    with TemporaryDirectory() as folder:
+        rule = AlarmRule()
+        if clean is not None:
+            known = {key: Estimate(*row) for key, row in clean["epochs"][-1]["estimates"].items()}
+            AuditRecord(step=0, metrics=known).save(Path(folder) / "clean.safetensors")
+            rule = AlarmRule(reference=Path(folder) / "clean.safetensors")
+        epoch, dated = first_alarm(rule, cue, audits) or (None, None)
     return {"raised_at": epoch, "dated": None if dated is None else str(dated)}
 
 
@@ -121,7 +132,7 @@ def tables(result: Mapping[str, Any]) -> dict[str, str]:
     where = f"{made['date']}, {made['machine']}, torch {made['versions']['torch']}"
     source = f"*`scripts/studies/isic_patches.py`, {where}.*"
     rows = {table: [list(heads)] for table, heads in HEADS.items()}
-    rows["seeds"][0] += [f"alarm at epoch, above {threshold}" for threshold in _first(result)["alarms"]]
+    rows["seeds"][0] += [f"alarm at epoch, {rule}" for rule in RULES]
     for figures in result["conditions"].values():
         last = figures["epochs"][-1]
         rows["effects"].append([_interval(last[edit][cue]) for edit in EDITS for cue in CUES])
@@ -133,11 +144,6 @@ def tables(result: Mapping[str, Any]) -> dict[str, str]:
         )
     names = ["patches in training", *(_condition(name, result) for name in result["conditions"])]
     return {table: f"{_markdown(names, cells)}\n\n{source}" for table, cells in rows.items()}
-
-
-def _first(result: Mapping[str, Any]) -> Figures:
-    first: Figures = next(iter(result["conditions"].values()))
-    return first
 
 
 def _accuracies(figures: Figures) -> list[str]:

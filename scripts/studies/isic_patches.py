@@ -259,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "provenance": provenance("numpy", "safetensors"),
         "setup": summary(lesions, held, probes, options),
         "conditions": {
-            name: {"patched_share_of_benign": patched_share(lesions, held, name)} | over_seeds(seeds)
+            name: {"patched_share_of_benign": patched_share(lesions, held, name)} | over_seeds(seeds, runs["removed"])
             for name, seeds in runs.items()
         },
     }

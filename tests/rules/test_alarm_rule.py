@@ -411,4 +411,10 @@ def test_a_reference_is_what_must_be_exceeded(tmp_path):
     audits = [CLEAN, cue(0.34), cue(0.34)]
     assert states(rule, audits, fingerprint="a")[-1] == "no evidence"
     assert states(rule, audits, fingerprint="b")[-1] == "alarm"
-    assert states(rule, [CLEAN, cue(0.4), cue(0.4)], fingerprint="a")[-1] == "alarm"
+    assert states(rule, [CLEAN, cue(0.42), cue(0.42)], fingerprint="a")[-1] == "alarm"
+    # Beyond a model that stands for all other edits it is not asked whether its class misses the cue.
+    unmissed = [CLEAN, *[cue(0.42, gain=0.06, excess=0.04)] * 2]
+    assert states(rule, unmissed, fingerprint="a")[-1] == "alarm"
+    assert states(rule, unmissed, fingerprint="b")[-1] == "reacts to any edit"
+    opposite = [CLEAN, *[cue(-0.42, gain=-0.06, loss=-0.4)] * 2]
+    assert states(rule, opposite, fingerprint="a")[-1] == "alarm"

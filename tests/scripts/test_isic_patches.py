@@ -158,10 +158,18 @@ def run_of(images, model, epochs=3):
     return json.loads(json.dumps({"epochs": [epoch] * epochs, "seconds": 1}))
 
 
+def still(run):
+    """The figures of a net that no cue moves."""
+    epochs = json.loads(json.dumps(run["epochs"]))
+    for epoch in epochs:
+        epoch["estimates"] = {key: [0.0, -0.01, 0.01, 0.0, 160, 0] for key in epoch["estimates"]}
+    return {**run, "epochs": epochs}
+
+
 def test_figures_are_means_over_seeds_and_probes():
     images = lesions(160)
     run = run_of(images, ByColour())
-    figures = _isic_report.over_seeds([run, run])
+    figures = _isic_report.over_seeds([run, run], [still(run), still(run)])
     last = figures["epochs"][-1]
 
     assert last["added"]["patch"]["probes"] == 80
@@ -171,6 +179,7 @@ def test_figures_are_means_over_seeds_and_probes():
     assert last["melanomas_found"]["mean"] == 1  # they are grey
     assert last["melanomas_found_with_patch"]["mean"] == 0  # and the patch is not
     assert last["auc_with_patches"]["mean"] == 1
+    assert list(figures["alarms"]) == ["alone", "beside the clean net"]
     for alarms in figures["alarms"].values():
         assert [alarm["raised_at"] for alarm in alarms["patch"]] == [2, 2]
         assert alarms["skin"] == [{"raised_at": None, "dated": None}] * 2
@@ -178,7 +187,7 @@ def test_figures_are_means_over_seeds_and_probes():
 
 def test_tables_and_pictures_are_made_of_figures():
     run = run_of(lesions(160), ByColour())
-    figures = {"patched_share_of_benign": 0.5, **_isic_report.over_seeds([run])}
+    figures = {"patched_share_of_benign": 0.5, **_isic_report.over_seeds([run], [still(run)])}
     made = {"date": "2026-01-01", "machine": "a machine", "versions": {"torch": "2"}}
     result = {"provenance": made, "conditions": {"half": figures}}
     page = "# Page\n" + "".join(

@@ -61,7 +61,8 @@ class AlarmRule(Rule):
         threshold: What the interval of a cue's pull must lie beyond, in [0, 1).
         audits: At how many consecutive audits; one alone may be chance.
         min_count: Fewest valid probes. There is no interval, and no alarm, with fewer than 30.
-        reference: Path of the saved record of a model known not to use the cues, of the same probes, to be exceeded.
+        reference: Path of the saved record of a model known not to use the cues, of the same probes. The interval of the
+            pull must lie beyond that model's; then it is not asked whether the class of the cue needs it.
         stop: Whether an alarm ends training.
         hook: Called once with each finding that becomes an alarm.
 
@@ -161,7 +162,8 @@ class AlarmRule(Rule):
         widened = _QUANTILE.inv_cdf(1 - 0.025 / cues) / _QUANTILE.inv_cdf(0.975)
         clean = self._clean
         is_known = clean is not None and clean.fingerprint == record.fingerprint and about in clean.metrics
-        limits = [clean.metrics[about].value] if clean is not None and is_known else []
+        # Both ends of what a model shows that is known not to use the cue; what lies beyond needs no other null.
+        ends = [_ends(clean.metrics[about], widened)] if clean is not None and is_known else []
         control = record.metrics.get(f"cue/{cue}/control")
         for key in [about, *(key for key in record.metrics if key.startswith(f"cue/{cue}/nearby/"))]:
             estimate = record.metrics.get(key)
@@ -169,11 +171,12 @@ class AlarmRule(Rule):
                 continue
             assert estimate is not None  # noqa: S101  # it was tested; narrows the type
             low, high = _ends(estimate, widened)
-            beyond = [*limits, *([control.value] if control is not None and key != about else [])]
-            if low > max([self.threshold, *beyond]):
-                return _Judged(1, key, "" if key != about else self._why_not(cue, 1, record, widened))
-            if high < min([-self.threshold, *beyond]):
-                return _Judged(-1, key, "" if key != about else self._why_not(cue, -1, record, widened))
+            beyond = [control.value] if control is not None and key != about else []
+            learnt = bool(ends) or key != about
+            if low > max([self.threshold, *beyond, *(end for _, end in ends)]):
+                return _Judged(1, key, "" if learnt else self._why_not(cue, 1, record, widened))
+            if high < min([-self.threshold, *beyond, *(end for end, _ in ends)]):
+                return _Judged(-1, key, "" if learnt else self._why_not(cue, -1, record, widened))
         return _Judged(0, about, "")
 
     def _why_not(self, cue: str, side: int, record: AuditRecord, widened: float) -> str:
