@@ -7,7 +7,7 @@ that count alike. Prints, and writes, the share of draws whose interval does not
 
     python scripts/studies/interval_coverage.py --json docs/results/coverage.json
 
-Takes about five minutes on one CPU thread.
+Takes about ten minutes on one CPU thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from _provenance import provenance
 from xai_callbacks.record import summarize
 
 PROBES = (30, 64, 128)
-DRAWS, DRAWS_UNBOUNDED = 4000, 1000
+DRAWS, DRAWS_UNBOUNDED = 8000, 1000
 FREE = (None, None)
 
 
