@@ -107,6 +107,30 @@ def test_one_relu_by_hand(explainer, handed_on):
     assert explain(explainer(), Weighed(), given, [Why(0)]).heatmaps[0, 0, 0].tolist() == handed_on
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU6(), nn.Hardtanh(0.0, 6.0), nn.Threshold(0.0, 0.0), nn.ReLU()])
+def test_other_rectifiers_follow_the_rule_of_a_relu(activation):
+    def net(activation):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), activation, nn.Flatten(), nn.Linear(400, 3))
+
+    found = explain(GuidedBackprop(), net(activation), images(), [Why(1)]).heatmaps[0]
+    assert_close(found, explain(GuidedBackprop(), net(nn.ReLU()), images(), [Why(1)]).heatmaps[0])
+    assert not torch.allclose(found, explain(Gradient(), net(activation), images(), [Why(1)]).heatmaps[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("explainer", "written"),
+    [
+        (Gradient(magnitude=True), "Gradient(magnitude=True)"),
+        (SmoothGrad(3), "SmoothGrad(samples=3, spread=0.15, statistic='mean')"),
+        (GuidedBackprop(), "GuidedBackprop()"),
+        (GuidedGradCAM("relu_two"), "GuidedGradCAM(target_layer='relu_two')"),
+    ],
+)
+def test_an_explainer_is_written_as_it_is_made(explainer, written):
+    assert repr(explainer) == written
+
+
 def test_guided_backprop_is_the_gradient_where_no_path_is_negative():
     model = Net()
     with torch.no_grad():
@@ -180,6 +204,8 @@ def test_wrong_settings_of_smoothgrad_are_refused(arguments, complaint):
         (nn.GELU(), "activations of Gelu"),
         (nn.SiLU(), "activations of Silu"),
         (nn.LeakyReLU(), "activations of LeakyRelu"),
+        (nn.Hardtanh(), "activations of Hardtanh"),  # which lets negative values pass
+        (nn.Threshold(-1.0, 0.0), "none"),
         (nn.Identity(), "none"),
     ],
 )

@@ -1,6 +1,6 @@
 """One observed forward pass: each tensor that depends on the images, where it came from, and its place in the graph."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -143,7 +143,7 @@ class Trace:
 
     def ending(self) -> Ending:
         """The sigmoid or softmax that the outputs come from, perhaps clamped, averaged or put side by side."""
-        last = {_kind(node) for node in _sources(self.outputs.grad_fn, _RESHAPING)}
+        last = {kind_of(node) for node in _sources(self.outputs.grad_fn, _RESHAPING)}
         if last & _ENDINGS.keys():
             return _ENDINGS[last.pop()]
         values = self.outputs.detach()
@@ -153,7 +153,7 @@ class Trace:
         if self.outputs.grad_fn is None:
             # Nothing shows how they came about. Logits of all labels of both images seldom lie in [0, 1].
             return "sigmoid" if alone or self.subject.task.kind == "multi-label" else None
-        sources = {_kind(node) for node in _sources(self.outputs.grad_fn, _GATHERING)}
+        sources = {kind_of(node) for node in _sources(self.outputs.grad_fn, _GATHERING)}
         return "sigmoid" if sources and sources <= (_SQUASHING | {"Softmax"} if alone else _SQUASHING) else None
 
     def head(self) -> HeadCall | None:
@@ -229,6 +229,23 @@ class Trace:
         return bool((cells - all_of_them).abs().amax() <= _ROUNDING * all_of_them.abs().amax())
 
 
+def nodes_before(start: Node | None, passed: Container[str] | None = None) -> set[Node]:
+    """A node and all that its result was made of, no further back than to kinds not `passed`; constants are none."""
+    waiting, seen = [start], set[Node]()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            if passed is None or kind_of(node) in passed:
+                waiting += [after for after, _ in node.next_functions]
+    return seen
+
+
+def kind_of(node: Node) -> str:
+    """Such as "Sigmoid" for `SigmoidBackward0`."""
+    return node.name().rpartition("Backward")[0]
+
+
 def leads_to(start: Edge, goal: Edge, *, around: Edge | None = None) -> bool:
     """Whether a value was computed from another, and not through a third alone."""
     waiting, seen = [start], set[Node]()
@@ -247,7 +264,7 @@ def leads_to(start: Edge, goal: Edge, *, around: Edge | None = None) -> bool:
 def rearranged(edge: Edge) -> Edge | None:
     """What a tensor is a rearrangement or a part of; None if it was computed."""
     node, number = next(iter(edge[0].next_functions), (None, 0))
-    return (node, number) if node is not None and _kind(edge[0]) in _REARRANGING else None
+    return (node, number) if node is not None and kind_of(edge[0]) in _REARRANGING else None
 
 
 def gradient_edge(node: Node, number: int = 0) -> GradientEdge:
@@ -285,20 +302,9 @@ def _embeds_patches(returned: Returned) -> bool:
     return max(weight.shape[-2:]) >= 4 and cut == list(returned.tensor.shape[-2:])
 
 
-def _sources(node: Node | None, passed: frozenset[str]) -> set[Node]:
-    """The nodes that results were made of by nodes of some kinds; constants are none."""
-    waiting, seen = [node], set[Node]()
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [after for after, _ in node.next_functions] if _kind(node) in passed else []
-    return {node for node in seen if _kind(node) not in passed}
-
-
-def _kind(node: Node) -> str:
-    """Such as "Sigmoid" for `SigmoidBackward0`."""
-    return node.name().rpartition("Backward")[0]
+def _sources(node: Node | None, passed: Container[str]) -> set[Node]:
+    """The nodes that results were made of by nodes of some kinds."""
+    return {each for each in nodes_before(node, passed) if kind_of(each) not in passed}
 
 
 def is_reached(gradient: Tensor | None, layout: FeatureLayout) -> bool:

@@ -13,6 +13,7 @@ ones and `x.clamp(min=0)` count as `nn.ReLU` does. A negative score, as that of 
 """  # noqa: E501 - a row of a table cannot be broken
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import ClassVar, Literal, get_args
 
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 from torch.nn.functional import interpolate
+from torch.utils.hooks import RemovableHandle
 
 from xai_callbacks.access import LayoutName, Trace
+from xai_callbacks.access.trace import kind_of, nodes_before
 from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_integer
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, Units, require_gradients
 from xai_callbacks.explainers.cam import GradCAM
@@ -29,16 +32,59 @@ from xai_callbacks.explainers.cam import GradCAM
 Statistic = Literal["mean", "square", "variance"]
 """What `SmoothGrad` keeps of the gradients of noisy images; the last two have no sign."""
 
-_RECTIFIERS = frozenset({"Relu", "Hardtanh", "Threshold"})  # ReLU6 is a Hardtanh
-_CLAMPS = frozenset({"Clamp", "ClampMin"})
+# Nodes that are rectifiers, too, if what they keep is 0: the value below which nothing passes. ReLU6 is a Hardtanh.
+_BEGINS = {
+    "Threshold": "_saved_threshold", "Hardtanh": "_saved_min_val", "Clamp": "_saved_min", "ClampMin": "_saved_min"
+}  # fmt: skip
 # Other activations, for which the rules of guided backprop and deconvnets are not defined.
 _OTHERS = frozenset({
-    *("Celu", "Elu", "Gelu", "Glu", "HardSwish", "Hardswish", "LeakyRelu", "Mish", "Selu", "Silu", "Softplus"),
-    *("Hardsigmoid", "PreluKernel", "Rrelu", "Tanh"),
+    *("Celu", "Elu", "Gelu", "Glu", "Hardshrink", "Hardswish", "Hardtanh", "LeakyRelu", "LogSigmoid", "Mish"),
+    *("PreluKernel", "RreluWithNoise", "Silu", "Softplus", "Softshrink", "Tanh"),
 })  # fmt: skip
 
 
-class Gradient(Explainer):
+class _PixelGradient(Explainer):
+    """Base of explainers by the gradient at the pixels: signed maps, summed over the channels.
+
+    Cost: one forward pass, and one backward pass a question.
+    """
+
+    units: ClassVar[Units] = "relative"
+
+    def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
+        """Check that the model can be differentiated down to the images."""
+        require_gradients(trace, self)
+        return Plan(reason="the pixels", cost=2.0)
+
+    def explain(self, observation: Observation, plan: Plan) -> Tensor:
+        """One forward pass, and one backward pass a question."""
+        maps = []
+        for gradient in self.gradients(observation, observation.images):
+            maps.append(self.shown(gradient, observation.images))
+            observation.progress(len(maps) / len(observation.posed))
+        return torch.stack(maps)
+
+    def shown(self, gradient: Tensor, images: Tensor) -> Tensor:
+        """The map `(N, H, W)` of a gradient `(N, C, H, W)` at the images of its shape."""
+        return gradient.sum(dim=1)
+
+    def gradients(self, observation: Observation, images: Tensor) -> Iterator[Tensor]:
+        """The gradient of each question at images, `(N, C, H, W)` float32, from one forward pass."""
+        images = images.detach().clone().requires_grad_(True)
+        outputs = observation.subject(images.clone())
+        with ExitStack() as stack:
+            for node in nodes_before(outputs.grad_fn):
+                if (handle := self.hooked(node)) is not None:
+                    stack.enter_context(handle)
+            for posed in observation.posed:
+                yield torch.autograd.grad(posed.score(outputs).sum(), images, retain_graph=True)[0].float()
+
+    def hooked(self, node: Node) -> RemovableHandle | None:
+        """A hook on a node of the graph that changes what it hands on; None leaves it as it is."""
+        return None
+
+
+class Gradient(_PixelGradient):
     """The gradient of the score with respect to each pixel, summed over the channels.
 
     It tells what a small change of a pixel does, and adds up to nothing. Where it is positive, a brighter pixel raises
@@ -51,62 +97,29 @@ class Gradient(Explainer):
     """
 
     name = "gradient"
-    units: ClassVar[Units] = "relative"
 
     def __init__(self, *, magnitude: bool = False, name: str | None = None) -> None:
         super().__init__(name)
         require_bool("magnitude", magnitude)
         self.magnitude = magnitude
 
-    def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
-        """Check that the model can be differentiated down to the images."""
-        require_gradients(trace, self)
-        return Plan(reason="the pixels", cost=2.0)
-
-    def explain(self, observation: Observation, plan: Plan) -> Tensor:
-        """One forward pass, and one backward pass a question."""
-        maps = []
-        for gradient in self.gradients(observation, observation.images):
-            found = self.at(gradient, observation.images)
-            maps.append(found.abs().amax(dim=1) if self.magnitude else found.sum(dim=1))
-            observation.progress(len(maps) / len(observation.posed))
-        return torch.stack(maps)
-
-    def at(self, gradient: Tensor, images: Tensor) -> Tensor:
-        """What is shown of a gradient `(N, C, H, W)` at the images of its shape."""
-        return gradient
-
-    def gradients(self, observation: Observation, images: Tensor) -> Iterator[Tensor]:
-        """The gradient of each question at images, `(N, C, H, W)` float32, from one forward pass."""
-        images = images.detach().clone().requires_grad_(True)
-        outputs = observation.subject(images.clone())
-        handles = [] if outputs.grad_fn is None else self.ruled(outputs.grad_fn)
-        for posed in observation.posed:
-            (found,) = torch.autograd.grad(posed.score(outputs).sum(), images, retain_graph=True)
-            yield found.float()
-        for handle in handles:
-            handle.remove()
-
-    def ruled(self, outputs: Node) -> list[torch.utils.hooks.RemovableHandle]:
-        """Hooks on the nodes of a graph that change what they hand on; none for the gradient itself."""
-        return []
+    def shown(self, gradient: Tensor, images: Tensor) -> Tensor:
+        """The sum over the channels, or the largest size among them."""
+        return gradient.abs().amax(dim=1) if self.magnitude else gradient.sum(dim=1)
 
 
-class InputXGradient(Gradient):
+class InputXGradient(_PixelGradient):
     """The gradient times the image, as the model gets it: what each pixel adds to the score of a linear model."""
 
     name = "input_x_gradient"
     units: ClassVar[Units] = "score"
 
-    def __init__(self, *, name: str | None = None) -> None:
-        super().__init__(name=name)
-
-    def at(self, gradient: Tensor, images: Tensor) -> Tensor:
-        """The product."""
-        return gradient * images.float()
+    def shown(self, gradient: Tensor, images: Tensor) -> Tensor:
+        """The product, summed over the channels."""
+        return (gradient * images.float()).sum(dim=1)
 
 
-class SmoothGrad(Gradient):
+class SmoothGrad(_PixelGradient):
     """The mean gradient of noisy copies of each image (Smilkov et al. 2017).
 
     The noise is normal, with a standard deviation of `spread` times the range of the image, and the same for every
@@ -131,11 +144,11 @@ class SmoothGrad(Gradient):
             raise ConfigurationError(
                 f"Expected `statistic` to be one of {', '.join(get_args(Statistic))}, but got {statistic!r}."
             )
-        super().__init__(name=name)
+        super().__init__(name)
         self.samples, self.spread, self.statistic = samples, float(spread), statistic
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
-        """See `Gradient.prepare`."""
+        """As `Gradient` does."""
         plan = super().prepare(trace, reference)
         return replace(plan, reason=f"the pixels of {self.samples} noisy copies", cost=2.0 * self.samples)
 
@@ -144,18 +157,17 @@ class SmoothGrad(Gradient):
         images = observation.images
         size = self.spread * (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3)))[:, None, None, None]
         generator = torch.Generator().manual_seed(observation.seed)
-        first = second = torch.zeros(())
+        mean = square = torch.zeros((), dtype=torch.float64)
         for sample in range(self.samples):
             noise = torch.randn(images.shape[1:], generator=generator).to(images)
-            found = torch.stack([*self.gradients(observation, images + size * noise)]).double()
-            first, second = first.to(found) + found, second.to(found) + found**2
+            found = torch.stack([*self.gradients(observation, images + size * noise)]).cpu().double()
+            mean, square = mean + found / self.samples, square + found**2 / self.samples
             observation.progress((sample + 1) / self.samples)
-        mean, square = first / self.samples, second / self.samples
-        found = {"mean": mean, "square": square, "variance": (square - mean**2).clamp_min(0)}[self.statistic]
-        return found.sum(dim=2).float()
+        kept = {"mean": mean, "square": square, "variance": (square - mean**2).clamp_min(0)}[self.statistic]
+        return kept.sum(dim=2).float()
 
 
-class GuidedBackprop(Gradient):
+class GuidedBackprop(_PixelGradient):
     """Guided backpropagation: a ReLU hands on what is positive, where it was active.
 
     Maps are sharp and tell classes apart badly: they show edges that nets with random weights show, too (Adebayo et
@@ -167,9 +179,9 @@ class GuidedBackprop(Gradient):
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
         """Check that the activations are rectifiers."""
         plan = super().prepare(trace, reference)
-        kinds = {_kind(node) for node in _nodes(trace.outputs.grad_fn)}
-        others = sorted(kinds & _OTHERS)
-        if others or not any(_is_rectifier(node) for node in _nodes(trace.outputs.grad_fn)):
+        nodes = nodes_before(trace.outputs.grad_fn)
+        others = sorted({kind_of(node) for node in nodes if not _is_rectifier(node)} & _OTHERS)
+        if others or not any(map(_is_rectifier, nodes)):
             found = f"activations of {', '.join(others)}" if others else "none"
             raise ConfigurationError(
                 f"Expected the activations of the model to be rectifiers for {type(self).__name__}(), such as "
@@ -177,13 +189,11 @@ class GuidedBackprop(Gradient):
             )
         return plan
 
-    def ruled(self, outputs: Node) -> list[torch.utils.hooks.RemovableHandle]:
-        """Let rectifiers hand on positive gradients only."""
-        return [
-            node.register_prehook(lambda given: tuple(None if each is None else each.clamp_min(0) for each in given))
-            for node in _nodes(outputs)
-            if _is_rectifier(node)
-        ]
+    def hooked(self, node: Node) -> RemovableHandle | None:
+        """Let rectifiers take positive gradients only."""
+        if not _is_rectifier(node):
+            return None
+        return node.register_prehook(lambda given: (None if given[0] is None else given[0].clamp_min(0),))
 
 
 class Deconvnet(GuidedBackprop):
@@ -194,13 +204,11 @@ class Deconvnet(GuidedBackprop):
 
     name = "deconvnet"
 
-    def ruled(self, outputs: Node) -> list[torch.utils.hooks.RemovableHandle]:
+    def hooked(self, node: Node) -> RemovableHandle | None:
         """Let rectifiers hand on positive gradients, whatever went in."""
-        return [
-            node.register_hook(lambda _handed, given: (given[0].clamp_min(0), *_handed[1:]))
-            for node in _nodes(outputs)
-            if _is_rectifier(node)
-        ]
+        if not _is_rectifier(node):
+            return None
+        return node.register_hook(lambda handed, given: (given[0].clamp_min(0), *handed[1:]))
 
 
 class GuidedGradCAM(GuidedBackprop):
@@ -219,40 +227,29 @@ class GuidedGradCAM(GuidedBackprop):
     def __init__(
         self, target_layer: str | None = None, layout: LayoutName | None = None, *, name: str | None = None
     ) -> None:
-        super().__init__(name=name)
+        super().__init__(name)
         self.target_layer, self.layout = target_layer, layout
-        GradCAM(target_layer, layout)  # says now what is wrong with them
+        _ = self._gradcam  # says now what is wrong with them
+
+    @property
+    def _gradcam(self) -> GradCAM:
+        return GradCAM(self.target_layer, self.layout)
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
         """As `GuidedBackprop` and `GradCAM` do."""
         guided = super().prepare(trace, reference)
-        return replace(GradCAM(self.target_layer, self.layout).prepare(trace, reference), cost=guided.cost)
+        return replace(self._gradcam.prepare(trace, reference), cost=guided.cost)
 
     def explain(self, observation: Observation, plan: Plan) -> Tensor:
         """As `Gradient.explain`, and one backward pass a question through the head."""
-        cams = GradCAM(self.target_layer, self.layout).explain(observation, plan).clamp_min(0)
+        cams = self._gradcam.explain(observation, plan).clamp_min(0)
         guided = super().explain(observation, plan)
         large = interpolate(cams, guided.shape[-2:], mode="bilinear", align_corners=False)
         # Scaled to its peak, it says where; a product of two gradients would grow by the square of the score.
         return guided * (large / large.amax(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(large.dtype).tiny))
 
 
-def _nodes(start: Node | None) -> list[Node]:
-    """All nodes that lead to a result."""
-    waiting, seen = [start], set[Node]()
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [after for after, _ in node.next_functions]
-    return list(seen)
-
-
-def _kind(node: Node) -> str:
-    return node.name().rpartition("Backward")[0]
-
-
 def _is_rectifier(node: Node) -> bool:
-    kind = _kind(node)
-    low, high = getattr(node, "_saved_min", None), getattr(node, "_saved_max", None)
-    return kind in _RECTIFIERS or (kind in _CLAMPS and low == 0 and high is None)
+    """Whether nothing passes below 0 and all that is above, up to some value."""
+    kind = kind_of(node)
+    return kind == "Relu" or (kind in _BEGINS and getattr(node, _BEGINS[kind], None) == 0)
