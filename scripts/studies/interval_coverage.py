@@ -2,8 +2,8 @@
 
 Draws probes from distributions whose mean is known, as metrics of an audit have them: shares near 0 and 1, flips that
 are rare, paired answers, small values with few large ones, U-shaped and heavy-tailed ones, and classes of unequal size
-that count alike. Prints, and writes, the share of draws whose interval does not miss the mean, and the mean width, at
-30, 64 and 128 probes. A draw without an interval claims nothing; the share of draws with one stands beside it.
+that count alike. Prints, and writes, the share of intervals that hold the mean, and their mean width, at 30, 64 and 128
+probes. Where no interval was given, that share is reported beside it.
 
     python scripts/studies/interval_coverage.py --json docs/results/coverage.json
 
@@ -147,10 +147,7 @@ CASES = (
 
 
 def coverage(case: Case, probes: int) -> dict[str, float | None]:
-    """Share of draws whose interval holds the mean, or that have none and so claim nothing; mean width; share with one.
-
-    Where no draw has an interval there is no coverage either.
-    """
+    """Share of the intervals that hold the mean, their mean width, and the share of draws that had one."""
     draws = DRAWS if case.bounds[0] is not None else DRAWS_UNBOUNDED
     values = case.draw((draws, probes), torch.Generator().manual_seed(probes))
     strata = None
@@ -162,8 +159,8 @@ def coverage(case: Case, probes: int) -> dict[str, float | None]:
     given = len(ends) / draws
     if not ends:
         return {"coverage": None, "width": None, "given": given}
-    missed = sum(not low - 1e-9 <= case.mean <= high + 1e-9 for low, high in ends)
-    return {"coverage": 1 - missed / draws, "width": sum(high - low for low, high in ends) / len(ends), "given": given}
+    held = sum(low - 1e-9 <= case.mean <= high + 1e-9 for low, high in ends) / len(ends)
+    return {"coverage": held, "width": sum(high - low for low, high in ends) / len(ends), "given": given}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from xai_callbacks import GradCAM, Why
 from xai_callbacks.access import NoFeatureMapError, Subject, choose_layer, name_layer, trace_model, undisturbed
 from xai_callbacks.errors import TargetLayerError
 
+OLD = torchvision.__version__.startswith("0.21.")
 # Model: (image size, chosen layer, grid). Small images where the family allows them.
 MODELS = {
     "alexnet": (96, "features.11", (5, 5)),
@@ -20,7 +21,8 @@ MODELS = {
     "efficientnet_v2_s": (64, "features", (2, 2)),
     "googlenet": (64, "inception5b", (2, 2)),
     "inception_v3": (96, "Mixed_6e", (4, 4)),
-    "maxvit_t": (224, "blocks.3.layers.0.layers.MBconv", (7, 7)),
+    # Random weights, which torchvision 0.21 draws in another way, settle how far its attention mixes the places.
+    "maxvit_t": (224, "blocks.3" if OLD else "blocks.3.layers.0.layers.MBconv", (7, 7)),
     "mnasnet0_5": (64, "layers", (2, 2)),
     "mnasnet1_0": (64, "layers", (2, 2)),
     "mobilenet_v2": (64, "features", (2, 2)),
@@ -64,9 +66,7 @@ def test_the_automatic_layer_of_torchvision_models_gives_maps(name):
     model, images = torchvision_net(name), torch.randn(2, 3, size, size)
     explained = explain(GradCAM(), model, images, [Why()])
     layer, maps = explained.layer, explained.heatmaps[0]
-    # The random weights of another torchvision may leave all layers of MaxViT unverified: then it is the last one.
-    assert layer.name == layer_name or (name == "maxvit_t" and layer.name == "blocks.3" and not layer.verified)
-    assert layer.layout.grid == grid
+    assert (layer.name, layer.layout.grid) == (layer_name, grid)
     assert maps.shape == (2, *grid)
     assert maps.isfinite().all()
     assert (maps.std(dim=(1, 2)) > 1e-3 * maps.abs().amax(dim=(1, 2))).all()

@@ -111,6 +111,15 @@ def test_yes_and_no_are_a_share_without_bounds():
     assert interval(flips(2, 40)) == interval(flips(2, 40), bounds=(0.0, 1.0))
 
 
+@pytest.mark.parametrize("count", [30, 64, 500])
+def test_without_bounds_all_no_or_all_yes_may_be_something_rare(count):
+    low, high = summarize(torch.zeros(count))[1:3]
+    assert low == 0
+    # The largest share of which none of so many is met once in a thousand times.
+    assert stats.binom.pmf(0, count, high) == pytest.approx(0.001)
+    assert summarize(torch.ones(count))[1:3] == pytest.approx((1 - high, 1))
+
+
 def test_global_random_state_is_left_alone():
     before = torch.get_rng_state()
     interval(torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xai_callbacks.history import History
 from xai_callbacks.record import AuditRecord, Estimate, Key, summarize
+from xai_callbacks.rules import AlarmRule
 
 LIFT = "gradcam/why/relevance_lift/spurious"
 
@@ -46,6 +47,20 @@ def history_of(audits, *, folder=None, **fields):
         made_here = {"step": place, "epoch": place, "untrained": place == 0, "keys": (), **fields}
         history.append(given if isinstance(given, AuditRecord) else made(given, **made_here))
     return history
+
+
+def findings(rule, audits, **fields):
+    """What is found after each audit; the first of them is before training."""
+    return [rule.conclude(history_of(audits[: place + 1], **fields)) for place in range(len(audits))]
+
+
+def states(rule, audits, **fields):
+    """The state of the first finding after each audit."""
+    return [found[0].state for found in findings(rule, audits, **fields)]
+
+
+def last(audits, rule=None, place=0, **fields):
+    return (rule or AlarmRule()).conclude(history_of(audits, **fields))[place]
 
 
 def effect(value, low=None, high=None, valid=64):

@@ -12,6 +12,7 @@ FEWEST_FOR_INTERVAL = 30
 """With fewer valid probes an interval would promise more than it knows, and none is given."""
 
 _MOST_TIED = 0.75  # of values without bounds, more that are equal than this share hide how far the others reach
+_SELDOM = 0.001  # values without bounds that are all 0 may be something that was this unlikely not to be met
 _RESAMPLES = 1000
 
 Bounds = tuple[float | None, float | None]
@@ -76,7 +77,8 @@ def interval(
     Args:
         values: `(n,)` float64, all finite.
         weights: Weight of each in the mean, `(n,)`, sum 1; None for equal ones.
-        bounds: Smallest and largest possible value; None for no bound. Values that are all 0 or 1 are a share.
+        bounds: Smallest and largest possible value; None for no bound. Values that are all 0 or 1 are a share;
+            where they are all alike, the interval holds any share of which a thousandth of the draws would be so.
         confidence: Level, in (0, 1).
     """
     from scipy.stats import t
@@ -88,7 +90,10 @@ def interval(
     count = float(1 / (weights @ weights))
     mean = float(values @ weights)
     reach = float(t.ppf((1 + confidence) / 2, max(count - 1, 1)))
-    if bool(((values == 0) | (values == 1)).all()) and bounds == (None, None):
+    if bounds == (None, None) and bool(((values == 0) | (values == 1)).all()):
+        if bool((values == values[0]).all()):  # perhaps no share, but something rare of unknown size
+            rare = 1 - _SELDOM ** (1 / count)
+            return (0.0, rare) if values[0] == 0 else (1 - rare, 1.0)
         bounds = (0.0, 1.0)
     if bounds[0] is None or bounds[1] is None:
         if int(torch.unique(values, return_counts=True)[1].max()) > _MOST_TIED * len(values):

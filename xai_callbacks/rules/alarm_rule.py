@@ -55,7 +55,7 @@ class AlarmRule(Rule):
     audits more heat lies there than chance, the untrained model and models with random weights put there, by the first
     explainer and question for which the latter is known. The audit before training is no evidence: a head that has
     not learnt anything may react to a cue as well. Intervals cover the choice of probes, not the randomness of training.
-    `scripts/studies/alarm.py` measures how often the rule is wrong. A checkpoint is named only while it is on disk.
+    `scripts/studies/evaluate_alarm.py` measures how often the rule is wrong. A checkpoint is named only while it is on disk.
 
     Attributes:
         threshold: What the interval of a cue's pull must lie beyond, in [0, 1).
