@@ -22,6 +22,7 @@ __all__ = ["CUES", "Pair", "curves", "examples", "over_seeds", "tables"]
 
 CUES = ("patch", "grey", "skin")
 EDITS = ("added", "removed")
+SHOWN = ("pull", "gain", "relevance_lift")
 RULES = ("alone", "beside the clean net")
 
 HEADS = {
@@ -30,10 +31,11 @@ HEADS = {
         *("melanomas found", "with a patch pasted in", "benign right, with a patch", "without one"),
         *("AUC, all images", "AUC, no patches"),
     ),
-    "seeds": ("pasted patch", "`cue/patch/pull`", "heat on patches / their area"),
+    "seeds": ("pasted patch", "`cue/patch/pull`", "gain", "heat on patches / their area"),
 }
 
 Figures = dict[str, Any]
+Bounds = tuple[float | None, float | None]
 
 PAPER, INK, MUTED, HAIRLINE = (252, 252, 250), (24, 27, 33), (84, 89, 98), (206, 206, 202)
 # Okabe and Ito: apart in all common forms of colour vision.
@@ -71,11 +73,13 @@ def _epoch(seeds: Sequence[Figures]) -> Figures:
     found: Figures = {}
     for edit in EDITS:
         effects = {cue: per_probe[f"cue/{cue}/effect_{edit}"] for cue in CUES}
-        found[edit] = {cue: _mean(values) for cue, values in effects.items()}
-        found[edit] |= {f"patch_minus_{cue}": _mean(effects["patch"] - effects[cue]) for cue in CUES[1:]}
+        found[edit] = {cue: _mean(values, (-1.0, 1.0)) for cue, values in effects.items()}
+        differences = {cue: effects["patch"] - effects[cue] for cue in CUES[1:]}
+        found[edit] |= {f"patch_minus_{cue}": _mean(values, (-2.0, 2.0)) for cue, values in differences.items()}
     found["relevance_lift"] = _mean(per_probe["gradcam/why_0/relevance_lift/spurious"])
-    found["relevance_mass"] = _mean(per_probe["gradcam/why_0/relevance_mass/spurious"])
-    found["pull"] = _share(seed["estimates"]["cue/patch/pull"][0] for seed in seeds)
+    found["relevance_mass"] = _mean(per_probe["gradcam/why_0/relevance_mass/spurious"], (0.0, 1.0))
+    for key in ("pull", "gain"):
+        found[key] = _share(seed["estimates"][f"cue/patch/{key}"][0] for seed in seeds)
     found["melanomas_found"] = _share(_found(seed, with_patch=False) for seed in seeds)
     found["melanomas_found_with_patch"] = _share(_found(seed, with_patch=True) for seed in seeds)
     names = [name for name in seeds[0] if name.startswith(("auc_", "right_benign"))]
@@ -86,9 +90,9 @@ def _values(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def _mean(per_seed: Tensor) -> Figures:
+def _mean(per_seed: Tensor, bounds: Bounds = (None, None)) -> Figures:
     """Mean over seeds and probes; the interval is that of the choice of probes, `per_seed` `(S, N)`."""
-    estimate = summarize(per_seed.mean(dim=0))
+    estimate = summarize(per_seed.mean(dim=0), bounds=bounds)
     ends = {"low": estimate.low, "high": estimate.high}
     return {
         "mean": round(estimate.value, 4),
@@ -139,7 +143,7 @@ def tables(result: Mapping[str, Any]) -> dict[str, str]:
         rows["accuracies"].append(_accuracies(last))
         alarms = [[alarm["raised_at"] for alarm in of_rule["patch"]] for of_rule in figures["alarms"].values()]
         rows["seeds"].append(
-            [_listed(each["per_seed"]) for each in (last["added"]["patch"], last["pull"], last["relevance_lift"])]
+            [_listed(each["per_seed"]) for each in (last["added"]["patch"], *(last[key] for key in SHOWN))]
             + [", ".join("none" if epoch is None else str(epoch) for epoch in epochs) for epochs in alarms]
         )
     names = ["patches in training", *(_condition(name, result) for name in result["conditions"])]

@@ -29,15 +29,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 from scipy.stats import beta, spearmanr
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _alarm_cache import kept, report
 from _alarm_cues import FAMILIES, cue_for, suits
 from _alarm_nets import Frozen
-from _provenance import provenance
 from train_alarm_zoo import EPOCHS, Spec, figures, load, plan
 
 from xai_callbacks import AuditRecord, Estimate, History
@@ -319,24 +318,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    console = Console()
     place, shares = map(int, arguments.share.split("/"))
     for spec in plan()[place::shares]:
         path = arguments.cache / f"{spec.key}.looks.json"
-        if figures(arguments.cache, spec) is not None and not path.exists():
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(look_at(spec, arguments.cache)))
-            partial.replace(path)
-            console.print(spec.key)
+        if figures(arguments.cache, spec) is not None:
+            kept(path, look_at, spec, arguments.cache)
     if shares > 1:
         return
     found = summed_up(list(looks(arguments.cache)))
     coverage = Path("docs/results/coverage.json")
     if coverage.exists():
         found["coverage"] = json.loads(coverage.read_text())["rows"]
-    console.print_json(json.dumps({key: found[key] for key in ("pooled", "shipped", "by_classes", "single_variant")}))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({**found, "provenance": provenance()}, indent=1) + "\n")
+    report(found, arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ points to the class after its own. Cues aside and half as strong are tried again
 
 The canary is asked on a *clean* net of the same data and kind, with the cue of the family, at 64 probes: `weakest` is
 the smallest gap that it says would be seen, `missed` the largest that would not. A taught net whose gap is beyond the
-first should raise an alarm at 64 probes; one below the second should not. It is asked for
-the first 24 nets with a cue of several variants.
+first should raise an alarm at 64 probes; one below the second should not. It is asked for the first 24 nets with a cue
+of several variants.
 
     python scripts/studies/train_alarm_zoo.py
     python scripts/studies/evaluate_alarm.py
@@ -20,24 +20,16 @@ Takes a quarter of an hour on one CPU thread; what was found of each net is kept
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from _alarm_cache import kept, options, report
 from _alarm_cues import FAMILIES, cue_for
 from evaluate_alarm import SHIPPED, USE, Look, alarmed, looks, share
-from rich.console import Console
 from torch import Tensor
 from train_alarm_zoo import EPOCHS, Spec, figures, load, plan
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from _provenance import provenance
 
 from xai_callbacks import Auditor, History
 from xai_callbacks.canary import canary
@@ -125,13 +117,6 @@ def clean_net(spec: Spec, cache: Path) -> Spec | None:
     return next(same, None)
 
 
-def kept(path: Path, make: Callable[..., Any], *arguments: Any) -> Any:
-    """What a file holds, or what is made and written to it."""
-    if not path.exists():
-        path.write_text(json.dumps(make(*arguments)))
-    return json.loads(path.read_text())
-
-
 def agreement(told: list[tuple[Look, dict[str, float | None]]]) -> dict[str, Any]:
     """How many nets raise an alarm of those for which the canary says so, and of those for which it says not."""
     seen, unseen = [], []
@@ -150,14 +135,10 @@ def agreement(told: list[tuple[Look, dict[str, float | None]]]) -> dict[str, Any
 
 def main() -> None:
     """Ask what was not asked, and sum up."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, default=Path("alarm_cache"), help="folder of the nets")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    arguments = parser.parse_args()
+    arguments, rows = options(__doc__), dict[str, Counter[str]]()
     torch.set_num_threads(1)
-    cache, console = arguments.cache, Console()
+    cache = arguments.cache
     by_net = {look.net: look for look in looks(cache) if look.role == "taught"}
-    rows: dict[str, Counter[str]] = {}
     told: list[tuple[Look, dict[str, float | None]]] = []
     for spec in plan():
         look = by_net.get(spec.key)
@@ -170,7 +151,6 @@ def main() -> None:
         if clean is not None and not FAMILIES[spec.family].single and len(told) < CANARIES:
             path = cache / f"canary_{clean.key}_{spec.family}.json"
             told.append((look, kept(path, foretold, spec, clean, cache)))
-        console.print(spec.key)
     found = {
         "misnamed": {
             wrong: {**counts, "alarm_share": share(counts["alarm"], sum(counts.values()))}
@@ -178,9 +158,7 @@ def main() -> None:
         },
         "canary": agreement(told),
     }
-    console.print_json(json.dumps(found))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({**found, "provenance": provenance()}, indent=1) + "\n")
+    report(found, arguments.json)
 
 
 if __name__ == "__main__":

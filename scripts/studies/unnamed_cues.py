@@ -22,30 +22,23 @@ Without MobileNetV2, whose layers do not learn. Keeps what it found of each net;
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from _alarm_cache import kept, options, report
 from _alarm_cues import cue_for, drawn_presence, drawn_variants, painted
 from _alarm_nets import Block, Residual
 from evaluate_alarm import CLEAN, USE, share
-from rich.console import Console
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from train_alarm_zoo import Spec, figures, load, plan, training_images
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from _provenance import provenance
 
 from xai_callbacks import Auditor, MapClusters, ProbeSet, Why
 
@@ -178,26 +171,14 @@ def summed_up(found: list[tuple[Spec, float, dict[str, Any]]]) -> dict[str, Any]
 
 def main() -> None:
     """Look at nets that were not looked at, and sum up."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, default=Path("alarm_cache"), help="folder of the nets")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    arguments = parser.parse_args()
+    arguments, found = options(__doc__), []
     torch.set_num_threads(1)
-    console = Console()
-    found = []
     for spec in plan():
         measured = figures(arguments.cache, spec)
-        if measured is None or spec.network == "mobilenet":
-            continue
-        path = arguments.cache / f"{spec.key}.unnamed.json"
-        if not path.exists():
-            path.write_text(json.dumps(signals(spec, arguments.cache)))
-            console.print(spec.key)
-        found.append((spec, measured.get("gap", 0.0), json.loads(path.read_text())))
-    figures_ = summed_up(found)
-    console.print_json(json.dumps(figures_))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({**figures_, "provenance": provenance()}, indent=1) + "\n")
+        if measured is not None and spec.network != "mobilenet":
+            path = arguments.cache / f"{spec.key}.unnamed.json"
+            found.append((spec, measured.get("gap", 0.0), kept(path, signals, spec, arguments.cache)))
+    report(summed_up(found), arguments.json)
 
 
 if __name__ == "__main__":
