@@ -29,3 +29,19 @@ def mobilenet_v2(weights: Path) -> nn.Module:
     kept = load_file(weights / "mobilenet_v2_imagenet.fp16.safetensors")
     model.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
     return model
+
+
+def squeezenet(weights: Path) -> nn.Module:
+    """SqueezeNet 1.0."""
+    return _filled(torchvision.models.squeezenet1_0(weights=None), weights / "squeezenet1_0_imagenet.fp16.safetensors")
+
+
+def deit_tiny(weights: Path) -> nn.Module:
+    """DeiT-tiny as a vision transformer of torchvision."""
+    model = torchvision.models.VisionTransformer(224, 16, 12, 3, 192, 768)
+    return _filled(model, weights / "deit_tiny_imagenet.fp16.safetensors")
+
+
+def _filled(model: nn.Module, path: Path) -> nn.Module:
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    return model.eval()
