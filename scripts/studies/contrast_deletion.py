@@ -24,7 +24,6 @@ import torch
 from _imagenet_nets import deit_tiny, mobilenet_v2, squeezenet
 from _photos import DATA, coco_probes, imagenet_probes
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from xai_callbacks import Auditor, ProbeSet, Why, WhyRatherThan
 from xai_callbacks.errors import ConfigurationError
@@ -38,7 +37,7 @@ from xai_callbacks.explainers import (
     LayerCAM,
     SmoothGrad,
 )
-from xai_callbacks.interventions.fills import apply_fill
+from xai_callbacks.metrics.trust import blurred, marked
 from xai_callbacks.record import summarize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -47,8 +46,8 @@ from _provenance import provenance
 # The contrast of the paper, and its limit for a sure net.
 QUESTIONS = {"why": Why(), "contrast": WhyRatherThan(), "difference": WhyRatherThan(fact="predicted")}
 NETS = {"mobilenet_v2": mobilenet_v2, "squeezenet1_0": squeezenet, "deit_tiny": deit_tiny}
-SHARE, RANDOM_MAPS = 0.1, 3
-FILLS = ("blur", "local_mean")
+SHARE, RANDOM_MAPS = 0.1, 2
+FILLS = ("blur", "mean")
 
 
 def explainers() -> list[Explainer]:
@@ -58,19 +57,13 @@ def explainers() -> list[Explainer]:
     ]
 
 
-def most_relevant(maps: Tensor, size: tuple[int, int], share: float = SHARE) -> Tensor:
-    """The share of the pixels that maps `(N, h, w)` mark most once they are enlarged, `(N, *size)` bool."""
-    large = interpolate(maps[:, None], size, mode="bilinear", align_corners=False).flatten(1)
-    chosen = large.topk(round(share * large.shape[1])).indices
-    return torch.zeros(large.shape, dtype=torch.bool).scatter(1, chosen, True).unflatten(1, size)
-
-
 class Deletion:
     """The fall of `z_P - z_Q` of each photo when pixels are hidden."""
 
     def __init__(self, model: nn.Module, probes: ProbeSet, facts: Tensor, foils: Tensor) -> None:
         self.model, self.probes, self.facts, self.foils = model, probes, facts, foils
-        self.mean, self.std = (torch.tensor(each)[:, None, None] for each in (probes.mean, probes.std))
+        means = probes.images.mean(dim=(2, 3), keepdim=True).expand_as(probes.images)
+        self.fills = {"blur": blurred(probes.images), "mean": means}
         self.whole = self.margin(probes.images)
 
     @torch.no_grad()
@@ -79,11 +72,11 @@ class Deletion:
         logits = torch.cat([self.model(chunk) for chunk in images.split(16)])
         return (logits.gather(1, self.facts[:, None]) - logits.gather(1, self.foils[:, None]))[:, 0]
 
-    def fall(self, hidden: Tensor, fill: str) -> Tensor:
-        """What `z_P - z_Q` loses, `(N,)` float64, when pixels `(N, H, W)` are filled."""
-        shown = (self.probes.images * self.std + self.mean).clamp(0, 1)
-        filled = (apply_fill(shown, hidden, fill, names=self.probes.names) - self.mean) / self.std
-        return (self.whole - self.margin(filled)).double()
+    def fall(self, maps: Tensor, fill: str) -> Tensor:
+        """What `z_P - z_Q` loses, `(N,)` float64, when the tenth that maps `(N, h, w)` mark most is filled."""
+        images = self.probes.images
+        hidden = marked(maps, (images.shape[2], images.shape[3]), SHARE)[:, None]
+        return (self.whole - self.margin(torch.where(hidden, self.fills[fill], images))).double()
 
 
 def falls(model: nn.Module, probes: ProbeSet, explainer: Explainer) -> Tensor:
@@ -92,13 +85,12 @@ def falls(model: nn.Module, probes: ProbeSet, explainer: Explainer) -> Tensor:
     record = auditor.audit(model)
     maps = record.maps[explainer.name].heatmaps
     deletion = Deletion(model, probes, record.facts[1], record.foils[1])
-    size = (probes.images.shape[2], probes.images.shape[3])
     generator = torch.Generator().manual_seed(0)
     noise = [torch.rand(maps[0].shape, generator=generator) for _ in range(RANDOM_MAPS)]
     found = []
     for fill in FILLS:
-        rows = [deletion.fall(most_relevant(each, size), fill) for each in maps]
-        chance = torch.stack([deletion.fall(most_relevant(each, size), fill) for each in noise]).mean(dim=0)
+        rows = [deletion.fall(each, fill) for each in maps]
+        chance = torch.stack([deletion.fall(each, fill) for each in noise]).mean(dim=0)
         found.append(torch.stack([*rows, chance]))
     return torch.stack(found)
 
