@@ -12,6 +12,7 @@ import argparse
 import base64
 import html
 import inspect
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from io import BytesIO
@@ -23,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "studies"))
 from _imagenet_nets import deit_tiny, mobilenet_v2
@@ -34,12 +36,13 @@ from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.explainers import Explainer, GradCAM
 from xai_callbacks.questions import Question
 from xai_callbacks.render import ColorScale, overlay
+from xai_callbacks.render.colors import LINEAR_SHARE
 
 SHOWN = (
     "129_spoonbill", "292_tiger", "386_African_elephant", "340_zebra", "479_car_wheel", "515_cowboy_hat", "963_pizza",
     "466_bullet_train",
 )  # fmt: skip
-STRONGEST = 0.995  # share of the cells below which a tile has no more colour to give
+STRONGEST, FINEST = 0.995, 56  # share of the cells from which on colours are strongest; cells a side
 
 
 class Tile(NamedTuple):
@@ -59,8 +62,12 @@ class Row(NamedTuple):
 
 def heated(probes: ProbeSet, index: int, heatmap: Tensor) -> NDArray[np.uint8]:
     """A photo under a map, on a scale of its own: the page compares where maps lie, not how strong they are."""
-    strongest = float(heatmap.abs().flatten().quantile(STRONGEST))
-    return overlay(probes.pixels[index].numpy(), heatmap.numpy(), ColorScale(limit=strongest or 1.0))
+    finest = [min(side, FINEST) for side in heatmap.shape]
+    cells = adaptive_avg_pool2d(heatmap[None], finest)[0]
+    strongest = float(cells.abs().flatten().quantile(STRONGEST)) or 1.0
+    # The colour scale is logarithmic, as it has to hold for a whole training run; here it is made linear again.
+    linear = np.sinh((cells / strongest).clamp(-1, 1).numpy() * math.asinh(1 / LINEAR_SHARE)) * LINEAR_SHARE
+    return overlay(probes.pixels[index].numpy(), linear, ColorScale(limit=1.0))
 
 
 def audit(model: nn.Module, probes: ProbeSet, questions: Sequence[Question], explainer: Explainer) -> AuditRecord:

@@ -3,8 +3,7 @@
 For each photo, P is the answer of the net and Q the runner-up. A tenth of the pixels is hidden: those that a map of
 "Why P, rather than Q?" marks most (by cross-entropy, `contrast`, or by the logits, `difference`), those that the map of
 "Why P?" by the same explainer marks most, or those of a random map of the same grid, enlarged in the same way. What
-counts is the fall of `z_P - z_Q`; hidden pixels become those of the blurred photo, or the mean colour of the photo.
-Differences are paired by photo.
+counts is the fall of `z_P - z_Q`; hidden pixels get the mean colour of the photo. Differences are paired by photo.
 
     python scripts/studies/contrast_deletion.py --json docs/results/contrast.json
 
@@ -30,14 +29,11 @@ from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.explainers import (
     Explainer,
     GradCAM,
-    Gradient,
     GuidedBackprop,
-    HiResCAM,
     InputXGradient,
-    LayerCAM,
     SmoothGrad,
 )
-from xai_callbacks.metrics.trust import blurred, marked
+from xai_callbacks.metrics.trust import marked
 from xai_callbacks.record import summarize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -47,14 +43,11 @@ from _provenance import provenance
 QUESTIONS = {"why": Why(), "contrast": WhyRatherThan(), "difference": WhyRatherThan(fact="predicted")}
 NETS = {"mobilenet_v2": mobilenet_v2, "squeezenet1_0": squeezenet, "deit_tiny": deit_tiny}
 SHARE, RANDOM_MAPS = 0.1, 2
-FILLS = ("blur", "mean")
 
 
 def explainers() -> list[Explainer]:
     """Those whose maps follow the question."""
-    return [
-        *(GradCAM(), HiResCAM(), LayerCAM(), Gradient(), InputXGradient(), SmoothGrad(10), GuidedBackprop()),
-    ]
+    return [GradCAM(), InputXGradient(), SmoothGrad(10), GuidedBackprop()]
 
 
 class Deletion:
@@ -62,8 +55,7 @@ class Deletion:
 
     def __init__(self, model: nn.Module, probes: ProbeSet, facts: Tensor, foils: Tensor) -> None:
         self.model, self.probes, self.facts, self.foils = model, probes, facts, foils
-        means = probes.images.mean(dim=(2, 3), keepdim=True).expand_as(probes.images)
-        self.fills = {"blur": blurred(probes.images), "mean": means}
+        self.mean = probes.images.mean(dim=(2, 3), keepdim=True)
         self.whole = self.margin(probes.images)
 
     @torch.no_grad()
@@ -72,41 +64,34 @@ class Deletion:
         logits = torch.cat([self.model(chunk) for chunk in images.split(16)])
         return (logits.gather(1, self.facts[:, None]) - logits.gather(1, self.foils[:, None]))[:, 0]
 
-    def fall(self, maps: Tensor, fill: str) -> Tensor:
-        """What `z_P - z_Q` loses, `(N,)` float64, when the tenth that maps `(N, h, w)` mark most is filled."""
+    def fall(self, maps: Tensor) -> Tensor:
+        """What `z_P - z_Q` loses, `(N,)` float64, when the tenth that maps `(N, h, w)` mark most is hidden."""
         images = self.probes.images
         hidden = marked(maps, (images.shape[2], images.shape[3]), SHARE)[:, None]
-        return (self.whole - self.margin(torch.where(hidden, self.fills[fill], images))).double()
+        return (self.whole - self.margin(torch.where(hidden, self.mean, images))).double()
 
 
 def falls(model: nn.Module, probes: ProbeSet, explainer: Explainer) -> Tensor:
-    """What `z_P - z_Q` loses by the maps of the three questions and by random ones, `(fills, 4, N)` float64."""
+    """What `z_P - z_Q` loses by the maps of the three questions and by random ones, `(4, N)` float64."""
     auditor = Auditor(probes, list(QUESTIONS.values()), explainers=[explainer], novelty=[], measures=[])
     record = auditor.audit(model)
     maps = record.maps[explainer.name].heatmaps
     deletion = Deletion(model, probes, record.facts[1], record.foils[1])
     generator = torch.Generator().manual_seed(0)
     noise = [torch.rand(maps[0].shape, generator=generator) for _ in range(RANDOM_MAPS)]
-    found = []
-    for fill in FILLS:
-        rows = [deletion.fall(each, fill) for each in maps]
-        chance = torch.stack([deletion.fall(each, fill) for each in noise]).mean(dim=0)
-        found.append(torch.stack([*rows, chance]))
-    return torch.stack(found)
+    chance = torch.stack([deletion.fall(each) for each in noise]).mean(dim=0)
+    return torch.stack([*(deletion.fall(each) for each in maps), chance])
 
 
-def judged(found: Tensor) -> dict[str, dict[str, Any]]:
-    """Mean falls and paired differences, by fill."""
-    result = {}
-    for fill, rows in zip(FILLS, found, strict=True):
-        by = dict(zip((*QUESTIONS, "random"), rows, strict=True))
-        differences = {
-            f"{name}_minus_{other}": paired(by[name] - by[other])
-            for name in ("contrast", "difference")
-            for other in ("why", "random")
-        }
-        result[fill] = {**{name: float(each.mean()) for name, each in by.items()}, **differences}
-    return result
+def judged(found: Tensor) -> dict[str, Any]:
+    """Mean falls, and paired differences with their intervals."""
+    by = dict(zip((*QUESTIONS, "random"), found, strict=True))
+    differences = {
+        f"{name}_minus_{other}": paired(by[name] - by[other])
+        for name in ("contrast", "difference")
+        for other in ("why", "random")
+    }
+    return {**{name: float(each.mean()) for name, each in by.items()}, **differences}
 
 
 def paired(differences: Tensor) -> list[float | None]:
@@ -135,7 +120,7 @@ def main(arguments: list[str] | None = None) -> Mapping[str, Any]:
             except ConfigurationError as error:
                 entry: Any = {"refused": str(error).partition(". ")[0]}
             else:
-                every = {**found, "all": torch.cat(list(found.values()), dim=2)}
+                every = {**found, "all": torch.cat(list(found.values()), dim=1)}
                 entry = {name: judged(each) for name, each in every.items()}
             nets.setdefault(net, {})[explainer.name] = entry
             print(net, explainer.name, json.dumps(entry.get("all", entry)), flush=True)
