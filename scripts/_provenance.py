@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["provenance"]
+__all__ = ["provenance", "source"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,6 +33,11 @@ def provenance(*packages: str) -> dict[str, Any]:
         "versions": {name: _version(name) for name in ("torch", "torchvision", *packages)}
         | {"python": platform.python_version()},
     }
+
+
+def source(script: str, result: dict[str, Any]) -> str:
+    """Where a table comes from, in one line."""
+    return f"`scripts/{script}`, {result['date']}, {result['machine']}, torch {result['versions']['torch']}."
 
 
 def _version(name: str) -> str:

@@ -12,6 +12,8 @@ python scripts/studies/evaluate_detection.py --json docs/results/evidence.json
 python scripts/studies/misnamed_cues.py --json docs/results/misnamed.json
 python scripts/studies/unnamed_cues.py --json docs/results/unnamed.json
 python scripts/bench_groups.py --json docs/results/groups_bench.json
+python scripts/studies/evaluate_explainers.py --json docs/results/explainers.json
+python scripts/studies/contrast_deletion.py --json docs/results/contrast.json
 python scripts/update_readme.py
 """
 
@@ -22,7 +24,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _explainer_tables import NETS, contrast_table, net_table
 from _metric_keys import keys_table
+from _provenance import source
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -68,11 +72,6 @@ def cost_table(result: dict[str, Any]) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     memory = f"Peak memory of an audit of 512 probes: {result['memory_ratio_512_to_32']:.2f} x that of 32."
     return "\n".join([*lines, "", f"{memory} *{source('bench_cam.py', result)}*"])
-
-
-def source(script: str, result: dict[str, Any]) -> str:
-    """Where a table comes from, in one line."""
-    return f"`scripts/{script}`, {result['date']}, {result['machine']}, torch {result['versions']['torch']}."
 
 
 def one_class_table(result: dict[str, Any]) -> str:
@@ -297,7 +296,7 @@ def detection_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"*{source('studies/evaluate_detection.py', result['provenance'])}*"])
 
 
-PAGES = ("README.md", "docs/metrics.md", "docs/novelty.md", "docs/shortcuts.md")
+PAGES = ("README.md", "docs/metrics.md", "docs/novelty.md", "docs/shortcuts.md", "docs/explainers.md")
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "rule": (rule_table, "detection.json"),
     "families": (families_table, "detection.json"),
@@ -314,6 +313,8 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "classifier": (classifier_table, "novelty_classifiers.json"),
     "conditions": (conditions_table, "novelty_conditions.json"),
     "gradients": (gradients_table, "novelty_bench.json"),
+    **{f"{net} explainers": (net_table(net), "explainers.json") for net in NETS},
+    "contrast": (contrast_table, "contrast.json"),
 }
 
 
