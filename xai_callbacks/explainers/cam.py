@@ -103,7 +103,7 @@ class HiResCAM(LayerExplainer):
 
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """`sum_d G_d A_d`."""
-        return torch.einsum("ndhw,ndhw->nhw", gradients, activations)
+        return (gradients * activations).sum(dim=1)
 
 
 class LayerCAM(LayerExplainer):
@@ -113,7 +113,7 @@ class LayerCAM(LayerExplainer):
 
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """`sum_d relu(G_d) A_d`."""
-        return torch.einsum("ndhw,ndhw->nhw", gradients.clamp_min(0), activations)
+        return (gradients.clamp_min(0) * activations).sum(dim=1)
 
 
 class GradCAMPlusPlus(LayerExplainer):

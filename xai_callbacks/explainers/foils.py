@@ -55,8 +55,8 @@ class _OverFoils(Explainer):
         task = trace.subject.task
         if not task.classifies or (task.width or 0) <= self.fewest:
             raise ConfigurationError(
-                f"Expected a model of {self.fewest + 1} or more classes or labels for {type(self).__name__}(), but got "
-                f"{task.width} {task.noun}{'' if task.width == 1 else 's'}. Leave it out."
+                f"Expected outputs for {self.fewest + 1} or more classes or labels for {type(self).__name__}(), but "
+                f"got {task.width} of {task.kind} probes. Leave it out."
             )
         return self.contrast.prepare(trace, reference)
 

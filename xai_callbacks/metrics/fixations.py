@@ -39,8 +39,8 @@ def auc_judd(maps: Tensor, fixated: Tensor) -> Tensor:
     plain area plus `f / 2n`, with f the share of the other pixels above the lowest fixated one (Judd et al. 2009).
     """
     _require_alike(maps, fixated)
-    flat = zip(maps.double().flatten(0, -3).flatten(1), fixated.bool().flatten(0, -3).flatten(1), strict=True)
-    found = [_auc_judd(values, chosen) for values, chosen in flat]
+    flat = [each.detach().reshape(-1, maps.shape[-2:].numel()) for each in (maps, fixated)]
+    found = [_auc_judd(values.double(), chosen.bool()) for values, chosen in zip(*flat, strict=True)]
     return torch.stack(found).reshape(maps.shape[:-2])
 
 
