@@ -86,7 +86,8 @@ class ResNet20(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(N, 10)`."""
         features = self.layer3(self.layer2(self.layer1(relu(self.bn1(self.conv1(images))))))
-        return self.linear(features.mean(dim=(2, 3)))
+        logits: Tensor = self.linear(features.mean(dim=(2, 3)))
+        return logits
 
 
 def compressed(pixels: np.ndarray[Any, Any], quality: int) -> Tensor:

@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--photos", type=int, default=150)
-    parser.add_argument("--foils", type=int, default=20)
+    parser.add_argument("--foils", type=int, default=10, help="most probable other classes")
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
