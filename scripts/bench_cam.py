@@ -55,11 +55,14 @@ def explained(
         trace = trace_model(subject, images[:2])
         subject.learn_outputs(trace.outputs.detach(), trace.ending())
         plans = {each: each.prepare(trace, None) for each in explainers}
+        head = None if (call := trace.head()) is None else call.name
     layers = layers_of(plans)
+    del trace, call
 
     def explain() -> object:
         with undisturbed(model):
-            observation = observe(subject, images, None, questions, layers)
+            observation = observe(subject, images, None, questions, layers, head=head)
+            observation.shared = len(plans) > 1
             return [each.explain(observation, plan) for each, plan in plans.items()]
 
     return explain
@@ -68,23 +71,7 @@ def explained(
 def everything(model: nn.Module, images: Tensor, earlier: str) -> Callable[[], object]:
     """Grad-CAM at two layers, HiResCAM, a contrast and a novelty map, all from one observation."""
     explainers = [GradCAM(), GradCAM(earlier, name="gradcam_earlier"), HiResCAM(), NoveltyMap(Energy())]
-    questions = (Why(), WhyRatherThan())
-    subject = Subject(model)
-    with undisturbed(model):
-        trace = trace_model(subject, images[:2])
-        subject.learn_outputs(trace.outputs.detach(), trace.ending())
-        plans = {each: each.prepare(trace, None) for each in explainers}
-        head = trace.head()
-    assert head is not None, "these nets end in one linear layer"
-    name, layers = head.name, layers_of(plans)
-    del trace, head
-
-    def explain() -> object:
-        with undisturbed(model):
-            observation = observe(subject, images, None, questions, layers, head=name)
-            return [each.explain(observation, plan) for each, plan in plans.items()]
-
-    return explain
+    return explained(model, images, (Why(), WhyRatherThan()), explainers)
 
 
 def plain_forward(model: nn.Module, images: Tensor) -> Callable[[], object]:

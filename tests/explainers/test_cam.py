@@ -7,13 +7,24 @@ from torch import nn
 
 from tests.explaining import explain as answer
 from tests.explaining import observed, subject_of
-from xai_callbacks import GradCAM, HiResCAM, LayerCAM, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan
+from xai_callbacks import (
+    CAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
+    WhatIfNot,
+    Why,
+    WhyNotCertain,
+    WhyRatherThan,
+    WhyValueRatherThan,
+)
 from xai_callbacks.access import undisturbed
-from xai_callbacks.errors import TargetLayerError
+from xai_callbacks.errors import ConfigurationError, TargetLayerError
 from xai_callbacks.questions import default_questions
 from xai_callbacks.tasks import Regression, SingleLabel
 
-EXPLAINERS = [GradCAM(), HiResCAM(), LayerCAM()]
+EXPLAINERS = [GradCAM(), GradCAMPlusPlus(), HiResCAM(), LayerCAM()]
 
 
 class GapNet(nn.Module):
@@ -95,6 +106,28 @@ def test_a_contrast_tends_to_the_logit_difference_as_the_net_becomes_certain():
     assert 0 < explanation.heatmaps[2].abs().max() < 1e-20  # faded, and still known
 
 
+def test_a_contrast_with_the_fact_itself_is_finite_and_the_question_about_certainty():
+    model = GapNet()
+    for bias in (0.0, 60.0):
+        with torch.no_grad():
+            model.head.bias[2] = bias
+        predicted = int(model(images()[:1]).argmax())
+        asked = [WhyRatherThan(foil=predicted), WhyNotCertain()]
+        contrast, certain = explain(model, images()[:1], asked).heatmaps
+        assert contrast.isfinite().all()
+        assert contrast.abs().max() > 0
+        assert torch.equal(contrast, certain)
+
+
+@pytest.mark.parametrize("explainer", [GradCAM(), HiResCAM()], ids=repr)
+def test_what_speaks_for_a_class_and_against_it_lie_apart(explainer):
+    asked = [*(Why(of=index) for index in range(5)), *(WhatIfNot(of=index) for index in range(5))]
+    why, not_so = explain(GapNet(), images(), asked, explainer).heatmaps.clamp(min=0).split(5)
+    assert why.max() > 0
+    assert not_so.max() > 0
+    assert not (why * not_so).any()
+
+
 def test_regression_maps_equal_their_closed_form():
     explanation = explain(GapNet(classes=1), images(), [Why(), WhyValueRatherThan(0.75)], task=Regression())
     raw, contrast = explanation.heatmaps
@@ -109,6 +142,64 @@ def test_grad_cam_of_a_gap_net_is_cam():
     cam = torch.einsum("d,ndhw->nhw", model.head.weight[4].detach(), activations)
     assert explanation.layer.name == "features"
     torch.testing.assert_close(explanation.heatmaps[0], cam / (cam.shape[1] * cam.shape[2]))
+
+
+def test_cam_is_the_weights_of_the_head_over_the_feature_map():
+    model, batch = GapNet(), images()
+    explanation = explain(model, batch, [Why(of=4), WhyRatherThan(foil=1, fact=4)], CAM())
+    weights, activations = model.head.weight.detach(), model.features(batch).detach()
+    for found, row in zip(explanation.heatmaps, (weights[4], weights[4] - weights[1]), strict=True):
+        torch.testing.assert_close(found, torch.einsum("d,ndhw->nhw", row, activations))
+    cells = activations.shape[2] * activations.shape[3]
+    torch.testing.assert_close(explanation.heatmaps[0], cells * explain(model, batch, [Why(of=4)]).heatmaps[0])
+    logit = explanation.outputs[:, 4] - model.head.bias[4].detach()
+    torch.testing.assert_close(explanation.heatmaps[0].mean(dim=(1, 2)), logit)
+
+
+def test_cam_of_a_net_that_ends_in_a_convolution_and_pooling_is_its_class_map():
+    torch.manual_seed(1)
+    maps = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.ReLU())
+    model = nn.Sequential(maps, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    explanation = explain(model, images(), [Why(of=2)], CAM())
+    torch.testing.assert_close(explanation.heatmaps[0], maps(images()).detach()[:, 2])
+    assert explain(torchvision.models.squeezenet1_0(num_classes=4), images(2, 64), [Why()], CAM()).layer.name
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        (nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 49, 4)),
+        (nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(6, 4)),
+        (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(6), nn.Linear(6, 4)),
+        (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)),
+        (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(dim=1)),
+    ],
+    ids=["flatten", "max pooling", "norm", "hidden layer", "softmax"],
+)
+def test_cam_refuses_other_heads_and_says_what_to_take(head):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU()), *head)
+    with pytest.raises(ConfigurationError, match=r"global average pooling of `0` .* Use GradCAM\(\)"):
+        explain(model, images(), [Why()], CAM())
+    assert explain(model, images(), [Why()], GradCAM()).heatmaps.isfinite().all()
+
+
+def test_weights_of_grad_cam_plus_plus_equal_those_of_pytorch_grad_cam():
+    peer = pytest.importorskip("pytorch_grad_cam", reason="pytorch_grad_cam is not installed")
+    generator = torch.Generator().manual_seed(0)
+    activations = torch.rand(3, 8, 5, 7, generator=generator)
+    gradients = 10 * torch.randn(3, 8, 5, 7, generator=generator)  # large beside the 1e-6 that the peer adds
+    given = (None, None, None, activations.numpy(), gradients.numpy())
+    weights = torch.from_numpy(peer.GradCAMPlusPlus.get_cam_weights(None, *given))
+    expected = (weights[:, :, None, None] * activations).sum(dim=1)
+    found = GradCAMPlusPlus().combine(activations, gradients)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_grad_cam_plus_plus_has_no_pole_where_activations_are_negative():
+    activations = torch.full((1, 1, 2, 2), -0.5)
+    gradients = torch.ones(1, 1, 2, 2)  # 2 + sum(A) G = 0
+    assert torch.equal(GradCAMPlusPlus().combine(activations, gradients), torch.full((1, 2, 2), -1.0))
 
 
 def test_a_mean_gradient_that_is_always_zero_is_noted():
@@ -131,14 +222,24 @@ def test_maps_of_a_gap_net_sum_to_the_logit_without_its_bias(explainer):
     torch.testing.assert_close(explanation.heatmaps[0].sum(dim=(1, 2)), expected)
 
 
+def slow_weight(activations, gradients):
+    """The weight of a channel in Grad-CAM++ by the derivatives of `exp(score)`, over `exp(score)`."""
+    found = 0.0
+    for gradient in gradients.flatten():
+        if gradient > 0:
+            found += gradient**2 / (2 * gradient**2 + activations.sum() * gradient**3) * gradient
+    return found
+
+
 @pytest.mark.parametrize(
     ("explainer", "rule"),
     [
         (GradCAM(), lambda a, g: sum(g[d].mean() * a[d] for d in range(len(a)))),
+        (GradCAMPlusPlus(), lambda a, g: sum(slow_weight(a[d], g[d]) * a[d] for d in range(len(a)))),
         (HiResCAM(), lambda a, g: sum(g[d] * a[d] for d in range(len(a)))),
         (LayerCAM(), lambda a, g: sum(g[d].clamp(min=0) * a[d] for d in range(len(a)))),
     ],
-    ids=["GradCAM", "HiResCAM", "LayerCAM"],
+    ids=["GradCAM", "GradCAMPlusPlus", "HiResCAM", "LayerCAM"],
 )
 def test_each_map_equals_its_formula_written_slowly(explainer, rule):
     torch.manual_seed(3)

@@ -9,11 +9,12 @@ from xai_callbacks.explainers.backprop import (
     SmoothGrad,
 )
 from xai_callbacks.explainers.base import Every, Explainer, Observation, Plan
-from xai_callbacks.explainers.cam import GradCAM, HiResCAM, LayerCAM, LayerExplainer
+from xai_callbacks.explainers.cam import CAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, LayerExplainer
+from xai_callbacks.explainers.foils import VOICE, ImplicitSaliency
 from xai_callbacks.explainers.pixels import IntegratedGradients, Occlusion
 
 __all__ = [
-    "Deconvnet", "Every", "Explainer", "GradCAM", "Gradient", "GuidedBackprop", "GuidedGradCAM", "HiResCAM",
-    "InputXGradient", "IntegratedGradients", "LayerCAM", "LayerExplainer", "Observation", "Occlusion", "Plan",
-    "SmoothGrad",
+    "CAM", "VOICE", "Deconvnet", "Every", "Explainer", "GradCAM", "GradCAMPlusPlus", "Gradient", "GuidedBackprop",
+    "GuidedGradCAM", "HiResCAM", "ImplicitSaliency", "InputXGradient", "IntegratedGradients", "LayerCAM",
+    "LayerExplainer", "Observation", "Occlusion", "Plan", "SmoothGrad",
 ]  # fmt: skip

@@ -1,8 +1,9 @@
 """The contract of every explainer: one observation and posed questions in, signed heatmaps out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import ClassVar, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from xai_callbacks.access import Layer, Subject, Tapped, Trace
 from xai_callbacks.errors import ConfigurationError, TargetLayerError, require_instance, require_integer, require_name
+from xai_callbacks.explainers.jacobian import block_size, jacobian_products
 from xai_callbacks.questions import Posed
 
 Units = Literal["score", "relative"]
@@ -72,27 +74,36 @@ class Observation:
     def gradient(self, question: int, layer: Layer) -> Tensor:
         """Gradient of the score of a question with respect to a captured layer, of the shape of the activations.
 
-        Where gradients are `shared`, one backward pass answers for all captured layers. Raises a `TargetLayerError` if
-        the outputs do not depend on the layer.
+        Where gradients are `shared`, one backward pass answers for all captured layers. Questions that follow are
+        answered along with it, in blocks of bounded memory. Raises a `TargetLayerError` if the outputs do not depend on
+        the layer.
         """
-        found = self._gradients.get(question)
-        if found is None:
-            score = self.posed[question].score(self.outputs)
+        if layer.name not in self._gradients.get(question, {}):
             wanted = {name: each for name, each in self.activations.items() if self.shared or name == layer.name}
-            found = {}
-            if score.requires_grad:
-                # Images do not influence each other in eval mode, so the gradient of the sum is that of each score.
-                gradients = torch.autograd.grad(score.sum(), [*wanted.values()], retain_graph=True, allow_unused=True)
-                found = dict(zip(wanted, gradients, strict=True))
-            if self.shared:
-                self._gradients[question] = found
-        gradient = found.get(layer.name)
-        if gradient is None:
-            raise TargetLayerError(
-                f"Expected the outputs to depend on the target layer `{layer.name}`, but no gradient reaches it. "
-                "Name a later layer with `target_layer=`."
-            )
-        return gradient
+            places = range(len(self.posed))[question : question + block_size(wanted.values())]
+            found = jacobian_products(self.outputs, [self._vector(each) for each in places], [*wanted.values()])
+            self._gradients |= {
+                place: dict(zip(wanted, each, strict=True)) for place, each in zip(places, found, strict=True)
+            }
+        kept = self._gradients[question] if self.shared else self._gradients.pop(question)
+        return _reached(kept[layer.name], layer)
+
+    def gradients(self, vectors: Iterable[Tensor], layer: Layer) -> Iterator[Tensor]:
+        """Gradients of `(outputs * vector).sum()` with respect to a captured layer, for each of vectors `(N, K)`.
+
+        Backward passes go in blocks of bounded memory. Raises a `TargetLayerError` as `gradient` does.
+        """
+        activations, waiting = self.activations[layer.name], iter(vectors)
+        while block := [*islice(waiting, block_size([activations]))]:
+            for (gradient,) in jacobian_products(self.outputs, block, [activations]):
+                yield _reached(gradient, layer)
+
+    def _vector(self, question: int) -> Tensor:
+        """Gradient of the score of a question with respect to the outputs, `(N, K)`."""
+        outputs = self.outputs.detach().requires_grad_(True)
+        score = self.posed[question].score(outputs)
+        # Images do not influence each other in eval mode, so the gradient of the sum is that of each score.
+        return torch.autograd.grad(score.sum(), outputs)[0] if score.requires_grad else torch.zeros_like(outputs)
 
     def scores(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
         """Scores `(Q, M)` of the posed questions for altered versions `(M, C, H, W)` of the images: one forward pass.
@@ -102,6 +113,15 @@ class Observation:
         outputs = self.subject(images)
         posed = self.posed if rows is None else tuple(each.rows(rows) for each in self.posed)
         return torch.stack([each.score(outputs) for each in posed])
+
+
+def _reached(gradient: Tensor | None, layer: Layer) -> Tensor:
+    if gradient is None:
+        raise TargetLayerError(
+            f"Expected the outputs to depend on the target layer `{layer.name}`, but no gradient reaches it. "
+            "Name a later layer with `target_layer=`."
+        )
+    return gradient
 
 
 class Explainer(ABC):
