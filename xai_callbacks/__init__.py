@@ -57,8 +57,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ODIN", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor", "BackgroundCue", "BackgroundTrial",
-    "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial", "Deconvnet", "Energy",
-    "Entropy", "Estimate", "Every", "Expectation", "Explainer", "Finding", "FisherNovelty", "FolderSink", "FrameCue",
+    "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial", "Deconvnet", "DeepSHAP",
+    "Energy", "Entropy", "Estimate", "Every", "Expectation", "ExpectedGradients", "Explainer", "Finding", "FisherNovelty", "FolderSink", "FrameCue",
     "FunctionCue", "Gallery", "GradCAM", "GradConScore", "GradNorm", "GradTrust", "Gradient", "GradientConstraint",
     "GradientNorm", "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History",
     "ImageLoggerSink", "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM",
@@ -76,7 +76,7 @@ _ROOMS = {
     "callbacks": "AuditCallback GroupAccuracy Schedule ShortcutMonitor ValidationNovelty Watch",
     "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
     "explainers": (
-        "Deconvnet Every Explainer GradCAM Gradient GuidedBackprop GuidedGradCAM HiResCAM InputXGradient "
+        "Deconvnet DeepSHAP Every ExpectedGradients Explainer GradCAM Gradient GuidedBackprop GuidedGradCAM HiResCAM InputXGradient "
         "IntegratedGradients LayerCAM Occlusion SmoothGrad"
     ),
     "gallery": "Gallery Picture",

@@ -10,10 +10,11 @@ from xai_callbacks.explainers.backprop import (
 )
 from xai_callbacks.explainers.base import Every, Explainer, Observation, Plan
 from xai_callbacks.explainers.cam import GradCAM, HiResCAM, LayerCAM, LayerExplainer
+from xai_callbacks.explainers.deep_shap import DeepSHAP, ExpectedGradients
 from xai_callbacks.explainers.pixels import IntegratedGradients, Occlusion
 
 __all__ = [
-    "Deconvnet", "Every", "Explainer", "GradCAM", "Gradient", "GuidedBackprop", "GuidedGradCAM", "HiResCAM",
+    "DeepSHAP", "Deconvnet", "Every", "ExpectedGradients", "Explainer", "GradCAM", "Gradient", "GuidedBackprop", "GuidedGradCAM", "HiResCAM",
     "InputXGradient", "IntegratedGradients", "LayerCAM", "LayerExplainer", "Observation", "Occlusion", "Plan",
     "SmoothGrad",
 ]  # fmt: skip
