@@ -19,8 +19,8 @@ if TYPE_CHECKING:
         AuditError, ConfigurationError, NoveltyError, OutputError, ProbeSetError, TargetLayerError, XAICallbacksError,
     )
     from xai_callbacks.explainers import (
-        Deconvnet, Every, Explainer, GradCAM, Gradient, GuidedBackprop, GuidedGradCAM, HiResCAM, InputXGradient,
-        IntegratedGradients, LayerCAM, Occlusion, SmoothGrad,
+        Deconvnet, DeepSHAP, Every, ExpectedGradients, Explainer, GradCAM, Gradient, GuidedBackprop, GuidedGradCAM,
+        HiResCAM, InputXGradient, IntegratedGradients, LayerCAM, Occlusion, SmoothGrad,
     )
     from xai_callbacks.gallery import Gallery, Picture
     from xai_callbacks.gradients import PerSampleGradients
@@ -58,17 +58,17 @@ __version__ = "0.1.0"
 __all__ = [
     "ODIN", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor", "BackgroundCue", "BackgroundTrial",
     "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial", "Deconvnet", "DeepSHAP",
-    "Energy", "Entropy", "Estimate", "Every", "Expectation", "ExpectedGradients", "Explainer", "Finding", "FisherNovelty", "FolderSink", "FrameCue",
-    "FunctionCue", "Gallery", "GradCAM", "GradConScore", "GradNorm", "GradTrust", "Gradient", "GradientConstraint",
-    "GradientNorm", "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History",
-    "ImageLoggerSink", "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM",
-    "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax", "Measure",
-    "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue", "PerProbe",
-    "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue", "Question",
-    "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation", "ShiftCue", "ShortcutMonitor",
-    "SingleLabel", "Sink", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial",
-    "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatIfNot", "Why", "WhyNotCertain",
-    "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
+    "Energy", "Entropy", "Estimate", "Every", "Expectation", "ExpectedGradients", "Explainer", "Finding",
+    "FisherNovelty", "FolderSink", "FrameCue", "FunctionCue", "Gallery", "GradCAM", "GradConScore", "GradNorm",
+    "GradTrust", "Gradient", "GradientConstraint", "GradientNorm", "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM",
+    "HalfTrial", "HiResCAM", "History", "ImageLoggerSink", "InputXGradient", "IntegratedGradients", "JointEnergy",
+    "KNearest", "Key", "LayerCAM", "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit",
+    "MaxSoftmax", "Measure", "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue",
+    "PatchCue", "PerProbe", "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance",
+    "QualityCue", "Question", "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation",
+    "ShiftCue", "ShortcutMonitor", "SingleLabel", "Sink", "SmoothGrad", "TargetLayerError", "TensorBoardSink",
+    "TextureCue", "TintCue", "Trial", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatIfNot",
+    "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
 ]
 
 _ROOMS = {
@@ -76,8 +76,8 @@ _ROOMS = {
     "callbacks": "AuditCallback GroupAccuracy Schedule ShortcutMonitor ValidationNovelty Watch",
     "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
     "explainers": (
-        "Deconvnet DeepSHAP Every ExpectedGradients Explainer GradCAM Gradient GuidedBackprop GuidedGradCAM HiResCAM InputXGradient "
-        "IntegratedGradients LayerCAM Occlusion SmoothGrad"
+        "Deconvnet DeepSHAP Every ExpectedGradients Explainer GradCAM Gradient GuidedBackprop GuidedGradCAM HiResCAM "
+        "InputXGradient IntegratedGradients LayerCAM Occlusion SmoothGrad"
     ),
     "gallery": "Gallery Picture",
     "gradients": "PerSampleGradients",

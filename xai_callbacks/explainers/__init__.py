@@ -14,7 +14,7 @@ from xai_callbacks.explainers.deep_shap import DeepSHAP, ExpectedGradients
 from xai_callbacks.explainers.pixels import IntegratedGradients, Occlusion
 
 __all__ = [
-    "DeepSHAP", "Deconvnet", "Every", "ExpectedGradients", "Explainer", "GradCAM", "Gradient", "GuidedBackprop", "GuidedGradCAM", "HiResCAM",
-    "InputXGradient", "IntegratedGradients", "LayerCAM", "LayerExplainer", "Observation", "Occlusion", "Plan",
-    "SmoothGrad",
+    "Deconvnet", "DeepSHAP", "Every", "ExpectedGradients", "Explainer", "GradCAM", "Gradient", "GuidedBackprop",
+    "GuidedGradCAM", "HiResCAM", "InputXGradient", "IntegratedGradients", "LayerCAM", "LayerExplainer", "Observation",
+    "Occlusion", "Plan", "SmoothGrad",
 ]  # fmt: skip

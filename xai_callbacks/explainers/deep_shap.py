@@ -27,7 +27,7 @@ from xai_callbacks.explainers.deeplift import Passes, line
 from xai_callbacks.questions import Posed
 
 Background = Literal["blurred", "mean", "sample"] | float
-"""What an image is held against: a blur of itself (Gaussian, standard deviation an eighth of the shorter side), its mean
+"""What an image is held against: its own blur (Gaussian, standard deviation an eighth of the shorter side), its mean
 colour, a number in the units of the images, or a sample of familiar images, the `inliers` of the auditor."""
 
 _POINTS = 64  # of the line from one output to another, which costs nothing
@@ -41,8 +41,7 @@ class _AgainstBackground(Explainer):
         super().__init__(name)
         if background not in ("blurred", "mean", "sample") and not is_number(background):
             raise ConfigurationError(
-                "Expected `background` to be 'blurred', 'mean', 'sample' or a finite number, but got "
-                f"{background!r}."
+                f"Expected `background` to be 'blurred', 'mean', 'sample' or a finite number, but got {background!r}."
             )
         require_integer("samples", samples, minimum=1)
         self.background: Background = float(background) if is_number(background) else background
@@ -140,12 +139,11 @@ class DeepSHAP(_AgainstBackground):
         with passes.of_references():
             there = _run(subject, background, layer).detached()
         asked = torch.randn(here.outputs.shape[1], generator=torch.Generator().manual_seed(0)).to(here.outputs)
-        changed = (here.outputs.detach() - there.outputs) * asked
         (multipliers,) = torch.autograd.grad(here.outputs, here.given, asked.expand_as(here.outputs))
-        added = (multipliers * (here.given - there.given)).flatten(1).sum(dim=1)
-        error = (added - changed.sum(dim=1)).abs()
-        precision = 16 * torch.finfo(subject.dtype).eps
-        scale = changed.norm(dim=1)
+        here = here.detached()
+        changed = (here.outputs - there.outputs) * asked
+        error = ((multipliers * (here.given - there.given)).flatten(1).sum(dim=1) - changed.sum(dim=1)).abs()
+        precision, scale = 16 * torch.finfo(subject.dtype).eps, changed.norm(dim=1)
         if bool((error <= max(_LEAST, precision) * scale + precision * (here.outputs * asked).norm(dim=1)).all()):
             return
         raise ConfigurationError(
