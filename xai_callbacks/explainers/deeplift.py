@@ -15,7 +15,7 @@ The last is exact for products of two, and needs some points of the line for oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -264,7 +264,7 @@ def _group_norm(
     eps: float = 1e-5,
     *_: object,
 ) -> Tensor:
-    grouped = images.unflatten(1, (groups, -1))
+    grouped = images.reshape(len(images), groups, -1)
     normed = _layer_norm(grouped, grouped.shape[2:], eps=eps).reshape(images.shape)
     channels = (-1, *(1,) * (images.ndim - 2))
     normed = normed if weight is None else normed * weight.view(channels)
@@ -274,7 +274,8 @@ def _group_norm(
 def _softmax(values: Tensor, dim: int | None = None, *others: object, **named: object) -> Tensor:
     # The logarithm of a tiny probability, which is what a question is about, is then that of the log-softmax.
     dtype = next((each for each in (*others, *named.values()) if isinstance(each, torch.dtype)), None)
-    return torch.nn.functional.log_softmax(values, dim, dtype=dtype).exp()
+    probabilities: Tensor = torch.nn.functional.log_softmax(values, dim, dtype=dtype).exp()
+    return probabilities
 
 
 def _quotient(numerator: Any, denominator: Tensor, **_: object) -> Tensor:
@@ -282,7 +283,7 @@ def _quotient(numerator: Any, denominator: Tensor, **_: object) -> Tensor:
 
 
 # Functions that are made of products and functions of each element, of which the rules add up exactly.
-_IN_PARTS = {
+_IN_PARTS: dict[str, Callable[..., Tensor]] = {
     "div": _quotient,
     "group_norm": _group_norm,
     "layer_norm": _layer_norm,
