@@ -1,4 +1,4 @@
-"""MobileNetV2 with weights of ImageNet that are kept in half precision."""
+"""MobileNetV2 and SqueezeNet with weights of ImageNet that are kept in half precision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-__all__ = ["mobilenet_v2"]
+__all__ = ["mobilenet_v2", "squeezenet"]
 
 
 class TensorFlowPadding(nn.Conv2d):
@@ -27,5 +27,13 @@ def mobilenet_v2(weights: Path) -> nn.Module:
             module.padding = (0, 0)
             module.__class__ = TensorFlowPadding
     kept = load_file(weights / "mobilenet_v2_imagenet.fp16.safetensors")
+    model.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
+    return model
+
+
+def squeezenet(weights: Path) -> nn.Module:
+    """SqueezeNet 1.0; `weights` is the folder of the file."""
+    model: nn.Module = torchvision.models.squeezenet1_0(weights=None)
+    kept = load_file(weights / "squeezenet1_0_imagenet.fp16.safetensors")
     model.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
     return model
