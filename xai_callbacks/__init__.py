@@ -19,8 +19,9 @@ if TYPE_CHECKING:
         AuditError, ConfigurationError, NoveltyError, OutputError, ProbeSetError, TargetLayerError, XAICallbacksError,
     )
     from xai_callbacks.explainers import (
-        CAM, VOICE, Deconvnet, Every, Explainer, GradCAM, GradCAMPlusPlus, Gradient, GuidedBackprop, GuidedGradCAM,
-        HiResCAM, ImplicitSaliency, InputXGradient, IntegratedGradients, LayerCAM, Occlusion, SmoothGrad,
+        CAM, VOICE, Deconvnet, DeepSHAP, Every, ExpectedGradients, Explainer, GradCAM, GradCAMPlusPlus, Gradient,
+        GuidedBackprop, GuidedGradCAM, HiResCAM, ImplicitSaliency, InputXGradient, IntegratedGradients, LayerCAM,
+        Occlusion, SmoothGrad,
     )
     from xai_callbacks.gallery import Gallery, Picture
     from xai_callbacks.gradients import PerSampleGradients
@@ -60,18 +61,18 @@ __version__ = "0.1.0"
 __all__ = [
     "CAM", "ODIN", "VOICE", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor", "BackgroundCue",
     "BackgroundTrial", "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial",
-    "Deconvnet", "Energy", "Entropy", "Estimate", "Every", "Expectation", "Explainer", "ExplanationUncertainty",
-    "Finding", "FisherNovelty", "FolderSink", "FrameCue", "FunctionCue", "Gallery", "GradCAM", "GradCAMPlusPlus",
-    "GradConScore", "GradNorm", "GradTrust", "Gradient", "GradientConstraint", "GradientNorm", "GroupAccuracy",
-    "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History", "ImageLoggerSink", "ImplicitSaliency",
-    "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM", "Localization", "MLflowSink",
-    "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax", "Measure", "MultiLabel", "NoveltyError",
-    "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue", "PerProbe", "PerSampleGradients", "Picture",
-    "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue", "Question", "ReconstructionError", "RegionTrial",
-    "Regression", "Rule", "Schedule", "Separation", "ShiftCue", "ShortcutMonitor", "SingleLabel", "Sink", "SmoothGrad",
-    "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial", "ValidationNovelty", "ViM", "WandbSink",
-    "Watch", "WatermarkCue", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan",
-    "XAICallbacksError", "assert_expectations",
+    "Deconvnet", "DeepSHAP", "Energy", "Entropy", "Estimate", "Every", "Expectation", "ExpectedGradients", "Explainer",
+    "ExplanationUncertainty", "Finding", "FisherNovelty", "FolderSink", "FrameCue", "FunctionCue", "Gallery", "GradCAM",
+    "GradCAMPlusPlus", "GradConScore", "GradNorm", "GradTrust", "Gradient", "GradientConstraint", "GradientNorm",
+    "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History", "ImageLoggerSink",
+    "ImplicitSaliency", "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM",
+    "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax", "Measure",
+    "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue", "PerProbe",
+    "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue", "Question",
+    "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation", "ShiftCue", "ShortcutMonitor",
+    "SingleLabel", "Sink", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial",
+    "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatIfNot", "Why", "WhyNotCertain",
+    "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
 ]
 
 _ROOMS = {
@@ -79,8 +80,9 @@ _ROOMS = {
     "callbacks": "AuditCallback GroupAccuracy Schedule ShortcutMonitor ValidationNovelty Watch",
     "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
     "explainers": (
-        "CAM Deconvnet Every Explainer GradCAM GradCAMPlusPlus Gradient GuidedBackprop GuidedGradCAM HiResCAM "
-        "ImplicitSaliency InputXGradient IntegratedGradients LayerCAM Occlusion SmoothGrad VOICE"
+        "CAM Deconvnet DeepSHAP Every ExpectedGradients Explainer GradCAM GradCAMPlusPlus Gradient GuidedBackprop "
+        "GuidedGradCAM HiResCAM ImplicitSaliency InputXGradient IntegratedGradients LayerCAM Occlusion SmoothGrad "
+        "VOICE"
     ),
     "gallery": "Gallery Picture",
     "gradients": "PerSampleGradients",

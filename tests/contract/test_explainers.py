@@ -48,7 +48,7 @@ class InputTimesGradient(Explainer):
         return torch.stack(maps).float()
 
 
-SETTINGS = {"IntegratedGradients": {"steps": 6}, "Occlusion": {"window": 4}, "SmoothGrad": {"samples": 3}}
+SETTINGS = {"ExpectedGradients": {"samples": 6}, "IntegratedGradients": {"steps": 6}, "Occlusion": {"window": 4}, "SmoothGrad": {"samples": 3}}
 EXPLAINERS = [
     *(
         explainer

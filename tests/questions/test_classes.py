@@ -265,3 +265,34 @@ def test_values_are_the_same_from_wherever_they_come_and_near_ones_keep_apart():
     near = [WhyValueRatherThan(0.1234567), WhyValueRatherThan(0.1234568)]
     assert near[0].key != near[1].key
     check_questions(near, VALUE, labelled=False)
+
+
+def test_ranks_are_those_of_each_image():
+    assert Why("top-1").pose(LOGITS, None, CLASSES).fact.tolist() == [0, 1, 1]
+    assert Why("top-2").pose(LOGITS, None, CLASSES).fact.tolist() == [3, 2, 2]
+    assert Why("top-4").pose(LOGITS, None, CLASSES).fact.tolist() == [2, 3, 0]
+    posed = WhyRatherThan(foil="top-3", fact="top-2").pose(LOGITS, None, CLASSES)
+    assert (posed.fact.tolist(), posed.foil.tolist()) == ([3, 2, 2], [1, 0, 3])
+    torch.testing.assert_close(posed.score(LOGITS), torch.tensor([0.5, 0.1, 3.9], dtype=torch.float64))
+    labels = Why("top-2").pose(LOGITS, None, MultiLabel(width=4))
+    assert labels.fact.tolist() == [3, 2, 2]
+    assert torch.equal(
+        WhyRatherThan("top-2").pose(LOGITS, None, CLASSES).foil, WhyRatherThan().pose(LOGITS, None, CLASSES).foil
+    )
+    assert [Why("top-2").key, WhyRatherThan("top-3").key] == ["why_top-2", "why_rather_than_top-3"]
+
+
+@pytest.mark.parametrize(
+    ("question", "task", "message"),
+    [
+        (Why("top-5"), CLASSES, "Expected `of` to be the rank of a class or label, but got 'top-5' of 4 outputs"),
+        (WhyRatherThan("top-9"), MultiLabel(width=3), "Expected `foil` to be the rank of .* 'top-9' of 3 outputs"),
+        (Why("top-2"), VALUE, "but got 'top-2' of values, which have no order"),
+        (WhyValueRatherThan(1.0, of="top-2"), Regression(width=3), "but got 'top-2' of values"),
+        (Why("top-0"), CLASSES, "Expected `of` to name a class, but got 'top-0'"),
+    ],
+)
+def test_ranks_that_an_output_cannot_have_are_refused(question, task, message):
+    with pytest.raises(ConfigurationError, match=message):
+        check_questions([question], task, labelled=True)
+    check_questions([Why("top-4")], SingleLabel(), labelled=False)

@@ -348,6 +348,15 @@ def test_a_model_of_the_other_half_is_at_one_with_itself_and_one_of_the_filled_h
     assert filled["fill/disagree"].value == 1
 
 
+def test_an_answer_has_changed_if_it_is_another_than_that_of_the_whole_image():
+    """Black leaves three equal logits, of which the first is taken: two of three answers change."""
+    judged = tried(Reads(box(0, 0, 2, 2)), agreeing(), HalfTrial("top", ["black", "blur"], name="fill_top")).judged
+    assert list(judged) == [f"fill_top/{key}" for key in ("tv", "disagree", "changed/black", "changed/blur")]
+    assert judged["fill_top/changed/black"].values.tolist() == [float(k % 3 != 0) for k in range(12)]
+    below = values(Reads(box(0, 0, 2, 2)), agreeing(), HalfTrial("bottom", ["black", "white"]))
+    assert below["fill/changed/black"].value == below["fill/changed/white"].value == 0
+
+
 def test_three_fills_are_their_mean_distance():
     found = values(Reads(box(0, 0, 2, 2)), scenes(masks={}), HalfTrial("top", ["white", "black", "uniform"]))
     assert 0 < found["fill/tv"].value < 2 / 3

@@ -10,11 +10,12 @@ from xai_callbacks.explainers.backprop import (
 )
 from xai_callbacks.explainers.base import Every, Explainer, Observation, Plan
 from xai_callbacks.explainers.cam import CAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, LayerExplainer
+from xai_callbacks.explainers.deep_shap import DeepSHAP, ExpectedGradients
 from xai_callbacks.explainers.foils import VOICE, ImplicitSaliency
 from xai_callbacks.explainers.pixels import IntegratedGradients, Occlusion
 
 __all__ = [
-    "CAM", "VOICE", "Deconvnet", "Every", "Explainer", "GradCAM", "GradCAMPlusPlus", "Gradient", "GuidedBackprop",
-    "GuidedGradCAM", "HiResCAM", "ImplicitSaliency", "InputXGradient", "IntegratedGradients", "LayerCAM",
-    "LayerExplainer", "Observation", "Occlusion", "Plan", "SmoothGrad",
+    "CAM", "VOICE", "Deconvnet", "DeepSHAP", "Every", "ExpectedGradients", "Explainer", "GradCAM", "GradCAMPlusPlus",
+    "Gradient", "GuidedBackprop", "GuidedGradCAM", "HiResCAM", "ImplicitSaliency", "InputXGradient",
+    "IntegratedGradients", "LayerCAM", "LayerExplainer", "Observation", "Occlusion", "Plan", "SmoothGrad",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """The contract of questions: posed once, then scored of any outputs for altered versions of the same images."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -113,6 +114,15 @@ def to_reference(argument: str, value: str | int, words: Sequence[str]) -> str |
 
 def check_reference(argument: str, reference: str | int, words: Sequence[str], task: Task, *, labelled: bool) -> None:
     """Refuse an output that the task does not have, `label` without labels, and a word for one of several values."""
+    rank = _rank(reference)
+    if rank is not None and not (task.classifies and rank <= (task.width or rank)):
+        most = f"of {task.width} outputs" if task.classifies else "of values, which have no order of probability"
+        raise ConfigurationError(
+            f"Expected `{argument}` to be the rank of a class or label, but got {reference!r} {most}. Give an index or "
+            "a name."
+        )
+    if rank is not None:
+        return
     if reference not in words:
         try:
             task.index(argument, reference)
@@ -136,8 +146,17 @@ def resolve(reference: str | int, outputs: Tensor, truth: Tensor | None, task: T
     """The output that a reference means for each image, `(N,)` int64, -1 for none."""
     if reference == "predicted":
         return task.most_probable(outputs)
+    rank = _rank(reference)
+    if rank is not None:
+        return outputs.detach().argsort(dim=1, descending=True, stable=True)[:, rank - 1]
     if reference == "label":
         if truth is None:
             raise ConfigurationError("Expected probes with `labels` for a question about the label, but got none.")
         return task.truth_of(truth, outputs)
     return torch.full((len(outputs),), task.index("of", reference), dtype=torch.int64, device=outputs.device)
+
+
+def _rank(reference: str | int) -> int | None:
+    """The k of `top-k`, from 1; None for another reference."""
+    found = re.fullmatch(r"top-([1-9]\d*)", reference) if isinstance(reference, str) else None
+    return None if found is None else int(found[1])

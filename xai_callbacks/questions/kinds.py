@@ -63,7 +63,8 @@ class Why(Question):
 
     Args:
         of: `predicted` (the most probable output), `label` (the true class; of several true labels the most probable),
-            an index, or the name of a class, label or value. A net of several values is asked about one of them.
+            `top-2`, `top-3` and so on (the second, third most probable class or label of each image), an index, or the
+            name of a class, label or value. A net of several values is asked about one of them.
     """
 
     words = "Why {fact}?"
@@ -73,7 +74,7 @@ class Why(Question):
 
     @property
     def key(self) -> str:
-        """`why`, `why_label`, `why_<index>` or `why_<name>`."""
+        """`why`, `why_label`, `why_top-2`, `why_<index>` or `why_<name>`."""
         return "why" if self.of == "predicted" else f"why_{in_key(self.of)}"
 
     def check(self, task: Task, *, labelled: bool) -> None:
@@ -112,8 +113,9 @@ class WhyRatherThan(Question):
     through its probability alone. With `fact`, it is the logit difference `z_P - z_Q`, the limit for `p_P` near 1.
 
     Args:
-        foil: What is held against the fact: `runner-up` (the most probable other one), `label`, an index or a name.
-        fact: None, `predicted`, `label`, an index or a name.
+        foil: What is held against the fact: `runner-up` (the most probable other one), `label`, `top-3` or another
+            rank, an index or a name.
+        fact: None, `predicted`, `label`, a rank, an index or a name.
     """
 
     words = "Why {fact}, rather than {foil}?"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_instance, require_integer
+from xai_callbacks.errors import ConfigurationError, require_instance, require_integer, require_name
 from xai_callbacks.interventions.fills import FILLS, apply_fill, dilate
 from xai_callbacks.interventions.regions import HALVES, half_masks, partners, placebo_masks, require_region
 from xai_callbacks.interventions.shown import Shown
@@ -195,29 +195,39 @@ class HalfTrial(Trial):
     """Overwrites half of the image in several ways: does the answer depend on what stands in the other half?
 
     `fill/tv` is the mean total variation distance of the answers from their mean, `fill/disagree` the share of probes
-    whose answers differ. Clean models fail it, too: it measures how a model stands missing parts, not shortcuts. Read
-    it beside its value before training. Cost: one forward pass a probe and fill.
+    whose answers differ, and `fill/changed/<fill>` that of probes whose answer is another than that of the whole image.
+    Clean models fail it, too: it measures how a model stands missing parts, not shortcuts. Read it beside its value
+    before training. Cost: one forward pass a probe and fill.
 
     Args:
         half: What to overwrite: `top`, `bottom`, `left`, `right`, or with `keep_object` the half opposite to `core`.
         fills: Two or more.
         seed: Seed of the fills.
+        name: Beginning of the keys; another one is needed for a second half.
     """
 
     def __init__(
-        self, half: str = "keep_object", fills: Sequence[str] = ("white", "black", "uniform"), *, seed: int = 0
+        self,
+        half: str = "keep_object",
+        fills: Sequence[str] = ("white", "black", "uniform"),
+        *,
+        seed: int = 0,
+        name: str = "fill",
     ) -> None:
         if half not in HALVES:
             raise ConfigurationError(f"Expected `half` to be one of {', '.join(HALVES)}, but got {half!r}.")
         _require_arguments(seed=seed)
         self.fills = _require_fills(fills, min_count=2, without=["swap"])
-        self.half, self.seed = half, seed
-        self.name = "fill"
+        require_name("`name` of HalfTrial", name)
+        self.half, self.seed, self.name = half, seed, name
 
     def keys(self) -> Sequence[Key]:
         """See `Trial.keys`."""
-        tv = Key("fill/tv", "distance of the answers from their mean over the fills", 0.0, 1.0)
-        return [tv, Key("fill/disagree", "answered differently by what fills the other half", 0.0, 1.0, unit="share")]
+        tv = Key(f"{self.name}/tv", "distance of the answers from their mean over the fills", 0.0, 1.0)
+        shares = {"disagree": "answered differently by what fills the other half"} | {
+            f"changed/{fill}": f"answered differently with half the image filled by {fill}" for fill in self.fills
+        }
+        return [tv, *(Key(f"{self.name}/{key}", words, 0.0, 1.0, unit="share") for key, words in shares.items())]
 
     def check(self, probes: ProbeSet) -> None:
         """See `Trial.check`; `keep_object` needs the region `core`."""
@@ -236,8 +246,10 @@ class HalfTrial(Trial):
         """See `Trial.judge`."""
         distance, disagree = spread(torch.stack([answers.views[fill] for fill in self.fills]))
         has = answers.facts["has"]
-        found = {"fill/tv": distance, "fill/disagree": disagree}
-        return {key: PerProbe(values.where(has, torch.nan)) for key, values in found.items()}
+        whole = probes.task.predictions(answers.given)
+        changed = {f"changed/{fill}": 1 - answers_with(answers.views[fill], whole) for fill in self.fills}
+        found = {"tv": distance, "disagree": disagree} | changed
+        return {f"{self.name}/{key}": PerProbe(values.where(has, torch.nan)) for key, values in found.items()}
 
 
 def _filled(shown: Shown, masks: Tensor, fill: str, seed: int) -> Tensor:
