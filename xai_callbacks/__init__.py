@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from xai_callbacks.explainers import (
         Deconvnet, Every, Explainer, GradCAM, Gradient, GuidedBackprop, GuidedGradCAM, HiResCAM, InputXGradient,
-        IntegratedGradients, LayerCAM, Occlusion, SmoothGrad,
+        IntegratedGradients, LayerCAM, Occlusion, RISE, SmoothGrad, UndesirablePixels,
     )
     from xai_callbacks.gallery import Gallery, Picture
     from xai_callbacks.gradients import PerSampleGradients
@@ -45,7 +45,9 @@ if TYPE_CHECKING:
         ReconstructionError, ViM,
     )
     from xai_callbacks.probes import ProbeSet
-    from xai_callbacks.questions import Question, WhatIfNot, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan
+    from xai_callbacks.questions import (
+        Question, WhatHinders, WhatIfNot, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan,
+    )
     from xai_callbacks.record import AuditRecord, Estimate, Finding, Key, MapSet, PerProbe
     from xai_callbacks.rules import AlarmRule, Expectation, Rule, assert_expectations
     from xai_callbacks.sinks import FolderSink, ImageLoggerSink, MLflowSink, Sink, TensorBoardSink, WandbSink
@@ -56,19 +58,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ODIN", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor", "BackgroundCue", "BackgroundTrial",
-    "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial", "Deconvnet", "Energy",
-    "Entropy", "Estimate", "Every", "Expectation", "Explainer", "Finding", "FisherNovelty", "FolderSink", "FrameCue",
-    "FunctionCue", "Gallery", "GradCAM", "GradConScore", "GradNorm", "GradTrust", "Gradient", "GradientConstraint",
-    "GradientNorm", "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History",
-    "ImageLoggerSink", "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM",
+    "ODIN", "RISE", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor", "BackgroundCue",
+    "BackgroundTrial", "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial",
+    "Deconvnet", "Energy", "Entropy", "Estimate", "Every", "Expectation", "Explainer", "Finding", "FisherNovelty",
+    "FolderSink", "FrameCue", "FunctionCue", "Gallery", "GradCAM", "GradConScore", "GradNorm", "GradTrust", "Gradient",
+    "GradientConstraint", "GradientNorm", "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM",
+    "History", "ImageLoggerSink", "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM",
     "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax", "Measure",
     "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue", "PerProbe",
     "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue", "Question",
     "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation", "ShiftCue", "ShortcutMonitor",
     "SingleLabel", "Sink", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial",
-    "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatIfNot", "Why", "WhyNotCertain",
-    "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
+    "UndesirablePixels", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatHinders", "WhatIfNot",
+    "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
 ]
 
 _ROOMS = {
@@ -77,7 +79,7 @@ _ROOMS = {
     "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
     "explainers": (
         "Deconvnet Every Explainer GradCAM Gradient GuidedBackprop GuidedGradCAM HiResCAM InputXGradient "
-        "IntegratedGradients LayerCAM Occlusion SmoothGrad"
+        "IntegratedGradients LayerCAM Occlusion RISE SmoothGrad UndesirablePixels"
     ),
     "gallery": "Gallery Picture",
     "gradients": "PerSampleGradients",
@@ -93,7 +95,7 @@ _ROOMS = {
         "ReconstructionError ViM"
     ),
     "probes": "ProbeSet",
-    "questions": "Question WhatIfNot Why WhyNotCertain WhyRatherThan WhyValueRatherThan",
+    "questions": "Question WhatHinders WhatIfNot Why WhyNotCertain WhyRatherThan WhyValueRatherThan",
     "record": "AuditRecord Estimate Finding Key MapSet PerProbe",
     "rules": "AlarmRule Expectation Rule assert_expectations",
     "sinks": "FolderSink ImageLoggerSink MLflowSink Sink TensorBoardSink WandbSink",
