@@ -17,9 +17,9 @@ from xai_callbacks.explainers.pixels import Baseline, baseline_of, read_baseline
 Factors = Literal["target", "non-target", "general"]
 """Whether to hide what hinders the class asked about, what speaks for the others, or what lowers its probability."""
 
-_RATE = 0.1  # of Adam, as in all public code of mask optimisation
-_STEPS, _DRAWN = 40, 300  # more change no figure of docs/results/undesirable.json by much
-_SHARE = 0.2  # of the cells, hidden at first or in random masks, where no area is given
+_RATE, _BETAS, _TINY = 0.1, (0.9, 0.999), 1e-12  # of Adam, as in all public code of mask optimisation
+_STEPS, _DRAWN = 40, 300  # more change little, see docs/results/undesirable.json
+_SHARE = 0.2  # of the cells, hidden at first where no area is given
 _BLUR = 8  # the shorter side, in standard deviations of the blur
 
 
@@ -40,11 +40,12 @@ class UndesirablePixels(Explainer):
     other questions the fact alone counts, and those with equal facts share a mask. Images without a fact get zeros.
 
     The body of the paper could not be read, and no code is public: losses, reference and settings are our reading.
-    The share that is hidden is `area` exactly: Adam, from an even mask, and each step is followed by the nearest mask
-    of that area. That makes maps comparable, and says nothing of how much hinders, as a map of fixed area is never
-    empty; with `area=None` the mask pays for its area instead. No jitter and no random start, which change little.
-    Without `gradients`, the loss of random masks that hide `area` of the cells is compared between those that hide a
-    cell and those that do not, and the cells with the lowest difference are hidden; seeded, the same for all images.
+    The share that is hidden is `area` exactly: each step is followed by the nearest mask of that area, from an even one
+    on. That makes maps comparable, and says nothing of how much hinders, as a map of fixed area is never empty; with
+    `area=None` the mask pays for its area instead. Steps are those of Adam, but with one scale for all cells of an
+    image: with a scale each, cells that matter little move as far as those that matter, and masks of one area end up
+    worse. No jitter, and nothing random. Without `gradients` the losses of random masks are compared, those that hide a
+    cell against those that do not, and the cells with the lowest difference are hidden; seeded, one set for all images.
 
     Cost: for each question `steps` forward and backward passes, or `steps` forward passes without gradients.
 
@@ -52,12 +53,12 @@ class UndesirablePixels(Explainer):
         factors: Kind of pixels to look for, see above.
         cells: Cells of the mask along the shorter side. More find more, and come nearer to adversarial patterns.
         reference: What hides the rest: `blur`, Gaussian with an eighth of the shorter side, or as in `Occlusion`.
-        area: Share of the cells that is hidden; None leaves it to `area_weight`.
+        area: Share of the cells that is hidden; None leaves it to `area_weight`, by gradients only.
         area_weight: What a hidden cell costs in logits (of `general` in probability) where `area` is None.
         smoothness: Weight of the differences between neighbouring cells, for which there is no need with few cells.
         pinning: Weight of keeping the other logits where they were. At 1, a net of two classes whose logits are one
             number with both signs gains nothing.
-        steps: Steps of Adam, 40 if None; without gradients number of random masks, 300 if None.
+        steps: Steps, 40 if None; without gradients number of random masks, 300 if None.
         gradients: Whether to optimise by gradients. False explains functions, too.
         name: What keys begin with.
     """
@@ -87,6 +88,11 @@ class UndesirablePixels(Explainer):
         require_bool("gradients", gradients)
         if area is not None and not (is_number(area) and 0 < area < 1):
             raise ConfigurationError(f"Expected `area` to be a number between 0 and 1, or None, but got {area!r}.")
+        if area is None and not gradients:
+            raise ConfigurationError(
+                "Expected `area` to be a number without `gradients`, as random masks tell which cells count most and not "
+                "how many, but got None."
+            )
         for argument, value in (("area_weight", area_weight), ("smoothness", smoothness), ("pinning", pinning)):
             if not is_number(value) or value < 0:
                 raise ConfigurationError(f"Expected `{argument}` to be a number of 0 or more, but got {value!r}.")
@@ -146,26 +152,28 @@ class UndesirablePixels(Explainer):
     def _optimised(
         self, observation: Observation, loss: Callable[[Tensor], Tensor], tell: Callable[[float], None]
     ) -> Tensor:
-        """Masks `(N, h, w)` by Adam; images do not influence each other, as it goes by each cell alone."""
+        """Masks `(N, h, w)` by gradients; images do not influence each other."""
         images = observation.images
-        size = (len(images), *grid_of(images, self.cells))
-        hidden = torch.full(size, self.area or _SHARE, device=images.device, requires_grad=True)
-        adam = torch.optim.Adam([hidden], _RATE)
-        for step in range(self.steps):
+        hidden = torch.full((len(images), *grid_of(images, self.cells)), self.area or _SHARE, device=images.device)
+        mean, square = torch.zeros_like(hidden), torch.zeros(len(images), 1, 1, device=images.device)
+        for step in range(1, self.steps + 1):
+            hidden.requires_grad_(True)
             total = loss(hidden) + self.smoothness * _differences(hidden)
             if self.area is None:
                 total = total + self.area_weight * hidden.sum(dim=(1, 2))
-            (hidden.grad,) = torch.autograd.grad(total.sum(), hidden)
-            adam.step()
-            with torch.no_grad():
-                hidden.copy_(hidden.clamp(0, 1) if self.area is None else to_area(hidden, self.area))
-            tell((step + 1) / self.steps)
-        return hidden.detach()
+            (gradient,) = torch.autograd.grad(total.sum(), hidden)
+            mean = _BETAS[0] * mean + (1 - _BETAS[0]) * gradient
+            square = _BETAS[1] * square + (1 - _BETAS[1]) * gradient.square().mean(dim=(1, 2), keepdim=True)
+            size = (square / (1 - _BETAS[1] ** step)).sqrt().clamp_min(_TINY)
+            hidden = hidden.detach() - _RATE / (1 - _BETAS[0] ** step) * mean / size
+            hidden = hidden.clamp(0, 1) if self.area is None else to_area(hidden, self.area)
+            tell(step / self.steps)
+        return hidden
 
     def _estimated(
         self, observation: Observation, loss: Callable[[Tensor], Tensor], tell: Callable[[float], None]
     ) -> Tensor:
-        """Masks `(N, h, w)` of 0 and 1 from the losses of random ones, without gradients."""
+        """Masks `(N, h, w)` from the losses of random ones: cells wholly as far as the area goes, and one in part."""
         images, share = observation.images, self.area or _SHARE
         generator, grid = torch.Generator().manual_seed(observation.seed), grid_of(images, self.cells)
         drawn = (torch.rand(self.steps, *grid, generator=generator) < share).double()
@@ -179,11 +187,8 @@ class UndesirablePixels(Explainer):
             for some in (drawn, 1 - drawn)
         ]
         gained = (means[0] - means[1]).flatten(1)
-        if self.area is None:
-            return (gained < -self.area_weight).float().unflatten(1, grid).to(images.device)
-        # Those cells wholly that fit into the area, and the next in part.
         ranks = gained.argsort(dim=1).argsort(dim=1)
-        return (self.area * gained.shape[1] - ranks).clamp(0, 1).unflatten(1, grid).float().to(images.device)
+        return (share * gained.shape[1] - ranks).clamp(0, 1).unflatten(1, grid).float().to(images.device)
 
 
 def covered(images: Tensor, base: Tensor, hidden: Tensor) -> Tensor:
