@@ -49,7 +49,7 @@ def test_the_quarter_that_hinders_is_found_for_each_kind_of_factors(factors, qua
     assert (quarters(maps)[:, quarter] > 0.9).all()
 
 
-@pytest.mark.parametrize(("price", "count"), [(0.01, 9), (0.05, 8), (0.5, 4), (0.8, 3), (0.9, 1), (2.0, 0)])
+@pytest.mark.parametrize(("price", "count"), [(0.05, 8), (0.5, 4), (0.8, 3), (0.9, 1), (2.0, 0)])
 def test_without_an_area_just_the_cells_are_hidden_that_are_worth_their_price(price, count):
     """The score is linear, and an enlarged cell has an eighth of it beyond each border: 1, .875, .766, .125, ..."""
     explainer = UndesirablePixels(cells=4, reference=0.0, area=None, area_weight=price, pinning=0.0, steps=200)

@@ -90,8 +90,8 @@ class UndesirablePixels(Explainer):
             raise ConfigurationError(f"Expected `area` to be a number between 0 and 1, or None, but got {area!r}.")
         if area is None and not gradients:
             raise ConfigurationError(
-                "Expected `area` to be a number without `gradients`, as random masks tell which cells count most and not "
-                "how many, but got None."
+                "Expected `area` to be a number without `gradients`, as random masks tell which cells count most and "
+                "not how many, but got None."
             )
         for argument, value in (("area_weight", area_weight), ("smoothness", smoothness), ("pinning", pinning)):
             if not is_number(value) or value < 0:
