@@ -12,7 +12,7 @@ from xai_callbacks.access import Trace
 from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_integer
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, Units, require_gradients
 from xai_callbacks.explainers.masks import grid_of
-from xai_callbacks.explainers.pixels import Baseline, baseline_of, read_baseline
+from xai_callbacks.explainers.pixels import Baseline, baseline_of
 
 Factors = Literal["target", "non-target", "general"]
 """Whether to hide what hinders the class asked about, what speaks for the others, or what lowers its probability."""
@@ -35,9 +35,10 @@ class UndesirablePixels(Explainer):
     | `non-target` | `logsumexp_c z'_c + pinning * abs(z'_t - z_t)`, over `c != t` |
     | `general` | `-p'_t`, the probability, as Fong and Vedaldi do (ICCV 2017) |
 
-    plus `smoothness * sum |dh|^3` over neighbouring cells. The map is `-h` on the cells: hiding them raises the class
-    asked about, so they are evidence against it, and no cell is positive. Ask `WhatHinders()` or `Why("label")`; of
-    other questions the fact alone counts, and those with equal facts share a mask. Images without a fact get zeros.
+    plus `smoothness * sum |dh|^3` over neighbouring cells. The map is `-h` on the cells, which enlarged is `-U(h)`:
+    hiding them raises the class asked about, or lowers its rivals, so they are evidence against it, and no cell is
+    positive. Ask `WhatHinders()` or `Why("label")`; of other questions the fact alone counts, and those with equal
+    facts share a mask. Images without a fact get zeros.
 
     The body of the paper could not be read, and no code is public: losses, reference and settings are our reading.
     The share that is hidden is `area` exactly: each step is followed by the nearest mask of that area, from an even one
@@ -84,6 +85,10 @@ class UndesirablePixels(Explainer):
             raise ConfigurationError(
                 f"Expected `factors` to be one of {', '.join(get_args(Factors))}, but got {factors!r}."
             )
+        if reference not in ("blur", "mean") and not is_number(reference):
+            raise ConfigurationError(
+                f"Expected `reference` to be 'blur', 'mean' or a finite number, but got {reference!r}."
+            )
         require_integer("cells", cells, minimum=2)
         require_bool("gradients", gradients)
         if area is not None and not (is_number(area) and 0 < area < 1):
@@ -98,7 +103,7 @@ class UndesirablePixels(Explainer):
                 raise ConfigurationError(f"Expected `{argument}` to be a number of 0 or more, but got {value!r}.")
         super().__init__(name)
         self.factors, self.cells, self.area, self.gradients = factors, cells, area, gradients
-        self.reference = reference if reference == "blur" else read_baseline(reference)
+        self.reference: Literal["blur"] | Baseline = reference
         self.area_weight, self.smoothness, self.pinning = area_weight, smoothness, pinning
         self.steps = (_STEPS if gradients else _DRAWN) if steps is None else steps
         require_integer("steps", self.steps, minimum=1)
