@@ -49,6 +49,7 @@ AREA, PLACES, CHUNK = 0.2, 4, 32
 SEEDS, TRAINED, EPOCHS, SMALL = (1, 2), 15_000, 2, 60
 SIDE, PHOTOS, NOISE = 128, 32, 0.2
 BOUNDS = {"flips": (0.0, 1.0), "before": (0.0, 1.0), "after": (0.0, 1.0)}
+NETS: dict[str, Any] = {"fashion_mnist": train, "mobilenet_v2": mobilenet_v2, "squeezenet1_0": squeezenet}
 # Classes of ImageNet that name an object of COCO, where they are few.
 NAMED = {
     "airplane": "airliner warplane", "banana": "banana", "bed": "four-poster studio_couch", "bench": "park_bench",
@@ -220,26 +221,38 @@ def tried(case: Case) -> dict[str, Any]:
     return found
 
 
+def judged_net(name: str) -> dict[str, Any]:
+    """All figures of one entry of `NETS`."""
+    began = time.process_time()
+    if name == "fashion_mnist":
+        small = [fashion(seed) for seed in SEEDS]
+        found = judged([case.half(second=True, count=SMALL) for case in small], KINDS | WITHOUT)
+        found["settings"] = tried(small[0].half(second=False, count=40))
+    else:
+        coco, noisy = photos(NETS[name](DATA / "weights"), name)
+        half = coco.half(second=True, count=PHOTOS)
+        more = noisy.half(second=True, count=PHOTOS - len(half.classes))
+        found = judged([half, more], {each: KINDS[each] for each in ("target", "non-target")})
+    minutes = round((time.process_time() - began) / 60, 1)
+    return found | {"holds": holds(found), "cpu_minutes": minutes, "provenance": provenance()}
+
+
 def main() -> None:
-    """Judge all nets, and write the figures."""
+    """Judge nets, and write the figures beside those of the others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--nets", nargs="+", choices=list(NETS), default=list(NETS), help="which to judge; the rest stays"
+    )
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    began, small = time.process_time(), [fashion(seed) for seed in SEEDS]
-    result: dict[str, Any] = {"settings": tried(small[0].half(second=False, count=40)), "nets": {}}
-    result["nets"]["fashion_mnist"] = judged([case.half(second=True, count=SMALL) for case in small], KINDS | WITHOUT)
-    for name, build in (("mobilenet_v2", mobilenet_v2), ("squeezenet1_0", squeezenet)):
-        coco, noisy = photos(build(DATA / "weights"), name)
-        half = coco.half(second=True, count=PHOTOS)
-        more = noisy.half(second=True, count=PHOTOS - len(half.classes))
-        result["nets"][name] = judged([half, more], {each: KINDS[each] for each in ("target", "non-target")})
-    for found in result["nets"].values():
-        found["holds"] = holds(found)
-    result["cpu_minutes"] = round((time.process_time() - began) / 60, 1)
-    Console().print_json(json.dumps(result))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({**result, "provenance": provenance()}, indent=1) + "\n")
+    kept = arguments.json is not None and arguments.json.exists()
+    result: dict[str, Any] = json.loads(arguments.json.read_text()) if kept else {}
+    for name in arguments.nets:
+        result[name] = judged_net(name)
+        Console().print_json(json.dumps({name: result[name]}))
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
