@@ -90,7 +90,7 @@ class Case:
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Outputs `(N, K)`."""
-        return torch.cat([self.model(chunk) for chunk in images.split(CHUNK)])
+        return torch.cat([self.model(chunk) for chunk in torch.split(images, CHUNK)])
 
     def effect(self, hidden: Tensor) -> HidingEffect:
         """What masks `(N, h, w)` do."""
@@ -102,7 +102,7 @@ def misclassified(model: nn.Module, images: Tensor, named: list[list[int]]) -> C
     """The images whose answer is none of their classes, each with the most probable of these."""
     case = Case(model, images, torch.zeros(len(images), dtype=torch.int64))
     logits = case.logits(images)
-    best = [max(each, key=lambda index, row=row: float(row[index])) for each, row in zip(named, logits, strict=True)]
+    best = [each[int(row[each].argmax())] for each, row in zip(named, logits, strict=True)]
     wrong = [int(row.argmax()) not in each for each, row in zip(named, logits, strict=True)]
     return Case(model, images[wrong], torch.tensor(best)[wrong])
 
@@ -185,7 +185,8 @@ def holds(found: Mapping[str, Any]) -> dict[str, bool]:
     target, rival = effects["target"], effects["non-target"]
     return {
         "target mask raises its class": target["target"][1] > 0,
-        "others nearly pinned meanwhile": target["moved"][2] < target["target"][0] / 4,
+        "each other nearly pinned meanwhile": target["moved"][2] < target["target"][0] / 4,
+        "the others in sum": abs(target["others"][0]) < target["target"][0] / 4,
         "and the rival": abs(target["rival"][0]) < target["target"][0] / 4,
         "target beats random": gains["target over target, random"][1] > 0,
         "target beats another image's": gains["target over target, other image"][1] > 0,

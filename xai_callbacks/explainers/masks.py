@@ -53,17 +53,17 @@ class RISE(Explainer):
     def explain(self, observation: Observation, plan: Plan) -> Tensor:
         """One forward pass a mask for all questions, `chunk_size` images at a time."""
         images, done = observation.images, 0
-        count, size = len(images), images.shape[-2:]
+        count, size = len(images), (images.shape[2], images.shape[3])
         base, places = baseline_of(images, self.baseline), torch.arange(count, device=images.device)
         raised = torch.zeros(len(observation.posed), count, *size, dtype=torch.float64)
         kept, total = torch.zeros(size, dtype=torch.float64), torch.zeros(raised.shape[:2], dtype=torch.float64)
         cells, shifts = self._drawn(images, observation.seed)
         with torch.no_grad():
-            for some in torch.arange(self.masks).split(max(1, observation.chunk_size // count)):
+            for some in torch.split(torch.arange(self.masks), max(1, observation.chunk_size // count)):
                 masks = _enlarged(cells[some], shifts[some], size)
                 altered = base + masks.to(images)[:, None, None] * (images - base)
                 scores = observation.scores(altered.flatten(0, 1), places.repeat(len(some)))
-                scores = scores.unflatten(1, (len(some), count)).cpu().double()
+                scores = scores.reshape(len(scores), len(some), count).cpu().double()
                 raised += torch.einsum("qmn,mhw->qnhw", scores, masks.double())
                 kept, total = kept + masks.double().sum(dim=0), total + scores.sum(dim=1)
                 done += len(some)

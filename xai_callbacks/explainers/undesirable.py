@@ -193,7 +193,7 @@ class UndesirablePixels(Explainer):
         ]
         gained = (means[0] - means[1]).flatten(1)
         ranks = gained.argsort(dim=1).argsort(dim=1)
-        return (share * gained.shape[1] - ranks).clamp(0, 1).unflatten(1, grid).float().to(images.device)
+        return (share * gained.shape[1] - ranks).clamp(0, 1).reshape(means[0].shape).float().to(images.device)
 
 
 def covered(images: Tensor, base: Tensor, hidden: Tensor) -> Tensor:
@@ -208,7 +208,9 @@ def blurred(images: Tensor) -> Tensor:
 
     shorter = min(images.shape[-2:])
     deviation = shorter / _BLUR
-    return gaussian_blur(images.float(), 2 * min(math.ceil(2 * deviation), shorter - 1) + 1, deviation).to(images)
+    side = 2 * min(math.ceil(2 * deviation), shorter - 1) + 1
+    found: Tensor = gaussian_blur(images.float(), side, deviation).to(images)
+    return found
 
 
 def to_area(hidden: Tensor, area: float) -> Tensor:
