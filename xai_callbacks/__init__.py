@@ -19,9 +19,9 @@ if TYPE_CHECKING:
         AuditError, ConfigurationError, NoveltyError, OutputError, ProbeSetError, TargetLayerError, XAICallbacksError,
     )
     from xai_callbacks.explainers import (
-        CAM, VOICE, Deconvnet, DeepSHAP, Every, ExpectedGradients, Explainer, GradCAM, GradCAMPlusPlus, Gradient,
+        CAM, RISE, VOICE, Deconvnet, DeepSHAP, Every, ExpectedGradients, Explainer, GradCAM, GradCAMPlusPlus, Gradient,
         GuidedBackprop, GuidedGradCAM, HiResCAM, ImplicitSaliency, InputXGradient, IntegratedGradients, LayerCAM,
-        Occlusion, SmoothGrad,
+        Occlusion, SmoothGrad, UndesirablePixels,
     )
     from xai_callbacks.gallery import Gallery, Picture
     from xai_callbacks.gradients import PerSampleGradients
@@ -48,7 +48,9 @@ if TYPE_CHECKING:
         ReconstructionError, ViM,
     )
     from xai_callbacks.probes import ProbeSet
-    from xai_callbacks.questions import Question, WhatIfNot, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan
+    from xai_callbacks.questions import (
+        Question, WhatHinders, WhatIfNot, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan,
+    )
     from xai_callbacks.record import AuditRecord, Estimate, Finding, Key, MapSet, PerProbe
     from xai_callbacks.rules import AlarmRule, Expectation, Rule, assert_expectations
     from xai_callbacks.sinks import FolderSink, ImageLoggerSink, MLflowSink, Sink, TensorBoardSink, WandbSink
@@ -59,20 +61,21 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "CAM", "ODIN", "VOICE", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor", "BackgroundCue",
-    "BackgroundTrial", "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial",
-    "Deconvnet", "DeepSHAP", "Energy", "Entropy", "Estimate", "Every", "Expectation", "ExpectedGradients", "Explainer",
-    "ExplanationUncertainty", "Finding", "FisherNovelty", "FolderSink", "FrameCue", "FunctionCue", "Gallery", "GradCAM",
-    "GradCAMPlusPlus", "GradConScore", "GradNorm", "GradTrust", "Gradient", "GradientConstraint", "GradientNorm",
-    "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History", "ImageLoggerSink",
-    "ImplicitSaliency", "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM",
-    "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax", "Measure",
-    "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue", "PerProbe",
-    "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue", "Question",
-    "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation", "ShiftCue", "ShortcutMonitor",
-    "SingleLabel", "Sink", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial",
-    "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatIfNot", "Why", "WhyNotCertain",
-    "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
+    "CAM", "ODIN", "RISE", "VOICE", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor",
+    "BackgroundCue", "BackgroundTrial", "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue",
+    "CueTrial", "Deconvnet", "DeepSHAP", "Energy", "Entropy", "Estimate", "Every", "Expectation", "ExpectedGradients",
+    "Explainer", "ExplanationUncertainty", "Finding", "FisherNovelty", "FolderSink", "FrameCue", "FunctionCue",
+    "Gallery", "GradCAM", "GradCAMPlusPlus", "GradConScore", "GradNorm", "GradTrust", "Gradient", "GradientConstraint",
+    "GradientNorm", "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History",
+    "ImageLoggerSink", "ImplicitSaliency", "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key",
+    "LayerCAM", "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax",
+    "Measure", "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue",
+    "PerProbe", "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue",
+    "Question", "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation", "ShiftCue",
+    "ShortcutMonitor", "SingleLabel", "Sink", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue",
+    "TintCue", "Trial", "UndesirablePixels", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue",
+    "WhatHinders", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError",
+    "assert_expectations",
 ]
 
 _ROOMS = {
@@ -81,8 +84,8 @@ _ROOMS = {
     "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
     "explainers": (
         "CAM Deconvnet DeepSHAP Every ExpectedGradients Explainer GradCAM GradCAMPlusPlus Gradient GuidedBackprop "
-        "GuidedGradCAM HiResCAM ImplicitSaliency InputXGradient IntegratedGradients LayerCAM Occlusion SmoothGrad "
-        "VOICE"
+        "GuidedGradCAM HiResCAM ImplicitSaliency InputXGradient IntegratedGradients LayerCAM Occlusion RISE "
+        "SmoothGrad UndesirablePixels VOICE"
     ),
     "gallery": "Gallery Picture",
     "gradients": "PerSampleGradients",
@@ -98,7 +101,7 @@ _ROOMS = {
         "ReconstructionError ViM"
     ),
     "probes": "ProbeSet",
-    "questions": "Question WhatIfNot Why WhyNotCertain WhyRatherThan WhyValueRatherThan",
+    "questions": "Question WhatHinders WhatIfNot Why WhyNotCertain WhyRatherThan WhyValueRatherThan",
     "record": "AuditRecord Estimate Finding Key MapSet PerProbe",
     "rules": "AlarmRule Expectation Rule assert_expectations",
     "sinks": "FolderSink ImageLoggerSink MLflowSink Sink TensorBoardSink WandbSink",

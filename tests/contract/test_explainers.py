@@ -48,7 +48,14 @@ class InputTimesGradient(Explainer):
         return torch.stack(maps).float()
 
 
-SETTINGS = {"ExpectedGradients": {"samples": 6}, "IntegratedGradients": {"steps": 6}, "Occlusion": {"window": 4}, "SmoothGrad": {"samples": 3}}
+SETTINGS = {
+    "ExpectedGradients": {"samples": 6},
+    "IntegratedGradients": {"steps": 6},
+    "Occlusion": {"window": 4},
+    "RISE": {"masks": 40},
+    "SmoothGrad": {"samples": 3},
+    "UndesirablePixels": {"steps": 3},
+}
 EXPLAINERS = [
     *(
         explainer
@@ -59,9 +66,9 @@ EXPLAINERS = [
 ]
 EXPLAINERS.remove(Every)
 # Those of classes and labels alone, by name: nets of one value or one label are refused before anything is explained.
-OF_CLASSES: set[str] = {"ImplicitSaliency", "VOICE"}
+OF_CLASSES = {"ImplicitSaliency", "UndesirablePixels", "VOICE"}
 # By their definition no linear function of the gradient: twice the score is not twice the map.
-NOT_LINEAR: set[str] = {"GradCAMPlusPlus", "ImplicitSaliency", "VOICE"}
+NOT_LINEAR = {"GradCAMPlusPlus", "ImplicitSaliency", "UndesirablePixels", "VOICE"}
 QUESTIONS = [Why(), WhyRatherThan(), WhyNotCertain(), Why(of=1), WhyRatherThan(foil=2, fact=0)]
 every_explainer = pytest.mark.parametrize("explainer", EXPLAINERS, ids=lambda explainer: explainer.__name__)
 linear_ones = [explainer for explainer in EXPLAINERS if explainer.__name__ not in NOT_LINEAR]

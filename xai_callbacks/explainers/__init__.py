@@ -12,10 +12,13 @@ from xai_callbacks.explainers.base import Every, Explainer, Observation, Plan
 from xai_callbacks.explainers.cam import CAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, LayerExplainer
 from xai_callbacks.explainers.deep_shap import DeepSHAP, ExpectedGradients
 from xai_callbacks.explainers.foils import VOICE, ImplicitSaliency
+from xai_callbacks.explainers.masks import RISE
 from xai_callbacks.explainers.pixels import IntegratedGradients, Occlusion
+from xai_callbacks.explainers.undesirable import UndesirablePixels
 
 __all__ = [
-    "CAM", "VOICE", "Deconvnet", "DeepSHAP", "Every", "ExpectedGradients", "Explainer", "GradCAM", "GradCAMPlusPlus",
-    "Gradient", "GuidedBackprop", "GuidedGradCAM", "HiResCAM", "ImplicitSaliency", "InputXGradient",
+    "CAM", "RISE", "VOICE", "Deconvnet", "DeepSHAP", "Every", "ExpectedGradients", "Explainer", "GradCAM",
+    "GradCAMPlusPlus", "Gradient", "GuidedBackprop", "GuidedGradCAM", "HiResCAM", "ImplicitSaliency", "InputXGradient",
     "IntegratedGradients", "LayerCAM", "LayerExplainer", "Observation", "Occlusion", "Plan", "SmoothGrad",
+    "UndesirablePixels",
 ]  # fmt: skip

@@ -17,21 +17,31 @@ Baseline = Literal["mean"] | float
 """What stands for "no evidence": `mean`, the mean colour of each image, or a number in the units of the images."""
 
 
+def read_baseline(baseline: Baseline) -> Baseline:
+    """A baseline that was given, or a `ConfigurationError`."""
+    if baseline != "mean" and not is_number(baseline):
+        raise ConfigurationError(f"Expected `baseline` to be 'mean' or a finite number, but got {baseline!r}.")
+    return "mean" if baseline == "mean" else float(baseline)
+
+
+def baseline_of(images: Tensor, baseline: Baseline) -> Tensor:
+    """What stands for "no evidence" in each of the images, of their shape `(N, C, H, W)`."""
+    if baseline == "mean":
+        return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+    return torch.full_like(images, baseline)
+
+
 class _PixelExplainer(Explainer):
     """Base of explainers that compare images with a baseline."""
 
     def __init__(self, baseline: Baseline, name: str | None) -> None:
         super().__init__(name)
-        if baseline != "mean" and not is_number(baseline):
-            raise ConfigurationError(f"Expected `baseline` to be 'mean' or a finite number, but got {baseline!r}.")
-        self.baseline: Baseline = "mean" if baseline == "mean" else float(baseline)
+        self.baseline = read_baseline(baseline)
         _captum()
 
     def _attributed(self, algorithm: Any, images: Tensor, **settings: Any) -> Tensor:
         """What captum attributes to images, float32; the function that is explained gets their places beside."""
-        mean = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
-        base = mean if self.baseline == "mean" else torch.full_like(images, self.baseline)
-        places = torch.arange(len(images), device=images.device)
+        base, places = baseline_of(images, self.baseline), torch.arange(len(images), device=images.device)
         found: Tensor = algorithm.attribute(
             images.detach(), baselines=base, additional_forward_args=(places,), **settings
         )

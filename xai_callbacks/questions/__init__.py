@@ -2,6 +2,7 @@
 
 from xai_callbacks.questions.base import Posed, Question, check_questions
 from xai_callbacks.questions.kinds import (
+    WhatHinders,
     WhatIfNot,
     Why,
     WhyNotCertain,
@@ -11,6 +12,6 @@ from xai_callbacks.questions.kinds import (
 )
 
 __all__ = [
-    "Posed", "Question", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "check_questions",
-    "default_questions",
+    "Posed", "Question", "WhatHinders", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan",
+    "check_questions", "default_questions",
 ]  # fmt: skip

@@ -106,6 +106,28 @@ class WhatIfNot(Why):
         return _Output(fact=resolve(self.of, outputs, truth, task), sign=-1)
 
 
+class WhatHinders(Why):
+    """Ask "What hinders P?", of the true class unless told otherwise: score `z_P`, and negative cells are the answer.
+
+    Meant for `UndesirablePixels()`, which looks for nothing else; of other explainers the map is that of `Why(of)`.
+    """
+
+    words = "What hinders {fact}?"
+
+    def __init__(self, of: str | int = "label") -> None:
+        super().__init__(of)
+
+    @property
+    def key(self) -> str:
+        """`what_hinders`, `what_hinders_label`, `what_hinders_<index>` or `what_hinders_<name>`."""
+        return super().key.replace("why", "what_hinders", 1)
+
+    def check(self, task: Task, *, labelled: bool) -> None:
+        """Labels and classes must exist."""
+        _require(self, task, logits=True)
+        super().check(task, labelled=labelled)
+
+
 class WhyRatherThan(Question):
     """Ask "Why P, rather than Q?": a contrast.
 
