@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from xai_callbacks.explainers import (
         Deconvnet, Every, Explainer, GradCAM, Gradient, GuidedBackprop, GuidedGradCAM, HiResCAM, InputXGradient,
-        IntegratedGradients, LayerCAM, Occlusion, SmoothGrad,
+        IntegratedGradients, LayerCAM, Occlusion, Patchwise, SlidingWindow, SmoothGrad,
     )
     from xai_callbacks.gallery import Gallery, Picture
     from xai_callbacks.gradients import PerSampleGradients
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
         TintCue,
         WatermarkCue,
     )
-    from xai_callbacks.measures import Baselines, Conditions, Localization, MapClusters, Measure, Separation
+    from xai_callbacks.measures import (
+        Baselines, Conditions, FoundRegions, Localization, MapClusters, Measure, Separation,
+    )
     from xai_callbacks.novelty import (
         ODIN, ConfoundingLabels, Energy, Entropy, FisherNovelty, GradConScore, GradientConstraint, GradientNorm,
         GradNorm, GradTrust, JointEnergy, KNearest, Mahalanobis, MaxLogit, MaxSoftmax, NoveltyMap, PurviewDistance,
@@ -58,17 +60,18 @@ __version__ = "0.1.0"
 __all__ = [
     "ODIN", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor", "BackgroundCue", "BackgroundTrial",
     "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial", "Deconvnet", "Energy",
-    "Entropy", "Estimate", "Every", "Expectation", "Explainer", "Finding", "FisherNovelty", "FolderSink", "FrameCue",
-    "FunctionCue", "Gallery", "GradCAM", "GradConScore", "GradNorm", "GradTrust", "Gradient", "GradientConstraint",
-    "GradientNorm", "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History",
-    "ImageLoggerSink", "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM",
-    "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax", "Measure",
-    "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue", "PerProbe",
-    "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue", "Question",
-    "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation", "ShiftCue", "ShortcutMonitor",
-    "SingleLabel", "Sink", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial",
-    "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatIfNot", "Why", "WhyNotCertain",
-    "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
+    "Entropy", "Estimate", "Every", "Expectation", "Explainer", "Finding", "FisherNovelty", "FolderSink",
+    "FoundRegions", "FrameCue", "FunctionCue", "Gallery", "GradCAM", "GradConScore", "GradNorm", "GradTrust",
+    "Gradient", "GradientConstraint", "GradientNorm", "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial",
+    "HiResCAM", "History", "ImageLoggerSink", "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key",
+    "LayerCAM", "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax",
+    "Measure", "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue",
+    "Patchwise", "PerProbe", "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance",
+    "QualityCue", "Question", "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation",
+    "ShiftCue", "ShortcutMonitor", "SingleLabel", "Sink", "SlidingWindow", "SmoothGrad", "TargetLayerError",
+    "TensorBoardSink", "TextureCue", "TintCue", "Trial", "ValidationNovelty", "ViM", "WandbSink", "Watch",
+    "WatermarkCue", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError",
+    "assert_expectations",
 ]
 
 _ROOMS = {
@@ -77,7 +80,7 @@ _ROOMS = {
     "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
     "explainers": (
         "Deconvnet Every Explainer GradCAM Gradient GuidedBackprop GuidedGradCAM HiResCAM InputXGradient "
-        "IntegratedGradients LayerCAM Occlusion SmoothGrad"
+        "IntegratedGradients LayerCAM Occlusion Patchwise SlidingWindow SmoothGrad"
     ),
     "gallery": "Gallery Picture",
     "gradients": "PerSampleGradients",
@@ -86,7 +89,7 @@ _ROOMS = {
         "BackgroundCue Cue FrameCue FunctionCue PasteCue PatchCue QualityCue ShiftCue "
         "TextureCue TintCue WatermarkCue"
     ),
-    "measures": "Baselines Conditions Localization MapClusters Measure Separation",
+    "measures": "Baselines Conditions FoundRegions Localization MapClusters Measure Separation",
     "novelty": (
         "ConfoundingLabels Energy Entropy FisherNovelty GradConScore GradNorm GradTrust GradientConstraint "
         "GradientNorm JointEnergy KNearest Mahalanobis MaxLogit MaxSoftmax NoveltyMap ODIN PurviewDistance "
