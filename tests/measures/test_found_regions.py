@@ -26,9 +26,8 @@ def test_each_map_is_judged_by_the_regions_that_it_finds(threshold):
     maps[0, 1] = 0.0
     maps[1, 2, 0, 0] = math.nan
     around = context(probe_set)
-    found = measured(
-        FoundRegions(threshold, min_area=0.02), audit(probe_set, {"gradcam": map_set(maps, peaks=(3.0, 2.5))}), around=around
-    )
+    record = audit(probe_set, {"gradcam": map_set(maps, peaks=(3.0, 2.5))})
+    found = measured(FoundRegions(threshold, min_area=0.02), record, around=around)
     assert len(found) == 2 * 3
     for row, question in enumerate(("why", "why_label")):
         for index in range(4):

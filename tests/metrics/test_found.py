@@ -50,6 +50,12 @@ def test_regions_are_those_of_a_flood_fill(connectivity, min_area, seed):
         assert float(values[each.place]) == each.peak
 
 
+def test_the_place_of_a_flat_peak_is_in_its_middle():
+    values = torch.zeros(12, 14)
+    values[2:9, 3:8] = 1.0
+    assert [each.place for each in found_regions(values)] == [(5, 5)]
+
+
 def test_pixels_that_touch_at_a_corner_are_one_region_or_two():
     values = torch.eye(2)
     assert len(found_regions(values, connectivity=8)) == 1

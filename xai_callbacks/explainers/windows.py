@@ -59,7 +59,7 @@ class Windows(NamedTuple):
         ends = (starts[-1] + self.side for starts in (self.tops, self.lefts))
         below, right = (max(0, end - size) for end, size in zip(ends, images.shape[-2:], strict=True))
         padded = pad(images, (0, right, 0, below), mode="replicate") if below or right else images
-        for some in torch.arange(math.prod(self.grid) * len(images)).split(chunk_size):
+        for some in torch.split(torch.arange(math.prod(self.grid) * len(images)), chunk_size):
             places, rows = some // len(images), some % len(images)
             pairs = zip(rows.tolist(), places.tolist(), strict=True)
             yield torch.stack([padded[row][:, *self.at(place)] for row, place in pairs]), rows, places
@@ -72,7 +72,7 @@ class Windows(NamedTuple):
     def counts(self) -> Tensor:
         """Number of windows that cover each pixel, `(H', W')`, as far as windows reach."""
         rows, columns = (
-            sum(pad(torch.ones(self.side), (start, starts[-1] - start)) for start in starts)
+            torch.stack([pad(torch.ones(self.side), (start, starts[-1] - start)) for start in starts]).sum(dim=0)
             for starts in (self.tops, self.lefts)
         )
         return torch.outer(rows, columns)
@@ -122,7 +122,7 @@ def window_scores(
         large = interpolate(parts, size=size, mode="bilinear", align_corners=False) if enlarge else parts
         found.append(score(large, rows))
     scores = torch.cat(found, dim=-1)
-    return scores.unflatten(-1, (*windows.grid, len(images))).movedim(-1, -3)
+    return scores.reshape(*scores.shape[:-1], *windows.grid, len(images)).movedim(-1, -3)
 
 
 class WindowExplainer(Explainer):

@@ -31,7 +31,7 @@ class FoundRegions(Measure):
         min_area: Smallest area of a found region, as a share of the image in [0, 1).
     """
 
-    def __init__(self, threshold: Threshold | None = None, min_area: float = 0.005) -> None:
+    def __init__(self, threshold: Threshold | None = None, min_area: float = 0.002) -> None:
         self.threshold = Threshold() if threshold is None else threshold
         require_instance("threshold", self.threshold, Threshold, 'a Threshold such as Threshold("otsu")')
         if not is_number(min_area) or not 0 <= min_area < 1:
@@ -51,7 +51,7 @@ class FoundRegions(Measure):
 
     def measure(self, record: AuditRecord, past: History, context: Context) -> Measured:
         """Judge all heatmaps of the record."""
-        found = {}
+        found: dict[str, PerProbe] = {}
         for name, given in record.maps.items():
             peaks = given.peaks or (0.0,) * len(given.heatmaps)
             for key, maps, peak in zip(keys_of_maps(record, name), given.heatmaps, peaks, strict=True):

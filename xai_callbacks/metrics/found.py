@@ -62,7 +62,7 @@ class FoundRegion(NamedTuple):
     area: int  # pixels
     mean: float  # of the map in the region
     peak: float  # its largest value there
-    place: tuple[int, int]  # row and column of the peak, the first of several
+    place: tuple[int, int]  # row and column of the peak; of several, that nearest to their middle
 
 
 def found_regions(
@@ -94,7 +94,8 @@ def found_regions(
         mask = labels == number
         inside = array[mask]
         if inside.size >= min_area:
-            at = np.unravel_index(np.where(mask, array, -np.inf).argmax(), array.shape)
+            peaks = np.argwhere(mask & (array == inside.max()))
+            row, column = peaks[((peaks - peaks.mean(axis=0)) ** 2).sum(axis=1).argmin()].tolist()
             regions.append(
                 FoundRegion(
                     torch.from_numpy(mask),
@@ -102,7 +103,7 @@ def found_regions(
                     inside.size,
                     float(inside.mean()),
                     float(inside.max()),
-                    (int(at[0]), int(at[1])),
+                    (row, column),
                 )
             )
     return tuple(sorted(regions, key=lambda region: -region.peak))
@@ -114,7 +115,7 @@ def found_on(
     threshold: Threshold | None = None,
     *,
     peak: float = 0.0,
-    min_area: float = 0.005,
+    min_area: float = 0.002,
 ) -> tuple[FoundRegion, ...]:
     """Regions that a signed heatmap `(h, w)` finds on an image `size`, by its positive part, enlarged as `relevance`.
 
