@@ -242,9 +242,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     default = Path(__file__).resolve().parents[3] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=default, help="folder with isic2017")
     parser.add_argument("--images", type=int, default=1000, help="training images of ISIC read")
-    parser.add_argument("--draws", type=int, default=2400, help="training images made of them")
+    parser.add_argument("--draws", type=int, default=1600, help="training images made of them")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--scenes", type=int, default=48)
+    parser.add_argument("--scenes", type=int, default=40)
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--drawn", type=int, default=2, help="number of the scene in it")
     parser.add_argument("--docs", type=Path, help="folder of the page whose table is made anew, and of its picture")

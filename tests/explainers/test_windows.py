@@ -163,7 +163,7 @@ def test_one_set_of_passes_answers_all_questions():
     model, seen = net(), []
     model[0].register_forward_hook(lambda _module, given, _output: seen.append(tuple(given[0].shape)))
     explained = explain(SlidingWindow(6, enlarge=False), model, images(4), [Why(), WhyNotCertain()], chunk_size=16)
-    assert sum(shape[0] for shape in seen if shape[-1] == 6) == 4 * explained.plan.cost == 36
+    assert sum(shape[0] for shape in seen if shape[-1] == 6) == 2 + 4 * explained.plan.cost == 38  # two to prepare
     assert max(shape[0] for shape in seen) <= 16
     assert explained.plan.reason == "9 windows of 6 x 6 pixels, each on its own"
 
@@ -196,6 +196,18 @@ def test_values_have_no_probability_and_labels_that_are_missing_have_0():
     found = explain(SlidingWindow(4), net(), images(), [Why("label")], truth, MultiLabel(width=3)).heatmaps[0]
     assert (found[1] == 0).all()
     assert (found[[0, 2]] > 0).all()
+
+
+def test_a_net_with_a_fixed_input_needs_windows_of_the_size_of_the_images():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 3))
+    assert explain(SlidingWindow(6), model, images(), [Why()]).heatmaps.std() > 0
+    for explainer, message in (
+        (SlidingWindow(6, enlarge=False), r"windows of 6 x 6 pixels, but it raised RuntimeError: .* `enlarge=True`"),
+        (Patchwise(InputXGradient(), 6), "Expected the model to run on probe images"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            explain(explainer, model, images(), [Why()])
 
 
 def test_a_function_is_explained_as_the_net_in_it():

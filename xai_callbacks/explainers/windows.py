@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from xai_callbacks.access import Trace
-from xai_callbacks.errors import ConfigurationError, require_bool, require_integer
+from xai_callbacks.errors import ConfigurationError, in_words, require_bool, require_integer
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, Units
 from xai_callbacks.questions.base import pick
 
@@ -193,7 +193,7 @@ class SlidingWindow(WindowExplainer):
         self.enlarge, self.probability, self.reduce = enlarge, probability, reduce
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
-        """Settle the windows for the size of the images."""
+        """Settle the windows for the size of the images, and see that the model runs on them."""
         if self.probability and not trace.subject.task.classifies:
             raise ConfigurationError(
                 f"Expected classes or labels for {type(self).__name__}(), but got {trace.subject.task.kind} probes, "
@@ -201,6 +201,15 @@ class SlidingWindow(WindowExplainer):
             )
         windows = self.windows(trace.images)
         count, side = math.prod(windows.grid), windows.side
+        if not self.enlarge:
+            try:
+                with torch.no_grad():
+                    trace.subject(next(windows.cut(trace.images.detach(), 2))[0])
+            except Exception as error:
+                raise ConfigurationError(
+                    f"Expected a model that runs on windows of {side} x {side} pixels, but it raised {in_words(error)} "
+                    "Use `enlarge=True`, which brings them to the size of the images."
+                ) from error
         return Plan(reason=f"{count} windows of {side} x {side} pixels, each on its own", cost=count)
 
     def explain(self, observation: Observation, plan: Plan) -> Tensor:
