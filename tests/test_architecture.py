@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audit": TO_THE_LEFT_OF_AUDIT,
     "rules": {"record", "history"} | FOUNDATIONS,
     "render": FOUNDATIONS,
-    "gallery": {"render", "history", "record", "probes", "tasks"} | FOUNDATIONS,
+    "gallery": {"metrics", "render", "history", "record", "probes", "tasks"} | FOUNDATIONS,
     "sinks": {"gallery", "history", "record"} | FOUNDATIONS,
     "canary": TO_THE_LEFT_OF_AUDIT | {"audit", "rules"},
     "compare": {"history", "metrics", "probes", "record"} | FOUNDATIONS,

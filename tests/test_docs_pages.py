@@ -1,4 +1,4 @@
-"""Every Python block of docs/probes.md, docs/metrics.md and docs/isic.md runs, in order, in one namespace a page."""
+"""Every Python block of the pages probes, metrics, isic and found_regions runs, in order, in one namespace a page."""
 
 import re
 from pathlib import Path
@@ -88,3 +88,11 @@ def test_isic():
     probes = ProbeSet.from_tensors(images, labels, masks={"spurious": masks}, class_names=["benign", "melanoma"])
     names = run("isic.md", {"probes": probes, "model": net(), "epoch": 3})
     assert names["record"].metrics["cue/patch/effect_added"].valid == 4
+
+
+def test_found_regions():
+    images, labels, _ = squares()
+    probes = ProbeSet.from_tensors(images, labels, class_names=["skin", "lesion"])
+    names = run("found_regions.md", {"probes": probes, "model": net()})
+    assert "sliding_window/why_lesion_rather_than_skin/found/count" in names["history"].last.metrics
+    assert any(picture.tag.startswith("audit_panel") for picture in names["pictures"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xai_callbacks.explainers import (
         CAM, RISE, VOICE, Deconvnet, DeepSHAP, Every, ExpectedGradients, Explainer, GradCAM, GradCAMPlusPlus, Gradient,
         GuidedBackprop, GuidedGradCAM, HiResCAM, ImplicitSaliency, InputXGradient, IntegratedGradients, LayerCAM,
-        Occlusion, SmoothGrad, UndesirablePixels,
+        Occlusion, Patchwise, SlidingWindow, SmoothGrad, UndesirablePixels,
     )
     from xai_callbacks.gallery import Gallery, Picture
     from xai_callbacks.gradients import PerSampleGradients
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         WatermarkCue,
     )
     from xai_callbacks.measures import (
-        Baselines, Conditions, ExplanationUncertainty, Localization, MapClusters, Measure, Separation,
+        Baselines, Conditions, ExplanationUncertainty, FoundRegions, Localization, MapClusters, Measure, Separation,
     )
     from xai_callbacks.novelty import (
         ODIN, ConfoundingLabels, Energy, Entropy, FisherNovelty, GradConScore, GradientConstraint, GradientNorm,
@@ -64,18 +64,18 @@ __all__ = [
     "CAM", "ODIN", "RISE", "VOICE", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor",
     "BackgroundCue", "BackgroundTrial", "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue",
     "CueTrial", "Deconvnet", "DeepSHAP", "Energy", "Entropy", "Estimate", "Every", "Expectation", "ExpectedGradients",
-    "Explainer", "ExplanationUncertainty", "Finding", "FisherNovelty", "FolderSink", "FrameCue", "FunctionCue",
-    "Gallery", "GradCAM", "GradCAMPlusPlus", "GradConScore", "GradNorm", "GradTrust", "Gradient", "GradientConstraint",
-    "GradientNorm", "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History",
-    "ImageLoggerSink", "ImplicitSaliency", "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key",
-    "LayerCAM", "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax",
-    "Measure", "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue",
-    "PerProbe", "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue",
-    "Question", "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation", "ShiftCue",
-    "ShortcutMonitor", "SingleLabel", "Sink", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue",
-    "TintCue", "Trial", "UndesirablePixels", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue",
-    "WhatHinders", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError",
-    "assert_expectations",
+    "Explainer", "ExplanationUncertainty", "Finding", "FisherNovelty", "FolderSink", "FoundRegions", "FrameCue",
+    "FunctionCue", "Gallery", "GradCAM", "GradCAMPlusPlus", "GradConScore", "GradNorm", "GradTrust", "Gradient",
+    "GradientConstraint", "GradientNorm", "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM",
+    "History", "ImageLoggerSink", "ImplicitSaliency", "InputXGradient", "IntegratedGradients", "JointEnergy",
+    "KNearest", "Key", "LayerCAM", "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit",
+    "MaxSoftmax", "Measure", "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue",
+    "PatchCue", "Patchwise", "PerProbe", "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError",
+    "PurviewDistance", "QualityCue", "Question", "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule",
+    "Separation", "ShiftCue", "ShortcutMonitor", "SingleLabel", "Sink", "SlidingWindow", "SmoothGrad",
+    "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial", "UndesirablePixels", "ValidationNovelty",
+    "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatHinders", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan",
+    "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
 ]
 
 _ROOMS = {
@@ -84,8 +84,8 @@ _ROOMS = {
     "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
     "explainers": (
         "CAM Deconvnet DeepSHAP Every ExpectedGradients Explainer GradCAM GradCAMPlusPlus Gradient GuidedBackprop "
-        "GuidedGradCAM HiResCAM ImplicitSaliency InputXGradient IntegratedGradients LayerCAM Occlusion RISE "
-        "SmoothGrad UndesirablePixels VOICE"
+        "GuidedGradCAM HiResCAM ImplicitSaliency InputXGradient IntegratedGradients LayerCAM Occlusion Patchwise RISE "
+        "SlidingWindow SmoothGrad UndesirablePixels VOICE"
     ),
     "gallery": "Gallery Picture",
     "gradients": "PerSampleGradients",
@@ -94,7 +94,7 @@ _ROOMS = {
         "BackgroundCue Cue FrameCue FunctionCue PasteCue PatchCue QualityCue ShiftCue "
         "TextureCue TintCue WatermarkCue"
     ),
-    "measures": "Baselines Conditions ExplanationUncertainty Localization MapClusters Measure Separation",
+    "measures": "Baselines Conditions ExplanationUncertainty FoundRegions Localization MapClusters Measure Separation",
     "novelty": (
         "ConfoundingLabels Energy Entropy FisherNovelty GradConScore GradNorm GradTrust GradientConstraint "
         "GradientNorm JointEnergy KNearest Mahalanobis MaxLogit MaxSoftmax NoveltyMap ODIN PurviewDistance "

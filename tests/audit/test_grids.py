@@ -87,6 +87,12 @@ def test_whole_factors_are_sums_of_blocks(size):
     torch.testing.assert_close(bounded(given), blocks, rtol=1e-4, atol=1e-4)
 
 
+def test_relative_maps_keep_their_values():
+    given = maps(2, 130, 70)
+    torch.testing.assert_close(bounded(torch.ones(130, 70), "relative"), torch.ones(44, 24))
+    torch.testing.assert_close(bounded(given, "relative"), bounded(given) * (44 * 24) / (130 * 70))
+
+
 @pytest.mark.parametrize("size", [(64, 64), (8, 8), (64, 2), (1, 64)], ids=str)
 def test_small_maps_are_kept_as_they_are(size):
     given = maps(2, *size)

@@ -22,6 +22,7 @@ from xai_callbacks.explainers import (
     Every,
     Explainer,
     GuidedGradCAM,
+    HiResCAM,
     ImplicitSaliency,
     IntegratedGradients,
     LayerExplainer,
@@ -52,7 +53,9 @@ SETTINGS = {
     "ExpectedGradients": {"samples": 6},
     "IntegratedGradients": {"steps": 6},
     "Occlusion": {"window": 4},
+    "Patchwise": {"explainer": HiResCAM(), "window": 6},
     "RISE": {"masks": 40},
+    "SlidingWindow": {"window": 6, "probability": False},
     "SmoothGrad": {"samples": 3},
     "UndesirablePixels": {"steps": 3},
 }
@@ -69,6 +72,8 @@ EXPLAINERS.remove(Every)
 OF_CLASSES = {"ImplicitSaliency", "UndesirablePixels", "VOICE"}
 # By their definition no linear function of the gradient: twice the score is not twice the map.
 NOT_LINEAR = {"GradCAMPlusPlus", "ImplicitSaliency", "UndesirablePixels", "VOICE"}
+# Values of each place and no shares: what moves the score by an amount moves their map by the same.
+OF_PLACES = {"SlidingWindow"}
 QUESTIONS = [Why(), WhyRatherThan(), WhyNotCertain(), Why(of=1), WhyRatherThan(foil=2, fact=0)]
 every_explainer = pytest.mark.parametrize("explainer", EXPLAINERS, ids=lambda explainer: explainer.__name__)
 linear_ones = [explainer for explainer in EXPLAINERS if explainer.__name__ not in NOT_LINEAR]
@@ -201,12 +206,14 @@ def test_the_order_of_the_classes_does_not_matter(explainer):
 @every_linear
 def test_a_map_is_in_units_of_the_score(explainer):
     model = Net()
-    before = explain(made(explainer), model, images(), [Why(of=0)]).heatmaps
+    before, bias = explain(made(explainer), model, images(), [Why(of=0)]).heatmaps, model.head.bias[0].item()
     with torch.no_grad():
         model.head.weight.mul_(3)
         model.head.bias.add_(5)  # the same for every image and place: nothing to show
     after = explain(made(explainer), model, images(), [Why(of=0)]).heatmaps
-    if explainer.units == "score":
+    if explainer.__name__ in OF_PLACES:
+        close(after, 3 * (before - bias) + bias + 5)
+    elif made(explainer).units == "score":
         close(after, 3 * before)
     else:
         close(after / after.abs().amax(), before / before.abs().amax())
@@ -247,6 +254,8 @@ def test_a_map_of_a_squared_error_is_its_closed_form(explainer):
     # Far from the value, (y - v)^2 is linear in y: 2 (y - v) times the map of y.
     factor = 2 * (explained.outputs[:, 0] + 100)
     found, expected = explained.heatmaps[1], factor[:, None, None] * explained.heatmaps[0]
+    if explainer.__name__ in OF_PLACES:
+        expected = (explained.heatmaps[0] + 100).square()
     torch.testing.assert_close(found / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=2e-2)
 
 

@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from tests.gallery.records import QUESTIONS, audit_of, logits_for, places, probes_of, said
+from xai_callbacks.gallery.heat import density
 from xai_callbacks.gallery.pages import all_probes, comparable_audits, filmstrip, overview, panel
+from xai_callbacks.metrics import Threshold, relevance
 from xai_callbacks.questions import Why, WhyRatherThan
 from xai_callbacks.record import Estimate, Finding, MapSet
 from xai_callbacks.render import ColorScale, overlay
+from xai_callbacks.render.overlay import draw_regions
 
 SCALE = ColorScale()
 SIZE = (112, 112)
@@ -258,3 +261,23 @@ def test_at_most_eight_audits_are_shown_the_first_and_the_last_among_them():
     assert (epochs[0], epochs[-1]) == (0, 15)
     same = [replace(each, step=0) for each in audits]
     assert len(comparable_audits(same, same[-1])) == 8
+
+
+def test_a_panel_outlines_what_a_map_finds_if_it_is_asked_for():
+    probes = probes_of(3, size=SIZE)
+    record = audit_of(probes, questions=QUESTIONS[:1])
+    heatmaps = record.maps["gradcam"].heatmaps.clone()
+    heatmaps[0, 1] = 0.0
+    record = replace(record, maps={"gradcam": maps_of(record, heatmaps=heatmaps)})
+    image = probes.pixels[0].numpy()
+    tile = overlay(image, density(heatmaps[0, :1])[0], SCALE)
+    enlarged = relevance(heatmaps[0, 0], SIZE)
+    mask = enlarged > enlarged.max() / 2
+    circled = tile.copy()
+    draw_regions(circled, {"found": mask.numpy()})
+    plain, asked = (panel(probes, record, 0, SCALE, found) for found in (None, Threshold()))
+    assert len(places(plain, tile)) == 1
+    assert places(plain, circled) == places(asked, tile) == []
+    assert len(places(asked, circled)) == 1
+    assert asked.shape[0] > plain.shape[0]  # by the line of the legend
+    assert np.array_equal(panel(probes, record, 1, SCALE, Threshold()), panel(probes, record, 1, SCALE))

@@ -82,7 +82,8 @@ def explain(
         if each.name in gathered.failures:
             continue
         try:
-            gathered.put("maps", each.name, bounded(_answer(each, observation, plan)).transpose(0, 1), chunk)
+            maps = bounded(_answer(each, observation, plan), each.units)
+            gathered.put("maps", each.name, maps.transpose(0, 1), chunk)
         except Exception as error:  # told; the rest of the audit must not be lost for it
             gathered.fail(each.name, error)
 

@@ -1,13 +1,12 @@
 """`Observer`: runs a model on the probes, once for all explainers and scores."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from xai_callbacks.access import Layer, Tapped, capture, randomised_copy, tap, trace_model
+from xai_callbacks.access import Layer, forward, randomised_copy, trace_model
 from xai_callbacks.access.subject import OTHER_MODEL, ModelSelector, OutputSelector, Subject
 from xai_callbacks.audit.explaining import Explaining, explain, layers_of
 from xai_callbacks.audit.results import Gathered, Progress
@@ -242,7 +241,7 @@ def observe(
     """
     images = subject.images(images)
     try:
-        outputs, activations, tapped = _forward(subject, images, layers, head)
+        outputs, activations, tapped = forward(subject, images, layers, head)
     except Exception as error:
         if is_out_of_memory(error):
             raise AuditError(
@@ -265,29 +264,6 @@ def observe(
         reference=reference,
         chunk_size=chunk_size,
     )
-
-
-def _forward(
-    subject: Subject, images: Tensor, layers: Sequence[Layer], head: str | None
-) -> tuple[Tensor, dict[str, Tensor], Tapped | None]:
-    names = list(dict.fromkeys(layer.name for layer in layers))
-    # `capture` switches gradients on at the first layer. A model that switches them off itself, as wrappers of frozen
-    # backbones do, undoes that on leaving its `no_grad`; with gradients on from the start, leaving it switches them on
-    # again, at the price of a graph for what came before. So do views that are changed in place.
-    for mode in (torch.no_grad, torch.enable_grad) if names else (torch.no_grad,):
-        with ExitStack() as stack:
-            stack.enter_context(mode())
-            captured = stack.enter_context(capture(subject, names) if names else nullcontext())
-            calls = stack.enter_context(tap(subject, head, detach=not names)) if head is not None else []
-            try:
-                outputs = subject(images)
-            except RuntimeError as error:
-                if mode is torch.no_grad and "created in no_grad mode" in str(error):
-                    continue
-                raise
-        if outputs.requires_grad or not names:
-            break
-    return outputs, {} if captured is None else captured.tensors(), calls[0] if calls else None
 
 
 def _mixes(alone: Observation, beside: Tensor) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xai_callbacks.errors import in_words
 from xai_callbacks.explainers import Explainer, Plan
+from xai_callbacks.explainers.base import Units
 from xai_callbacks.history import History
 from xai_callbacks.questions import Posed, Question
 from xai_callbacks.record import MapSet
@@ -87,16 +88,18 @@ class Gathered:
         return {name: values for (kind, name), values in self._tensors.items() if kind == wanted}
 
 
-def bounded(heatmaps: Tensor) -> Tensor:
-    """Heatmaps `(..., h, w)` on a grid of at most `MOST_CELLS` cells a side, with the same sums.
+def bounded(heatmaps: Tensor, units: Units = "score") -> Tensor:
+    """Heatmaps `(..., h, w)` on a grid of at most `MOST_CELLS` cells a side, with the same sums, or relative values.
 
-    Each cell of the new grid gets what lies in it; a cell that lies in two is divided by area.
+    Each cell of the new grid gets what lies in it, or the mean of it; a cell that lies in two is divided by area.
     """
     height, width = heatmaps.shape[-2:]
     factor = math.ceil(max(height, width) / MOST_CELLS)
     if factor <= 1:
         return heatmaps
     rows, columns = (_shares(side, math.ceil(side / factor)).to(heatmaps) for side in (height, width))
+    if units == "relative":
+        rows, columns = (each / each.sum(dim=1, keepdim=True) for each in (rows, columns))
     return rows @ heatmaps @ columns.T
 
 

@@ -1,15 +1,15 @@
 """The contract of every explainer: one observation and posed questions in, signed heatmaps out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from xai_callbacks.access import Layer, Subject, Tapped, Trace
+from xai_callbacks.access import Layer, Subject, Tapped, Trace, forward
 from xai_callbacks.errors import ConfigurationError, TargetLayerError, require_instance, require_integer, require_name
 from xai_callbacks.explainers.jacobian import block_size, jacobian_products
 from xai_callbacks.questions import Posed
@@ -113,6 +113,18 @@ class Observation:
         outputs = self.subject(images)
         posed = self.posed if rows is None else tuple(each.rows(rows) for each in self.posed)
         return torch.stack([each.score(outputs) for each in posed])
+
+    def of(self, images: Tensor, rows: Tensor, layers: Sequence[Layer] = (), head: str | None = None) -> Self:
+        """An observation of altered versions `(M, C, H, W)` of the images, perhaps of another size: one forward pass.
+
+        `rows` `(M,)` tells which image each is a version of; of `layers` activations are captured, `head` names the
+        last linear layer. What is asked stays as it was settled for the images.
+        """
+        outputs, activations, tapped = forward(self.subject, images, layers, head)
+        posed = tuple(each.rows(rows) for each in self.posed)
+        return replace(
+            self, images=images, outputs=outputs, posed=posed, activations=activations, head=tapped, shared=False
+        )
 
 
 def _reached(gradient: Tensor | None, layer: Layer) -> Tensor:

@@ -13,6 +13,7 @@ from xai_callbacks.gallery.heat import color_scale
 from xai_callbacks.gallery.pages import all_probes, comparable_audits, filmstrip, overview, panel
 from xai_callbacks.gallery.words import answer, tone, truth, when
 from xai_callbacks.history import History
+from xai_callbacks.metrics import Threshold
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
 from xai_callbacks.render import ColorScale, encoded
@@ -76,18 +77,26 @@ class Gallery:
         name: What all tags begin with; audits in one logger need different ones.
         scale: Colour scale of all heatmaps; None for `color_scale(probes)`. Give a smaller limit for nets with weak
             heat: the colour bar says when little of the scale is used.
+        found: Threshold above which the regions that a map finds are outlined on panels; None outlines none.
 
     Raises a `ConfigurationError` if an argument is of a wrong type or out of range.
     """
 
     def __init__(
-        self, probes: ProbeSet, *, max_panels: int = 16, name: str = "audit", scale: ColorScale | None = None
+        self,
+        probes: ProbeSet,
+        *,
+        max_panels: int = 16,
+        name: str = "audit",
+        scale: ColorScale | None = None,
+        found: Threshold | None = None,
     ) -> None:
         require_instance("probes", probes, ProbeSet, "a ProbeSet")
         require_integer("max_panels", max_panels, minimum=0, hint="0 draws none.")
         require_name("`name`", name)
         require_instance("scale", scale, (ColorScale, NoneType), "a ColorScale or None")
-        self.probes, self.name, self.scale = probes, name, scale or color_scale(probes)
+        require_instance("found", found, (Threshold, NoneType), 'a Threshold such as Threshold("otsu"), or None')
+        self.probes, self.name, self.scale, self.found = probes, name, scale or color_scale(probes), found
         places = np.linspace(0, len(probes) - 1, min(max_panels, len(probes)))
         self.drawn = [round(place) for place in places]
 
@@ -133,6 +142,6 @@ class Gallery:
             tag = f"{index:03d}_{probes.names[index]}"
             said = [f"says {answer(probes, record, index)}", truth(probes, index)]
             words = ", ".join(filter(None, [probes.names[index], *said]))
-            yield f"_panel/{tag}", panel(probes, record, index, scale), words
+            yield f"_panel/{tag}", panel(probes, record, index, scale, self.found), words
             if alike:
                 yield f"_filmstrip/{tag}", filmstrip(probes, alike, index, scale), f"{words}; audits at steps {steps}"

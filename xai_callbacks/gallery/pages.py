@@ -4,12 +4,16 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from xai_callbacks.gallery import words
 from xai_callbacks.gallery.heat import Pixels, first_answer, heat
 from xai_callbacks.gallery.words import answer, asked_of, tone, truth, when
 from xai_callbacks.history import evenly_spaced
+from xai_callbacks.metrics import Threshold, found_on
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import AuditRecord
+from xai_callbacks.record import AuditRecord, MapSet
 from xai_callbacks.render import Cell, ColorScale, Line, Row, render_page
 
 WORST: Final = 5
@@ -81,15 +85,24 @@ def _worst_first(record: AuditRecord, drawn: Sequence[int]) -> list[int]:
     return sorted(drawn, key=key)
 
 
-def panel(probes: ProbeSet, record: AuditRecord, index: int, scale: ColorScale) -> Pixels:
-    """One probe: a row for each explainer, a tile for each question; a question that comes twice is drawn once."""
+def panel(
+    probes: ProbeSet, record: AuditRecord, index: int, scale: ColorScale, found: Threshold | None = None
+) -> Pixels:
+    """One probe: a row for each explainer, a tile for each question; a question that comes twice is drawn once.
+
+    With `found`, the regions that each map finds are outlined on its tile.
+    """
     image = probes.pixels[index].numpy()
     regions = {name: mask[index].numpy() for name, mask in probes.masks.items()}
     rows = []
     for name, given in record.maps.items():
         maps = heat(given, [index], scale)[:, 0]
         asked = [titles[index] for titles in record.titles] if given.about == "question" else [""]
-        cells = [Cell(image, title, maps[asked.index(title)], regions=regions) for title in dict.fromkeys(asked)]
+        cells = []
+        for title in dict.fromkeys(asked):
+            place = asked.index(title)
+            circled = {} if found is None else _found(given, place, index, image.shape[:2], found)
+            cells.append(Cell(image, title, maps[place], regions=regions | circled))
         unit = "(share of its strongest)" if given.units == "relative" else ""
         named = len(record.maps) > 1 or given.about == "image"
         rows.append(Row(cells, f"{name} {unit}" if named else unit, lines=4))
@@ -97,6 +110,15 @@ def panel(probes: ProbeSet, record: AuditRecord, index: int, scale: ColorScale) 
     lines = [Line(when(record), "muted"), Line(f"says {said}" if said else "", marked)]
     lines += [] if marked == "right" else [Line(truth(probes, index))]
     return render_page(rows, title=probes.names[index], lines=lines, lead=Cell(image, regions=regions), scale=scale)
+
+
+def _found(
+    given: MapSet, question: int, index: int, size: tuple[int, int], threshold: Threshold
+) -> dict[str, NDArray[np.bool_]]:
+    """All regions that one map finds, as one mask `size` with its name."""
+    peak = given.peaks[question] if given.peaks else 0.0
+    masks = [each.mask.numpy() for each in found_on(given.heatmaps[question, index], size, threshold, peak=peak)]
+    return {"found": np.any([np.zeros(size, bool), *masks], axis=0)}
 
 
 def comparable_audits(audits: Sequence[AuditRecord], record: AuditRecord) -> list[AuditRecord]:

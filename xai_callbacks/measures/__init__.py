@@ -3,15 +3,13 @@
 from xai_callbacks.measures.always import Answers, Drift, Scores
 from xai_callbacks.measures.base import Context, Measure, Measured, ModelAccess, keys_of_maps
 from xai_callbacks.measures.baselines import Baselines
+from xai_callbacks.measures.found_regions import FoundRegions
 from xai_callbacks.measures.localization import Localization
 from xai_callbacks.measures.map_clusters import MapClusters
 from xai_callbacks.measures.novel import Conditions, Separation
 from xai_callbacks.measures.uncertainty import ExplanationUncertainty
 
 __all__ = [
-    "ALWAYS", "Answers", "Baselines", "Conditions", "Context", "Drift", "ExplanationUncertainty", "Localization",
-    "MapClusters", "Measure", "Measured", "ModelAccess", "Scores", "Separation", "keys_of_maps",
+    "ALWAYS", "Answers", "Baselines", "Conditions", "Context", "Drift", "ExplanationUncertainty", "FoundRegions",
+    "Localization", "MapClusters", "Measure", "Measured", "ModelAccess", "Scores", "Separation", "keys_of_maps",
 ]  # fmt: skip
-
-ALWAYS: tuple[Measure, ...] = (Answers(), Drift(), Scores())
-"""What every audit measures."""

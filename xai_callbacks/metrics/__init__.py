@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xai_callbacks.metrics.found import FoundRegion, Threshold, found_iou, found_on, found_regions
 from xai_callbacks.metrics.localization import (
     area_fraction,
     lift_chance,
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     from xai_callbacks.metrics.group_metrics import GroupMetrics
 
 __all__ = [
-    "Estimate", "GroupMetrics", "area_fraction", "explanation_drift", "lift_chance", "novelty_auroc", "permuted_mass",
-    "rank_correlation", "region_weights", "relevance", "relevance_lift", "relevance_mass", "relevance_rank", "separate",
-    "shift_p", "signed_share", "sobel_magnitude", "soft_iou", "soft_iou_chance", "summarize", "why_useless",
+    "Estimate", "FoundRegion", "GroupMetrics", "Threshold", "area_fraction", "explanation_drift", "found_iou",
+    "found_on", "found_regions", "lift_chance", "novelty_auroc", "permuted_mass", "rank_correlation",
+    "region_weights", "relevance", "relevance_lift", "relevance_mass", "relevance_rank", "separate", "shift_p",
+    "signed_share", "sobel_magnitude", "soft_iou", "soft_iou_chance", "summarize", "why_useless",
 ]  # fmt: skip
 
 

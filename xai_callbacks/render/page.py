@@ -183,8 +183,9 @@ def color_bar(scale: ColorScale, peak: float, *, width: int, size: int) -> Strip
     opacity[np.abs(np.abs(position) - CONTOUR) <= 2 / length] = 1  # as contours are drawn
     bar = np.rint(BAR_GROUND + (colors - BAR_GROUND) * opacity[:, None]).astype(np.uint8)
     strip.tile((left, 0), bar[None].repeat(BAR_HEIGHT, axis=0))
-    strip.text((0, BAR_HEIGHT + 2), "against", size)
-    strip.text((words, BAR_HEIGHT + 2), "for", size)
+    beside = max(BAR_HEIGHT + 2, size - 5)  # type of wide pages is higher than the bar
+    strip.text((0, beside), "against", size)
+    strip.text((words, beside), "for", size)
     strip.text((words, baseline), unit, size, MUTED)
     limit = f"{scale.limit:.0f}" if 1000 <= scale.limit < 1e6 else f"{scale.limit:.4g}"
     for place, label in enumerate((f"≤ \N{MINUS SIGN}{limit}", "0", f"≥ {limit}")):
