@@ -1,5 +1,6 @@
 """Methods that answer questions with heatmaps."""
 
+from xai_callbacks.explainers.attention import AttentionRollout, GradientAttention
 from xai_callbacks.explainers.backprop import (
     Deconvnet,
     Gradient,
@@ -13,7 +14,7 @@ from xai_callbacks.explainers.cam import GradCAM, HiResCAM, LayerCAM, LayerExpla
 from xai_callbacks.explainers.pixels import IntegratedGradients, Occlusion
 
 __all__ = [
-    "Deconvnet", "Every", "Explainer", "GradCAM", "Gradient", "GuidedBackprop", "GuidedGradCAM", "HiResCAM",
-    "InputXGradient", "IntegratedGradients", "LayerCAM", "LayerExplainer", "Observation", "Occlusion", "Plan",
-    "SmoothGrad",
+    "AttentionRollout", "Deconvnet", "Every", "Explainer", "GradCAM", "Gradient", "GradientAttention", "GuidedBackprop",
+    "GuidedGradCAM", "HiResCAM", "InputXGradient", "IntegratedGradients", "LayerCAM", "LayerExplainer", "Observation",
+    "Occlusion", "Plan", "SmoothGrad",
 ]  # fmt: skip
