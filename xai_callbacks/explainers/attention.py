@@ -88,7 +88,8 @@ class _AttentionExplainer(Explainer):
         row = torch.zeros(len(observation.images), 1, size, device=observation.images.device)
         row[..., list(plan.read)] = 1 / len(plan.read)
         rows = torch.cat([*self.rows(observation, row)], dim=1).transpose(0, 1)
-        return rows[..., layout.prefix : layout.prefix + layout.cells].unflatten(-1, layout.grid)
+        patches = rows[..., layout.prefix : layout.prefix + layout.cells]
+        return patches.reshape(*patches.shape[:2], *layout.grid)
 
     @abstractmethod
     def rows(self, observation: Observation, row: Tensor) -> Iterator[Tensor]:
