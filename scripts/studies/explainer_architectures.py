@@ -36,7 +36,7 @@ from xai_callbacks.explainers import Explainer
 
 Entry = dict[str, Any]
 
-SIZE = 128
+SIZE = 96
 # Settings by the name of the argument, so that an explainer that is new is fast by itself.
 FAST: dict[str, Any] = {"iterations": 4, "masks": 4, "samples": 4, "steps": 4, "window": SIZE // 2}
 NETS: dict[str, Callable[..., nn.Module]] = {
@@ -88,30 +88,34 @@ def examine(explainer: type[Explainer], model: nn.Module) -> Entry:
     """One cell: `answer`, with the `grid` of heatmaps and whether they are `verified`, or `why` not."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     flags = [module.training for module in model.modules()]
+    entry = _audited(explainer, model)
+    changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])]
+    if [module.training for module in model.modules()] != flags:
+        changed.append("train flags")
+    return _fault(f"changed {', '.join(changed)}") if changed else entry
+
+
+def _audited(explainer: type[Explainer], model: nn.Module) -> Entry:
+    questions, familiar = [Why(), WhyRatherThan()], noise(4, seed=1)
     try:
         auditor = Auditor(
-            noise(2, seed=0), [Why(), WhyRatherThan()], explainers=[made(explainer)], novelty=[], measures=[],
-            inliers=noise(4, seed=1),
-        )  # fmt: skip
+            noise(2, seed=0), questions, explainers=[made(explainer)], novelty=[], measures=[], inliers=familiar
+        )
         record = auditor.audit(model)
     except ConfigurationError as error:
         return {"answer": "refused", "why": str(error)}
     except Exception as error:  # any other is what is looked for
-        return {"answer": "fault", "why": f"{type(error).__name__}: {error}"}
-    faults = list(record.failed)
-    if any(not torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()):
-        faults.append("weights or buffers changed")
-    if [module.training for module in model.modules()] != flags:
-        faults.append("train flags changed")
-    if not faults:
-        (found,) = record.maps.values()
-        if not found.heatmaps.isfinite().all():
-            faults.append("heatmaps are not finite")
-        elif not found.heatmaps.any():
-            faults.append("heatmaps are empty")
-    if faults:
-        return {"answer": "fault", "why": "; ".join(map(str, faults))}
+        return _fault(f"{type(error).__name__}: {error}")
+    if record.failed:
+        return _fault("; ".join(map(str, record.failed)))
+    (found,) = record.maps.values()
+    if not found.heatmaps.isfinite().all() or not found.heatmaps.any():
+        return _fault("heatmaps are empty" if found.heatmaps.isfinite().all() else "heatmaps are not finite")
     return {"answer": "yes", "grid": list(found.heatmaps.shape[-2:]), "verified": found.verified}
+
+
+def _fault(why: str) -> Entry:
+    return {"answer": "fault", "why": why}
 
 
 def table(result: Mapping[str, Any]) -> str:
