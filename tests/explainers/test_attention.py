@@ -198,6 +198,12 @@ def test_scaled_dot_product_attention_is_that_of_torch(settings):
     assert_close(weights.sum(dim=-1), torch.ones(2, 4, 5))
 
 
+def test_weights_are_those_before_the_dropout_of_a_model_that_never_switches_it_off():
+    output, weights = _attention(*torch.randn(3, 2, 4, 5, 8), dropout_p=1.0)
+    assert not output.any()
+    assert_close(weights.sum(dim=-1), torch.ones(2, 4, 5))
+
+
 @pytest.mark.parametrize("returns", ["nothing", "the mean", "heads"])
 def test_a_block_that_reads_its_own_weights_gets_them(returns):
     class Block(nn.Module):
