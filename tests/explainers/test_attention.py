@@ -148,6 +148,18 @@ def test_maps_are_those_of_the_attentions_that_transformers_returns(attention):
     assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_scores_that_hardly_move_are_not_lost_beside_the_identity():
+    maps = []
+    for scale in (1e-4, 1e-8):
+        model = timm_net("deit_tiny_patch16_224", global_pool="avg")
+        with torch.no_grad():
+            model.head.weight.mul_(scale)
+        maps.append(explain(GradientAttention(), model, images(), [Why(0)]).heatmaps / scale)
+    # To first order a map is the sum of the blocks, which is linear in the gradient.
+    assert maps[0].max() > 0
+    assert_close(*maps, rtol=1e-2, atol=1e-2 * float(maps[0].max()))
+
+
 def test_rollout_of_attention_that_is_uniform_has_a_closed_form():
     model = torchvision_net()
     for layer in model.encoder.layers:

@@ -141,11 +141,11 @@ class GradientAttention(_AttentionExplainer):
         for done, posed in enumerate(observation.posed, 1):
             score = posed.score(outputs).sum()
             gradients = torch.autograd.grad(score, used, retain_graph=True, materialize_grads=True)
-            found = row
+            gained = torch.zeros_like(row)  # beside the identity, in which what is small would be lost to rounding
             for attention, gradient in zip(reversed(kept), reversed(gradients), strict=True):
-                weights = attention.detach() * gradient.view_as(attention)
-                found = found + found @ weights.float().clamp_min(0).mean(dim=1)
-            yield found - row
+                weights = attention.detach().float() * gradient.view_as(attention).float()
+                gained = gained + (row + gained) @ weights.clamp_min(0).mean(dim=1)
+            yield gained
             observation.progress(done / len(observation.posed))
 
 
