@@ -142,8 +142,10 @@ def _words(entry: Entry) -> str:
     # The refusal without what was expected, which is the same in the row, and without the advice.
     seen = entry["why"].partition(", but ")[2] or entry["why"]
     first = seen.partition(". ")[0].removeprefix("got ")
-    words = first if len(first) <= _WORDS else first[:_WORDS].rsplit(" ", 1)[0].rstrip(",") + " ..."
-    return f"{'**fault**' if entry['answer'] == 'fault' else 'refused'}: {words}".replace("|", "/")
+    if len(first) > _WORDS:
+        kept = first[:_WORDS]
+        first = kept.rsplit(", (" if ", (" in kept else " ", 1)[0] + " ..."
+    return f"{'**fault**' if entry['answer'] == 'fault' else 'refused'}: {first}".replace("|", "/")
 
 
 def filled(text: str, result: Mapping[str, Any]) -> str:

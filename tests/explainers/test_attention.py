@@ -256,7 +256,7 @@ def test_questions_cost_one_backward_pass_each(monkeypatch):
 @pytest.mark.parametrize(
     ("net", "size", "seen"),
     [
-        (lambda: torchvision.models.resnet18(num_classes=4), 64, "ResNet has none"),
+        (lambda: torchvision.models.resnet18(num_classes=4), 64, "ResNet has no attention"),
         (lambda: torchvision.models.swin_t(num_classes=4), 64, r"has attention of shape \(\d+, 3, 49, 49\)"),
         (lambda: timm_net("vit_base_patch16_siglip_224"), 32, r"shape \(2, 3, 16, 16\), \(2, 3, 1, 16\) for 2 images"),
     ],

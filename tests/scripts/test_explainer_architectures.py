@@ -44,7 +44,7 @@ def test_two_cells_from_end_to_end(tmp_path, capsys):
     text = page.read_text()
     assert text.startswith("Before.\n")
     assert text.endswith("After.\n")
-    assert "| `Gradient` | 48 x 48 |\n| `AttentionRollout` | refused: ResNet has none |" in text
+    assert "| `Gradient` | 48 x 48 |\n| `AttentionRollout` | refused: ResNet has no attention |" in text
     assert "resnet18, Gradient: 48 x 48" in capsys.readouterr().out
 
 

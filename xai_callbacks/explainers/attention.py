@@ -61,10 +61,8 @@ class _AttentionExplainer(Explainer):
         wanted = f"Expected self-attention among all tokens of an image in each block for {name}()"
         if not shapes or any((shape[0], *shape[2:]) != (count, size, size) for shape in shapes):
             seen = ", ".join(str(tuple(shape)) for shape in dict.fromkeys(shapes))
-            raise ConfigurationError(
-                f"{wanted}, but {kind} has {f'attention of shape {seen} for {count} images' if seen else 'none'}. "
-                f"{_WITHOUT}"
-            )
+            found = f"attention of shape {seen} for {count} images" if seen else "no attention"
+            raise ConfigurationError(f"{wanted}, but {kind} has {found}. {_WITHOUT}")
         layer = choose_layer(trace)
         layout = layer.layout
         if "L" not in layout.name or layout.prefix + layout.cells + layout.suffix != size:
