@@ -71,11 +71,17 @@ EXPLAINERS.remove(Every)
 # Those of classes and labels alone, by name: nets of one value or one label are refused before anything is explained.
 OF_CLASSES = {"ImplicitSaliency", "UndesirablePixels", "VOICE"}
 # By their definition no linear function of the gradient: twice the score is not twice the map.
-NOT_LINEAR = {"GradCAMPlusPlus", "ImplicitSaliency", "UndesirablePixels", "VOICE"}
+NOT_LINEAR = {
+    *("AttentionRollout", "GradCAMPlusPlus", "GradientAttention", "ImplicitSaliency", "UndesirablePixels", "VOICE"),
+}
 # Values of each place and no shares: what moves the score by an amount moves their map by the same.
 OF_PLACES = {"SlidingWindow"}
+# Those of attention are shown a vision transformer instead of a CNN.
+OF_ATTENTION = {"AttentionRollout", "GradientAttention"}
 QUESTIONS = [Why(), WhyRatherThan(), WhyNotCertain(), Why(of=1), WhyRatherThan(foil=2, fact=0)]
 every_explainer = pytest.mark.parametrize("explainer", EXPLAINERS, ids=lambda explainer: explainer.__name__)
+about_questions = [explainer for explainer in EXPLAINERS if explainer.about == "question"]
+every_about_questions = pytest.mark.parametrize("explainer", about_questions, ids=lambda explainer: explainer.__name__)
 linear_ones = [explainer for explainer in EXPLAINERS if explainer.__name__ not in NOT_LINEAR]
 every_linear = pytest.mark.parametrize("explainer", linear_ones, ids=lambda explainer: explainer.__name__)
 linear_of_values = [explainer for explainer in linear_ones if explainer.__name__ not in OF_CLASSES]
@@ -105,6 +111,27 @@ class Net(nn.Module):
         return self.head(self.dropout(self.body(self.stem(images)).mean(dim=(2, 3))))
 
 
+class Transformer(nn.Module):
+    """Patches of 2 x 2 pixels beside a class token, two blocks of attention, and one linear layer."""
+
+    def __init__(self, outputs=3):
+        super().__init__()
+        torch.manual_seed(4)
+        self.stem, self.extra = nn.Sequential(nn.Conv2d(3, 8, 2, 2)), nn.Parameter(torch.randn(1, 1, 8))
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, outputs)
+
+    def forward(self, images):
+        tokens = self.stem(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.extra.expand(len(images), -1, -1), tokens], dim=1)
+        return self.head(self.norm(self.blocks(tokens))[:, 0])
+
+
+def net_of(explainer, outputs=3):
+    return (Transformer if explainer.__name__ in OF_ATTENTION else Net)(outputs)
+
+
 def images(count=4, height=12, width=12):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(5))
 
@@ -125,7 +152,7 @@ def test_the_contract_covers_what_is_exported():
 @every_explainer
 @pytest.mark.parametrize("size", [(12, 12), (12, 20), (20, 12)])
 def test_answers_are_finite_detached_and_one_for_each_question_and_image(explainer, size):
-    explained = explain(made(explainer), Net(), images(3, *size), QUESTIONS)
+    explained = explain(made(explainer), net_of(explainer), images(3, *size), QUESTIONS)
     maps = explained.heatmaps
     questions = 1 if explainer.about == "image" else len(QUESTIONS)
     assert maps.shape[:2] == (questions, 3)
@@ -138,7 +165,7 @@ def test_answers_are_finite_detached_and_one_for_each_question_and_image(explain
 
 @every_explainer
 def test_the_plan_is_plain_and_says_what_it_costs(explainer):
-    plan = explain(made(explainer), Net(), images(), [Why()]).plan
+    plan = explain(made(explainer), net_of(explainer), images(), [Why()]).plan
     assert pickle.loads(pickle.dumps(plan)) == plan
     assert plan.reason
     assert plan.cost >= 0
@@ -147,7 +174,7 @@ def test_the_plan_is_plain_and_says_what_it_costs(explainer):
 
 @every_explainer
 def test_the_model_is_run_as_often_as_the_plan_says(explainer):
-    model, seen = Net(), []
+    model, seen = net_of(explainer), []
     with undisturbed(model):
         subject, trace = subject_of(model, images())
         plan = made(explainer).prepare(trace, None)
@@ -165,9 +192,9 @@ def test_the_model_is_run_as_often_as_the_plan_says(explainer):
 
 @every_explainer
 def test_questions_do_not_influence_each_other(explainer):
-    together = explain(made(explainer), Net(), images(), QUESTIONS)
+    together = explain(made(explainer), net_of(explainer), images(), QUESTIONS)
     for index, question in enumerate(QUESTIONS if explainer.about == "question" else ()):
-        alone = explain(made(explainer), Net(), images(), [question])
+        alone = explain(made(explainer), net_of(explainer), images(), [question])
         # Grad-CAM may have no positive cell to guide to.
         close(alone.heatmaps[0], together.heatmaps[index], may_be_empty=explainer is GuidedGradCAM)
 
@@ -175,27 +202,25 @@ def test_questions_do_not_influence_each_other(explainer):
 @every_explainer
 @pytest.mark.parametrize("chunk_size", [2, 16])
 def test_chunks_give_what_the_whole_gives(explainer, chunk_size):
-    whole = explain(made(explainer), Net(), images(5), QUESTIONS).heatmaps
+    whole = explain(made(explainer), net_of(explainer), images(5), QUESTIONS).heatmaps
     parts = [
-        explain(made(explainer), Net(), part, QUESTIONS, chunk_size=chunk_size).heatmaps
+        explain(made(explainer), net_of(explainer), part, QUESTIONS, chunk_size=chunk_size).heatmaps
         for part in images(5).split([1, 3, 1])
     ]
     close(torch.cat(parts, dim=1), whole)
 
 
-@every_explainer
+@every_about_questions
 def test_the_labels_belong_to_their_images(explainer):
     batch, truth = images(3), torch.tensor([2, 0, 1])
-    by_label = explain(made(explainer), Net(), batch, [Why(of="label")], truth).heatmaps[0]
-    by_index = explain(made(explainer), Net(), batch, [Why(of=index) for index in range(3)]).heatmaps
-    if explainer.about == "image":
-        by_index = by_index.expand(3, -1, -1, -1)
+    by_label = explain(made(explainer), net_of(explainer), batch, [Why(of="label")], truth).heatmaps[0]
+    by_index = explain(made(explainer), net_of(explainer), batch, [Why(of=index) for index in range(3)]).heatmaps
     close(by_label, by_index[truth, torch.arange(3)])
 
 
 @every_explainer
 def test_the_order_of_the_classes_does_not_matter(explainer):
-    order, model = torch.tensor([2, 0, 1]), Net()
+    order, model = torch.tensor([2, 0, 1]), net_of(explainer)
     before = explain(made(explainer), model, images(), [Why(of=2), WhyRatherThan(foil=0, fact=1)]).heatmaps
     with torch.no_grad():
         model.head.weight.copy_(model.head.weight[order])
@@ -205,7 +230,7 @@ def test_the_order_of_the_classes_does_not_matter(explainer):
 
 @every_linear
 def test_a_map_is_in_units_of_the_score(explainer):
-    model = Net()
+    model = net_of(explainer)
     before, bias = explain(made(explainer), model, images(), [Why(of=0)]).heatmaps, model.head.bias[0].item()
     with torch.no_grad():
         model.head.weight.mul_(3)
@@ -241,16 +266,18 @@ def test_every_task_is_explained(explainer, task, outputs, questions, truth):
     # There is no variance over the one foil of two classes.
     if explainer.__name__ in OF_CLASSES and (alone or (explainer is VOICE and outputs < 3)):
         with pytest.raises(ConfigurationError, match="Expected"):
-            explain(made(explainer), Net(outputs), images(), questions, truth, task)
+            explain(made(explainer), net_of(explainer, outputs), images(), questions, truth, task)
         return
-    maps = explain(made(explainer), Net(outputs), images(), questions, truth, task).heatmaps
+    maps = explain(made(explainer), net_of(explainer, outputs), images(), questions, truth, task).heatmaps
     assert maps.isfinite().all()
     assert (maps[0].flatten(1).std(dim=1) > 0).all()
 
 
 @every_linear_of_values
 def test_a_map_of_a_squared_error_is_its_closed_form(explainer):
-    explained = explain(made(explainer), Net(1), images(), [Why(), WhyValueRatherThan(-100.0)], task=Regression())
+    explained = explain(
+        made(explainer), net_of(explainer, 1), images(), [Why(), WhyValueRatherThan(-100.0)], task=Regression()
+    )
     # Far from the value, (y - v)^2 is linear in y: 2 (y - v) times the map of y.
     factor = 2 * (explained.outputs[:, 0] + 100)
     found, expected = explained.heatmaps[1], factor[:, None, None] * explained.heatmaps[0]
@@ -262,7 +289,7 @@ def test_a_map_of_a_squared_error_is_its_closed_form(explainer):
 @every_explainer
 @pytest.mark.parametrize("surrounding", [torch.no_grad, torch.inference_mode])
 def test_nothing_is_left_behind(explainer, surrounding):
-    model = Net().train()
+    model = net_of(explainer).train()
     model.stem.eval()
     model(images()).sum().backward()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -284,27 +311,27 @@ def test_nothing_is_left_behind(explainer, surrounding):
 
 @every_explainer
 def test_the_state_of_the_random_streams_does_not_matter(explainer):
-    first = explain(made(explainer), Net(), images(), QUESTIONS)
+    first = explain(made(explainer), net_of(explainer), images(), QUESTIONS)
     random.seed(9), np.random.seed(9), torch.manual_seed(9)
-    assert torch.equal(explain(made(explainer), Net(), images(), QUESTIONS).heatmaps, first.heatmaps)
+    assert torch.equal(explain(made(explainer), net_of(explainer), images(), QUESTIONS).heatmaps, first.heatmaps)
 
 
 @every_explainer
 def test_frozen_nets_are_explained_like_trainable_ones(explainer):
-    expected = explain(made(explainer), Net(), images(), QUESTIONS).heatmaps
-    close(explain(made(explainer), Net().requires_grad_(False), images(), QUESTIONS).heatmaps, expected)
-    half = explain(made(explainer), Net().to(torch.bfloat16), images(), [Why(of=0)]).heatmaps
+    expected = explain(made(explainer), net_of(explainer), images(), QUESTIONS).heatmaps
+    close(explain(made(explainer), net_of(explainer).requires_grad_(False), images(), QUESTIONS).heatmaps, expected)
+    half = explain(made(explainer), net_of(explainer).to(torch.bfloat16), images(), [Why(of=0)]).heatmaps
     assert half.dtype == torch.float32
     assert half.isfinite().all()
 
 
 @every_explainer
 def test_an_explainer_is_plain_and_keeps_no_model_alive(explainer):
-    original, model = made(explainer), Net()
+    original, model = made(explainer), net_of(explainer)
     expected = explain(original, model, images(), QUESTIONS).heatmaps
     for twin in (pickle.loads(pickle.dumps(original)), copy.deepcopy(original)):
         assert repr(twin) == repr(original)
-        assert torch.equal(explain(twin, Net(), images(), QUESTIONS).heatmaps, expected)
+        assert torch.equal(explain(twin, net_of(explainer), images(), QUESTIONS).heatmaps, expected)
     gone = weakref.ref(model)
     del model
     gc.collect()
@@ -315,13 +342,13 @@ def test_an_explainer_is_plain_and_keeps_no_model_alive(explainer):
 def test_an_auditor_takes_it_and_its_name_begins_the_keys(explainer):
     masks = {"core": torch.ones(4, 12, 12).bool().tril()}
     probes = ProbeSet.from_tensors(images(), [0, 1, 2, 0], masks=masks, mean=[0.5] * 3, std=[0.5] * 3)
-    record = Auditor(probes, QUESTIONS, explainers=[made(explainer)]).audit(Net())
+    record = Auditor(probes, QUESTIONS, explainers=[made(explainer)]).audit(net_of(explainer))
     name = made(explainer).name
     assert list(record.maps) == [name]
     assert record.failed == ()
     key = "/why" if explainer.about == "question" else ""
     assert f"{name}{key}/relevance_mass/core" in record.metrics
-    expected = explain(made(explainer), Net(), images(), QUESTIONS, torch.tensor([0, 1, 2, 0])).heatmaps
+    expected = explain(made(explainer), net_of(explainer), images(), QUESTIONS, torch.tensor([0, 1, 2, 0])).heatmaps
     close(record.heatmaps, expected)
 
 

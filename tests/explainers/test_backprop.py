@@ -5,6 +5,7 @@ from __future__ import annotations
 import captum.attr
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -66,9 +67,41 @@ def test_the_gradient_is_that_of_autograd(model):
     assert_close(found[1], gradient_of(Net(), images(), lambda z: z[:, 0] - z[:, 2]).sum(dim=1))
 
 
-def test_the_magnitude_is_the_largest_of_the_channels():
-    found = explain(Gradient(magnitude=True), Net(), images(), [Why(1)]).heatmaps[0]
-    assert_close(found, gradient_of(Net(), images(), lambda z: z[:, 1]).abs().amax(dim=1))
+@pytest.mark.parametrize(
+    ("saliency", "shown"),
+    [
+        ("signed", lambda gradient: gradient.sum(dim=1)),
+        ("magnitude", lambda gradient: gradient.abs().amax(dim=1)),
+        ("positive", lambda gradient: torch.where(gradient > 0, gradient, 0).sum(dim=1)),
+        ("negative", lambda gradient: torch.where(gradient < 0, gradient, 0).sum(dim=1)),
+    ],
+)
+def test_saliency_is_read_from_the_channels(saliency, shown):
+    found = explain(Gradient(saliency=saliency), Net(), images(), [Why(1)]).heatmaps[0]
+    assert_close(found, shown(gradient_of(Net(), images(), lambda z: z[:, 1])))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(GuidedBackprop, captum.attr.GuidedBackprop), (Deconvnet, captum.attr.Deconvolution)]
+)
+@pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU")
+def test_positive_and_negative_saliency_are_taken_of_guided_gradients(ours, theirs):
+    gradient = theirs(Net()).attribute(images().requires_grad_(), target=1).detach()
+    positive, negative = (
+        explain(ours(saliency=saliency), Net(), images(), [Why(1)]).heatmaps[0] for saliency in ("positive", "negative")
+    )
+    assert_close(positive, gradient.clamp_min(0).sum(dim=1))
+    assert_close(negative, -(-gradient).clamp_min(0).sum(dim=1))
+    assert (positive.amax() > 0) & (negative.amin() < 0)
+
+
+@pytest.mark.parametrize("explainer", [Gradient, GuidedBackprop, Deconvnet, GuidedGradCAM])
+@pytest.mark.parametrize("saliency", ["unsigned", True, None])
+def test_another_saliency_is_refused(explainer, saliency):
+    with pytest.raises(
+        ConfigurationError, match=rf"`saliency` to be one of signed, magnitude, .* but got {saliency!r}"
+    ):
+        explainer(saliency=saliency)
 
 
 def test_input_times_gradient_is_that_of_captum_and_adds_up_to_a_linear_score():
@@ -121,10 +154,10 @@ def test_other_rectifiers_follow_the_rule_of_a_relu(activation):
 @pytest.mark.parametrize(
     ("explainer", "written"),
     [
-        (Gradient(magnitude=True), "Gradient(magnitude=True)"),
+        (Gradient(saliency="magnitude"), "Gradient(saliency='magnitude')"),
         (SmoothGrad(3), "SmoothGrad(samples=3, spread=0.15, statistic='mean')"),
-        (GuidedBackprop(), "GuidedBackprop()"),
-        (GuidedGradCAM("relu_two"), "GuidedGradCAM(target_layer='relu_two')"),
+        (GuidedBackprop(), "GuidedBackprop(saliency='signed')"),
+        (GuidedGradCAM("relu_two"), "GuidedGradCAM(saliency='signed', target_layer='relu_two')"),
     ],
 )
 def test_an_explainer_is_written_as_it_is_made(explainer, written):
@@ -214,6 +247,13 @@ def test_nets_without_rectifiers_are_refused_and_told_what_to_take(explainer, ac
     with pytest.raises(
         ConfigurationError, match=rf"rectifiers for {explainer.__name__}\(\).*got {found}. Use SmoothGrad"
     ):
+        explain(explainer(), model, images(), [Why()])
+
+
+@pytest.mark.parametrize("explainer", [GuidedBackprop, Deconvnet, GuidedGradCAM])
+def test_a_vision_transformer_is_refused_for_its_gelu(explainer):
+    model = torchvision.models.VisionTransformer(12, 4, 2, 2, 8, 16, num_classes=3)
+    with pytest.raises(ConfigurationError, match=r"got activations of Gelu. Use SmoothGrad\(\) or GradCAM\(\)"):
         explain(explainer(), model, images(), [Why()])
 
 

@@ -1,5 +1,6 @@
 """Methods that answer questions with heatmaps."""
 
+from xai_callbacks.explainers.attention import AttentionRollout, GradientAttention
 from xai_callbacks.explainers.backprop import (
     Deconvnet,
     Gradient,
@@ -19,8 +20,8 @@ from xai_callbacks.explainers.undesirable import UndesirablePixels
 from xai_callbacks.explainers.windows import SlidingWindow, Windows, window_scores
 
 __all__ = [
-    "CAM", "RISE", "VOICE", "Deconvnet", "DeepSHAP", "Every", "ExpectedGradients", "Explainer", "GradCAM",
-    "GradCAMPlusPlus", "Gradient", "GuidedBackprop", "GuidedGradCAM", "HiResCAM", "ImplicitSaliency", "InputXGradient",
-    "IntegratedGradients", "LayerCAM", "LayerExplainer", "Observation", "Occlusion", "Patchwise", "Plan",
-    "SlidingWindow", "SmoothGrad", "UndesirablePixels", "Windows", "window_scores",
+    "CAM", "RISE", "VOICE", "AttentionRollout", "Deconvnet", "DeepSHAP", "Every", "ExpectedGradients", "Explainer",
+    "GradCAM", "GradCAMPlusPlus", "Gradient", "GradientAttention", "GuidedBackprop", "GuidedGradCAM", "HiResCAM",
+    "ImplicitSaliency", "InputXGradient", "IntegratedGradients", "LayerCAM", "LayerExplainer", "Observation",
+    "Occlusion", "Patchwise", "Plan", "SlidingWindow", "SmoothGrad", "UndesirablePixels", "Windows", "window_scores",
 ]  # fmt: skip

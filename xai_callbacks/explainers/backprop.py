@@ -25,12 +25,15 @@ from torch.utils.hooks import RemovableHandle
 
 from xai_callbacks.access import LayoutName, Trace
 from xai_callbacks.access.trace import kind_of, nodes_before
-from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_integer
+from xai_callbacks.errors import ConfigurationError, is_number, require_integer
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, Units, require_gradients
 from xai_callbacks.explainers.cam import GradCAM
 
 Statistic = Literal["mean", "square", "variance"]
 """What `SmoothGrad` keeps of the gradients of noisy images; the last two have no sign."""
+
+Saliency = Literal["signed", "magnitude", "positive", "negative"]
+"""What a map shows of the gradient at the channels: the sum, the largest size, or the sum of parts of one sign."""
 
 # Nodes that are rectifiers, too, if what they keep is 0: the value below which nothing passes. ReLU6 is a Hardtanh.
 _BEGINS = {
@@ -88,24 +91,35 @@ class Gradient(_PixelGradient):
     """The gradient of the score with respect to each pixel, summed over the channels.
 
     It tells what a small change of a pixel does, and adds up to nothing. Where it is positive, a brighter pixel raises
-    the score; for the unsigned maps of Simonyan et al. take `magnitude=True`, the largest absolute value of the
-    channels. Cost: one forward pass, and one backward pass a question.
+    the score. Cost: one forward pass, and one backward pass a question.
 
     Args:
-        magnitude: Whether to give the size of the gradient, without its sign.
+        saliency: The `signed` sum over the channels; the `magnitude`, the largest absolute value among them, for the
+            unsigned maps of Simonyan et al.; or the sum of the `positive` or of the `negative` parts alone, 0 or more
+            and 0 or less, which add up to the signed one. Pictures of positive and negative saliency are mostly of
+            `GuidedBackprop`, each scaled to its own largest size.
         name: What keys begin with.
     """
 
     name = "gradient"
 
-    def __init__(self, *, magnitude: bool = False, name: str | None = None) -> None:
+    def __init__(self, *, saliency: Saliency = "signed", name: str | None = None) -> None:
         super().__init__(name)
-        require_bool("magnitude", magnitude)
-        self.magnitude = magnitude
+        if saliency not in get_args(Saliency):
+            raise ConfigurationError(
+                f"Expected `saliency` to be one of {', '.join(get_args(Saliency))}, but got {saliency!r}."
+            )
+        self.saliency = saliency
 
     def shown(self, gradient: Tensor, images: Tensor) -> Tensor:
-        """The sum over the channels, or the largest size among them."""
-        return gradient.abs().amax(dim=1) if self.magnitude else gradient.sum(dim=1)
+        """The sum over the channels, of all or of parts, or the largest size among them."""
+        if self.saliency == "magnitude":
+            return gradient.abs().amax(dim=1)
+        if self.saliency == "positive":
+            gradient = gradient.clamp_min(0)
+        elif self.saliency == "negative":
+            gradient = gradient.clamp_max(0)
+        return gradient.sum(dim=1)
 
 
 class InputXGradient(_PixelGradient):
@@ -167,11 +181,11 @@ class SmoothGrad(_PixelGradient):
         return kept.sum(dim=2).float()
 
 
-class GuidedBackprop(_PixelGradient):
+class GuidedBackprop(Gradient):
     """Guided backpropagation: a ReLU hands on what is positive, where it was active.
 
     Maps are sharp and tell classes apart badly: they show edges that nets with random weights show, too (Adebayo et
-    al. 2018). Take them for what `GuidedGradCAM` does with them. Cost as of `Gradient`.
+    al. 2018). Take them for what `GuidedGradCAM` does with them. Cost and arguments as of `Gradient`.
     """
 
     name = "guided_backprop"
@@ -199,7 +213,8 @@ class GuidedBackprop(_PixelGradient):
 class Deconvnet(GuidedBackprop):
     """The deconvolutional network of Zeiler and Fergus: a ReLU hands on what is positive, active or not.
 
-    Max pooling goes back to where the largest value was. Class-insensitive as guided backpropagation is.
+    Max pooling goes back to where the largest value was. Class-insensitive as guided backpropagation is. Cost and
+    arguments as of `Gradient`.
     """
 
     name = "deconvnet"
@@ -219,15 +234,21 @@ class GuidedGradCAM(GuidedBackprop):
     Args:
         target_layer: See `GradCAM`.
         layout: See `GradCAM`.
+        saliency: See `Gradient`.
         name: What keys begin with.
     """
 
     name = "guided_gradcam"
 
     def __init__(
-        self, target_layer: str | None = None, layout: LayoutName | None = None, *, name: str | None = None
+        self,
+        target_layer: str | None = None,
+        layout: LayoutName | None = None,
+        *,
+        saliency: Saliency = "signed",
+        name: str | None = None,
     ) -> None:
-        super().__init__(name)
+        super().__init__(saliency=saliency, name=name)
         self.target_layer, self.layout = target_layer, layout
         _ = self._gradcam  # says now what is wrong with them
 
