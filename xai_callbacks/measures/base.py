@@ -22,10 +22,19 @@ class ModelAccess(Protocol):
     def scores(self, images: Tensor) -> Mapping[str, Tensor]:
         """Novelty scores of images `(M, C, H, W)` as the model expects them, `(M,)` by name, on the CPU."""
 
-    def randomised(self, seed: int) -> Mapping[str, Tensor]:
+    def answers(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Scores of the questions for altered versions `(M, C, H, W)` of the probes at `rows` `(M,)`, `(Q, M)`.
+
+        Questions are those that were asked of the probes as they are. Cost: one forward pass over the images, all at
+        once: give `chunk_size` at a time.
+        """
+
+    def randomised(self, seed: int, *, share: float = 1.0, max_cost: float = 0.0) -> Mapping[str, Tensor]:
         """Heatmaps `(Q, N, h, w)` of the probes by a copy with random weights, by name of the explainer.
 
-        Of explainers due that need no forward pass of their own. Cost: one over the probes, memory for one more model.
+        The copy is asked what the model was asked. Of explainers due that need at most `max_cost` forward passes of
+        their own; `share` is that of the modules with random weights, see `randomised_copy`. Cost: one forward pass
+        over the probes, those of the explainers, and memory for one more model.
         """
 
 
