@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         TintCue,
         WatermarkCue,
     )
-    from xai_callbacks.measures import Baselines, Conditions, Localization, MapClusters, Measure, Separation
+    from xai_callbacks.measures import Baselines, Conditions, Localization, MapClusters, Measure, Separation, Trust
     from xai_callbacks.novelty import (
         ODIN, ConfoundingLabels, Energy, Entropy, FisherNovelty, GradConScore, GradientConstraint, GradientNorm,
         GradNorm, GradTrust, JointEnergy, KNearest, Mahalanobis, MaxLogit, MaxSoftmax, NoveltyMap, PurviewDistance,
@@ -67,7 +67,7 @@ __all__ = [
     "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue", "Question",
     "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule", "Separation", "ShiftCue", "ShortcutMonitor",
     "SingleLabel", "Sink", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial",
-    "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatIfNot", "Why", "WhyNotCertain",
+    "Trust", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatIfNot", "Why", "WhyNotCertain",
     "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
 ]
 
@@ -86,7 +86,7 @@ _ROOMS = {
         "BackgroundCue Cue FrameCue FunctionCue PasteCue PatchCue QualityCue ShiftCue "
         "TextureCue TintCue WatermarkCue"
     ),
-    "measures": "Baselines Conditions Localization MapClusters Measure Separation",
+    "measures": "Baselines Conditions Localization MapClusters Measure Separation Trust",
     "novelty": (
         "ConfoundingLabels Energy Entropy FisherNovelty GradConScore GradNorm GradTrust GradientConstraint "
         "GradientNorm JointEnergy KNearest Mahalanobis MaxLogit MaxSoftmax NoveltyMap ODIN PurviewDistance "

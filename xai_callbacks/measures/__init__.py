@@ -6,10 +6,11 @@ from xai_callbacks.measures.baselines import Baselines
 from xai_callbacks.measures.localization import Localization
 from xai_callbacks.measures.map_clusters import MapClusters
 from xai_callbacks.measures.novel import Conditions, Separation
+from xai_callbacks.measures.trust import Trust
 
 __all__ = [
     "ALWAYS", "Answers", "Baselines", "Conditions", "Context", "Drift", "Localization", "MapClusters", "Measure",
-    "Measured", "ModelAccess", "Scores", "Separation", "keys_of_maps",
+    "Measured", "ModelAccess", "Scores", "Separation", "Trust", "keys_of_maps",
 ]  # fmt: skip
 
 ALWAYS: tuple[Measure, ...] = (Answers(), Drift(), Scores())

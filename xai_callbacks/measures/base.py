@@ -51,6 +51,7 @@ class Context:
         chunk_size: Images, or heatmaps of their size, at a time.
         model: The model during an audit; None before.
         notes: Takes sentences about what was left out, for the notes of the record.
+        trust: Takes verdicts on heatmaps by what their keys begin with, for the record, see `AuditRecord.trust`.
     """
 
     probes: ProbeSet
@@ -61,6 +62,7 @@ class Context:
     chunk_size: int = 16
     model: ModelAccess | None = None
     notes: list[str] = field(default_factory=list)
+    trust: dict[str, str] = field(default_factory=dict)
 
 
 class Measure(ABC):

@@ -32,10 +32,10 @@ def coarse(maps: Tensor) -> Tensor:
 
 
 def map_similarity(maps: Tensor, others: Tensor) -> Tensor:
-    """Spearman's rank correlation of the magnitudes of the cells of two maps, `(...)` float64 in [-1, 1].
+    """Spearman's rank correlation of the cells of two maps, `(...)` float64 in [-1, 1]; 1: the same order of places.
 
-    Magnitudes, as the sign of a map may follow the weights while its outlines follow the image alone. 1: the same
-    places, in the same order. Maps are `(..., h, w)`; cells of one magnitude share their mean rank.
+    Maps are `(..., h, w)`; equal cells share their mean rank. Give magnitudes to see whether maps agree but for their
+    signs: the sign may follow the weights while the outlines follow the image alone.
     """
     first, second = _unit_ranks(maps, others)
     return (first * second).sum(dim=-1).clamp(-1, 1)
@@ -65,7 +65,7 @@ def _unit_ranks(*given: Tensor) -> list[Tensor]:
         )
     found = []
     for maps in given:
-        cells = maps.detach().cpu().double().abs().flatten(-2)
+        cells = maps.detach().cpu().double().flatten(-2)
         ranks = torch.from_numpy(np.asarray(rankdata(cells.numpy(), axis=-1)))
         ranks = ranks - ranks.mean(dim=-1, keepdim=True)
         ranks = ranks.where(cells.isfinite().all(dim=-1, keepdim=True), torch.nan)
