@@ -254,6 +254,6 @@ def _degenerate(given: MapSet, record: AuditRecord) -> Tensor:
     sound = given.heatmaps.isfinite().flatten(2).all(dim=2) & (largest > _EPS * peaks)
     empty = (~sound).double()
     if given.about == "question" and record.facts is not None and record.foils is not None:
-        nothing = (record.facts < 0) | (record.facts == record.foils)
+        nothing = (record.facts < 0) | ((record.facts == record.foils) & (largest == 0))  # as "why P, rather than P?"
         empty = empty.where(~nothing, torch.nan)
     return empty
