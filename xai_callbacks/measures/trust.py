@@ -10,6 +10,7 @@ from torch import Tensor
 from xai_callbacks.errors import ConfigurationError, in_words, is_number, require_integer
 from xai_callbacks.history import History
 from xai_callbacks.measures.base import Context, Measure, Measured, keys_of_maps
+from xai_callbacks.measures.map_clusters import clustered
 from xai_callbacks.metrics.trust import (
     SHARES,
     area_under,
@@ -44,11 +45,11 @@ class Trust(Measure):
     | `<map>/trust/random_map` | score lost by hiding what it marks, beyond what the map marks if it is shifted | any | 0 |
     | `<map>/trust/degenerate` | share of maps that are empty or not finite | [0, 1] | 0 |
 
-    Correlations are those of the cells or of their magnitudes, whichever is larger; scores are means over the shares
-    hidden. A map fails the randomisation test unless `randomised`, and `cascade_<share>` of half the modules or more,
-    are below the middle between their chance level and 1; and the deletion test unless `random_map` is above 0. Both
-    with a confidence of 97.5 %: a map that knows nothing of the model passes one in 40 times at most. It fails, too, if
-    more than 5 % of the maps are empty. `docs/results/trust.json` has how often good maps fail.
+    Maps are compared as they are drawn, with their signs; scores are means over the shares hidden or shown. A map fails
+    the randomisation test unless `randomised`, and `cascade_<share>` of half the modules or more, are below the middle
+    between their chance level and 1; and the deletion test unless `random_map` is above 0: both with a confidence of
+    97.5 %, so that what marks places at random passes the latter one in 40 times. It fails, too, if more than 5 % of
+    the maps are empty. `docs/results/trust.json` has which explainers fail, and how often.
 
     Verdicts are in `AuditRecord.trust`: "passed", "fails the ... test", or "not tested: ...". What fails is drawn grey,
     and what is measured of it is no evidence to any rule. Maps are tested at the first audit of a trained model, and
@@ -118,7 +119,14 @@ class Trust(Measure):
         why = "the model has not been trained" if record.untrained else why
         if context.model is None or why or not due:
             context.trust.update({key: f"not tested: {why}" for name in due for key in keys_of_maps(record, name)})
-            return {}
+            due = {}
+        found = self._tested(due, record, context) if due else {}
+        if (verdict := context.trust.get(clustered(record, context), "")).startswith("fails"):
+            context.trust["cluster"] = verdict  # which is measured of these maps
+        return found
+
+    def _tested(self, due: Mapping[str, MapSet], record: AuditRecord, context: Context) -> dict[str, PerProbe]:
+        """Test some maps, and give each a verdict."""
         found: dict[str, PerProbe] = {}
         copies, orders = self._copies(context), dict[torch.Size, tuple[Tensor, Tensor]]()
         for name, given in due.items():
@@ -199,16 +207,11 @@ def _above_zero(values: Tensor, bounds: Bounds = (None, None)) -> bool:
 
 
 def _likeness(maps: Tensor, copies: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Similarity of maps `(Q, N, h, w)` to those of copies, and that by chance, `(Q, N)` each.
-
-    Of the cells as they are or of their magnitudes, whichever is larger.
-    """
-    pairs = [pair for each in copies for pair in ((maps, each), (maps.abs(), each.abs()))]
-    found = []
-    for judge in (map_similarity, chance_similarity):
-        values = torch.stack([judge(*pair) for pair in pairs])
-        found.append(torch.maximum(values[::2], values[1::2]).mean(dim=0))
-    return found[0], found[1]
+    """Mean similarity of maps `(Q, N, h, w)` to those of copies, and that by chance, `(Q, N)` each."""
+    same, chance = (
+        torch.stack([judge(maps, each) for each in copies]) for judge in (map_similarity, chance_similarity)
+    )
+    return same.nanmean(dim=0), chance.nanmean(dim=0)
 
 
 def _areas(
