@@ -72,4 +72,4 @@ def doubts(record: AuditRecord, explainer: str) -> list[str]:
 def grey_line(doubted: Iterable[str]) -> Line:
     """What is said of heat that is drawn grey; nothing where none is."""
     said = ", or ".join(dict.fromkeys(filter(None, doubted)))
-    return Line(f"grey heat {said}" if said else "", "watch", rows=3)
+    return Line(f"grey heat {said}" if said else "", "watch", rows=4)
