@@ -82,18 +82,13 @@ class Control(Explainer):
         return maps.expand(len(observation.posed), *maps.shape)
 
 
-def explainers(*, noises: int, smooth: bool) -> list[Explainer]:
-    """Every explainer of at most eight forward passes an image, and the controls."""
-    found: list[Explainer] = [
-        GradCAM(),
-        HiResCAM(),
-        LayerCAM(),
-        Gradient(),
-        Gradient(magnitude=True, name="gradient_size"),
-    ]
-    found += [InputXGradient(), GuidedBackprop(), Deconvnet(), GuidedGradCAM()]
-    found += [SmoothGrad(4)] if smooth else []
-    return [*found, Control("edges"), Control("centre"), *(Control("noise", seed) for seed in range(noises))]
+def explainers(*, small: bool) -> list[Explainer]:
+    """Explainers of at most eight forward passes an image, and controls; for a `small` net all of them."""
+    found: list[Explainer] = [GradCAM(), LayerCAM(), Gradient(), Gradient(magnitude=True, name="gradient_size")]
+    found += [InputXGradient(), GuidedBackprop(), Deconvnet(), GuidedGradCAM(), Control("edges")]
+    if small:
+        found += [HiResCAM(), SmoothGrad(4), Control("centre"), *(Control("noise", seed) for seed in range(NOISES))]
+    return found
 
 
 def shapes(seed: int) -> AuditRecord:

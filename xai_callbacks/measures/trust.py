@@ -153,8 +153,9 @@ class Trust(Measure):
         found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
         asked = [("randomised", seed, 1.0) for seed in range(_COPIES)]
         asked += [(_stage(share), _COPIES, share) for share in self.cascade]
+        assert context.model is not None  # noqa: S101  # the model of an audit; narrows the type
         try:
-            for test, seed, share in asked if context.model is not None else ():
+            for test, seed, share in asked:
                 for name, maps in context.model.randomised(seed, share=share, max_cost=self.max_cost).items():
                     found[name][test].append(coarse(maps))
         except Exception as error:  # told; what needs no copy must not be lost for it
@@ -190,7 +191,8 @@ class Trust(Measure):
 
 
 def _rising(name: str, values: Sequence[float]) -> tuple[float, ...]:
-    numbers = isinstance(values, Sequence) and all(is_number(each) and 0 < each < 1 for each in values)
+    given: object = values
+    numbers = isinstance(given, list | tuple) and all(is_number(each) and 0 < each < 1 for each in given)
     if not numbers or list(values) != sorted(set(values)):
         raise ConfigurationError(f"Expected `{name}` to be rising numbers in (0, 1), but got {values!r}.")
     return tuple(values)

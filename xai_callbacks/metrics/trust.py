@@ -25,8 +25,9 @@ _BLURRED = 4  # cells a side of which a blurred image is made
 
 def coarse(maps: Tensor) -> Tensor:
     """Maps `(..., h, w)` on at most 16 cells a side: the mean over what lies in each."""
-    grid = [min(side, _FINEST) for side in maps.shape[-2:]]
-    if list(maps.shape[-2:]) == grid:
+    height, width = maps.shape[-2:]
+    grid = (min(height, _FINEST), min(width, _FINEST))
+    if grid == (height, width):
         return maps
     return adaptive_avg_pool2d(maps.reshape(-1, 1, *maps.shape[-2:]), grid).reshape(*maps.shape[:-2], *grid)
 

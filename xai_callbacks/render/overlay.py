@@ -71,7 +71,8 @@ def overlay(photo: NDArray[np.uint8], heatmap: NDArray[np.generic], scale: Color
 
 def greyed(tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A tile `(H, W, 3)` without its colours, those of heat among them."""
-    return np.rint(tile @ LUMA).astype(np.uint8)[..., None].repeat(3, axis=2)
+    grey: NDArray[np.uint8] = np.rint(tile @ LUMA).astype(np.uint8)
+    return grey[..., None].repeat(3, axis=2)
 
 
 def hatch(size: tuple[int, int]) -> NDArray[np.uint8]:
