@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from xai_callbacks.measures import (
         Baselines, Conditions, ExplanationUncertainty, FoundRegions, Localization, MapClusters, Measure, Separation,
+        Trust,
     )
     from xai_callbacks.novelty import (
         ODIN, ConfoundingLabels, Energy, Entropy, FisherNovelty, GradConScore, GradientConstraint, GradientNorm,
@@ -73,9 +74,9 @@ __all__ = [
     "PatchCue", "Patchwise", "PerProbe", "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError",
     "PurviewDistance", "QualityCue", "Question", "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule",
     "Separation", "ShiftCue", "ShortcutMonitor", "SingleLabel", "Sink", "SlidingWindow", "SmoothGrad",
-    "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial", "UndesirablePixels", "ValidationNovelty",
-    "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatHinders", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan",
-    "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
+    "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial", "Trust", "UndesirablePixels",
+    "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatHinders", "WhatIfNot", "Why",
+    "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
 ]
 
 _ROOMS = {
@@ -94,7 +95,9 @@ _ROOMS = {
         "BackgroundCue Cue FrameCue FunctionCue PasteCue PatchCue QualityCue ShiftCue "
         "TextureCue TintCue WatermarkCue"
     ),
-    "measures": "Baselines Conditions ExplanationUncertainty FoundRegions Localization MapClusters Measure Separation",
+    "measures": (
+        "Baselines Conditions ExplanationUncertainty FoundRegions Localization MapClusters Measure Separation Trust"
+    ),
     "novelty": (
         "ConfoundingLabels Energy Entropy FisherNovelty GradConScore GradNorm GradTrust GradientConstraint "
         "GradientNorm JointEnergy KNearest Mahalanobis MaxLogit MaxSoftmax NoveltyMap ODIN PurviewDistance "

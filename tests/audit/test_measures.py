@@ -16,13 +16,17 @@ from xai_callbacks import (
     ConfigurationError,
     CueTrial,
     Estimate,
+    GradCAM,
     Key,
     Localization,
     Measure,
+    Occlusion,
     PatchCue,
     PerProbe,
     Why,
+    WhyRatherThan,
 )
+from xai_callbacks.access import randomised_copy
 
 
 class Own(Measure):
@@ -126,6 +130,49 @@ def test_a_measure_may_ask_the_model_once_more():
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
     assert not torch.equal(one, record.heatmaps)
+
+
+def test_altered_probes_and_copies_are_asked_what_the_model_was_asked():
+    probes, net, seen = tiny_probes(), tiny_net(), {}
+    other = probes.images.roll(1, dims=0)
+
+    def found(context):
+        rows = torch.tensor([4, 1, 1])
+        seen.update(answers=context.model.answers(other[rows], rows), maps=context.model.randomised(0)["gradcam"])
+        return {}
+
+    record = audited(Own(found), net=net, questions=[Why(), WhyRatherThan()])
+    assert record.failed == ()
+
+    outputs = net.eval()(other[[4, 1, 1]]).detach()
+    facts, foils = (each[:, [4, 1, 1]] for each in (record.facts, record.foils))
+    torch.testing.assert_close(seen["answers"][0], outputs.gather(1, facts[0][:, None])[:, 0])
+    nats = torch.nn.functional.cross_entropy(outputs, foils[1], reduction="none")
+    torch.testing.assert_close(seen["answers"][1], nats)
+    copied = randomised_copy(net, probes.images, 0, chunk_size=16)
+    by_class = [Auditor(probes, [Why(index)], explainers=[GradCAM()]).audit(copied).heatmaps[0] for index in range(3)]
+    expected = torch.stack([by_class[fact][row] for row, fact in enumerate(record.facts[0].tolist())])
+    torch.testing.assert_close(seen["maps"][0], expected)
+
+
+def test_copies_are_asked_for_explainers_up_to_a_cost():
+    seen = {}
+
+    def found(context):
+        seen.update({cost: set(context.model.randomised(0, max_cost=cost)) for cost in (0, 3, 4)})
+        return {}
+
+    audited(Own(found), questions=[Why()], explainers=[GradCAM(), Occlusion(4, 4)])
+    assert seen == {0: {"gradcam"}, 3: {"gradcam"}, 4: {"gradcam", "occlusion"}}
+
+
+def test_verdicts_of_a_measure_stand_in_the_record():
+    def found(context):
+        context.trust["gradcam/why"] = "passed"
+        return {}
+
+    assert audited(Own(found)).trust == {"gradcam/why": "passed"}
+    assert audited(Own({})).trust == {}
 
 
 def test_what_a_measure_has_to_say_stands_in_the_notes_once():

@@ -29,20 +29,20 @@ def random_maps(*shape, seed=0):
 # ---- similarity
 
 
-def test_similarity_is_the_rank_correlation_of_magnitudes():
+def test_similarity_is_the_rank_correlation_of_cells():
     maps, others = random_maps(2, 5, 4, 3), random_maps(2, 5, 4, 3, seed=1)
     maps[0, 0, :2] = 0.5  # ties
     expected = [
-        [spearmanr(maps[q, n].abs().flatten(), others[q, n].abs().flatten()).statistic for n in range(5)]
+        [spearmanr(maps[q, n].flatten(), others[q, n].flatten()).statistic for n in range(5)]
         for q in range(2)
     ]
     torch.testing.assert_close(map_similarity(maps, others), torch.tensor(expected, dtype=torch.float64))
 
 
-def test_a_map_is_like_itself_its_negative_and_any_rising_curve_of_it():
+def test_a_map_is_like_itself_and_any_rising_curve_of_it_and_unlike_its_negative():
     maps = random_maps(3, 4, 4)
-    for others in (maps, -maps, 3 * maps, maps**3):
-        torch.testing.assert_close(map_similarity(maps, others), torch.ones(3, dtype=torch.float64))
+    for others, expected in ((maps, 1), (3 * maps + 1, 1), (maps**3, 1), (-maps, -1)):
+        torch.testing.assert_close(map_similarity(maps, others), torch.full((3,), float(expected)).double())
 
 
 def test_chance_is_the_mean_similarity_to_the_maps_of_the_other_images():

@@ -90,6 +90,7 @@ records = st.builds(
     per_probe=mappings(tensors()),
     findings=st.lists(findings, max_size=2).map(tuple),
     thinned=st.booleans(),
+    trust=mappings(texts),
 )
 
 

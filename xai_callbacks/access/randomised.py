@@ -1,5 +1,7 @@
 """`randomised_copy`: the same architecture that has learned nothing, to read a model's heatmaps beside."""
 
+import math
+from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
 
@@ -10,12 +12,18 @@ from torch.nn.parameter import UninitializedParameter
 
 from xai_callbacks.access.guard import undisturbed
 from xai_callbacks.access.subject import ModelSelector, Subject
-from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.errors import ConfigurationError, is_number, require_integer
 from xai_callbacks.randomness import seed_generators
 
 
 def randomised_copy(
-    module: nn.Module, images: Tensor, seed: int, *, select: ModelSelector | None = None, chunk_size: int | None = None
+    module: nn.Module,
+    images: Tensor,
+    seed: int,
+    *,
+    share: float = 1.0,
+    select: ModelSelector | None = None,
+    chunk_size: int | None = None,
 ) -> nn.Module:
     """A deep copy of a model with random parameters: what its heatmaps look at without having learned anything.
 
@@ -23,13 +31,18 @@ def randomised_copy(
     element by element, which keeps their distribution; a parameter of one element stays. Tied parameters stay tied, and
     buffers are kept, but for the running statistics of batch normalisation, which are taken from one forward pass over
     `images` `(N, C, H, W)`, some 256 of training, or the probes: untrained weights need their own. They are averaged
-    over chunks of `chunk_size`. For `select` see `Subject`.
+    over chunks of `chunk_size`. For `select` see `Subject`. With a `share` below 1 only that share of the modules that
+    have parameters is drawn anew, rounded up, beginning with the last: in the order in which they were made, which is
+    mostly that in which they run. The others stay as they are, their statistics, too.
 
     The model is as `undisturbed` would leave it; so are the random streams. Equal seeds give equal copies on one kind
     of device. The copy is without wrappers, in eval mode, on the device of the model, and takes as much memory.
-    Raises a `ConfigurationError` where the model cannot be copied, or two images at least are missing.
+    Raises a `ConfigurationError` where the model cannot be copied, two images at least are missing, or `share` is not
+    in (0, 1].
     """
     require_integer("seed", seed, minimum=0)
+    if not is_number(share) or not 0 < share <= 1:
+        raise ConfigurationError(f"Expected `share` to be a number in (0, 1], but got {share!r}.")
     if chunk_size is not None:
         require_integer("chunk_size", chunk_size, minimum=2, hint="A single image has no variance.")
     root = Subject(module).root
@@ -37,10 +50,10 @@ def randomised_copy(
         copy = copied(root)
         seed_generators(seed)
         with torch.no_grad():
-            # Parts first, as in construction: a whole may draw the parameters of its parts in its own way.
-            for part in reversed(list(copy.modules())):
+            parts = _last_parts(copy, share)
+            for part in parts:
                 _randomise(part)
-            _normalise(Subject(copy, select=select), images, chunk_size)
+            _normalise(Subject(copy, select=select), parts, images, chunk_size)
     return copy
 
 
@@ -65,6 +78,15 @@ def copied(root: nn.Module) -> nn.Module:
         ) from error
 
 
+def _last_parts(module: nn.Module, share: float) -> list[nn.Module]:
+    """The last modules, parts before wholes, up to a share of those that have parameters of their own."""
+    # Parts first, as in construction: a whole may draw the parameters of its parts in its own way.
+    parts = list(reversed(list(module.modules())))
+    owners = [place for place, part in enumerate(parts) if next(part.parameters(recurse=False), None) is not None]
+    count = math.ceil(share * len(owners))
+    return parts[: owners[count]] if count < len(owners) else parts
+
+
 def _randomise(module: nn.Module) -> None:
     before = [(parameter, parameter.clone()) for parameter in module.parameters(recurse=False)]
     reset = getattr(module, "reset_parameters", None)
@@ -77,9 +99,9 @@ def _randomise(module: nn.Module) -> None:
             parameter.copy_(parameter.flatten()[order].view(parameter.shape))
 
 
-def _normalise(subject: Subject, images: Tensor, chunk_size: int | None) -> None:
-    """Set the running statistics of batch normalisation to those of images."""
-    layers = [each for each in subject.root.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
+def _normalise(subject: Subject, parts: Sequence[nn.Module], images: Tensor, chunk_size: int | None) -> None:
+    """Set the running statistics of batch normalisation among some parts to those of images."""
+    layers = [each for each in parts if isinstance(each, _BatchNorm) and each.track_running_stats]
     if not layers:
         return
     if images.ndim != 4 or len(images) < 2:

@@ -269,7 +269,7 @@ class Auditor:
             )
             with _timed(seconds, "judge"):
                 answered = {each: plan for each, plan in due.items() if each.name in record.maps}
-                asking = Asking(self._observer, subject, prepared, answered)
+                asking = Asking(self._observer, subject, prepared, answered, gathered.outputs)
                 context = replace(self._context(subject.task), model=asking)
                 record = self._measuring.measure(record, tried.judged, self._trials.keys, past, context)
         return replace(record, failed=(*record.failed, *asking.failures), seconds=seconds)

@@ -50,7 +50,8 @@ class Measuring:
             except Exception as error:  # told; the rest of the audit must not be lost for it
                 sentence = f"The measure {measure!r} failed and was left out. {in_words(error)}"
                 record = replace(record, failed=(*record.failed, sentence))
-        return replace(record, notes=tuple(dict.fromkeys((*record.notes, *context.notes))))
+        notes = tuple(dict.fromkeys((*record.notes, *context.notes)))
+        return replace(record, notes=notes, trust=dict(context.trust))
 
 
 def require_measured(what: str, found: object, probes: int) -> None:

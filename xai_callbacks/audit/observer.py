@@ -151,12 +151,27 @@ class Observer:
         starts = range(0, len(self.probes), self.chunk_size)
         return [slice(start, min(start + self.chunk_size, len(self.probes))) for start in starts]
 
-    def observation(self, subject: Subject, chunk: slice, layers: Sequence[Layer], head: str | None) -> Observation:
-        """One forward pass over some probes."""
+    def observation(
+        self,
+        subject: Subject,
+        chunk: slice,
+        layers: Sequence[Layer],
+        head: str | None,
+        outputs: Tensor | None = None,
+    ) -> Observation:
+        """One forward pass over some probes; questions are posed of `outputs` `(N, K)`, or None for what comes out."""
         images, truth, inliers = self.probes.images[chunk], self.probes.truth, self.scorer.inliers
         known = None if truth is None else truth[chunk]
         return observe(
-            subject, images, known, self.questions, layers, head=head, reference=inliers, chunk_size=self.chunk_size
+            subject,
+            images,
+            known,
+            self.questions,
+            layers,
+            head=head,
+            reference=inliers,
+            chunk_size=self.chunk_size,
+            settled=None if outputs is None else outputs[chunk],
         )
 
     def _check(self, outputs: Tensor, prepared: Prepared) -> None:
@@ -187,11 +202,21 @@ class Observer:
 
 
 class Asking:
-    """The model of one audit, for measures; see `ModelAccess`. `failures` tells what failed and was left out."""
+    """The model of one audit, for measures; see `ModelAccess`. `failures` tells what failed and was left out.
 
-    def __init__(self, observer: Observer, subject: Subject, prepared: Prepared, due: Mapping[Explainer, Plan]) -> None:
+    `outputs` are what the model says of the probes, `(N, K)`, of which the questions are posed; None if nothing is.
+    """
+
+    def __init__(
+        self,
+        observer: Observer,
+        subject: Subject,
+        prepared: Prepared,
+        due: Mapping[Explainer, Plan],
+        outputs: Tensor | None,
+    ) -> None:
         self._observer, self._subject, self._prepared = observer, subject, prepared
-        self._cheap = {each: plan for each, plan in due.items() if plan.cost == 0}
+        self._due, self._outputs = dict(due), outputs
         self.failures: list[str] = []
 
     def scores(self, images: Tensor) -> dict[str, Tensor]:
@@ -206,18 +231,31 @@ class Asking:
         ]
         return found
 
-    def randomised(self, seed: int) -> dict[str, Tensor]:
+    def answers(self, images: Tensor, rows: Tensor) -> Tensor:
+        """See `ModelAccess.answers`."""
+        assert self._outputs is not None  # noqa: S101  # as there are heatmaps to ask about; narrows the type
+        subject, truth = self._subject, self._observer.probes.truth
+        with torch.no_grad():
+            outputs = subject(subject.images(images))
+            settled = self._outputs[rows].to(outputs.device)
+            known = None if truth is None else truth[rows].to(outputs.device)
+            posed = (question.pose(settled, known, subject.task) for question in self._observer.questions)
+            return torch.stack([each.score(outputs) for each in posed]).cpu()
+
+    def randomised(self, seed: int, *, share: float = 1.0, max_cost: float = 0.0) -> dict[str, Tensor]:
         """See `ModelAccess.randomised`; an explainer that fails is not asked again."""
-        if not self._cheap:
+        asked = {each: plan for each, plan in self._due.items() if plan.cost <= max_cost}
+        if not asked:
             return {}
         observer, head = self._observer, self._prepared.head
         images, least = observer.probes.images[:_NORMALISED], max(2, observer.chunk_size)
-        copied = randomised_copy(self._subject.root, images, seed, select=observer.select, chunk_size=least)
+        root, select = self._subject.root, observer.select
+        copied = randomised_copy(root, images, seed, share=share, select=select, chunk_size=least)
         subject, gathered = observer.subject(copied, self._prepared), Gathered(len(observer.probes))
         for chunk in observer.chunks():
-            observation = observer.observation(subject, chunk, layers_of(self._cheap), head)
-            explain(observation, self._cheap, gathered, chunk)
-        self._cheap = {each: plan for each, plan in self._cheap.items() if each.name not in gathered.failures}
+            observation = observer.observation(subject, chunk, layers_of(asked), head, self._outputs)
+            explain(observation, asked, gathered, chunk)
+        self._due = {each: plan for each, plan in self._due.items() if each.name not in gathered.failures}
         self.failures += gathered.told(" for models with random weights")
         return gathered.maps
 
@@ -232,11 +270,13 @@ def observe(
     head: str | None = None,
     reference: Tensor | None = None,
     chunk_size: int = 16,
+    settled: Tensor | None = None,
 ) -> Observation:
     """Run images `(N, C, H, W)` once and pose the questions; call inside `undisturbed`.
 
     The graph begins at the earliest layer; without layers there is none. `head` names a last linear layer to be tapped,
-    `chunk_size` is for explainers that run the model again. Raises a `TargetLayerError` if a layer did not run once, or
+    `chunk_size` is for explainers that run the model again. Questions are posed of the outputs `(N, K)`, or of those
+    that are `settled`, of another model. Raises a `TargetLayerError` if a layer did not run once, or
     the outputs do not depend on any, and an `AuditError` if the device ran out of memory.
     """
     images = subject.images(images)
@@ -249,7 +289,7 @@ def observe(
                 f"device ran out of it: {error}. Lower `chunk_size`, now {chunk_size}."
             ) from error
         raise
-    settled = outputs.detach()
+    settled = outputs.detach() if settled is None else settled.to(outputs.device)
     truth = None if truth is None else truth.to(settled.device)
     posed = tuple(question.pose(settled, truth, subject.task) for question in questions)
     for question, each in zip(questions, posed, strict=True):

@@ -44,6 +44,7 @@ class AuditCallback(Callback):
     | `audit/exact_match`, `audit/absolute_error[/<value>]` | with several labels; with values |
     | `audit/<map>/drift` | change of the heatmaps since the last audit, 0 none, 1 unrelated, 2 reversed |
     | `audit/<map>/relevance_mass/<region>`, `relevance_lift` | positive relevance in a region; over its area |
+    | `audit/<map>/trust/randomised`, ... | tests of the heatmaps, with `measures=[Trust()]` |
     | `audit/novelty/<score>`, `/rank_correlation` | mean novelty, larger = more novel; the same probes as before? |
     | `audit/cue/<cue>/pull`, ... | findings of trials, see there |
     | `audit/alarm/cue/<cue>`, `audit/alarm/attribution/<region>` | 0 no evidence, 1 watch, 2 alarm, NaN untested |

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xai_callbacks.gallery.heat import Pixels, first_answer, heat
+from xai_callbacks.gallery.heat import Pixels, doubts, first_answer, grey_line, heat
 from xai_callbacks.gallery.words import answer, plural, tone, truth, when
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
@@ -80,7 +80,7 @@ def quadrants(probes: ProbeSet, record: AuditRecord, scale: ColorScale) -> Itera
             threshold = next((each for each in about if each is not None), USED)
             rows = _quadrants(probes, record, points, float(chances.clamp(0, 1).nan_to_num(0)), threshold)
             said = f"{len(points)} of {plural(len(probes), 'probe')}; only use is alarming"
-            lines = [Line(when(record), "muted"), Line(said)]
+            lines = [Line(when(record), "muted"), Line(said), grey_line(doubts(record, asked.partition("/")[0])[:1])]
             yield cue, render_page(rows, title=f"Cue {cue}: looked at or used?", lines=lines, scale=scale)
 
 
@@ -109,23 +109,30 @@ def clusters(probes: ProbeSet, record: AuditRecord, scale: ColorScale) -> Iterat
     for label in sorted(kinds, key=lambda each: (-len(kinds[each]), each))[:CLASSES]:
         rows = [_kind(probes, record, explainer, kind, scale) for kind in sorted(kinds[label].items())]
         lines = [Line(when(record), "muted"), Line("each: the mean, then the probes most like it")]
+        lines.append(grey_line([doubts(record, explainer)[_clustered(record)]]))
         name = probes.class_name(label)
         yield name, render_page(rows, title=f"Kinds of heatmaps: {name}", lines=lines, scale=scale)
+
+
+def _clustered(record: AuditRecord) -> int:
+    """The question whose heatmaps were clustered."""
+    return record.questions.index("why_label") if "why_label" in record.questions else 0
 
 
 def _kind(probes: ProbeSet, record: AuditRecord, explainer: str, kind: tuple[int, list[int]], scale: ColorScale) -> Row:
     """The mean of probes whose heatmaps look alike, and those most like it."""
     number, members = kind
-    question = record.questions.index("why_label") if "why_label" in record.questions else 0
+    question = _clustered(record)
+    grey = bool(doubts(record, explainer)[question])
     maps = heat(record.maps[explainer], members, scale)[question]
     mean = maps.mean(axis=0)
     typical = np.argsort(((maps - mean) ** 2).sum(axis=(1, 2)), kind="stable")[:EXAMPLES]
     pixels = probes.pixels[members].double().mean(dim=0).round().to(torch.uint8).numpy()
-    cells = [Cell(pixels, "mean", mean, "muted")]
+    cells = [Cell(pixels, "mean", mean, "muted", grey=grey)]
     for place in typical.tolist():
         index = members[place]
         said = answer(probes, record, index, sure=False)
-        cells.append(Cell(probes.pixels[index].numpy(), said, maps[place], tone(record, index)))
+        cells.append(Cell(probes.pixels[index].numpy(), said, maps[place], tone(record, index), grey=grey))
     prefix = f"{explainer}/{record.questions[question]}/relevance_mass/"
     shares = [] if record.correct is None else [("right", record.correct)]
     for key, each in record.per_probe.items():

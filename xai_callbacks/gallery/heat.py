@@ -1,7 +1,7 @@
 """Heatmaps in the unit of the colour scale."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, MapSet
-from xai_callbacks.render import ColorScale, upsample
+from xai_callbacks.render import ColorScale, Line, upsample
 
 Pixels = NDArray[np.uint8]
 _NEIGHBOURHOODS = 16  # cells a side on which maps at the pixels are shown
@@ -60,3 +60,16 @@ def color_scale(probes: ProbeSet) -> ColorScale:
 def first_answer(record: AuditRecord) -> str | None:
     """Name of the first explainer that answers questions; None if there is none."""
     return next((name for name, given in record.maps.items() if given.about == "question"), None)
+
+
+def doubts(record: AuditRecord, explainer: str) -> list[str]:
+    """How each row of heatmaps failed its tests, such as "fails the deletion test"; empty for one that did not."""
+    if record.maps[explainer].about == "image":
+        return [record.doubt(explainer)]
+    return [record.doubt(f"{explainer}/{question}") for question in record.questions]
+
+
+def grey_line(doubted: Iterable[str]) -> Line:
+    """What is said of heat that is drawn grey; nothing where none is."""
+    said = ", or ".join(dict.fromkeys(filter(None, doubted)))
+    return Line(f"grey heat {said}" if said else "", "watch", rows=4)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xai_callbacks.gallery import words
-from xai_callbacks.gallery.heat import Pixels, first_answer, heat
+from xai_callbacks.gallery.heat import Pixels, doubts, first_answer, grey_line, heat
 from xai_callbacks.gallery.words import answer, asked_of, tone, truth, when
 from xai_callbacks.history import evenly_spaced
 from xai_callbacks.metrics import Threshold, found_on
@@ -28,8 +28,9 @@ STRIP_QUESTIONS: Final = 2
 def overview(probes: ProbeSet, record: AuditRecord, drawn: Sequence[int], scale: ColorScale) -> Pixels:
     """What goes wrong and why, at a glance: a landscape page of some 368 x 192 pixels with the worst drawn probes."""
     cells, asked = _cells(probes, record, _worst_first(record, drawn)[:WORST], scale, sure=False)
-    about = asked and f"{asked} Orange: for it, blue: against."
-    lines = [*words.headline(record), Line(words.confusion(probes, record), rows=1), Line(about, "muted", rows=1)]
+    about = Line(asked and f"{asked} Orange: for it, blue: against.", "muted", rows=1)
+    grey = grey_line(_first_doubts(record))
+    lines = [*words.headline(record), Line(words.confusion(probes, record), rows=1), grey if grey.text else about]
     lines = [line for line in lines if line.text][:3]
     title = " · ".join(filter(None, (when(record), _accuracy(record))))
     return render_page([Row(cells, size=64, lines=2)], title=title, lines=lines, scale=scale, compact=True)
@@ -44,6 +45,7 @@ def all_probes(probes: ProbeSet, record: AuditRecord, drawn: Sequence[int], scal
     said = f"{accuracy} of {count}; {shown}" if accuracy else f"{len(drawn)} of {count}"
     lines = [Line(said), Line(words.confusion(probes, record)), *words.findings(record)]
     lines += [Line(sentence, "watch") for sentence in record.failed[:2]]
+    lines.append(grey_line(_first_doubts(record)))
     row = Row(cells, asked, 112 if len(cells) <= 9 else 80, lines=4)
     return render_page([row], title=when(record), lines=lines, scale=scale)
 
@@ -55,13 +57,19 @@ def _cells(
     name = first_answer(record) or next(iter(record.maps), None)
     maps = [None] * len(order) if name is None else heat(record.maps[name], order, scale)[0]
     asked = "" if name is None or record.maps[name].about == "image" else record.headings[0]
-    cells = []
+    cells, grey = [], any(_first_doubts(record))
     for index, heatmap in zip(order, maps, strict=True):
         said, marked = answer(probes, record, index, sure=sure), tone(record, index)
         said = f"says {said}" if not sure and 0 < len(said) <= SHORT else said
         known = "" if marked == "right" else truth(probes, index)
-        cells.append(Cell(probes.pixels[index].numpy(), f"{said}\n{known}", heatmap, marked))
+        cells.append(Cell(probes.pixels[index].numpy(), f"{said}\n{known}", heatmap, marked, grey=grey))
     return cells, asked and f"heat: {'Why this answer?' if record.questions[0] == 'why' else asked}"
+
+
+def _first_doubts(record: AuditRecord) -> list[str]:
+    """What is wrong with the heat of the first question."""
+    name = first_answer(record) or next(iter(record.maps), None)
+    return [] if name is None else doubts(record, name)[:1]
 
 
 def _accuracy(record: AuditRecord) -> str:
@@ -98,14 +106,17 @@ def panel(
     for name, given in record.maps.items():
         maps = heat(given, [index], scale)[:, 0]
         asked = [titles[index] for titles in record.titles] if given.about == "question" else [""]
-        cells = []
+        doubted, cells = doubts(record, name), list[Cell]()
         for title in dict.fromkeys(asked):
-            place = asked.index(title)
-            circled = {} if found is None else _found(given, place, index, image.shape[:2], found)
-            cells.append(Cell(image, title, maps[place], regions=regions | circled))
+            row = asked.index(title)
+            circled = {} if found is None else _found(given, row, index, image.shape[:2], found)
+            words_below = f"{title}
+{doubted[row]}".strip()
+            grey = bool(doubted[row])
+            cells.append(Cell(image, words_below, maps[row], regions=regions | circled, grey=grey))
         unit = "(share of its strongest)" if given.units == "relative" else ""
         named = len(record.maps) > 1 or given.about == "image"
-        rows.append(Row(cells, f"{name} {unit}" if named else unit, lines=4))
+        rows.append(Row(cells, f"{name} {unit}" if named else unit, lines=8 if any(doubted) else 4))
     said, marked = answer(probes, record, index), tone(record, index)
     lines = [Line(when(record), "muted"), Line(f"says {said}" if said else "", marked)]
     lines += [] if marked == "right" else [Line(truth(probes, index))]
@@ -142,9 +153,13 @@ def filmstrip(probes: ProbeSet, audits: Sequence[AuditRecord], index: int, scale
         block = drawn[start : start + columns]
         rows.append(Row([_head(probes, audit, index, questions[0]) for audit, _ in block], size=size, lines=4))
         for question in questions:
-            cells = [Cell(image, asked_of(audit, question, index), given[question]) for audit, given in block]
+            cells = [
+                Cell(image, asked_of(audit, question, index), given[question], grey=bool(doubts(audit, name)[question]))
+                for audit, given in block
+            ]
             rows.append(Row(cells, size=size))
-    lines = [Line(truth(probes, index)), Line(name if len(audits[-1].maps) > 1 else "", "muted")]
+    grey = grey_line(doubts(audit, name)[question] for audit in audits for question in questions)
+    lines = [Line(truth(probes, index)), Line(name if len(audits[-1].maps) > 1 else "", "muted"), grey]
     lead = Cell(image, width=64)
     return render_page(rows, title=probes.names[index], lines=lines, lead=lead, scale=scale, width=STRIP_WIDTH)
 

@@ -22,10 +22,19 @@ class ModelAccess(Protocol):
     def scores(self, images: Tensor) -> Mapping[str, Tensor]:
         """Novelty scores of images `(M, C, H, W)` as the model expects them, `(M,)` by name, on the CPU."""
 
-    def randomised(self, seed: int) -> Mapping[str, Tensor]:
+    def answers(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Scores of the questions for altered versions `(M, C, H, W)` of the probes at `rows` `(M,)`, `(Q, M)`.
+
+        Questions are those that were asked of the probes as they are. Cost: one forward pass over the images, all at
+        once: give `chunk_size` at a time.
+        """
+
+    def randomised(self, seed: int, *, share: float = 1.0, max_cost: float = 0.0) -> Mapping[str, Tensor]:
         """Heatmaps `(Q, N, h, w)` of the probes by a copy with random weights, by name of the explainer.
 
-        Of explainers due that need no forward pass of their own. Cost: one over the probes, memory for one more model.
+        The copy is asked what the model was asked. Of explainers due that need at most `max_cost` forward passes of
+        their own; `share` is that of the modules with random weights, see `randomised_copy`. Cost: one forward pass
+        over the probes, those of the explainers, and memory for one more model.
         """
 
 
@@ -42,6 +51,7 @@ class Context:
         chunk_size: Images, or heatmaps of their size, at a time.
         model: The model during an audit; None before.
         notes: Takes sentences about what was left out, for the notes of the record.
+        trust: Takes verdicts on heatmaps by what their keys begin with, for the record, see `AuditRecord.trust`.
     """
 
     probes: ProbeSet
@@ -52,6 +62,7 @@ class Context:
     chunk_size: int = 16
     model: ModelAccess | None = None
     notes: list[str] = field(default_factory=list)
+    trust: dict[str, str] = field(default_factory=dict)
 
 
 class Measure(ABC):

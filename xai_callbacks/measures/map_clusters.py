@@ -46,10 +46,10 @@ class MapClusters(Measure):
 
     def measure(self, record: AuditRecord, past: History, context: Context) -> Measured:
         """Cluster heatmaps, if the explainer answered."""
-        name = context.asked[0].partition("/")[0] if context.asked else ""
+        name, _, question = clustered(record, context).partition("/")
         if name not in record.maps or record.facts is None or record.predictions is None:
             return {}
-        row = record.questions.index(_ABOUT_LABEL) if _ABOUT_LABEL in record.questions else 0
+        row = record.questions.index(question)
         facts = record.facts[row]
         # The class of a map is its label, else that it is about, else the answer.
         classes = torch.where(facts < 0, record.predictions, facts) if record.truth is None else record.truth
@@ -70,6 +70,14 @@ class MapClusters(Measure):
             found["cluster/error_association"] = errors._replace(degenerate=lost)
         context.notes.extend(_notes(context, classes, large, lost, mixed))
         return found
+
+
+def clustered(record: AuditRecord, context: Context) -> str:
+    """What keys of the heatmaps begin with that are clustered, such as `gradcam/why_label`; empty if there are none."""
+    if not context.asked or not record.questions:
+        return ""
+    question = _ABOUT_LABEL if _ABOUT_LABEL in record.questions else record.questions[0]
+    return f"{context.asked[0].partition('/')[0]}/{question}"
 
 
 def _notes(context: Context, classes: Tensor, large: Sequence[int], lost: int, mixed: bool) -> Iterator[str]:

@@ -25,17 +25,18 @@ _BLURRED = 4  # cells a side of which a blurred image is made
 
 def coarse(maps: Tensor) -> Tensor:
     """Maps `(..., h, w)` on at most 16 cells a side: the mean over what lies in each."""
-    grid = [min(side, _FINEST) for side in maps.shape[-2:]]
-    if list(maps.shape[-2:]) == grid:
+    height, width = maps.shape[-2:]
+    grid = (min(height, _FINEST), min(width, _FINEST))
+    if grid == (height, width):
         return maps
     return adaptive_avg_pool2d(maps.reshape(-1, 1, *maps.shape[-2:]), grid).reshape(*maps.shape[:-2], *grid)
 
 
 def map_similarity(maps: Tensor, others: Tensor) -> Tensor:
-    """Spearman's rank correlation of the magnitudes of the cells of two maps, `(...)` float64 in [-1, 1].
+    """Spearman's rank correlation of the cells of two maps, `(...)` float64 in [-1, 1]; 1: the same order of places.
 
-    Magnitudes, as the sign of a map may follow the weights while its outlines follow the image alone. 1: the same
-    places, in the same order. Maps are `(..., h, w)`; cells of one magnitude share their mean rank.
+    Maps are `(..., h, w)`; equal cells share their mean rank. Give magnitudes to see whether maps agree but for their
+    signs: the sign may follow the weights while the outlines follow the image alone.
     """
     first, second = _unit_ranks(maps, others)
     return (first * second).sum(dim=-1).clamp(-1, 1)
@@ -65,7 +66,7 @@ def _unit_ranks(*given: Tensor) -> list[Tensor]:
         )
     found = []
     for maps in given:
-        cells = maps.detach().cpu().double().abs().flatten(-2)
+        cells = maps.detach().cpu().double().flatten(-2)
         ranks = torch.from_numpy(np.asarray(rankdata(cells.numpy(), axis=-1)))
         ranks = ranks - ranks.mean(dim=-1, keepdim=True)
         ranks = ranks.where(cells.isfinite().all(dim=-1, keepdim=True), torch.nan)

@@ -93,6 +93,8 @@ class AuditRecord:
         failed: Sentences about explainers, trials, measures and rules that failed and were left out.
         thinned: Whether tensors and names were dropped to save space, see `thin`; metrics and findings stay.
         tried: What was painted as each cue that was tried, in words, by its name.
+        trust: Verdicts of tests of the heatmaps, by what their keys begin with, such as `gradcam/why`: "passed", "fails
+            the ... test", or "not tested: ..."; empty where no tests were wanted, see `measures.Trust`.
     """
 
     run: str = ""
@@ -135,6 +137,7 @@ class AuditRecord:
     failed: tuple[str, ...] = ()
     thinned: bool = False
     tried: Mapping[str, str] = field(default_factory=dict)
+    trust: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def heatmaps(self) -> Tensor:
@@ -160,6 +163,18 @@ class AuditRecord:
     def key(self, key: str) -> Key | None:
         """Declaration of a key; None if it was not declared."""
         return next((each for each in self.keys if each.matches(key)), None)
+
+    def doubt(self, key: str) -> str:
+        """How the heatmaps failed that a key is about, such as "fails the deletion test"; empty if none did.
+
+        The key is that of a metric, or what keys of heatmaps begin with. Results of the tests themselves are not in
+        doubt.
+        """
+        for name, verdict in self.trust.items():
+            is_about = key == name or (key.startswith(f"{name}/") and not key.startswith(f"{name}/trust/"))
+            if is_about and verdict.startswith("fails"):
+                return verdict
+        return ""
 
     def thin(self) -> AuditRecord:
         """The same record without tensors and names of probes and classes: some 20 kB instead of up to some MB."""

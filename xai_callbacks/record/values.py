@@ -79,7 +79,9 @@ class MapSet:
     about: Literal["question", "image"] = "question"
     verified: bool = True  # whether the maps are known to lie on the image
     peaks: tuple[float, ...] = ()  # largest magnitude of a cell in this run so far, one a question: tells empty maps
-    stamps: Mapping[str, Tensor] = field(default_factory=dict)  # trust tests of single maps, (Q, N) float64 by name
+    stamps: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # holds a place in files; verdicts are in `AuditRecord.trust`
 
     @property
     def kind(self) -> tuple[str, str, tuple[int, ...]]:

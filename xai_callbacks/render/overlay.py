@@ -69,6 +69,12 @@ def overlay(photo: NDArray[np.uint8], heatmap: NDArray[np.generic], scale: Color
     return tile
 
 
+def greyed(tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A tile `(H, W, 3)` without its colours, those of heat among them."""
+    grey: NDArray[np.uint8] = np.rint(tile @ LUMA).astype(np.uint8)
+    return grey[..., None].repeat(3, axis=2)
+
+
 def hatch(size: tuple[int, int]) -> NDArray[np.uint8]:
     """Diagonal grey stripes `(H, W, 3)`: the look of "not finite"."""
     rows, columns = np.ogrid[: size[0], : size[1]]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xai_callbacks.render.colors import CONTOUR, ColorScale, paint
-from xai_callbacks.render.overlay import STYLES, draw_regions, draw_sample, fit, hatch, overlay, tile_size
+from xai_callbacks.render.overlay import STYLES, draw_regions, draw_sample, fit, greyed, hatch, overlay, tile_size
 from xai_callbacks.render.paper import GAP, MARGIN, MUTED, PAPER, Sizes, Strip, Tone, toned
 from xai_callbacks.render.text import clean, in_blocks, line_height, text_width, wrap
 
@@ -47,6 +47,7 @@ class Cell:
     # Masks `(H, W)` by name, outlined; the line style hangs on the place, so keep the order the same on a page.
     regions: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     width: int | None = None  # room, and long side of the image, in pixels; None for those of its row
+    grey: bool = False  # without colours, for a heatmap that is not to be believed
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +110,8 @@ def _tile(cell: Cell, size: int, scale: ColorScale) -> NDArray[np.uint8] | None:
     tile = fit(cell.pixels, tile_size((cell.pixels.shape[0], cell.pixels.shape[1]), size))
     if cell.heatmap is not None:
         tile = overlay(tile, cell.heatmap, scale)
+    if cell.grey:
+        tile = greyed(tile)
     draw_regions(tile, cell.regions)
     return tile
 

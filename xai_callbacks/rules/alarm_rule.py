@@ -53,7 +53,7 @@ class AlarmRule(Rule):
 
     Findings are `alarm/cue/<cue>` and `alarm/attribution/<region>`. A region is looked at if at several consecutive
     audits more heat lies there than chance, the untrained model and models with random weights put there, by the first
-    explainer and question for which the latter is known. The audit before training is no evidence: a head that has
+    explainer and question for which the latter is known, and whose heatmaps did not fail their tests. The audit before training is no evidence: a head that has
     not learnt anything may react to a cue as well. Intervals cover the choice of probes, not the randomness of training.
     `scripts/studies/evaluate_alarm.py` measures how often the rule is wrong. A checkpoint is named only while it is on disk.
 
@@ -226,13 +226,20 @@ class AlarmRule(Rule):
         return f"No evidence for the {tried}, just as it was painted: {moved}. Nothing is said of others."
 
     def _region(self, region: str, about: str, history: History) -> Finding:
-        looks, estimate = history.estimates(about), history.without_tensors()[-1].metrics.get(about)
+        latest = history.without_tensors()[-1]
+        looks, doubt = history.estimates(about), latest.doubt(about)
+        estimate = None if doubt else latest.metrics.get(about)
         # The untrained model knows nothing, and may look there all the same: it is what to compare with.
         nothing = [*history.estimates(f"{about}/reference"), *(look for look in looks if look[0].untrained)]
         limit = max([1.0, *(each.high for _, each in nothing if each.high is not None)])
-        above = [self._tested(each) and (each.low or 0.0) > limit and not record.untrained for record, each in looks]
+        above = [
+            self._tested(each) and (each.low or 0.0) > limit and not record.untrained and not record.doubt(about)
+            for record, each in looks
+        ]
         state, sentence = "no evidence", f"No more heat on the region {region!r} than without training."
-        if estimate is None or not self._tested(estimate):
+        if doubt:
+            sentence = f"Not enough evidence on the region {region!r}: its heatmap {doubt}."
+        elif estimate is None or not self._tested(estimate):
             sentence = f"Not enough evidence on the region {region!r}: {self.min_count} valid probes are needed."
         elif _last_run(above) >= self.audits:
             state = "watch"
@@ -291,13 +298,13 @@ def _cues(keys: Iterable[str]) -> list[str]:
 
 
 def _lifts(record: AuditRecord, keys: Mapping[str, object]) -> dict[str, str]:
-    """Key of the lift to watch, of those seen so far, for each region that carries a cue."""
+    """Key of the lift to watch, of those seen so far, for each region that carries a cue; one in doubt if all are."""
     found: dict[str, str] = {}
     for region in record.cue_regions.values():
         ends = tuple(f"/{question}/relevance_lift/{region}" for question in record.questions[:1])
         lifts = [key for key in keys if key.endswith(ends) and f"{key}/reference" in keys]
         if lifts:
-            found[region] = lifts[0]
+            found[region] = next((key for key in lifts if not record.doubt(key)), lifts[0])
     return found
 
 

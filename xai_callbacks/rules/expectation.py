@@ -9,7 +9,8 @@
 
 With fewer than 30 valid probes a metric of the probes has no interval, since it would promise more than it knows: not
 enough evidence, however good the value. Others without an interval have none by nature: the value decides. A share of
-all images without an interval gets one by the same formula. Values that are NaN or infinite neither pass nor fail.
+all images without an interval gets one by the same formula. Values that are NaN or infinite neither pass nor fail. What
+was measured of heatmaps that failed their tests is no evidence, see `AuditRecord.trust`.
 """
 
 import math
@@ -87,6 +88,8 @@ class Expectation(Rule):
             return (self._finding("not due", f" before epoch {wanted.from_epoch}"),)
         if wanted.until_epoch is not None and record.epoch > wanted.until_epoch:
             return (self._finding("not due", f" after epoch {wanted.until_epoch}"),)
+        if doubt := record.doubt(wanted.key):
+            return (self._finding("not enough evidence", f", as its heatmap {doubt}"),)
         key = record.key(wanted.key) or Key(wanted.key, "")
         estimate = _estimate(wanted, key, record)
         if estimate is None:
