@@ -110,8 +110,7 @@ def panel(
         for title in dict.fromkeys(asked):
             row = asked.index(title)
             circled = {} if found is None else _found(given, row, index, image.shape[:2], found)
-            words_below = f"{title}
-{doubted[row]}".strip()
+            words_below = f"{title}\n{doubted[row]}".strip()
             grey = bool(doubted[row])
             cells.append(Cell(image, words_below, maps[row], regions=regions | circled, grey=grey))
         unit = "(share of its strongest)" if given.units == "relative" else ""

@@ -15,3 +15,6 @@ __all__ = [
     "Localization", "MapClusters", "Measure", "Measured", "ModelAccess", "Scores", "Separation", "Trust",
     "keys_of_maps",
 ]  # fmt: skip
+
+ALWAYS: tuple[Measure, ...] = (Answers(), Drift(), Scores())
+"""What every audit measures."""
