@@ -247,13 +247,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    kept = arguments.json is not None and arguments.json.exists()
-    result: dict[str, Any] = json.loads(arguments.json.read_text()) if kept else {}
     for name in arguments.nets:
-        result[name] = judged_net(name)
-        Console().print_json(json.dumps({name: result[name]}))
+        found = judged_net(name)
+        Console().print_json(json.dumps({name: found}))
         if arguments.json is not None:
-            arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+            kept = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+            arguments.json.write_text(json.dumps(kept | {name: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
