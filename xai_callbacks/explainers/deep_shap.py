@@ -75,7 +75,8 @@ class DeepSHAP(_AgainstBackground):
     the model: also with residual connections, reused and in-place activations, max pooling, products of activations,
     norms and attention. That is checked on two probes; a model with functions that torch cannot see into is refused.
     How the sum is shared among pixels is a convention of the rules, see `explainers.deeplift`, and no exact Shapley
-    value. Cost: one forward pass, one for each background, and for each of these one backward pass a question.
+    value. Cost: one forward pass, one for each background, and for each of these one backward pass a question, which
+    takes as long as several where a model has `nn.MultiheadAttention`.
 
     Args:
         background: See `Background`.
