@@ -72,7 +72,7 @@ def filled(images: Tensor, half: str, fill: str, *, seed: int = 0) -> Tensor:
 def outputs(model: nn.Module, images: Tensor) -> Tensor:
     """Logits `(N, K)`."""
     with torch.no_grad():
-        return torch.cat([model((chunk - MEAN) / STD) for chunk in images.split(16)])
+        return torch.cat([model((chunk - MEAN) / STD) for chunk in torch.split(images, 16)])
 
 
 def explain(model: nn.Module, images: Tensor, familiar: Tensor | None) -> Explained:
@@ -83,7 +83,7 @@ def explain(model: nn.Module, images: Tensor, familiar: Tensor | None) -> Explai
     with undisturbed(model):
         subject = Subject(model, SingleLabel())
         subject.learn_outputs(model(normed[:1]).detach(), None)
-        for chunk in normed.split(CHUNK):
+        for chunk in torch.split(normed, CHUNK):
             seen = observe(subject, chunk, None, [Why()], [], reference=reference)
             found = explainer.explain(seen, Plan())[0]
             with torch.no_grad():

@@ -12,7 +12,7 @@ from tests.explaining import explain, observed, subject_of
 from xai_callbacks import Auditor, DeepSHAP, ExpectedGradients, GradCAM, ProbeSet, Why, WhyNotCertain, WhyRatherThan
 from xai_callbacks.access import undisturbed
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.explainers.deep_shap import blurred, mean_gradient
+from xai_callbacks.explainers.deep_shap import _places, blurred, mean_gradient
 from xai_callbacks.interventions.fills import apply_fill
 from xai_callbacks.interventions.regions import half_masks
 from xai_callbacks.questions import WhyValueRatherThan
@@ -295,6 +295,19 @@ def test_more_samples_of_expected_gradients_add_up_better():
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
     alone, change = explained(ExpectedGradients(0.5, 64), model, images, [Why()])
     assert float((alone.sum(dim=(2, 3)) - change).abs().max()) < 0.02 * float(change.abs().max())
+
+
+@pytest.mark.parametrize(("samples", "backgrounds"), [(12, 1), (12, 4), (5, 5), (3, 8), (13, 4)])
+def test_each_background_is_sampled_in_different_parts_of_its_line(samples, backgrounds):
+    places = _places(samples, backgrounds, 0)
+    assert torch.equal(places, _places(samples, backgrounds, 0))
+    assert not torch.equal(places, _places(samples, backgrounds, 1))
+    turns = -(-samples // backgrounds)
+    lines = [places] if turns == 1 else [places[first::backgrounds] for first in range(backgrounds)]
+    for line in lines:
+        parts = (line * (samples if turns == 1 else turns)).floor()
+        assert len(parts.unique()) == len(line)
+        assert parts.max() < (samples if turns == 1 else turns)
 
 
 def test_expected_gradients_of_one_background_are_integrated_gradients():

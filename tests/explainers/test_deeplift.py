@@ -58,6 +58,7 @@ EXACT = {
     "own filters": lambda x: F.conv2d(x.flatten(0, 1)[None], x.flatten(0, 1)[:, None, :3, :3], groups=12)[0].view(
         3, 4, 4, 4
     ),
+    "divided in place": lambda x: (x.clone().div_(2).sigmoid() + x.exp()).flatten(1),
     "halved": lambda x: x / 2 - 1 / (x.square() + 1),
     "power": lambda x: (x.abs() + 1) ** 1.5,
     "max pooling": lambda x: F.max_pool2d(CONV(x), 3, 2, 1),
@@ -74,6 +75,8 @@ EXACT = {
     "normalised": lambda x: F.normalize(x.flatten(1), dim=1),
 }
 BY_QUADRATURE = {
+    "quotient in place": lambda x: x.clone().div_(1 + CONV(x).square()),
+    "masked softmax": lambda x: (5 * x).masked_fill(torch.eye(6).bool(), -torch.inf).softmax(dim=3) @ x,
     "softmax, then a logarithm": lambda x: (30 * x).flatten(1).softmax(dim=1).log(),
     "batch norm of the image alone": lambda x: torch.cat([NORM(each[None]) for each in x]),
     "softmax": lambda x: x.flatten(1).softmax(dim=1),
@@ -82,6 +85,10 @@ BY_QUADRATURE = {
     "attention of a module": lambda x: ATTENTION(tokens(x), tokens(x), tokens(x))[0],
     "spread": lambda x: x.flatten(1).std(dim=1, keepdim=True),
 }
+
+
+# What goes by steps has no gradient to share; it must run as it is all the same.
+STEPS = {"rounded": lambda x: torch.div(x, torch.tensor(0.5), rounding_mode="floor")}
 
 
 def batches(count=3):
@@ -112,9 +119,9 @@ def test_multipliers_add_up_to_the_change_of_each_image(name):
     torch.testing.assert_close(added, change, rtol=tolerance, atol=tolerance * float(change.abs().max()))
 
 
-@pytest.mark.parametrize("name", [*EXACT, *BY_QUADRATURE])
+@pytest.mark.parametrize("name", [*EXACT, *BY_QUADRATURE, *STEPS])
 def test_what_runs_is_what_the_function_does(name):
-    function = (EXACT | BY_QUADRATURE)[name]
+    function = (EXACT | BY_QUADRATURE | STEPS)[name]
     images, _ = batches()
     passes = Passes()
     with passes.of_images():

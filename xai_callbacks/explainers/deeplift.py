@@ -10,7 +10,9 @@ chain as gradients do, so that one backward pass hands them down to the images. 
 | a maximum, `c = max(y, y')` | `m (c - y')` where `a` is largest, `m (y - c)` where `a'` is, over `a - a'` | `shap` |
 | any other | the mean gradient along the straight line from `a'` to `a` | Aumann and Shapley, 1974 |
 
-The last is exact for products of two, and needs some points of the line for others, such as norms and attention.
+The last is exact for products of two. Layer and group norms, quotients and softmaxes are taken apart into products and
+functions of each element; what is left, such as attention that is one function of torch, takes 16 points of the line,
+so that a backward pass runs it sixteen times.
 """  # noqa: E501 - a row of a table cannot be broken
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ class Passes(TorchFunctionMode):
         name = getattr(func, "__name__", "").partition(".")[0].strip("_").removeprefix("special_")
         if name in _LINEAR or (name == "batch_norm" and not _in_training(args, kwargs)):
             return func(*args, **kwargs)
-        if name in _IN_PARTS and (name not in _QUOTIENTS or isinstance(args[-1], Tensor)):
+        if name in _IN_PARTS and (name not in _QUOTIENTS or _is_plain_quotient(func, args, kwargs)):
             with self:
                 return _IN_PARTS[name](*args, **kwargs)
         number, self._count = self._count, self._count + 1
@@ -208,7 +210,7 @@ class _Call:
         (y,), (other,) = self._both()
         (a,), (r,) = self.given, self.reference
         moved = a - r
-        still = moved.abs() <= _TINY * (a.abs() + r.abs())
+        still = ~(moved.abs() > _TINY * (a.abs() + r.abs()))  # also where both are infinite, as masks are
         rescaled = multiplier * (y - other) / moved.masked_fill(still, 1.0)
         return [rescaled.where(~still, self._gradients([a], [multiplier])[0])] if still.any() else [rescaled]
 
@@ -217,7 +219,7 @@ class _Call:
         abrupt = "softmax" in self.name and total[0].numel() <= _FEW
         points = 1 if self.name in _PRODUCTS and len(self.places) == 2 else _MORE_POINTS if abrupt else _POINTS
         for place, weight in line(points):
-            at = [torch.lerp(r, a, place) for a, r in zip(self.given, self.reference, strict=True)]
+            at = [torch.lerp(r, a, place).where(a != r, a) for a, r in zip(self.given, self.reference, strict=True)]
             for each, found in zip(total, self._gradients(at, multipliers), strict=True):
                 each.add_(found, alpha=weight)
         return total
@@ -278,8 +280,14 @@ def _softmax(values: Tensor, dim: int | None = None, *others: object, **named: o
     return probabilities
 
 
-def _quotient(numerator: Any, denominator: Tensor, **_: object) -> Tensor:
-    return numerator * denominator.reciprocal()
+def _is_plain_quotient(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a division is by a tensor, not in place, and not rounded."""
+    return not func.__name__.endswith("_") and len(args) == 2 and not kwargs and isinstance(args[1], Tensor)
+
+
+def _quotient(numerator: Any, denominator: Tensor) -> Tensor:
+    quotient: Tensor = numerator * denominator.reciprocal()
+    return quotient
 
 
 # Functions that are made of products and functions of each element, of which the rules add up exactly.
