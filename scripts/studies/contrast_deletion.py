@@ -31,7 +31,6 @@ from xai_callbacks.explainers import (
     GradCAM,
     GuidedBackprop,
     InputXGradient,
-    SmoothGrad,
 )
 from xai_callbacks.metrics.trust import marked
 from xai_callbacks.record import summarize
@@ -47,7 +46,7 @@ SHARE, RANDOM_MAPS = 0.1, 2
 
 def explainers() -> list[Explainer]:
     """Those whose maps follow the question."""
-    return [GradCAM(), InputXGradient(), SmoothGrad(10), GuidedBackprop()]
+    return [GradCAM(), InputXGradient(), GuidedBackprop()]
 
 
 class Deletion:

@@ -35,19 +35,23 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from xai_callbacks import Auditor, ProbeSet, Why, explainers
 from xai_callbacks.access.randomised import randomised_copy
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.explainers import Every, Explainer
+from xai_callbacks.explainers import Explainer
 from xai_callbacks.metrics.localization import area_fraction, relevance, relevance_lift
 from xai_callbacks.metrics.trust import area_under, blurred, chance_similarity, coarse, deletion_curve, map_similarity
-from xai_callbacks.record import AuditRecord, summarize
+from xai_callbacks.record import summarize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _provenance import provenance
 
 NETS = {"mobilenet_v2": mobilenet_v2, "squeezenet1_0": squeezenet, "deit_tiny": deit_tiny}
 SETTINGS: dict[str, dict[str, Any]] = {
+    "ExpectedGradients": {"samples": 24},
     "IntegratedGradients": {"steps": 24},
+    "RISE": {"masks": 150},
     "SmoothGrad": {"samples": 15},
 }
+# Wrappers of others, and masks of what hinders, which have no positive cell and a study of their own.
+LEFT_OUT = {"Every", "Patchwise", "UndesirablePixels"}
 CELLS = 14
 RANDOMISED = 12  # photos of which maps of random weights are made
 ORDERS = 3
@@ -59,60 +63,77 @@ def chosen(names: list[str] | None) -> list[Explainer]:
     for name in explainers.__all__:
         kind = getattr(explainers, name)
         alone = isinstance(kind, type) and issubclass(kind, Explainer) and not kind.__abstractmethods__
-        if alone and kind is not Every and (names is None or name in names):
+        if alone and name not in LEFT_OUT and (names is None or name in names):
             found.append(kind(**SETTINGS.get(name, {})))
     return found
 
 
-def judged(model: nn.Module, copy: nn.Module, probes: ProbeSet, explainer: Explainer) -> dict[str, Any]:
+def judged(model: nn.Module, copy: nn.Module, deletion: Deletion, explainer: Explainer) -> dict[str, Any]:
     """All figures of one explainer on one net."""
-    record = answered(model, probes, explainer)
-    maps, mask = record.maps[explainer.name].heatmaps[0], probes.masks["core"]
+    probes, few = deletion.probes, list(range(RANDOMISED))
+    auditor = auditor_of(probes, explainer)
+    plan = auditor.prepare(model)[explainer.name]
+    maps, mask = answered(auditor, model, explainer), probes.masks["core"]
     large = relevance(maps, (mask.shape[1], mask.shape[2]))
-    lift = summarize(relevance_lift(large, mask))
-    few = list(range(RANDOMISED))
-    mine = coarse(maps[few])
-    random = coarse(answered(copy, probes.select(few), explainer).maps[explainer.name].heatmaps[0])
-    deletion = summarize(deleted(model, probes, maps))
-    plan = Auditor(probes, [Why()], explainers=[explainer], novelty=[], measures=[]).prepare(model)[explainer.name]
+    lift, fall = summarize(relevance_lift(large, mask)), summarize(deletion.less_random(maps))
+    same = auditor_of(probes.select(few), explainer)
+    same.prepare(model)  # the copy is then explained at the layers of the net
+    mine, random = coarse(maps[few]), coarse(answered(same, copy, explainer))
     return {
         "mass_lift": lift.value,
         "mass_lift_ci": [lift.low, lift.high],
         "pointing": float(mask.flatten(1).gather(1, large.flatten(1).argmax(dim=1)[:, None]).double().mean()),
-        "deletion_minus_random": deletion.value,
-        "deletion_ci": [deletion.low, deletion.high],
+        "deletion_minus_random": fall.value,
+        "deletion_ci": [fall.low, fall.high],
         "randomisation": float(map_similarity(mine, random).nanmean()),
         "randomisation_chance": float(chance_similarity(mine, random).nanmean()),
         "cost_forwards": plan.cost,
+        "empty": lift.degenerate,
         "grid": list(maps.shape[1:]),
         "settings": repr(explainer),
     }
 
 
-def answered(model: nn.Module, probes: ProbeSet, explainer: Explainer) -> AuditRecord:
-    """An audit with one explainer."""
-    return Auditor(probes, [Why()], explainers=[explainer], novelty=[], measures=[], chunk_size=12).audit(model)
+def auditor_of(probes: ProbeSet, explainer: Explainer) -> Auditor:
+    """An auditor that asks one explainer one question."""
+    return Auditor(probes, [Why()], explainers=[explainer], novelty=[], measures=[], chunk_size=12)
 
 
-def deleted(model: nn.Module, probes: ProbeSet, maps: Tensor) -> Tensor:
-    """The logit of P as relevant pixels are hidden, less that in random order, `(N,)` float64."""
-    images, fill = probes.images, blurred(probes.images)
+def answered(auditor: Auditor, model: nn.Module, explainer: Explainer) -> Tensor:
+    """Maps `(N, h, w)`."""
+    record = auditor.audit(model)
+    if explainer.name not in record.maps:
+        raise ConfigurationError(" ".join(record.failed))
+    return record.maps[explainer.name].heatmaps[0]
+
+
+class Deletion:
+    """The logit of P of each photo as the pixels that maps mark most are hidden."""
+
+    def __init__(self, model: nn.Module, probes: ProbeSet) -> None:
+        self.model, self.probes, self.fill = model, probes, blurred(probes.images)
+        self.facts = self.logits(probes.images).argmax(dim=1, keepdim=True)
+        generator = torch.Generator().manual_seed(0)
+        orders = [torch.rand(len(probes), CELLS, CELLS, generator=generator) for _ in range(ORDERS)]
+        self.random = torch.stack([self.area(each) for each in orders]).mean(dim=0)
 
     @torch.no_grad()
-    def logits(altered: Tensor) -> Tensor:
-        return torch.cat([model(chunk) for chunk in altered.split(12)])
+    def logits(self, images: Tensor) -> Tensor:
+        """Of some photos at a time."""
+        return torch.cat([self.model(chunk) for chunk in images.split(12)])
 
-    facts = logits(images).argmax(dim=1, keepdim=True)
+    def area(self, maps: Tensor) -> Tensor:
+        """The mean logit over the shares that are hidden, `(N,)` float64."""
+        curve = deletion_curve(self.score, self.probes.images, maps, fill=self.fill)
+        return area_under(curve).double()
 
-    def area(order: Tensor) -> Tensor:
-        def score(altered: Tensor) -> Tensor:
-            return logits(altered).gather(1, facts)[:, 0]
+    def score(self, images: Tensor) -> Tensor:
+        """The logit of P, `(N,)`."""
+        return self.logits(images).gather(1, self.facts)[:, 0]
 
-        return area_under(deletion_curve(score, images, order, fill=fill)).double()
-
-    generator = torch.Generator().manual_seed(0)
-    orders = [torch.rand(len(maps), CELLS, CELLS, generator=generator) for _ in range(ORDERS)]
-    return area(on_cells(maps)) - torch.stack([area(each) for each in orders]).mean(dim=0)
+    def less_random(self, maps: Tensor) -> Tensor:
+        """What is left of the logit less what random orders leave, `(N,)`."""
+        return self.area(on_cells(maps)) - self.random
 
 
 def on_cells(maps: Tensor) -> Tensor:
@@ -148,11 +169,11 @@ def main(arguments: list[str] | None = None) -> Mapping[str, Any]:
 def evaluated(net: str, probes: ProbeSet, names: list[str] | None) -> dict[str, dict[str, Any]]:
     """Figures of one net by name of the explainer; of one that refuses it, what it says."""
     model = NETS[net](DATA / "weights").eval()
-    copy = randomised_copy(model, probes.images, seed=0, chunk_size=12)
+    copy, deletion = randomised_copy(model, probes.images, seed=0, chunk_size=12), Deletion(model, probes)
     found: dict[str, dict[str, Any]] = {}
     for explainer in chosen(names):
         try:
-            found[explainer.name] = judged(model, copy, probes, explainer)
+            found[explainer.name] = judged(model, copy, deletion, explainer)
         except ConfigurationError as error:
             found[explainer.name] = {"refused": str(error)}
         print(net, explainer.name, json.dumps(found[explainer.name]), flush=True)
