@@ -46,7 +46,12 @@ class InputTimesGradient(Explainer):
         return torch.stack(maps).float()
 
 
-SETTINGS = {"ExpectedGradients": {"samples": 6}, "IntegratedGradients": {"steps": 6}, "Occlusion": {"window": 4}, "SmoothGrad": {"samples": 3}}
+SETTINGS = {
+    "ExpectedGradients": {"samples": 6},
+    "IntegratedGradients": {"steps": 6},
+    "Occlusion": {"window": 4},
+    "SmoothGrad": {"samples": 3},
+}
 EXPLAINERS = [
     *(
         explainer
