@@ -34,7 +34,9 @@ def net_table(net: str) -> Callable[[dict[str, Any]], str]:
                 spread(row["mass_lift"], row["mass_lift_ci"]),
                 f"{100 * row['pointing']:.0f} %",
                 spread(row["deletion_minus_random"], row["deletion_ci"]),
-                f"{row['randomisation']:.2f} ({row['randomisation_chance']:.2f})",
+                "none"
+                if row["randomisation"] is None
+                else f"{row['randomisation']:.2f} ({row['randomisation_chance']:.2f})",
                 f"{row['cost_forwards']:.0f}",
             ]
             lines.append(f"| `{name}` | " + " | ".join(cells) + " |")

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,13 +86,19 @@ def judged(model: nn.Module, copy: nn.Module, deletion: Deletion, explainer: Exp
         "pointing": float(mask.flatten(1).gather(1, large.flatten(1).argmax(dim=1)[:, None]).double().mean()),
         "deletion_minus_random": fall.value,
         "deletion_ci": [fall.low, fall.high],
-        "randomisation": float(map_similarity(mine, random).nanmean()),
-        "randomisation_chance": float(chance_similarity(mine, random).nanmean()),
+        "randomisation": finite(map_similarity(mine, random)),
+        "randomisation_chance": finite(chance_similarity(mine, random)),
         "cost_forwards": plan.cost,
         "empty": lift.degenerate,
         "grid": list(maps.shape[1:]),
         "settings": repr(explainer),
     }
+
+
+def finite(values: Tensor) -> float | None:
+    """The mean of what is known; None if nothing is, as where maps of random weights are empty."""
+    mean = float(values.nanmean())
+    return None if math.isnan(mean) else mean
 
 
 def auditor_of(probes: ProbeSet, explainer: Explainer) -> Auditor:
