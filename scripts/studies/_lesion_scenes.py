@@ -15,7 +15,7 @@ from _isic import normalised, read
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["CELL", "SIDE", "Material", "Scenes", "build", "material", "scenes", "training"]
+__all__ = ["CELL", "SIDE", "Material", "Scenes", "build", "joined", "material", "scenes", "training"]
 
 CELL = 64  # side of the images that nets are trained on
 SIDE = 4 * CELL
@@ -119,6 +119,12 @@ def scenes(given: Material, count: int, seed: int, numbers: Sequence[int] = (1, 
     where = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
     where[..., CLOTH:] = not plain
     return Scenes(torch.stack(images), tuple(masks), where)
+
+
+def joined(first: Scenes, second: Scenes) -> Scenes:
+    """All scenes of both."""
+    images, cloth = torch.cat([first.images, second.images]), torch.cat([first.cloth, second.cloth])
+    return Scenes(images, (*first.lesions, *second.lesions), cloth)
 
 
 def _mirrored(skin: Tensor) -> Tensor:
