@@ -138,7 +138,9 @@ def test_altered_probes_and_copies_are_asked_what_the_model_was_asked():
 
     def found(context):
         rows = torch.tensor([4, 1, 1])
-        seen.update(answers=context.model.answers(other[rows], rows), maps=context.model.randomised(0)["gradcam"])
+        seen["answers"] = context.model.answers(other[rows], rows)
+        seen["maps"] = context.model.randomised(0, as_posed=True)["gradcam"]
+        seen["anew"] = context.model.randomised(0)["gradcam"]
         return {}
 
     record = audited(Own(found), net=net, questions=[Why(), WhyRatherThan()])

@@ -260,7 +260,8 @@ class Fake:
     def answers(self, images, rows):
         return interpolate(images, 1).flatten(1).sum(dim=1).expand(len(self.maps), len(rows))
 
-    def randomised(self, seed, *, share=1.0, max_cost=0.0):
+    def randomised(self, seed, *, share=1.0, max_cost=0.0, as_posed=False):
+        assert as_posed
         self.asked += 1
         if self.copies is None:
             raise RuntimeError("no copy\nof this model")

@@ -242,7 +242,9 @@ class Asking:
             posed = (question.pose(settled, known, subject.task) for question in self._observer.questions)
             return torch.stack([each.score(outputs) for each in posed]).cpu()
 
-    def randomised(self, seed: int, *, share: float = 1.0, max_cost: float = 0.0) -> dict[str, Tensor]:
+    def randomised(
+        self, seed: int, *, share: float = 1.0, max_cost: float = 0.0, as_posed: bool = False
+    ) -> dict[str, Tensor]:
         """See `ModelAccess.randomised`; an explainer that fails is not asked again."""
         asked = {each: plan for each, plan in self._due.items() if plan.cost <= max_cost}
         if not asked:
@@ -253,7 +255,8 @@ class Asking:
         copied = randomised_copy(root, images, seed, share=share, select=select, chunk_size=least)
         subject, gathered = observer.subject(copied, self._prepared), Gathered(len(observer.probes))
         for chunk in observer.chunks():
-            observation = observer.observation(subject, chunk, layers_of(asked), head, self._outputs)
+            settled = self._outputs if as_posed else None
+            observation = observer.observation(subject, chunk, layers_of(asked), head, settled)
             explain(observation, asked, gathered, chunk)
         self._due = {each: plan for each, plan in self._due.items() if each.name not in gathered.failures}
         self.failures += gathered.told(" for models with random weights")

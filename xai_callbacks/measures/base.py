@@ -29,12 +29,15 @@ class ModelAccess(Protocol):
         once: give `chunk_size` at a time.
         """
 
-    def randomised(self, seed: int, *, share: float = 1.0, max_cost: float = 0.0) -> Mapping[str, Tensor]:
+    def randomised(
+        self, seed: int, *, share: float = 1.0, max_cost: float = 0.0, as_posed: bool = False
+    ) -> Mapping[str, Tensor]:
         """Heatmaps `(Q, N, h, w)` of the probes by a copy with random weights, by name of the explainer.
 
-        The copy is asked what the model was asked. Of explainers due that need at most `max_cost` forward passes of
-        their own; `share` is that of the modules with random weights, see `randomised_copy`. Cost: one forward pass
-        over the probes, those of the explainers, and memory for one more model.
+        The copy is asked about its own answers, or `as_posed` of the model about those of the model. Of explainers due
+        that need at most `max_cost` forward passes of their own; `share` is that of the modules with random weights,
+        see `randomised_copy`. Cost: one forward pass over the probes, those of the explainers, and memory for one more
+        model.
         """
 
 

@@ -156,7 +156,8 @@ class Trust(Measure):
         assert context.model is not None  # noqa: S101  # the model of an audit; narrows the type
         try:
             for test, seed, share in asked:
-                for name, maps in context.model.randomised(seed, share=share, max_cost=self.max_cost).items():
+                given = context.model.randomised(seed, share=share, max_cost=self.max_cost, as_posed=True)
+                for name, maps in given.items():
                     found[name][test].append(coarse(maps))
         except Exception as error:  # told; what needs no copy must not be lost for it
             context.notes.append(f"Heatmaps were not compared with those of random weights. {in_words(error)}")
