@@ -18,6 +18,12 @@ def spread(value: float, ends: Sequence[float | None], digits: int = 2) -> str:
     return f"{value:.{digits}f} ({low} to {high})".replace("-", "\N{MINUS SIGN}")
 
 
+def likeness(row: dict[str, Any]) -> str:
+    """Such as "0.18 (0.17)"; "-" where maps of random weights are empty."""
+    value, chance = row["randomisation"], row["randomisation_chance"]
+    return "-" if value is None else f"{value:.2f} ({chance:.2f})"
+
+
 def net_table(net: str) -> Callable[[dict[str, Any]], str]:
     """One row an explainer, for one net."""
 
