@@ -62,8 +62,8 @@ class Row(NamedTuple):
 
 def heated(probes: ProbeSet, index: int, heatmap: Tensor) -> NDArray[np.uint8]:
     """A photo under a map, on a scale of its own: the page compares where maps lie, not how strong they are."""
-    finest = [min(side, FINEST) for side in heatmap.shape]
-    cells = adaptive_avg_pool2d(heatmap[None], finest)[0]
+    height, width = heatmap.shape
+    cells = adaptive_avg_pool2d(heatmap[None], (min(height, FINEST), min(width, FINEST)))[0]
     strongest = float(cells.abs().flatten().quantile(STRONGEST)) or 1.0
     # The colour scale is logarithmic, as it has to hold for a whole training run; here it is made linear again.
     linear = np.sinh((cells / strongest).clamp(-1, 1).numpy() * math.asinh(1 / LINEAR_SHARE)) * LINEAR_SHARE

@@ -60,7 +60,7 @@ class Deletion:
     @torch.no_grad()
     def margin(self, images: Tensor) -> Tensor:
         """`z_P - z_Q` `(N,)`."""
-        logits = torch.cat([self.model(chunk) for chunk in images.split(16)])
+        logits = torch.cat([self.model(chunk) for chunk in torch.split(images, 16)])
         return (logits.gather(1, self.facts[:, None]) - logits.gather(1, self.foils[:, None]))[:, 0]
 
     def fall(self, maps: Tensor) -> Tensor:
@@ -75,6 +75,8 @@ def falls(model: nn.Module, probes: ProbeSet, explainer: Explainer) -> Tensor:
     auditor = Auditor(probes, list(QUESTIONS.values()), explainers=[explainer], novelty=[], measures=[])
     record = auditor.audit(model)
     maps = record.maps[explainer.name].heatmaps
+    assert record.facts is not None
+    assert record.foils is not None
     deletion = Deletion(model, probes, record.facts[1], record.foils[1])
     generator = torch.Generator().manual_seed(0)
     noise = [torch.rand(maps[0].shape, generator=generator) for _ in range(RANDOM_MAPS)]

@@ -127,7 +127,7 @@ class Deletion:
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Of some photos at a time."""
-        return torch.cat([self.model(chunk) for chunk in images.split(12)])
+        return torch.cat([self.model(chunk) for chunk in torch.split(images, 12)])
 
     def area(self, maps: Tensor) -> Tensor:
         """The mean logit over the shares that are hidden, `(N,)` float64."""
@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> Mapping[str, Any]:
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if given.merge:
-        parts = [json.loads(path.read_text()) for path in given.merge]
+        parts: list[dict[str, Any]] = [json.loads(path.read_text()) for path in given.merge]
         result = parts[0] | {"nets": {net: row for part in parts for net, row in part["nets"].items()}}
     else:
         probes = coco_probes(tuple(NETS), given.photos)

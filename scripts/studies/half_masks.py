@@ -77,7 +77,7 @@ def outputs(model: nn.Module, images: Tensor) -> Tensor:
 
 def explain(model: nn.Module, images: Tensor, familiar: Tensor | None) -> Explained:
     """Deep SHAP of the predicted class, against familiar images, or the blur of each image without them."""
-    explainer = DeepSHAP("blurred" if familiar is None else "sample", samples=16)
+    explainer = DeepSHAP("blur" if familiar is None else "sample", samples=16)
     normed, reference = (images - MEAN) / STD, None if familiar is None else (familiar - MEAN) / STD
     maps, errors = [], []
     with undisturbed(model):

@@ -84,7 +84,7 @@ class Control(Explainer):
 
 def explainers(*, small: bool) -> list[Explainer]:
     """Explainers of at most eight forward passes an image, and controls; for a `small` net all of them."""
-    found: list[Explainer] = [GradCAM(), LayerCAM(), Gradient(), Gradient(magnitude=True, name="gradient_size")]
+    found: list[Explainer] = [GradCAM(), LayerCAM(), Gradient(), Gradient(saliency="magnitude", name="gradient_size")]
     found += [InputXGradient(), GuidedBackprop(), Deconvnet(), GuidedGradCAM(), Control("edges")]
     if small:
         found += [HiResCAM(), SmoothGrad(4), Control("centre"), *(Control("noise", seed) for seed in range(NOISES))]

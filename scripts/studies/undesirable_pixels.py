@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from xai_callbacks import Auditor, GradCAM, ProbeSet, UndesirablePixels, WhatHinders, Why
-from xai_callbacks.explainers.undesirable import blurred, covered
+from xai_callbacks.explainers.pixels import baseline_of
+from xai_callbacks.explainers.undesirable import covered
 from xai_callbacks.metrics.hiding import HidingEffect, hiding_effect, most_relevant
 from xai_callbacks.metrics.trust import shifted_maps
 from xai_callbacks.record import summarize
@@ -94,7 +95,7 @@ class Case:
 
     def effect(self, hidden: Tensor) -> HidingEffect:
         """What masks `(N, h, w)` do."""
-        shown = covered(self.images, blurred(self.images), hidden)
+        shown = covered(self.images, baseline_of(self.images, "blur"), hidden)
         return hiding_effect(self.logits(self.images), self.logits(shown), self.classes)
 
 

@@ -12,7 +12,7 @@ from tests.explaining import explain, observed, subject_of
 from xai_callbacks import Auditor, DeepSHAP, ExpectedGradients, GradCAM, ProbeSet, Why, WhyNotCertain, WhyRatherThan
 from xai_callbacks.access import undisturbed
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.explainers.deep_shap import _places, blurred, mean_gradient
+from xai_callbacks.explainers.deep_shap import _places, mean_gradient
 from xai_callbacks.interventions.fills import apply_fill
 from xai_callbacks.interventions.regions import half_masks
 from xai_callbacks.questions import WhyValueRatherThan
@@ -89,7 +89,7 @@ def test_maps_of_transformers_and_of_nets_with_layer_norms_add_up():
         assert error < min(1e-4, 1e-3 * float(change.abs().max()))
 
 
-@pytest.mark.parametrize("background", ["blurred", "mean", 0.0, -1.5])
+@pytest.mark.parametrize("background", ["blur", "mean", 0.0, -1.5])
 def test_maps_add_up_against_every_background(background):
     maps, change = explained(DeepSHAP(background), small(nn.MaxPool2d(2)), noise(3), QUESTIONS)
     assert float((maps.sum(dim=(2, 3)) - change).abs().max()) < 1e-5
@@ -254,7 +254,7 @@ def test_a_sample_needs_familiar_images(explainer):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DeepSHAP("black"), "Expected `background` to be 'blurred', 'mean', 'sample' or a finite number"),
+        (lambda: DeepSHAP("black"), "Expected `background` to be 'blur', 'mean', 'sample' or a finite number"),
         (lambda: ExpectedGradients(float("nan")), "Expected `background`"),
         (lambda: DeepSHAP(samples=0), "Expected `samples` to be an integer of 1 or more"),
         (lambda: ExpectedGradients(samples=1.5), "Expected `samples`"),
@@ -316,15 +316,6 @@ def test_expected_gradients_of_one_background_are_integrated_gradients():
     found = explain(ExpectedGradients(0.5, 100), small(), noise(2), QUESTIONS).heatmaps
     expected = explain(IntegratedGradients(100, baseline=0.5), small(), noise(2), QUESTIONS).heatmaps
     assert float((found - expected).abs().max()) < 0.02 * float(expected.abs().max())
-
-
-def test_the_blur_is_that_of_scipy():
-    from scipy.ndimage import gaussian_filter
-
-    images = noise(2, 24)
-    expected = gaussian_filter(images.numpy(), (0, 0, 3, 3), mode="mirror", truncate=4)
-    torch.testing.assert_close(blurred(images), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
-    assert blurred(noise(2, 1)).shape == (2, 3, 1, 1)
 
 
 def test_the_gradient_between_outputs_adds_up_where_a_score_changes_abruptly():

@@ -138,7 +138,7 @@ def test_functions_are_explained_as_the_net_is(net):
         (lambda: RISE(1), "Expected `masks` to be an integer of 2 or more, but got 1"),
         (lambda: RISE(cells=1), "Expected `cells`"),
         (lambda: RISE(keep=1), "Expected `keep` to be a number between 0 and 1, but got 1"),
-        (lambda: RISE(baseline="black"), "Expected `baseline` to be 'mean' or a finite number"),
+        (lambda: RISE(baseline="black"), "Expected `baseline` to be 'blur', 'mean' or a finite number"),
     ],
 )
 def test_bad_settings_are_refused_at_construction(make, message):

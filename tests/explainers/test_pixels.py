@@ -10,6 +10,7 @@ from tests.explaining import explain
 from xai_callbacks import Auditor, IntegratedGradients, Occlusion, ProbeSet, Why, WhyNotCertain, WhyRatherThan
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.explainers import Explainer, Plan
+from xai_callbacks.explainers.pixels import baseline_of
 from xai_callbacks.questions import WhyValueRatherThan
 from xai_callbacks.tasks import MultiLabel, Regression, SingleLabel
 
@@ -132,7 +133,7 @@ def test_the_window_follows_the_size_of_the_images(net):
     ("make", "message"),
     [
         (lambda: IntegratedGradients(0), "Expected `steps` to be an integer of 1 or more, but got 0"),
-        (lambda: IntegratedGradients(baseline="black"), "Expected `baseline` to be 'mean' or a finite number"),
+        (lambda: IntegratedGradients(baseline="black"), "Expected `baseline` to be 'blur', 'mean' or a finite number"),
         (lambda: IntegratedGradients(baseline=float("nan")), "Expected `baseline`"),
         (lambda: IntegratedGradients(name="a/b"), "Expected `name` of an explainer"),
         (lambda: Occlusion(0), "Expected `window`"),
@@ -181,3 +182,12 @@ def test_maps_of_a_users_own_explainer_sum_to_the_change_of_the_logit_in_an_audi
     change = (record.outputs - black).gather(1, record.predictions[:, None])[:, 0]
     error = (record.heatmaps[0].sum(dim=(1, 2)) - change).abs()
     assert (error <= 0.01 * change.abs()).all()
+
+
+def test_the_blur_is_that_of_scipy():
+    from scipy.ndimage import gaussian_filter
+
+    images = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    expected = gaussian_filter(images.numpy(), (0, 0, 3, 3), mode="mirror", truncate=4)
+    torch.testing.assert_close(baseline_of(images, "blur"), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+    assert baseline_of(images[..., :1, :1], "blur").shape == (2, 3, 1, 1)

@@ -9,7 +9,8 @@ from tests.explaining import explain, observed, subject_of
 from xai_callbacks import Auditor, ProbeSet, UndesirablePixels, WhatHinders, Why, WhyRatherThan
 from xai_callbacks.access import undisturbed
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.explainers.undesirable import blurred, covered, to_area
+from xai_callbacks.explainers.pixels import baseline_of
+from xai_callbacks.explainers.undesirable import covered, to_area
 from xai_callbacks.tasks import MultiLabel, Regression, SingleLabel
 
 
@@ -63,7 +64,7 @@ def slow_masks(explainer, model, images, classes):
     """One image after the other, in double precision, all written out."""
     rows = []
     for image, label in zip(images, classes.tolist(), strict=True):
-        base = blurred(image[None])
+        base = baseline_of(image[None], "blur")
         before = model(image[None])[0].detach()
         hidden = torch.full((explainer.cells, explainer.cells), explainer.area or 0.2).double()
         first, second = torch.zeros_like(hidden), 0.0
@@ -128,7 +129,7 @@ def test_the_nearest_mask_of_an_area_is_that_of_a_search():
 @pytest.mark.parametrize("gradients", [True, False])
 def test_a_mask_lowers_its_own_loss_as_no_random_mask_of_its_area_does(net, gradients):
     model, images = net
-    base = blurred(images)
+    base = baseline_of(images, "blur")
     for factors in ("target", "non-target"):
         explainer = UndesirablePixels(factors, gradients=gradients)
         with undisturbed(model):

@@ -18,17 +18,16 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, pad
 
 from xai_callbacks.access import Layer, Subject, Trace, capture, name_layer
-from xai_callbacks.errors import ConfigurationError, is_number, require_instance, require_integer
+from xai_callbacks.errors import ConfigurationError, require_instance, require_integer
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, require_gradients
 from xai_callbacks.explainers.deeplift import Passes, line
+from xai_callbacks.explainers.pixels import Baseline, baseline_of, read_baseline
 from xai_callbacks.questions import Posed
 
-Background = Literal["blurred", "mean", "sample"] | float
-"""What an image is held against: its own blur (Gaussian, standard deviation an eighth of the shorter side), its mean
-colour, a number in the units of the images, or a sample of familiar images, the `inliers` of the auditor."""
+Background = Baseline | Literal["sample"]
+"""What an image is held against: see `Baseline`, or a sample of familiar images, the `inliers` of the auditor."""
 
 _POINTS = 64  # of the line from one output to another, which costs nothing
 _LEAST = 1e-2  # share of the change of the outputs that may be missing from the sum of a map
@@ -39,12 +38,8 @@ class _AgainstBackground(Explainer):
 
     def __init__(self, background: Background, samples: int, name: str | None) -> None:
         super().__init__(name)
-        if background not in ("blurred", "mean", "sample") and not is_number(background):
-            raise ConfigurationError(
-                f"Expected `background` to be 'blurred', 'mean', 'sample' or a finite number, but got {background!r}."
-            )
         require_integer("samples", samples, minimum=1)
-        self.background: Background = float(background) if is_number(background) else background
+        self.background: Background = read_baseline("background", background, "sample")
         self.samples = samples
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
@@ -53,7 +48,7 @@ class _AgainstBackground(Explainer):
         if self.background == "sample" and reference is None:
             raise ConfigurationError(
                 f"Expected familiar images for {type(self).__name__}('sample'), but got none. Give the auditor some as "
-                "`inliers=`, or take the background 'blurred'."
+                "`inliers=`, or take the background 'blur'."
             )
         return Plan()
 
@@ -63,9 +58,7 @@ class _AgainstBackground(Explainer):
             assert familiar is not None  # noqa: S101  # seen by `prepare`; narrows the type
             order = torch.randperm(len(familiar), generator=torch.Generator().manual_seed(seed))[:count]
             return [each.to(images).expand_as(images) for each in familiar[order]]
-        if self.background == "mean":
-            return [images.mean(dim=(2, 3), keepdim=True).expand_as(images)]
-        return [blurred(images) if self.background == "blurred" else torch.full_like(images, float(self.background))]
+        return [baseline_of(images, self.background)]
 
 
 class DeepSHAP(_AgainstBackground):
@@ -90,7 +83,7 @@ class DeepSHAP(_AgainstBackground):
 
     def __init__(
         self,
-        background: Background = "blurred",
+        background: Background = "blur",
         samples: int = 8,
         target_layer: str | None = None,
         *,
@@ -172,7 +165,7 @@ class ExpectedGradients(_AgainstBackground):
 
     name = "expected_gradients"
 
-    def __init__(self, background: Background = "blurred", samples: int = 64, *, name: str | None = None) -> None:
+    def __init__(self, background: Background = "blur", samples: int = 64, *, name: str | None = None) -> None:
         super().__init__(background, samples, name)
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
@@ -252,16 +245,3 @@ def mean_gradient(posed: Posed, outputs: Tensor, others: Tensor) -> Tensor:
             total.add_(torch.autograd.grad(score.sum(), at)[0], alpha=weight)
     missing = posed.score(outputs) - posed.score(others) - (total * moved).sum(dim=1)
     return total + (missing / moved.square().sum(dim=1).clamp_min(1e-12))[:, None] * moved
-
-
-def blurred(images: Tensor) -> Tensor:
-    """Images `(N, C, H, W)` blurred: Gaussian, standard deviation an eighth of the shorter side, borders mirrored."""
-    side = min(images.shape[-2:])
-    radius = min(side // 2, side - 1)
-    places = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (places / (side / 8)).square())
-    kernel = (kernel / kernel.sum())[None, None]
-    for _ in range(2):  # along the width, then along the height
-        rows = pad(images.float().flatten(0, 2)[:, None], (radius, radius), mode="reflect")
-        images = conv1d(rows, kernel).reshape(images.shape).to(images.dtype).transpose(2, 3)
-    return images

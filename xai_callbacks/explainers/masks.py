@@ -42,7 +42,12 @@ class RISE(Explainer):
         if not is_number(keep) or not 0 < keep < 1:
             raise ConfigurationError(f"Expected `keep` to be a number between 0 and 1, but got {keep!r}.")
         super().__init__(name)
-        self.masks, self.cells, self.keep, self.baseline = masks, cells, float(keep), read_baseline(baseline)
+        self.masks, self.cells, self.keep, self.baseline = (
+            masks,
+            cells,
+            float(keep),
+            read_baseline("baseline", baseline),
+        )
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
         """Settle the grid of the masks for the size of the images."""

@@ -7,28 +7,48 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv1d, pad
 
 from xai_callbacks.access import Trace
 from xai_callbacks.errors import ConfigurationError, is_number, require_integer
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, require_gradients
 from xai_callbacks.questions import Posed
 
-Baseline = Literal["mean"] | float
-"""What stands for "no evidence": `mean`, the mean colour of each image, or a number in the units of the images."""
+Baseline = Literal["blur", "mean"] | float
+"""What stands for "no evidence": each image blurred (Gaussian, standard deviation an eighth of the shorter side), its
+mean colour, or a number in the units of the images."""
+
+_WORDS = ("blur", "mean")
 
 
-def read_baseline(baseline: Baseline) -> Baseline:
-    """A baseline that was given, or a `ConfigurationError`."""
-    if baseline != "mean" and not is_number(baseline):
-        raise ConfigurationError(f"Expected `baseline` to be 'mean' or a finite number, but got {baseline!r}.")
-    return "mean" if baseline == "mean" else float(baseline)
+def read_baseline(argument: str, given: Any, *more: str) -> Any:
+    """A `Baseline`, or one of `more` words; others are a `ConfigurationError`."""
+    if given in (*_WORDS, *more):
+        return given
+    if not is_number(given):
+        words = ", ".join(map(repr, (*_WORDS, *more)))
+        raise ConfigurationError(f"Expected `{argument}` to be {words} or a finite number, but got {given!r}.")
+    return float(given)
 
 
 def baseline_of(images: Tensor, baseline: Baseline) -> Tensor:
     """What stands for "no evidence" in each of the images, of their shape `(N, C, H, W)`."""
     if baseline == "mean":
         return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
-    return torch.full_like(images, baseline)
+    return _blurred(images) if baseline == "blur" else torch.full_like(images, baseline)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """Images blurred along one axis after the other, borders mirrored; that of torchvision takes both at once."""
+    side = min(images.shape[-2:])
+    radius = min(side // 2, side - 1)  # four standard deviations
+    places = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (places / (side / 8)).square())
+    kernel = (kernel / kernel.sum())[None, None]
+    for _ in range(2):
+        rows = pad(images.float().flatten(0, 2)[:, None], (radius, radius), mode="reflect")
+        images = conv1d(rows, kernel).reshape(images.shape).to(images.dtype).transpose(2, 3)
+    return images
 
 
 class _PixelExplainer(Explainer):
@@ -36,7 +56,7 @@ class _PixelExplainer(Explainer):
 
     def __init__(self, baseline: Baseline, name: str | None) -> None:
         super().__init__(name)
-        self.baseline = read_baseline(baseline)
+        self.baseline: Baseline = read_baseline("baseline", baseline)
         _captum()
 
     def _attributed(self, algorithm: Any, images: Tensor, **settings: Any) -> Tensor:

@@ -1,6 +1,5 @@
 """`UndesirablePixels`: the parts of an image that keep a model from a class, found as a mask that hides them."""
 
-import math
 from collections.abc import Callable
 from typing import ClassVar, Literal, get_args
 
@@ -12,7 +11,7 @@ from xai_callbacks.access import Trace
 from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_integer
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, Units, require_gradients
 from xai_callbacks.explainers.masks import grid_of
-from xai_callbacks.explainers.pixels import Baseline, baseline_of
+from xai_callbacks.explainers.pixels import Baseline, baseline_of, read_baseline
 
 Factors = Literal["target", "non-target", "general"]
 """Whether to hide what hinders the class asked about, what speaks for the others, or what lowers its probability."""
@@ -20,7 +19,6 @@ Factors = Literal["target", "non-target", "general"]
 _RATE, _BETAS, _TINY = 0.1, (0.9, 0.999), 1e-12  # of Adam, as in all public code of mask optimisation
 _STEPS, _DRAWN = 40, 300  # more change little, see docs/results/undesirable.json
 _SHARE = 0.2  # of the cells, hidden at first where no area is given
-_BLUR = 8  # the shorter side, in standard deviations of the blur
 
 
 class UndesirablePixels(Explainer):
@@ -53,7 +51,7 @@ class UndesirablePixels(Explainer):
     Args:
         factors: Kind of pixels to look for, see above.
         cells: Cells of the mask along the shorter side. More find more, and come nearer to adversarial patterns.
-        reference: What hides the rest: `blur`, Gaussian with an eighth of the shorter side, or as in `Occlusion`.
+        reference: What hides the rest, see `Baseline`.
         area: Share of the cells that is hidden; None leaves it to `area_weight`, by gradients only.
         area_weight: What a hidden cell costs in logits (of `general` in probability) where `area` is None.
         smoothness: Weight of the differences between neighbouring cells, for which there is no need with few cells.
@@ -71,7 +69,7 @@ class UndesirablePixels(Explainer):
         self,
         factors: Factors = "target",
         cells: int = 7,
-        reference: Literal["blur"] | Baseline = "blur",
+        reference: Baseline = "blur",
         *,
         area: float | None = _SHARE,
         area_weight: float = 0.01,
@@ -84,10 +82,6 @@ class UndesirablePixels(Explainer):
         if factors not in get_args(Factors):
             raise ConfigurationError(
                 f"Expected `factors` to be one of {', '.join(get_args(Factors))}, but got {factors!r}."
-            )
-        if reference not in ("blur", "mean") and not is_number(reference):
-            raise ConfigurationError(
-                f"Expected `reference` to be 'blur', 'mean' or a finite number, but got {reference!r}."
             )
         require_integer("cells", cells, minimum=2)
         require_bool("gradients", gradients)
@@ -103,7 +97,7 @@ class UndesirablePixels(Explainer):
                 raise ConfigurationError(f"Expected `{argument}` to be a number of 0 or more, but got {value!r}.")
         super().__init__(name)
         self.factors, self.cells, self.area, self.gradients = factors, cells, area, gradients
-        self.reference: Literal["blur"] | Baseline = reference
+        self.reference: Baseline = read_baseline("reference", reference)
         self.area_weight, self.smoothness, self.pinning = area_weight, smoothness, pinning
         self.steps = (_STEPS if gradients else _DRAWN) if steps is None else steps
         require_integer("steps", self.steps, minimum=1)
@@ -139,7 +133,7 @@ class UndesirablePixels(Explainer):
     def _loss(self, observation: Observation, fact: Tensor) -> Callable[[Tensor], Tensor]:
         """The loss `(N,)` of masks `(N, h, w)`, without what they cost by themselves."""
         images, before = observation.images, observation.outputs.detach()
-        base = blurred(images) if self.reference == "blur" else baseline_of(images, self.reference)
+        base = baseline_of(images, self.reference)
         asked = one_hot(fact.clamp_min(0), before.shape[1]).bool()
 
         def loss(hidden: Tensor) -> Tensor:
@@ -200,17 +194,6 @@ def covered(images: Tensor, base: Tensor, hidden: Tensor) -> Tensor:
     """Images `(N, C, H, W)` behind a base of their shape as far as masks `(N, h, w)` in [0, 1] hide them."""
     large = interpolate(hidden[:, None], size=images.shape[-2:], mode="bilinear", align_corners=False)
     return images + large.to(images) * (base - images)
-
-
-def blurred(images: Tensor) -> Tensor:
-    """Images `(N, C, H, W)` blurred by a Gaussian with an eighth of the shorter side, two deviations wide."""
-    from torchvision.transforms.functional import gaussian_blur
-
-    shorter = min(images.shape[-2:])
-    deviation = shorter / _BLUR
-    side = 2 * min(math.ceil(2 * deviation), shorter - 1) + 1
-    found: Tensor = gaussian_blur(images.float(), side, deviation).to(images)
-    return found
 
 
 def to_area(hidden: Tensor, area: float) -> Tensor:
