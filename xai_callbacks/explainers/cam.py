@@ -35,6 +35,8 @@ _ROUNDING = 1e-3  # cells that count alike may differ by this share
 class LayerExplainer(Explainer):
     """Base of explainers at one layer; a subclass says how gradients weigh activations.
 
+    Cost: no forward pass beyond the shared one, and one backward pass a question through what follows the layer.
+
     Args:
         target_layer: Address of the tensor to explain at, such as the dotted name of a module; see `access.Address`.
             None chooses, see `access.choose_layer`.

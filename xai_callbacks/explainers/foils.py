@@ -8,8 +8,8 @@ labels `p_P g_P - (1 - p_Q) g_Q`; see `questions`. P is the most probable output
 | `VOICE` | variance over the foils of contrast maps, each scaled to [0, 1] | Prabhushankar and AlRegib, J-STSP 2024 |
 | `ImplicitSaliency` | sum over the foils of the size of contrast maps | after Sun et al., ICIP 2020 |
 
-Cost: no forward pass beyond the shared one, and a backward pass a foil through what follows the layer. That is next to
-nothing where pooling and a linear layer follow, and as much as a forward pass where half a net does.
+What a foil costs is next to nothing where pooling and a linear layer follow, and as much as a forward pass where half a
+net does.
 """
 
 from abc import abstractmethod
@@ -33,7 +33,10 @@ _EQUAL = 1e-12  # variance of cells in [0, 1] that differ by rounding
 
 
 class _OverFoils(Explainer):
-    """Base of explainers by contrasts of each image with many foils, one map an image."""
+    """Base of explainers by contrasts of each image with many foils, one map an image.
+
+    Cost: no forward pass beyond the shared one, and a backward pass a foil through what follows the layer.
+    """
 
     units: ClassVar[Units] = "relative"
     about: ClassVar[About] = "image"
