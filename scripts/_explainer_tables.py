@@ -7,7 +7,7 @@ from typing import Any
 
 from _provenance import source
 
-__all__ = ["contrast_table", "net_table"]
+__all__ = ["NETS", "contrast_table", "net_table", "quality_table", "trust_table", "undesirable_table"]
 
 NETS = {"mobilenet_v2": "MobileNetV2", "squeezenet1_0": "SqueezeNet", "deit_tiny": "DeiT-tiny"}
 
@@ -70,3 +70,60 @@ def contrast_table(result: dict[str, Any]) -> str:
             lines.append(f"| {NETS[net]}, `{name}` | " + " | ".join(cells) + " |")
     photos = sum(result["photos"].values())
     return "\n".join([*lines, "", f"*{photos} photos. {source('studies/contrast_deletion.py', result)}*"])
+
+
+def undesirable_table(result: dict[str, Any]) -> str:
+    """One row a mask: what hiding it does, and what it gains over others of the same area."""
+    names = {"fashion_mnist": "Fashion-MNIST", **NETS}
+    heads = ["misclassified images", "mask", "gain of the true class, or fall of the rival", "over a random mask"]
+    heads += ["over Grad-CAM of the wrong class", "each other class moves, or the true one", "now right"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for data, rows in result.items():
+        for mask, wanted, pinned in (("target", "target", "moved"), ("non-target", "rival", "target_moved")):
+            effect, gains = rows["effects"][mask], rows["gains"]
+            cells = [ends(effect[wanted]), ends(gains[f"{mask} over {mask}, random"])]
+            cells += [ends(gains[f"{mask} over gradcam"]), ends(effect[pinned]), f"{100 * effect['flips'][0]:.0f} %"]
+            lines.append(f"| {rows['images']}, {names[data]} | `{mask}` | " + " | ".join(cells) + " |")
+    made = next(iter(result.values()))["provenance"]
+    return "\n".join([*lines, "", f"*Logits, at equal area. {source('studies/undesirable_pixels.py', made)}*"])
+
+
+def quality_table(result: dict[str, Any]) -> str:
+    """One row a corruption: the share of the positive relevance in the corrupted half."""
+    heads = [
+        "corrupted half",
+        "Why y?",
+        "rather than 0",
+        "rather than 100",
+        "difference",
+        "photos in which it is above 0",
+    ]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name, row in result["conditions"].items():
+        cells = [ends(row["mass"][key]) for key in ("why", "rather_than_0", "rather_than_100")]
+        cells += [ends(row["difference"]), f"{100 * row['share_of_photos_with_a_difference_above_0'][0]:.0f} %"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    told = f"{result['setup']['photos']} photos. {source('studies/quality_contrasts.py', result['provenance'])}"
+    return "\n".join([*lines, "", f"*{told}*"])
+
+
+def ends(estimate: Sequence[float]) -> str:
+    """An estimate that is followed by its interval."""
+    return spread(estimate[0], estimate[1:])
+
+
+def trust_table(result: dict[str, Any]) -> str:
+    """One row an explainer: how often its maps of "Why P?" pass, and why they fail."""
+    shapes = result["shapes"]
+    lines = [f"| | verdicts on {shapes['nets']} nets that learnt shapes | MobileNetV2 |", "|---|---|---|"]
+    photos = result["mobilenet"]["maps"]
+    for key, verdicts in shapes["verdicts"].items():
+        name, _, question = key.partition("/")
+        if question in ("", "why"):
+            said = ", ".join(
+                f"{count} {verdict}" for verdict, count in sorted(verdicts.items(), key=lambda each: -each[1])
+            )
+            lines.append(f"| `{name}` | {said} | {photos[key]['verdict'] if key in photos else '-'} |")
+    made = source("studies/trust_stamps.py", result["provenance"])
+    told = f"{shapes['probes']} probes of shapes, {result['mobilenet']['probes']} COCO photos"
+    return "\n".join([*lines, "", f"*{told}. {made}*"])

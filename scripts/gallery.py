@@ -12,68 +12,28 @@ import argparse
 import base64
 import html
 import inspect
-import math
 import sys
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "studies"))
+from _gallery_rows import Row, Tile, answer, audit, circled, contrasts, fixated, half_filled, heated, hindered, quality
 from _imagenet_nets import deit_tiny, mobilenet_v2
-from _photos import DATA, imagenet_probes, probes_of
+from _photos import DATA, imagenet_probes
 from evaluate_explainers import chosen
 
-from xai_callbacks import Auditor, AuditRecord, ProbeSet, Why, WhyNotCertain, WhyRatherThan
+from xai_callbacks import GradCAM, ProbeSet, Why
 from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.explainers import Explainer, GradCAM
-from xai_callbacks.questions import Question
-from xai_callbacks.render import ColorScale, overlay
-from xai_callbacks.render.colors import LINEAR_SHARE
 
 SHOWN = (
     "129_spoonbill", "292_tiger", "386_African_elephant", "340_zebra", "479_car_wheel", "515_cowboy_hat", "963_pizza",
     "466_bullet_train",
 )  # fmt: skip
-STRONGEST, FINEST = 0.995, 56  # share of the cells from which on colours are strongest; cells a side
-
-
-class Tile(NamedTuple):
-    """One picture and the words below it."""
-
-    pixels: NDArray[np.uint8]
-    words: str
-
-
-class Row(NamedTuple):
-    """Tiles side by side, and what they are."""
-
-    name: str
-    about: str
-    tiles: Sequence[Tile]
-
-
-def heated(probes: ProbeSet, index: int, heatmap: Tensor) -> NDArray[np.uint8]:
-    """A photo under a map, on a scale of its own: the page compares where maps lie, not how strong they are."""
-    height, width = heatmap.shape
-    cells = adaptive_avg_pool2d(heatmap[None], (min(height, FINEST), min(width, FINEST)))[0]
-    strongest = float(cells.abs().flatten().quantile(STRONGEST)) or 1.0
-    # The colour scale is logarithmic, as it has to hold for a whole training run; here it is made linear again.
-    linear = np.sinh((cells / strongest).clamp(-1, 1).numpy() * math.asinh(1 / LINEAR_SHARE)) * LINEAR_SHARE
-    return overlay(probes.pixels[index].numpy(), linear, ColorScale(limit=1.0))
-
-
-def audit(model: nn.Module, probes: ProbeSet, questions: Sequence[Question], explainer: Explainer) -> AuditRecord:
-    """One explainer on some photos."""
-    auditor = Auditor(probes, list(questions), explainers=[explainer], novelty=[], measures=[], chunk_size=8)
-    return auditor.audit(model)
 
 
 def every_explainer(model: nn.Module, probes: ProbeSet) -> Iterable[Row]:
@@ -86,27 +46,8 @@ def every_explainer(model: nn.Module, probes: ProbeSet) -> Iterable[Row]:
             print(f"{explainer.name}: {error}", flush=True)
             continue
         said = (inspect.getdoc(type(explainer)) or "").partition("\n\n")[0]
-        yield Row(explainer.name, said, [Tile(heated(probes, index, each), "") for index, each in enumerate(maps)])
+        yield Row(explainer.name, said, [Tile(heated(probes, index, each)) for index, each in enumerate(maps)])
         print(explainer.name, flush=True)
-
-
-def contrasts(model: nn.Module, photo: str, fact: str, foils: Sequence[str]) -> Row:
-    """A photo of the papers: why its class, and rather than which other."""
-    probes = probes_of([DATA / f"papers_photos/{photo}.jpg"])
-    questions = [Why(fact), *(WhyRatherThan(foil) for foil in foils), WhyNotCertain()]
-    record = audit(model, probes, questions, GradCAM())
-    tiles = [Tile(probes.pixels[0].numpy(), answer(record))]
-    for title, maps in zip(record.titles, record.heatmaps, strict=True):
-        tiles.append(Tile(heated(probes, 0, maps[0]), title[0]))
-    return Row(photo.replace("_", " "), "Grad-CAM of MobileNetV2 (Prabhushankar et al., ICIP 2020)", tiles)
-
-
-def answer(record: AuditRecord, index: int = 0) -> str:
-    """What the net says of a photo, and how surely."""
-    assert record.predictions is not None
-    assert record.confidences is not None
-    name = record.class_names[int(record.predictions[index])].replace("_", " ")
-    return f"{name}, {100 * float(record.confidences[index]):.0f} %"
 
 
 STYLE = """
@@ -118,7 +59,7 @@ table { border-collapse: collapse; }
 th { text-align: left; font-weight: 400; vertical-align: top; padding-right: 1rem; }
 th.what { min-width: 15rem; max-width: 15rem; } th b { display: block; }
 td { padding: 0 6px 10px 0; vertical-align: top; }
-img { display: block; width: 150px; height: 150px; border-radius: 3px; }
+img { display: block; border-radius: 3px; }
 small { display: block; width: 150px; line-height: 1.3; padding-top: 3px; opacity: .85; }
 """
 
@@ -148,7 +89,8 @@ def picture(tile: Tile, name: str) -> str:
     Image.fromarray(tile.pixels).save(data, "WEBP", quality=82)
     source = base64.b64encode(data.getvalue()).decode()
     words, alt = html.escape(tile.words), html.escape(f"{name} {tile.words}")
-    return f"<img loading=lazy alt='{alt}' src='data:image/webp;base64,{source}'><small>{words}</small>"
+    image = f"<img loading=lazy height={tile.height} alt='{alt}' src='data:image/webp;base64,{source}'>"
+    return f"{image}<small>{words}</small>"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -168,9 +110,14 @@ def main(arguments: list[str] | None = None) -> None:
     papers = [
         contrasts(net, "spoonbill", "spoonbill", ["flamingo", "hog"]),
         contrasts(net, "bull_mastiff_boxer_cat", "bull_mastiff", ["boxer", "jay"]),
+        quality(),
     ]
     sections = [
-        ("The examples of the papers", "Why P, rather than Q? Why not P with 100 % confidence?", papers),
+        ("Contrasts", "Why P, rather than Q? Why not P with 100 % confidence? Why 58, rather than 75?", papers),
+        ("Undesirable pixels", "What keeps the net from the class of the object?", list(hindered(net))),
+        ("Half of a photo", "Does the answer depend on what hides the other half?", [half_filled(net)]),
+        ("Implicit saliency", "Do nets look where people look?", list(fixated(net))),
+        ("Found regions", "Circle what the classifier found.", [circled()]),
         ("MobileNetV2", "Why this answer?", [plain, *every_explainer(net, probes)]),
         ("DeiT-tiny", "Why this answer, of a vision transformer?", [plain, *every_explainer(transformer, probes)]),
     ]

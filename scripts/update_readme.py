@@ -14,6 +14,9 @@ python scripts/studies/unnamed_cues.py --json docs/results/unnamed.json
 python scripts/bench_groups.py --json docs/results/groups_bench.json
 python scripts/studies/evaluate_explainers.py --json docs/results/explainers.json
 python scripts/studies/contrast_deletion.py --json docs/results/contrast.json
+python scripts/studies/undesirable_pixels.py --json docs/results/undesirable.json
+python scripts/studies/quality_contrasts.py --json docs/results/quality.json
+python scripts/studies/trust_stamps.py --json docs/results/trust.json
 python scripts/update_readme.py
 """
 
@@ -24,7 +27,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _explainer_tables import NETS, contrast_table, net_table
+from _explainer_tables import (
+    NETS,
+    contrast_table,
+    net_table,
+    quality_table,
+    trust_table,
+    undesirable_table,
+)
 from _metric_keys import keys_table
 from _provenance import source
 
@@ -315,6 +325,9 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "gradients": (gradients_table, "novelty_bench.json"),
     **{f"{net} explainers": (net_table(net), "explainers.json") for net in NETS},
     "contrast": (contrast_table, "contrast.json"),
+    "undesirable": (undesirable_table, "undesirable.json"),
+    "quality": (quality_table, "quality.json"),
+    "trust": (trust_table, "trust.json"),
 }
 
 
