@@ -32,10 +32,7 @@ def random_maps(*shape, seed=0):
 def test_similarity_is_the_rank_correlation_of_cells():
     maps, others = random_maps(2, 5, 4, 3), random_maps(2, 5, 4, 3, seed=1)
     maps[0, 0, :2] = 0.5  # ties
-    expected = [
-        [spearmanr(maps[q, n].flatten(), others[q, n].flatten()).statistic for n in range(5)]
-        for q in range(2)
-    ]
+    expected = [[spearmanr(maps[q, n].flatten(), others[q, n].flatten()).statistic for n in range(5)] for q in range(2)]
     torch.testing.assert_close(map_similarity(maps, others), torch.tensor(expected, dtype=torch.float64))
 
 
