@@ -33,7 +33,7 @@ from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.explainers import Explainer, Plan
 from xai_callbacks.metrics import sobel_magnitude
 from xai_callbacks.metrics.trust import blurred, permuted_maps, shifted_maps
-from xai_callbacks.record import interval
+from xai_callbacks.record import PerProbe, interval
 
 PROBES = 40
 
@@ -380,3 +380,18 @@ def test_arguments_out_of_range_are_refused(arguments, words):
 
 def test_it_tells_its_settings():
     assert repr(Trust()) == "Trust(10, cascade=(0.25, 0.5, 0.75), shares=(0.05, 0.1, 0.2, 0.4), max_cost=8)"
+
+
+def test_hiding_must_beat_a_random_order_and_a_shifted_map():
+    """The one knows no smoothness, the other no habit of place: a map may beat either alone."""
+    generator = torch.Generator().manual_seed(0)
+    level, alike = torch.zeros(40, dtype=torch.float64), torch.zeros(40, dtype=torch.float64)
+    better, worse = (torch.randn(40, generator=generator).double() / 10 + side for side in (1.0, -1.0))
+    fails = "fails the deletion test"
+    for deletion, random_map, verdict in (
+        (better, better, "passed"),
+        (better, worse, fails),
+        (worse, better, fails),
+    ):
+        values = {"randomised": alike, "deletion": deletion, "random_map": random_map, "degenerate": level}
+        assert Trust()._verdict({test: PerProbe(each, level) for test, each in values.items()})[0] == verdict

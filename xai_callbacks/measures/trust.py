@@ -29,6 +29,7 @@ from xai_callbacks.record.summary import Bounds
 _COPIES = 3  # with random weights
 _EMPTY = 0.05  # share of maps that may be empty or not finite
 _HALF = 0.5  # of the modules random, or more: whatever is answered then, it is not what was learnt
+_HIDES = {"deletion": "a random order", "random_map": "shifted maps"}  # what hiding is held against
 _EPS = torch.finfo(torch.float32).eps
 _SEED = 0
 
@@ -47,9 +48,10 @@ class Trust(Measure):
 
     Maps are compared as they are drawn, with their signs; scores are means over the shares hidden or shown. A map fails
     the randomisation test unless `randomised`, and `cascade_<share>` of half the modules or more, are below the middle
-    between their chance level and 1; and the deletion test unless `random_map` is above 0: both with a confidence of
-    97.5 %, so that what marks places at random passes the latter one in 40 times. It fails, too, if more than 5 % of
-    the maps are empty. `docs/results/trust.json` has which explainers fail, and how often.
+    between their chance level and 1; and the deletion test unless `deletion` and `random_map` are above 0: each with a
+    confidence of 97.5 %, so that what marks places at random passes the latter one in 40 times at most. A random order
+    scatters, which harms a net more, and a shifted map forgets a habit of place: each alone lets something pass. A map
+    fails, too, if more than 5 % of the maps are empty. `docs/results/trust.json` has which explainers fail, how often.
 
     Verdicts are in `AuditRecord.trust`: "passed", "fails the ... test", or "not tested: ...". What fails is drawn grey,
     and what is measured of it is no evidence to any rule. Maps are tested at the first audit of a trained model, and
@@ -171,15 +173,17 @@ class Trust(Measure):
         if empty > _EMPTY:
             fails["emptiness test"] = f"{empty:.0%} are empty or not finite"
         stages = ["randomised", *(_stage(share) for share in self.cascade if share >= _HALF)]
-        for test in (each for each in [*stages, "random_map"] if each in tests):
+        for test in (each for each in [*stages, *_HIDES] if each in tests):
             values, level, _ = tests[test]
             assert level is not None  # noqa: S101  # all tests have one; narrows the type
             known, value = values.isfinite(), f"{float(values.nanmean()):.2g}"
             if int(known.sum()) < FEWEST_FOR_INTERVAL:
                 lacks = f"fewer than {FEWEST_FOR_INTERVAL} maps have a value"
-            elif test == "random_map":
+            elif test in _HIDES:
                 if not _above_zero(values[known]):
-                    fails["deletion test"] = f"hiding what they mark takes {value} more of the score than other places"
+                    fails["deletion test"] = (
+                        f"hiding what they mark takes {value} more of the score than {_HIDES[test]}"
+                    )
             elif not _above_zero((1 + level - 2 * values)[known] / 2, (-1.0, 2.0)):
                 alike = f"rank correlation {value}, {float(level.nanmean()):.2g} by chance"
                 fails.setdefault("randomisation test", f"random weights draw the like ({test}: {alike})")
