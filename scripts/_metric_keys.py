@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from xai_callbacks import (
+    VOICE,
     AlarmRule,
     Auditor,
     AuditRecord,
@@ -15,6 +16,10 @@ from xai_callbacks import (
     Baselines,
     Conditions,
     CueTrial,
+    Explainer,
+    ExplanationUncertainty,
+    FoundRegions,
+    GradCAM,
     GradNorm,
     GroupAccuracy,
     HalfTrial,
@@ -28,6 +33,7 @@ from xai_callbacks import (
     RegionTrial,
     Separation,
     Trial,
+    Trust,
     ValidationNovelty,
     Watch,
     Why,
@@ -77,12 +83,18 @@ def _sections() -> Iterator[tuple[str, Sequence[Key]]]:
     measures: list[Measure] = [
         Localization(everywhere),
         Baselines(),
+        FoundRegions(),
         MapClusters(),
+        Trust(),
         Separation(single),
         Conditions(["blur"]),
     ]
     for measure in measures:
         yield _named(measure), _added(single, _auditor(single, measures=[measure]))
+    spread: list[Explainer] = [GradCAM(), VOICE()]
+    uncertain = Auditor(single, [Why()], explainers=spread, novelty=[GradNorm()], measures=[ExplanationUncertainty()])
+    told = ("voice/snr", "voice/iou")
+    yield _named(ExplanationUncertainty()), [key for key in uncertain.keys if key.key in told]
     trials: list[Trial] = [
         CueTrial(PatchCue([1.0, 0.0, 0.0], 0, name="cue_0")),
         RegionTrial("region_0", fills=["blur"]),
