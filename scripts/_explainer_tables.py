@@ -66,7 +66,10 @@ def contrast_table(result: dict[str, Any]) -> str:
                 continue
             row = entry["all"]
             cells = [f"{row[key]:.2f}" for key in ("random", "why", "contrast")]
-            cells += [spread(row[key][0], row[key][1:]) for key in ("contrast_minus_why", "contrast_minus_random")]
+            cells += [
+                spread(row[key][0], row[key][1:])
+                for key in ("contrast_minus_why", "contrast_minus_random", "difference_minus_why")
+            ]
             lines.append(f"| {NETS[net]}, `{name}` | " + " | ".join(cells) + " |")
     photos = sum(result["photos"].values())
     return "\n".join([*lines, "", f"*{photos} photos. {source('studies/contrast_deletion.py', result)}*"])

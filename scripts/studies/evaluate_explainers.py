@@ -46,10 +46,11 @@ from _provenance import provenance
 
 NETS = {"mobilenet_v2": mobilenet_v2, "squeezenet1_0": squeezenet, "deit_tiny": deit_tiny}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "ExpectedGradients": {"samples": 24},
-    "IntegratedGradients": {"steps": 24},
-    "RISE": {"masks": 150},
-    "SmoothGrad": {"samples": 15},
+    "ExpectedGradients": {"samples": 16},
+    "IntegratedGradients": {"steps": 16},
+    "Occlusion": {"window": 48, "stride": 24},
+    "RISE": {"masks": 100},
+    "SmoothGrad": {"samples": 10},
 }
 # Wrappers of others, and masks of what hinders, which have no positive cell and a study of their own.
 LEFT_OUT = {"Every", "Patchwise", "UndesirablePixels"}
