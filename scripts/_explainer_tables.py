@@ -7,7 +7,7 @@ from typing import Any
 
 from _provenance import source
 
-__all__ = ["NETS", "contrast_table", "net_table", "quality_table", "trust_table", "undesirable_table"]
+__all__ = ["NETS", "contrast_table", "net_table", "quality_table", "saliency_table", "trust_table", "undesirable_table"]
 
 NETS = {"mobilenet_v2": "MobileNetV2", "squeezenet1_0": "SqueezeNet", "deit_tiny": "DeiT-tiny"}
 
@@ -113,6 +113,35 @@ def quality_table(result: dict[str, Any]) -> str:
 def ends(estimate: Sequence[float]) -> str:
     """An estimate that is followed by its interval."""
     return spread(estimate[0], estimate[1:])
+
+
+def saliency_table(result: dict[str, Any]) -> str:
+    """One row a map: how far above the mean it is where people looked (NSS), by net."""
+    nets, chosen = result["nets"], result["choice"]["chosen"]
+    names = {"mobilenet_v2": "MobileNetV2", "squeezenet": "SqueezeNet", "deit_tiny": "DeiT-tiny"}
+    rows = {
+        f"implicit saliency (`{chosen}`), middle layer": ("middle, noise 0.0", chosen),
+        "the same without conflict: the gradients of the foils alone": (
+            "middle, noise 0.0",
+            f"{chosen} without conflict",
+        ),
+        "implicit saliency, last layer": ("late, noise 0.0", chosen),
+        "mean activation, middle layer": ("middle, noise 0.0", "activation"),
+        "mean activation, last layer": ("late, noise 0.0", "activation"),
+        "Grad-CAM of the answer, last layer": ("late, noise 0.0", "gradcam"),
+        "implicit saliency, middle layer, noise .3": ("middle, noise 0.3", chosen),
+        "mean activation, middle layer, noise .3": ("middle, noise 0.3", "activation"),
+    }
+    lines = ["| | " + " | ".join(names[net] for net in nets) + " |", "|---" * (1 + len(nets)) + "|"]
+    for words, (where, score) in rows.items():
+        lines.append(
+            f"| {words} | " + " | ".join(ends(nets[net][where]["scores"][score]["nss"]) for net in nets) + " |"
+        )
+    for name, words in (("centre", "a spot in the middle"), ("other photos", "where people looked in other photos")):
+        lines.append(f"| {words} | " + " | ".join([ends(result["priors"][name]["nss"])] * len(nets)) + " |")
+    setup = result["setup"]
+    told = f"{setup['photos'] // 2} photos of OSIE, {setup['foils']} foils; random maps have 0"
+    return "\n".join([*lines, "", f"*{told}. {source('studies/implicit_saliency.py', setup)}*"])
 
 
 def trust_table(result: dict[str, Any]) -> str:

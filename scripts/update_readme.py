@@ -17,6 +17,7 @@ python scripts/studies/contrast_deletion.py --json docs/results/contrast.json
 python scripts/studies/undesirable_pixels.py --json docs/results/undesirable.json
 python scripts/studies/quality_contrasts.py --json docs/results/quality.json
 python scripts/studies/trust_stamps.py --json docs/results/trust.json
+python scripts/studies/implicit_saliency.py --json docs/results/implicit_saliency.json
 python scripts/update_readme.py
 """
 
@@ -32,6 +33,7 @@ from _explainer_tables import (
     contrast_table,
     net_table,
     quality_table,
+    saliency_table,
     trust_table,
     undesirable_table,
 )
@@ -327,6 +329,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "contrast": (contrast_table, "contrast.json"),
     "undesirable": (undesirable_table, "undesirable.json"),
     "quality": (quality_table, "quality.json"),
+    "saliency": (saliency_table, "implicit_saliency.json"),
     "trust": (trust_table, "trust.json"),
 }
 
