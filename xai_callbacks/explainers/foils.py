@@ -145,10 +145,14 @@ class ImplicitSaliency(_OverFoils):
     | `product` | `sum_Q abs(sum_d G_Qd A_d)`, of those of HiResCAM |
     | `magnitude` | `sum_Q mean_d abs(G_Qd)`; flat where global average pooling and a linear layer follow |
 
+    The default was chosen on fixations on 75 photos, by three nets. On 75 others, maps of the layer that is chosen by
+    itself foretold fixations no better than the middle of the photo does, those of a layer halfway through the net
+    better, and the same sums without conflict as well: see `docs/results/implicit_saliency.json`.
+
     Args:
         variant: How a contrast is measured.
         foils: Number of most probable other classes; None for all.
-        target_layer: See `GradCAM`.
+        target_layer: See `GradCAM`; one halfway through the net for what people look at.
         layout: See `GradCAM`.
         name: What keys begin with.
     """
@@ -157,8 +161,8 @@ class ImplicitSaliency(_OverFoils):
 
     def __init__(
         self,
-        variant: Variant = "weighted",
-        foils: int | None = 100,
+        variant: Variant = "product",
+        foils: int | None = 10,
         target_layer: str | None = None,
         layout: LayoutName | None = None,
         *,
