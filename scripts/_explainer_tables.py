@@ -12,10 +12,10 @@ __all__ = ["NETS", "contrast_table", "net_table", "quality_table", "saliency_tab
 NETS = {"mobilenet_v2": "MobileNetV2", "squeezenet1_0": "SqueezeNet", "deit_tiny": "DeiT-tiny"}
 
 
-def spread(value: float, ends: Sequence[float | None], digits: int = 2) -> str:
+def spread(value: float, ends: Sequence[float | None]) -> str:
     """Such as "1.72 (1.51 to 1.93)"."""
-    low, high = ("-" if end is None else f"{end:.{digits}f}" for end in ends)
-    return f"{value:.{digits}f} ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+    shown, low, high = ("-" if end is None else f"{end:.2f}" for end in (value, *ends))
+    return f"{shown} ({low} to {high})"
 
 
 def likeness(row: dict[str, Any]) -> str:
@@ -40,9 +40,7 @@ def net_table(net: str) -> Callable[[dict[str, Any]], str]:
                 spread(row["mass_lift"], row["mass_lift_ci"]),
                 f"{100 * row['pointing']:.0f} %",
                 spread(row["deletion_minus_random"], row["deletion_ci"]),
-                "none"
-                if row["randomisation"] is None
-                else f"{row['randomisation']:.2f} ({row['randomisation_chance']:.2f})",
+                likeness(row),
                 f"{row['cost_forwards']:.0f}",
             ]
             lines.append(f"| `{name}` | " + " | ".join(cells) + " |")

@@ -46,16 +46,16 @@ from _provenance import provenance
 
 NETS = {"mobilenet_v2": mobilenet_v2, "squeezenet1_0": squeezenet, "deit_tiny": deit_tiny}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "ExpectedGradients": {"samples": 16},
-    "IntegratedGradients": {"steps": 16},
-    "Occlusion": {"window": 48, "stride": 24},
-    "RISE": {"masks": 100},
-    "SmoothGrad": {"samples": 10},
+    "ExpectedGradients": {"samples": 12},
+    "IntegratedGradients": {"steps": 12},
+    "Occlusion": {"window": 56, "stride": 28},
+    "RISE": {"masks": 60},
+    "SmoothGrad": {"samples": 8},
 }
 # Wrappers of others, and masks of what hinders, which have no positive cell and a study of their own.
 LEFT_OUT = {"Every", "Patchwise", "UndesirablePixels"}
 CELLS = 14
-RANDOMISED = 12  # photos of which maps of random weights are made
+RANDOMISED = 8  # photos of which maps of random weights are made
 ORDERS = 3
 
 
