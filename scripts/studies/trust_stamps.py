@@ -8,7 +8,7 @@ Three controls know nothing of the model: `edges`, a Sobel filter of the image; 
 
     python scripts/studies/trust_stamps.py --json docs/results/trust.json
 
-Takes eight minutes on one CPU thread, of which MobileNetV2 takes five.
+Takes ten minutes on one CPU thread, of which MobileNetV2 takes seven.
 """
 
 from __future__ import annotations
