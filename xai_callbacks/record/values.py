@@ -79,9 +79,8 @@ class MapSet:
     about: Literal["question", "image"] = "question"
     verified: bool = True  # whether the maps are known to lie on the image
     peaks: tuple[float, ...] = ()  # largest magnitude of a cell in this run so far, one a question: tells empty maps
-    stamps: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # holds a place in files; verdicts are in `AuditRecord.trust`
+    # Holds its place in files, which go by the order of fields; verdicts are in `AuditRecord.trust`.
+    stamps: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def kind(self) -> tuple[str, str, tuple[int, ...]]:
