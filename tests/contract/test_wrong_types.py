@@ -50,6 +50,7 @@ NEEDED = {
     "ImageLoggerSink": {"logger": Writer()},
     "MLflowSink": {"client": Writer(), "run_id": "a"},
     "PasteCue": {"points_to": 0},
+    "Patchwise": {"explainer": GradCAM(), "window": 4},
     "PatchCue": {"colours": RED, "points_to": 0},
     "PerSampleGradients": {"module": tiny_net(), "call": lambda images: images},
     "QualityCue": {"conditions": "blur", "points_to": 0},
