@@ -54,20 +54,17 @@ def net_table(net: str) -> Callable[[dict[str, Any]], str]:
 
 def contrast_table(result: dict[str, Any]) -> str:
     """One row a net and an explainer: what hiding a tenth of the photo takes from `z_P - z_Q`."""
-    lines = [
-        "| | random | Why P? | Why P, rather than Q? | contrast less Why P? | contrast less random |",
-        "|---" * 6 + "|",
-    ]
+    heads = ["", "random", "Why P?", "Why P, rather than Q?", "contrast less Why P?", "contrast less random"]
+    heads += ["contrast of logits less Why P?"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for net, rows in result["nets"].items():
         for name, entry in rows.items():
             if "refused" in entry:
                 continue
             row = entry["all"]
             cells = [f"{row[key]:.2f}" for key in ("random", "why", "contrast")]
-            cells += [
-                spread(row[key][0], row[key][1:])
-                for key in ("contrast_minus_why", "contrast_minus_random", "difference_minus_why")
-            ]
+            less = ("contrast_minus_why", "contrast_minus_random", "difference_minus_why")
+            cells += [ends(row[key]) for key in less]
             lines.append(f"| {NETS[net]}, `{name}` | " + " | ".join(cells) + " |")
     photos = sum(result["photos"].values())
     return "\n".join([*lines, "", f"*{photos} photos. {source('studies/contrast_deletion.py', result)}*"])
@@ -91,14 +88,7 @@ def undesirable_table(result: dict[str, Any]) -> str:
 
 def quality_table(result: dict[str, Any]) -> str:
     """One row a corruption: the share of the positive relevance in the corrupted half."""
-    heads = [
-        "corrupted half",
-        "Why y?",
-        "rather than 0",
-        "rather than 100",
-        "difference",
-        "photos in which it is above 0",
-    ]
+    heads = ["corrupted half", "Why y?", "rather than 0", "rather than 100", "difference", "photos where it is > 0"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name, row in result["conditions"].items():
         cells = [ends(row["mass"][key]) for key in ("why", "rather_than_0", "rather_than_100")]
@@ -119,10 +109,7 @@ def saliency_table(result: dict[str, Any]) -> str:
     names = {"mobilenet_v2": "MobileNetV2", "squeezenet": "SqueezeNet", "deit_tiny": "DeiT-tiny"}
     rows = {
         f"implicit saliency (`{chosen}`), middle layer": ("middle, noise 0.0", chosen),
-        "the same without conflict: the gradients of the foils alone": (
-            "middle, noise 0.0",
-            f"{chosen} without conflict",
-        ),
+        "the same without conflict, of the foils alone": ("middle, noise 0.0", f"{chosen} without conflict"),
         "implicit saliency, last layer": ("late, noise 0.0", chosen),
         "mean activation, middle layer": ("middle, noise 0.0", "activation"),
         "mean activation, last layer": ("late, noise 0.0", "activation"),
@@ -132,9 +119,8 @@ def saliency_table(result: dict[str, Any]) -> str:
     }
     lines = ["| | " + " | ".join(names[net] for net in nets) + " |", "|---" * (1 + len(nets)) + "|"]
     for words, (where, score) in rows.items():
-        lines.append(
-            f"| {words} | " + " | ".join(ends(nets[net][where]["scores"][score]["nss"]) for net in nets) + " |"
-        )
+        cells = [ends(nets[net][where]["scores"][score]["nss"]) for net in nets]
+        lines.append(f"| {words} | " + " | ".join(cells) + " |")
     for name, words in (("centre", "a spot in the middle"), ("other photos", "where people looked in other photos")):
         lines.append(f"| {words} | " + " | ".join([ends(result["priors"][name]["nss"])] * len(nets)) + " |")
     setup = result["setup"]
@@ -150,9 +136,8 @@ def trust_table(result: dict[str, Any]) -> str:
     for key, verdicts in shapes["verdicts"].items():
         name, _, question = key.partition("/")
         if question in ("", "why"):
-            said = ", ".join(
-                f"{count} {verdict}" for verdict, count in sorted(verdicts.items(), key=lambda each: -each[1])
-            )
+            most = sorted(verdicts.items(), key=lambda each: -each[1])
+            said = ", ".join(f"{count} {verdict.replace('fails', 'fail')}" for verdict, count in most)
             lines.append(f"| `{name}` | {said} | {photos[key]['verdict'] if key in photos else '-'} |")
     made = source("studies/trust_stamps.py", result["provenance"])
     told = f"{shapes['probes']} probes of shapes, {result['mobilenet']['probes']} COCO photos"
