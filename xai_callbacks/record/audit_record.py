@@ -248,6 +248,7 @@ def _encoded(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.ndim == 0):
         value = value.item()
     if isinstance(value, Tensor):
+        place = place.encode("utf-8", "backslashreplace").decode()  # such as half of a pair of a name that is no text
         while place in tensors:  # of two names with dots
             place += "_"
         tensors[place] = value.detach().cpu().contiguous().clone()

@@ -58,9 +58,17 @@ def summarize(
     missing, level = ~valid, None
     if chance is not None:
         chance = chance.detach().to("cpu", torch.float64)
-        missing, level = missing & ~torch.isnan(chance), float(chance[valid] @ weights) if len(given) else math.nan
-    value = float(given.mean() if strata is None else given @ weights) if len(given) else math.nan
+        missing, level = missing & ~torch.isnan(chance), _mean(chance[valid], place, counts)
+    value = _mean(given, place, counts)
     return Estimate(value, low, high, level, len(given), int(missing.sum()))
+
+
+def _mean(values: Tensor, place: Tensor, counts: Tensor) -> float:
+    """Mean of the means of strata: of ones exactly 1, as a product with weights is on some machines only."""
+    if len(counts) < 2:
+        return float(values.mean())
+    sums = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, place, values)
+    return float((sums / counts).mean())
 
 
 def interval(
