@@ -132,7 +132,7 @@ def hindered(model: nn.Module, count: int = 3) -> Iterator[Row]:
             continue
         count -= 1
         tiles = [Tile(heated(one, 0, record.maps[kind].heatmaps[0, 0]), f"{kind} factors") for kind in record.maps]
-        yield Row(f"not {named[name]}", "Undesirable pixels (Kang et al., 2019), in blue", [
+        yield Row(f"not {named[name].replace('_', ' ')}", "Undesirable pixels (Kang et al., 2019), in blue", [
             Tile(one.pixels[0].numpy(), answer(record)), *tiles
         ])  # fmt: skip
 
