@@ -28,7 +28,7 @@ def net_table(net: str) -> Callable[[dict[str, Any]], str]:
     """One row an explainer, for one net."""
 
     def table(result: dict[str, Any]) -> str:
-        rows = result["nets"][net]
+        rows, setup = result[net], result["setup"]
         lines = [
             f"| {NETS[net]} | relevance on the object, times its area | peak on the object | logit when hidden, less "
             "random order | like random weights (chance) | passes |",
@@ -46,8 +46,8 @@ def net_table(net: str) -> Callable[[dict[str, Any]], str]:
             lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
         refused = ", ".join(f"`{name}`" for name in rows if name not in answered)
         told = f"Refused, with advice: {refused}. " if refused else ""
-        photos = f"{result['photos']} COCO photos, objects cover {100 * result['area']:.0f} % on average"
-        return "\n".join([*lines, "", f"*{told}{photos}. {source('studies/evaluate_explainers.py', result)}*"])
+        photos = f"{setup['photos']} COCO photos, objects cover {100 * setup['area']:.0f} % on average"
+        return "\n".join([*lines, "", f"*{told}{photos}. {source('studies/evaluate_explainers.py', setup)}*"])
 
     return table
 

@@ -163,12 +163,13 @@ def main(arguments: list[str] | None = None) -> Mapping[str, Any]:
     torch.set_num_threads(1)
     if given.merge:
         parts: list[dict[str, Any]] = [json.loads(path.read_text()) for path in given.merge]
-        result = parts[0] | {"nets": {net: row for part in parts for net, row in part["nets"].items()}}
+        result = {net: row for part in parts for net, row in part.items()}
     else:
         probes = coco_probes(tuple(NETS), given.photos)
         nets = {net: evaluated(net, probes, given.explainers) for net in given.nets}
         chance = float(area_fraction(probes.masks["core"]).mean())
-        result = {"nets": nets, "photos": len(probes), "area": chance} | provenance("xai-callbacks", "captum")
+        setup = {"photos": len(probes), "area": chance} | provenance("xai-callbacks", "captum")
+        result = {**nets, "setup": setup}
     if given.json is not None:
         given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result

@@ -107,8 +107,8 @@ def test_tables_say_what_was_found_and_what_was_refused():
     row = {"mass_lift": 1.5, "mass_lift_ci": [1.2, 1.8], "pointing": 0.75, "deletion_minus_random": -0.5}
     row |= {"deletion_ci": [-0.7, -0.3], "randomisation": None, "randomisation_chance": None, "cost_forwards": 2.0}
     made = {"command": "python x.py", "date": "2026-01-01", "machine": "m", "versions": {"torch": "2"}}
-    result = {"nets": {"deit_tiny": {"gradient": row, "cam": {"refused": "Expected ..."}}}, "photos": 34, "area": 0.3}
-    lines = net_table("deit_tiny")(result | made).splitlines()
+    rows, setup = {"gradient": row, "cam": {"refused": "Expected ..."}}, {"photos": 34, "area": 0.3} | made
+    lines = net_table("deit_tiny")({"deit_tiny": rows, "setup": setup}).splitlines()
     assert "| `gradient` | 1.50 (1.20 to 1.80) | 75 % | -0.50 (-0.70 to -0.30) | - | 2 |" in lines
     assert "Refused, with advice: `cam`. 34 COCO photos, objects cover 30 %" in lines[-1]
     falls = {"random": 0.1, "why": 0.2, "contrast": 0.4, "contrast_minus_why": [0.2, 0.1, 0.3]}
