@@ -19,9 +19,10 @@ if TYPE_CHECKING:
         AuditError, ConfigurationError, NoveltyError, OutputError, ProbeSetError, TargetLayerError, XAICallbacksError,
     )
     from xai_callbacks.explainers import (
-        CAM, RISE, VOICE, Deconvnet, DeepSHAP, Every, ExpectedGradients, Explainer, GradCAM, GradCAMPlusPlus, Gradient,
-        GuidedBackprop, GuidedGradCAM, HiResCAM, ImplicitSaliency, InputXGradient, IntegratedGradients, LayerCAM,
-        Occlusion, Patchwise, SlidingWindow, SmoothGrad, UndesirablePixels,
+        CAM, RISE, VOICE, AttentionRollout, Deconvnet, DeepSHAP, Every, ExpectedGradients, Explainer, GradCAM,
+        GradCAMPlusPlus, Gradient, GradientAttention, GuidedBackprop, GuidedGradCAM, HiResCAM, ImplicitSaliency,
+        InputXGradient, IntegratedGradients, LayerCAM, Occlusion, Patchwise, SlidingWindow, SmoothGrad,
+        UndesirablePixels,
     )
     from xai_callbacks.gallery import Gallery, Picture
     from xai_callbacks.gradients import PerSampleGradients
@@ -62,21 +63,21 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "CAM", "ODIN", "RISE", "VOICE", "AlarmRule", "AuditCallback", "AuditError", "AuditRecord", "Auditor",
-    "BackgroundCue", "BackgroundTrial", "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels", "Cue",
-    "CueTrial", "Deconvnet", "DeepSHAP", "Energy", "Entropy", "Estimate", "Every", "Expectation", "ExpectedGradients",
-    "Explainer", "ExplanationUncertainty", "Finding", "FisherNovelty", "FolderSink", "FoundRegions", "FrameCue",
-    "FunctionCue", "Gallery", "GradCAM", "GradCAMPlusPlus", "GradConScore", "GradNorm", "GradTrust", "Gradient",
-    "GradientConstraint", "GradientNorm", "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM",
-    "History", "ImageLoggerSink", "ImplicitSaliency", "InputXGradient", "IntegratedGradients", "JointEnergy",
-    "KNearest", "Key", "LayerCAM", "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit",
-    "MaxSoftmax", "Measure", "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue",
-    "PatchCue", "Patchwise", "PerProbe", "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError",
-    "PurviewDistance", "QualityCue", "Question", "ReconstructionError", "RegionTrial", "Regression", "Rule", "Schedule",
-    "Separation", "ShiftCue", "ShortcutMonitor", "SingleLabel", "Sink", "SlidingWindow", "SmoothGrad",
-    "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial", "Trust", "UndesirablePixels",
-    "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatHinders", "WhatIfNot", "Why",
-    "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
+    "CAM", "ODIN", "RISE", "VOICE", "AlarmRule", "AttentionRollout", "AuditCallback", "AuditError", "AuditRecord",
+    "Auditor", "BackgroundCue", "BackgroundTrial", "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels",
+    "Cue", "CueTrial", "Deconvnet", "DeepSHAP", "Energy", "Entropy", "Estimate", "Every", "Expectation",
+    "ExpectedGradients", "Explainer", "ExplanationUncertainty", "Finding", "FisherNovelty", "FolderSink",
+    "FoundRegions", "FrameCue", "FunctionCue", "Gallery", "GradCAM", "GradCAMPlusPlus", "GradConScore", "GradNorm",
+    "GradTrust", "Gradient", "GradientAttention", "GradientConstraint", "GradientNorm", "GroupAccuracy",
+    "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History", "ImageLoggerSink", "ImplicitSaliency",
+    "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM", "Localization", "MLflowSink",
+    "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax", "Measure", "MultiLabel", "NoveltyError",
+    "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue", "Patchwise", "PerProbe", "PerSampleGradients",
+    "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue", "Question", "ReconstructionError",
+    "RegionTrial", "Regression", "Rule", "Schedule", "Separation", "ShiftCue", "ShortcutMonitor", "SingleLabel", "Sink",
+    "SlidingWindow", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial", "Trust",
+    "UndesirablePixels", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatHinders", "WhatIfNot",
+    "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
 ]
 
 _ROOMS = {
@@ -84,9 +85,9 @@ _ROOMS = {
     "callbacks": "AuditCallback GroupAccuracy Schedule ShortcutMonitor ValidationNovelty Watch",
     "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
     "explainers": (
-        "CAM Deconvnet DeepSHAP Every ExpectedGradients Explainer GradCAM GradCAMPlusPlus Gradient GuidedBackprop "
-        "GuidedGradCAM HiResCAM ImplicitSaliency InputXGradient IntegratedGradients LayerCAM Occlusion Patchwise RISE "
-        "SlidingWindow SmoothGrad UndesirablePixels VOICE"
+        "AttentionRollout CAM Deconvnet DeepSHAP Every ExpectedGradients Explainer GradCAM GradCAMPlusPlus Gradient "
+        "GradientAttention GuidedBackprop GuidedGradCAM HiResCAM ImplicitSaliency InputXGradient IntegratedGradients "
+        "LayerCAM Occlusion Patchwise RISE SlidingWindow SmoothGrad UndesirablePixels VOICE"
     ),
     "gallery": "Gallery Picture",
     "gradients": "PerSampleGradients",

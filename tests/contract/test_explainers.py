@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import xai_callbacks
 from tests.explaining import explain, observed, subject_of
 from tests.tiny import random_streams
 from xai_callbacks import Auditor, ProbeSet, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan, explainers
@@ -147,6 +148,7 @@ def close(found, expected, *, may_be_empty=False):
 def test_the_contract_covers_what_is_exported():
     names = {explainer.__name__ for explainer in EXPLAINERS}
     assert names >= {"GradCAM", "HiResCAM", "LayerCAM", "IntegratedGradients", "Occlusion"}
+    assert names - {"InputTimesGradient"} <= set(xai_callbacks.__all__)
 
 
 @every_explainer
@@ -193,6 +195,14 @@ def test_the_model_is_run_as_often_as_the_plan_says(explainer):
     # Captum asks for the score of the image itself once more.
     assert (sum(forwards) + sum(backwards)) / len(images()) <= plan.cost + 1
     assert plan.cost <= 2 * sum(forwards) / len(images())
+
+
+@pytest.mark.gpu
+@every_explainer
+def test_answers_on_a_gpu_are_those_on_the_cpu(explainer):
+    expected = explain(made(explainer), net_of(explainer), images(), QUESTIONS).heatmaps
+    found = explain(made(explainer), net_of(explainer).cuda(), images(), QUESTIONS).heatmaps.cpu()
+    torch.testing.assert_close(found / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=1e-2)
 
 
 @every_explainer

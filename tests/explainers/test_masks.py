@@ -150,3 +150,11 @@ def test_bad_settings_are_refused_at_construction(make, message):
 def test_more_cells_than_pixels_are_refused(net):
     with pytest.raises(ConfigurationError, match="Expected `cells` to be at most 13, the shorter side of the images"):
         explain(RISE(cells=14), *net, [Why()])
+
+
+def test_nothing_is_said_of_pixels_that_no_mask_kept():
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2)), torch.rand(1, 3, 16, 16)
+    nn.init.constant_(model[1].bias, 100.0)
+    heatmap = explain(RISE(2, cells=8, keep=0.05), model, images, [Why(of=0)]).heatmaps[0, 0]
+    assert (heatmap == 0).any()
+    assert heatmap.abs().max() < 50

@@ -235,3 +235,12 @@ def test_the_question_reads_as_one_and_asks_of_the_label():
         WhatHinders("predicted").check(Regression(), labelled=True)
     with pytest.raises(ConfigurationError, match="probes with `labels`"):
         WhatHinders().check(SingleLabel(width=2), labelled=False)
+
+
+def test_a_cell_that_no_random_mask_hid_is_not_marked(net):
+    model, images = net
+    explainer = UndesirablePixels("non-target", area=0.03, steps=12, gradients=False)
+    marked = explain(explainer, model, images, [Why(of=0)]).heatmaps[0] < 0
+    drawn = torch.rand(12, 7, 7, generator=torch.Generator().manual_seed(0)) < 0.03
+    assert 0 < int(drawn.any(dim=0).sum()) < 49
+    assert not (marked & ~drawn.any(dim=0)).any()

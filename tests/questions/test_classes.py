@@ -147,7 +147,7 @@ def test_each_score_belongs_to_its_image_alone(question):
     [
         (
             lambda: Why(of=""),
-            "Expected `of` to be 'predicted', 'label', an index >= 0, or the name of a class, label or",
+            "Expected `of` to be 'predicted', 'label', a rank such as 'top-2', an index >= 0, or the name",
         ),
         (lambda: Why(of=-1), "Expected `of`"),
         (lambda: Why(of=True), "Expected `of`"),

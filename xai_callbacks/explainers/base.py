@@ -80,7 +80,7 @@ class Observation:
         """
         if layer.name not in self._gradients.get(question, {}):
             wanted = {name: each for name, each in self.activations.items() if self.shared or name == layer.name}
-            places = range(len(self.posed))[question : question + block_size(wanted.values())]
+            places = range(len(self.posed))[question : question + block_size([*wanted.values(), self.outputs])]
             found = jacobian_products(self.outputs, [self._vector(each) for each in places], [*wanted.values()])
             self._gradients |= {
                 place: dict(zip(wanted, each, strict=True)) for place, each in zip(places, found, strict=True)
@@ -94,7 +94,7 @@ class Observation:
         Backward passes go in blocks of bounded memory. Raises a `TargetLayerError` as `gradient` does.
         """
         activations, waiting = self.activations[layer.name], iter(vectors)
-        while block := [*islice(waiting, block_size([activations]))]:
+        while block := [*islice(waiting, block_size([activations, self.outputs]))]:
             for (gradient,) in jacobian_products(self.outputs, block, [activations]):
                 yield _reached(gradient, layer)
 

@@ -120,7 +120,7 @@ class DeepSHAP(_AgainstBackground):
             for posed in observation.posed:
                 asked = mean_gradient(posed, here.outputs.detach(), there.outputs)
                 (multipliers,) = torch.autograd.grad(here.outputs, here.given, asked, retain_graph=True)
-                found.append(_summed((multipliers * moved).float(), layer))
+                found.append(_summed(multipliers.float() * moved.float(), layer))
             maps.append(torch.stack(found))
             observation.progress((number + 1) / len(backgrounds))
         return torch.stack(maps).mean(dim=0)
@@ -186,7 +186,7 @@ class ExpectedGradients(_AgainstBackground):
             outputs = observation.subject(between.clone())
             for each, posed in zip(total, observation.posed, strict=True):
                 (gradient,) = torch.autograd.grad(posed.score(outputs).sum(), between, retain_graph=True)
-                each.add_((gradient * moved).float().sum(dim=1), alpha=1 / self.samples)
+                each.add_((gradient.float() * moved.float()).sum(dim=1), alpha=1 / self.samples)
             observation.progress((number + 1) / self.samples)
         return total
 

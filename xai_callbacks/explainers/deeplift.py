@@ -215,14 +215,15 @@ class _Call:
         return [rescaled.where(~still, self._gradients([a], [multiplier])[0])] if still.any() else [rescaled]
 
     def _along_line(self, multipliers: Sequence[Tensor]) -> list[Tensor]:
-        total = [torch.zeros_like(each) for each in self.given]
+        # Many small parts would be lost in half precision.
+        total = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in self.given]
         abrupt = "softmax" in self.name and total[0].numel() <= _FEW
         points = 1 if self.name in _PRODUCTS and len(self.places) == 2 else _MORE_POINTS if abrupt else _POINTS
         for place, weight in line(points):
             at = [torch.lerp(r, a, place).where(a != r, a) for a, r in zip(self.given, self.reference, strict=True)]
             for each, found in zip(total, self._gradients(at, multipliers), strict=True):
-                each.add_(found, alpha=weight)
-        return total
+                each.add_(found.to(each.dtype), alpha=weight)
+        return [each.to(given.dtype) for each, given in zip(total, self.given, strict=True)]
 
     def _of_extreme(self, multipliers: Sequence[Tensor], better: Any) -> list[Tensor]:
         ys, others = self._both()

@@ -72,8 +72,8 @@ class RISE(Explainer):
                 kept, total = kept + masks.double().sum(dim=0), total + scores.sum(dim=1)
                 done += len(some)
                 observation.progress(done / self.masks)
-        # A pixel that no mask kept, of very few masks, would be 0 / 0.
-        return (raised / kept.clamp_min(1e-6) - total[:, :, None, None] / self.masks).float()
+        # Of a pixel that no mask kept, of very few masks, nothing is known.
+        return (raised / kept.clamp_min(1e-6) - total[:, :, None, None] / self.masks).where(kept > 0, 0).float()
 
     def _drawn(self, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Cells of all masks, `(masks, h + 1, w + 1)` of 0 and 1, and shifts `(masks, 2)` as shares of a cell."""

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from xai_callbacks.access import Trace, trace_model
-from xai_callbacks.errors import require_instance
-from xai_callbacks.explainers.base import Explainer, Observation, Plan
+from xai_callbacks.errors import ConfigurationError, require_instance
+from xai_callbacks.explainers.base import Every, Explainer, Observation, Plan
 from xai_callbacks.explainers.windows import Border, WindowExplainer
 
 
@@ -30,7 +30,8 @@ class Patchwise(WindowExplainer):
     the mean over the windows of the sums of their maps. Cost: for each window a forward pass of its size, and what the
     explainer costs.
 
-    Explainers that need familiar images get none, and refuse or go by what they do without.
+    Explainers get no familiar images, which are of another size: `DeepSHAP("sample")` is refused. To answer at every
+    n-th audit only, wrap this one: `Every(5, Patchwise(...))`.
 
     Args:
         explainer: What explains a window, such as `HiResCAM()`.
@@ -50,6 +51,11 @@ class Patchwise(WindowExplainer):
         name: str | None = None,
     ) -> None:
         require_instance("explainer", explainer, Explainer, "an explainer such as HiResCAM()")
+        if isinstance(explainer, Every):
+            raise ConfigurationError(
+                f"Expected `explainer` to explain at every audit, but got {explainer!r}. Write "
+                f"Every({explainer.every}, Patchwise(...))."
+            )
         super().__init__(window, stride, border, f"{explainer.name}_patchwise" if name is None else name)
         self.explainer = explainer
         self.units = explainer.units  # type: ignore[misc]  # those of the explainer, whose place this one takes
@@ -61,7 +67,12 @@ class Patchwise(WindowExplainer):
         rows, columns = windows.at(math.prod(windows.grid) // 2)
         middle = trace.images.detach()[..., rows, columns]
         small = trace_model(trace.subject, middle, chunk_size=trace.chunk_size)
-        inner, head = self.explainer.prepare(small, None), small.head()
+        try:
+            inner, head = self.explainer.prepare(small, None), small.head()
+        except ConfigurationError as error:
+            if reference is None:
+                raise
+            raise ConfigurationError(f"{error} Windows have no familiar images: inliers are of whole images.") from None
         count, side = math.prod(windows.grid), windows.side
         return _PatchwisePlan(
             reason=f"{count} windows of {side} x {side} pixels, each explained on its own. {inner.reason}",
@@ -81,7 +92,7 @@ class Patchwise(WindowExplainer):
         sums = torch.zeros(questions, len(images), *counts.shape, device=images.device)
         for parts, rows, places in windows.cut(images, observation.chunk_size):
             seen = bare.of(parts, rows, planned.inner.layers, planned.head)
-            maps = self.explainer.explain(seen, planned.inner).detach().float()
+            maps = self.explainer.explain(seen, planned.inner).detach().to(images.device, torch.float32)
             # Each cell as if the whole window looked like it, so that grids of any size are alike.
             spots = maps * maps.shape[-2:].numel()
             large = interpolate(spots, size=parts.shape[-2:], mode="bilinear", align_corners=False)

@@ -39,12 +39,13 @@ class UndesirablePixels(Explainer):
     facts share a mask. Images without a fact get zeros.
 
     The body of the paper could not be read, and no code is public: losses, reference and settings are our reading.
-    The share that is hidden is `area` exactly: each step is followed by the nearest mask of that area, from an even one
-    on. That makes maps comparable, and says nothing of how much hinders, as a map of fixed area is never empty; with
-    `area=None` the mask pays for its area instead. Steps are those of Adam, but with one scale for all cells of an
-    image: with a scale each, cells that matter little move as far as those that matter, and masks of one area end up
-    worse. No jitter, and nothing random. Without `gradients` the losses of random masks are compared, those that hide a
-    cell against those that do not, and the cells with the lowest difference are hidden; seeded, one set for all images.
+    The share of the cells that is hidden is `area` exactly: each step is followed by the nearest mask of that area,
+    from an even one on. That makes maps comparable, and says nothing of how much hinders, as a map of fixed area is
+    never empty; with `area=None` the mask pays for its area instead. Steps are those of Adam, but with one scale
+    for all cells of an image: with a scale each, cells that matter little move as far as those that matter, and
+    masks of one area end up worse. No jitter, and nothing random. Without `gradients` the losses of random masks
+    are compared, those that hide a cell against those that do not, and the cells with the lowest difference are
+    hidden; seeded, one set for all images.
 
     Cost: for each question `steps` forward and backward passes, or `steps` forward passes without gradients.
 
@@ -54,9 +55,9 @@ class UndesirablePixels(Explainer):
         reference: What hides the rest, see `Baseline`.
         area: Share of the cells that is hidden; None leaves it to `area_weight`, by gradients only.
         area_weight: What a hidden cell costs in logits (of `general` in probability) where `area` is None.
-        smoothness: Weight of the differences between neighbouring cells, for which there is no need with few cells.
-        pinning: Weight of keeping the other logits where they were. At 1, a net of two classes whose logits are one
-            number with both signs gains nothing.
+        smoothness: Weight of the differences between neighbouring cells; 0 suffices for few cells.
+        pinning: Weight of keeping the other logits where they were. At 1, the loss of `target` is
+            constant for two classes whose logits are z and -z.
         steps: Steps, 40 if None; without gradients number of random masks, 300 if None.
         gradients: Whether to optimise by gradients. False explains functions, too.
         name: What keys begin with.
@@ -185,7 +186,8 @@ class UndesirablePixels(Explainer):
             torch.einsum("mn,mhw->nhw", torch.stack(losses), some) / some.sum(dim=0).clamp_min(1)
             for some in (drawn, 1 - drawn)
         ]
-        gained = (means[0] - means[1]).flatten(1)
+        tried = (drawn.sum(dim=0) > 0) & (drawn.sum(dim=0) < len(drawn))
+        gained = (means[0] - means[1]).where(tried, torch.inf).flatten(1)  # what was never hidden comes last
         ranks = gained.argsort(dim=1).argsort(dim=1)
         return (share * gained.shape[1] - ranks).clamp(0, 1).reshape(means[0].shape).float().to(images.device)
 

@@ -61,15 +61,16 @@ class FoundRegions(Measure):
     def _judged(self, key: str, maps: Tensor, peak: float, context: Context) -> dict[str, PerProbe]:
         """Judge the maps `(N, h, w)` of one question; `peak` is the largest magnitude of the run."""
         height, width = context.probes.images.shape[-2:]
-        regions = [found_on(each, (height, width), self.threshold, peak=peak, min_area=self.min_area) for each in maps]
-        known = maps.isfinite().all(dim=(1, 2))
-        counts = torch.tensor([float(len(each)) for each in regions], dtype=torch.float64)
-        areas = torch.tensor([sum(one.area for one in each) for each in regions], dtype=torch.float64)
-        values = {f"{key}/found/count": counts, f"{key}/found/area": areas / (height * width)}
+        known, rows = maps.isfinite().all(dim=(1, 2)), []
+        for index, each in enumerate(maps):  # regions are masks of the size of the image: those of one at a time
+            regions = found_on(each, (height, width), self.threshold, peak=peak, min_area=self.min_area)
+            overlaps = [found_iou(regions, masks[index]) for masks in context.probes.masks.values()]
+            area = sum(region.area for region in regions) / (height * width)
+            rows.append([len(regions), area, *(number for pair in overlaps for number in pair)])
+        counts, areas, *pairs = torch.tensor(rows, dtype=torch.float64).T
+        values = {f"{key}/found/count": counts, f"{key}/found/area": areas}
         judged = {name: PerProbe(each.where(known, torch.nan)) for name, each in values.items()}
-        for region, masks in context.probes.masks.items():
-            pairs = [found_iou(each, mask) for each, mask in zip(regions, masks, strict=True)]
-            iou, chance = torch.tensor(pairs, dtype=torch.float64).T
+        for region, iou, chance in zip(context.probes.masks, pairs[::2], pairs[1::2], strict=True):
             judged[f"{key}/found/iou/{region}"] = PerProbe(iou.where(known, torch.nan), chance)
         return judged
 

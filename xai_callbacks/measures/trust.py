@@ -49,9 +49,9 @@ class Trust(Measure):
     Maps are compared as they are drawn, with their signs; scores are means over the shares hidden or shown. A map fails
     the randomisation test unless `randomised`, and `cascade_<share>` of half the modules or more, are below the middle
     between their chance level and 1; and the deletion test unless `deletion` and `random_map` are above 0: each with a
-    confidence of 97.5 %, so that what marks places at random passes the latter one in 40 times at most. A random order
-    scatters, which harms a net more, and a shifted map forgets a habit of place: each alone lets something pass. A map
-    fails, too, if more than 5 % of the maps are empty. `docs/results/trust.json` has which explainers fail, how often.
+    confidence of 97.5 %, so that what marks places at random passes the latter one in 40 times at most. Both
+    are needed: a random order has no habit of place, which helps without knowing anything, and a shifted map loses it. A
+    map fails, too, if more than 5 % of the maps are empty. `docs/results/trust.json` has which explainers fail, how often.
 
     Verdicts are in `AuditRecord.trust`: "passed", "fails the ... test", or "not tested: ...". What fails is drawn grey,
     and what is measured of it is no evidence to any rule. Maps are tested at the first audit of a trained model, and
@@ -119,6 +119,7 @@ class Trust(Measure):
         }
         why = f"fewer than {FEWEST_FOR_INTERVAL} probes" if len(context.probes) < FEWEST_FOR_INTERVAL else ""
         why = "the model has not been trained" if record.untrained else why
+        why = why or ("" if context.model is not None else "there is no model to ask")
         if context.model is None or why or not due:
             context.trust.update({key: f"not tested: {why}" for name in due for key in keys_of_maps(record, name)})
             due = {}

@@ -157,9 +157,9 @@ def found_iou(regions: tuple[FoundRegion, ...], mask: Tensor) -> tuple[float, fl
         return torch.nan, torch.nan
     if not regions:
         return 0.0, 0.0
-    found = torch.stack([region.mask for region in regions]).to(mask.device)
-    spectrum = torch.fft.rfft2(mask.double())
-    both = torch.fft.irfft2(torch.fft.rfft2(found.double()).conj() * spectrum, s=mask.shape).round().clamp_min(0)
-    union = found.sum(dim=(1, 2))[:, None, None] + area - both
-    best = (both / union).amax(dim=0)  # by shift; the first is none
+    spectrum, best = torch.fft.rfft2(mask.double()), torch.zeros((), dtype=torch.float64, device=mask.device)
+    for region in regions:
+        found = region.mask.to(mask.device)
+        both = torch.fft.irfft2(torch.fft.rfft2(found.double()).conj() * spectrum, s=mask.shape).round().clamp_min(0)
+        best = torch.maximum(best, both / (found.sum() + area - both))  # by shift; the first is none
     return float(best[0, 0]), float(best.mean())

@@ -105,9 +105,10 @@ def pick(outputs: Tensor, index: Tensor) -> Tensor:
 def to_reference(argument: str, value: str | int, words: Sequence[str]) -> str | int:
     """Check that an argument is a word or name, or an index."""
     if not (value.strip() if isinstance(value, str) else type(value) is int and value >= 0):
+        rank = "a rank such as 'top-2', " if len(words) > 1 else ""
         raise ConfigurationError(
-            f"Expected `{argument}` to be {', '.join(map(repr, words))}, an index >= 0, or the name of a class, label "
-            f"or value, but got {value!r}."
+            f"Expected `{argument}` to be {', '.join(map(repr, words))}, {rank}an index >= 0, or the name of a class, "
+            f"label or value, but got {value!r}."
         )
     return value
 
@@ -127,7 +128,8 @@ def check_reference(argument: str, reference: str | int, words: Sequence[str], t
         try:
             task.index(argument, reference)
         except ConfigurationError as error:
-            options = f" Or write {' or '.join(map(repr, words))}." if isinstance(reference, str) else ""
+            known = [*map(repr, words), *["a rank such as 'top-2'"] * task.classifies]
+            options = f" Or write {' or '.join(known)}." if isinstance(reference, str) else ""
             raise ConfigurationError(f"{error}{options}") from None
     elif not task.classifies and task.width is not None and task.width > 1:
         names = ", ".join(repr(task.name(index)) for index in range(min(task.width, 8)))
