@@ -24,7 +24,7 @@ class Quarters(nn.Module):
 
 
 IMAGES = torch.ones(2, 1, 16, 16)
-BLACK = {"cells": 4, "reference": 0.0, "area": 0.25}
+BLACK = {"cells": 4, "baseline": 0.0, "area": 0.25}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_the_quarter_that_hinders_is_found_for_each_kind_of_factors(factors, qua
 @pytest.mark.parametrize(("price", "count"), [(0.05, 8), (0.5, 4), (0.8, 3), (0.9, 1), (2.0, 0)])
 def test_without_an_area_just_the_cells_are_hidden_that_are_worth_their_price(price, count):
     """The score is linear, and an enlarged cell has an eighth of it beyond each border: 1, .875, .766, .125, ..."""
-    explainer = UndesirablePixels(cells=4, reference=0.0, area=None, area_weight=price, pinning=0.0, steps=200)
+    explainer = UndesirablePixels(cells=4, baseline=0.0, area=None, area_weight=price, pinning=0.0, steps=200)
     found = -explain(explainer, Quarters(), IMAGES, [Why(of=0)]).heatmaps[0]
     worth = torch.outer(*2 * [torch.tensor([1.0, 0.875, 0.125, 0.0])])
     assert int((worth > price).sum()) == count
@@ -208,7 +208,7 @@ def test_nets_without_a_second_class_are_refused(task, outputs, got):
             "Expected `factors` to be one of target, non-target, general, but got 'ri",
         ),
         (lambda: UndesirablePixels(cells=1), "Expected `cells` to be an integer of 2 or more, but got 1"),
-        (lambda: UndesirablePixels(reference="noise"), "Expected `reference` to be 'blur', 'mean' or a finite"),
+        (lambda: UndesirablePixels(baseline="noise"), "Expected `baseline` to be 'blur', 'mean' or a finite"),
         (lambda: UndesirablePixels(area=1.0), "Expected `area` to be a number between 0 and 1, or None, but got 1.0"),
         (lambda: UndesirablePixels(area=None, gradients=False), "Expected `area` to be a number without `gradients`"),
         (lambda: UndesirablePixels(area_weight=-1), "Expected `area_weight` to be a number of 0 or more, but got -1"),

@@ -24,7 +24,7 @@ _SHARE = 0.2  # of the cells, hidden at first where no area is given
 class UndesirablePixels(Explainer):
     """Undesirable pixels (Kang, Jung and Lee, ICCVW 2019): what hinders the class that a question asks about.
 
-    A mask `h` in [0, 1] of a few cells, enlarged bilinearly to `U(h)`, hides parts of the image `x` behind a reference
+    A mask `h` in [0, 1] of a few cells, enlarged bilinearly to `U(h)`, hides parts of the image `x` behind a baseline
     `r`. With `z` the logits of the image, `z'` those of `x + U(h) (r - x)` and `t` the fact of the question, it lowers
 
     | factors | loss |
@@ -38,7 +38,7 @@ class UndesirablePixels(Explainer):
     positive. Ask `WhatHinders()` or `Why("label")`; of other questions the fact alone counts, and those with equal
     facts share a mask. Images without a fact get zeros.
 
-    The body of the paper could not be read, and no code is public: losses, reference and settings are our reading.
+    The body of the paper could not be read, and no code is public: losses, baseline and settings are our reading.
     The share of the cells that is hidden is `area` exactly: each step is followed by the nearest mask of that area,
     from an even one on. That makes maps comparable, and says nothing of how much hinders, as a map of fixed area is
     never empty; with `area=None` the mask pays for its area instead. Steps are those of Adam, but with one scale
@@ -52,7 +52,7 @@ class UndesirablePixels(Explainer):
     Args:
         factors: Kind of pixels to look for, see above.
         cells: Cells of the mask along the shorter side. More find more, and come nearer to adversarial patterns.
-        reference: What hides the rest, see `Baseline`.
+        baseline: What hides the rest, see `Baseline`.
         area: Share of the cells that is hidden; None leaves it to `area_weight`, by gradients only.
         area_weight: What a hidden cell costs in logits (of `general` in probability) where `area` is None.
         smoothness: Weight of the differences between neighbouring cells; 0 suffices for few cells.
@@ -70,7 +70,7 @@ class UndesirablePixels(Explainer):
         self,
         factors: Factors = "target",
         cells: int = 7,
-        reference: Baseline = "blur",
+        baseline: Baseline = "blur",
         *,
         area: float | None = _SHARE,
         area_weight: float = 0.01,
@@ -98,7 +98,7 @@ class UndesirablePixels(Explainer):
                 raise ConfigurationError(f"Expected `{argument}` to be a number of 0 or more, but got {value!r}.")
         super().__init__(name)
         self.factors, self.cells, self.area, self.gradients = factors, cells, area, gradients
-        self.reference: Baseline = read_baseline("reference", reference)
+        self.baseline: Baseline = read_baseline("baseline", baseline)
         self.area_weight, self.smoothness, self.pinning = area_weight, smoothness, pinning
         self.steps = (_STEPS if gradients else _DRAWN) if steps is None else steps
         require_integer("steps", self.steps, minimum=1)
@@ -134,7 +134,7 @@ class UndesirablePixels(Explainer):
     def _loss(self, observation: Observation, fact: Tensor) -> Callable[[Tensor], Tensor]:
         """The loss `(N,)` of masks `(N, h, w)`, without what they cost by themselves."""
         images, before = observation.images, observation.outputs.detach()
-        base = baseline_of(images, self.reference)
+        base = baseline_of(images, self.baseline)
         asked = one_hot(fact.clamp_min(0), before.shape[1]).bool()
 
         def loss(hidden: Tensor) -> Tensor:
