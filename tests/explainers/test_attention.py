@@ -48,9 +48,7 @@ def hub_net(attention="sdpa"):
     transformers = pytest.importorskip("transformers", reason="transformers builds the net")
     small = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 48}
     config = transformers.ViTConfig(**small, image_size=32, patch_size=8, num_labels=4)
-    model = transformers.ViTForImageClassification(config)
-    model.set_attn_implementation(attention)
-    return shaken(model)
+    return shaken(transformers.AutoModelForImageClassification.from_config(config, attn_implementation=attention))
 
 
 NETS = {
