@@ -27,7 +27,7 @@ from _imagenet_nets import deit_tiny, mobilenet_v2
 from _photos import DATA, imagenet_probes
 from evaluate_explainers import chosen
 
-from xai_callbacks import GradCAM, ProbeSet, Why
+from xai_callbacks import Gradient, ProbeSet, Why
 from xai_callbacks.errors import ConfigurationError
 
 SHOWN = (
@@ -37,7 +37,10 @@ SHOWN = (
 
 
 def every_explainer(model: nn.Module, probes: ProbeSet) -> Iterable[Row]:
-    """A row for each explainer that the net allows."""
+    """The photos with the answers of a net, and a row for each explainer that it allows."""
+    record = audit(model, probes, [Why()], Gradient())
+    shown = [Tile(each.numpy(), answer(record, index)) for index, each in enumerate(probes.pixels)]
+    yield Row("photo", "with the answer", shown)
     for explainer in chosen(None):
         try:
             record = audit(model, probes, [Why()], explainer)
@@ -103,10 +106,6 @@ def main(arguments: list[str] | None = None) -> None:
     net, transformer = mobilenet_v2(DATA / "weights").eval(), deit_tiny(DATA / "weights")
     photos = imagenet_probes()
     probes = photos.select([photos.names.index(name) for name in SHOWN[: given.photos]])
-    first = audit(net, probes, [Why()], GradCAM())
-    plain = Row(
-        "photo", "with the answer", [Tile(each.numpy(), answer(first, at)) for at, each in enumerate(probes.pixels)]
-    )
     papers = [
         contrasts(net, "spoonbill", "spoonbill", ["flamingo", "hog"]),
         contrasts(net, "bull_mastiff_boxer_cat", "bull_mastiff", ["boxer", "jay"]),
@@ -118,8 +117,8 @@ def main(arguments: list[str] | None = None) -> None:
         ("Half of a photo", "Does the answer depend on what hides the other half?", [half_filled(net)]),
         ("Implicit saliency", "Do nets look where people look?", list(fixated(net))),
         ("Found regions", "Circle what the classifier found.", [circled()]),
-        ("MobileNetV2", "Why this answer?", [plain, *every_explainer(net, probes)]),
-        ("DeiT-tiny", "Why this answer, of a vision transformer?", [plain, *every_explainer(transformer, probes)]),
+        ("MobileNetV2", "Why this answer?", list(every_explainer(net, probes))),
+        ("DeiT-tiny", "Why this answer, of a vision transformer?", list(every_explainer(transformer, probes))),
     ]
     given.out.write_text(page(sections), encoding="utf-8")
 

@@ -135,8 +135,9 @@ def test_the_gallery_shows_rows_and_escapes_their_names():
 def test_the_gallery_draws_what_an_explainer_says_and_leaves_out_what_it_refuses(monkeypatch, capsys):
     monkeypatch.setattr(gallery, "chosen", lambda _names: [Gradient(), GradCAM("nowhere"), Occlusion(8)])
     rows = list(gallery.every_explainer(Corner().eval(), probes(2)))
-    assert [row.name for row in rows] == ["gradient", "occlusion"]
-    assert rows[0].about.startswith("The gradient of the score")
+    assert [row.name for row in rows] == ["photo", "gradient", "occlusion"]
+    assert [tile.words.partition(",")[0] for tile in rows[0].tiles] == ["red", "red"]
+    assert rows[1].about.startswith("The gradient of the score")
     assert all(len(row.tiles) == 2 for row in rows)
     assert "Expected `target_layer`" in capsys.readouterr().out
 
