@@ -20,18 +20,21 @@ def probes():
     return ProbeSet.from_tensors(images, torch.arange(4) % 3, masks={"core": masks})
 
 
-@pytest.mark.parametrize("threshold", [Threshold(), Threshold("otsu"), Threshold("value", 0.4)], ids=repr)
+THRESHOLDS = [Threshold(min_area=0.02), Threshold("otsu", min_area=0.02), Threshold("value", 0.4, 0.02)]
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS, ids=repr)
 def test_each_map_is_judged_by_the_regions_that_it_finds(threshold):
     probe_set, maps = probes(), random_maps(count=4)
     maps[0, 1] = 0.0
     maps[1, 2, 0, 0] = math.nan
     around = context(probe_set)
     record = audit(probe_set, {"gradcam": map_set(maps, peaks=(3.0, 2.5))})
-    found = measured(FoundRegions(threshold, min_area=0.02), record, around=around)
+    found = measured(FoundRegions(threshold), record, around=around)
     assert len(found) == 2 * 3
     for row, question in enumerate(("why", "why_label")):
         for index in range(4):
-            regions = found_on(maps[row, index], (12, 10), threshold, min_area=0.02)
+            regions = found_on(maps[row, index], (12, 10), threshold)
             known = bool(maps[row, index].isfinite().all())
             values = {name: found[f"gradcam/{question}/found/{name}"] for name in ("count", "area", "iou/core")}
             iou, chance = found_iou(regions, probe_set.masks["core"][index])
@@ -56,7 +59,7 @@ def test_without_regions_there_are_count_and_area_and_an_empty_map_beside_the_ru
     ("make", "message"),
     [
         (lambda: FoundRegions("otsu"), "Expected `threshold` to be a Threshold such as"),
-        (lambda: FoundRegions(min_area=1), "Expected `min_area` to be a share in [0, 1), but got 1"),
+        (lambda: Threshold(min_area=1), "Expected `min_area` to be a share in [0, 1), but got 1"),
     ],
 )
 def test_bad_settings_are_refused(make, message):

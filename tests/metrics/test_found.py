@@ -37,7 +37,8 @@ def flooded(above, connectivity):
 @pytest.mark.parametrize("seed", range(4))
 def test_regions_are_those_of_a_flood_fill(connectivity, min_area, seed):
     values = torch.rand(12, 15, generator=torch.Generator().manual_seed(seed))
-    found = found_regions(values, Threshold("value", 0.6), connectivity=connectivity, min_area=min_area)
+    threshold = Threshold("value", 0.6, min_area / values.numel())
+    found = found_regions(values, threshold, connectivity=connectivity)
     expected = [each for each in flooded(values.numpy() > 0.6, connectivity) if len(each) >= min_area]
     assert {frozenset(map(tuple, each.mask.nonzero().tolist())) for each in found} == set(map(frozenset, expected))
     assert [each.peak for each in found] == sorted((each.peak for each in found), reverse=True)
@@ -132,12 +133,12 @@ def test_the_overlap_is_that_of_the_best_region_and_its_chance_that_of_all_shift
 
 def test_a_heatmap_finds_by_its_positive_part_on_the_image():
     heatmap = torch.tensor([[4.0, -9.0, 0.0], [0.0, 0.0, 1.0]])
-    found = found_on(heatmap, (20, 30), min_area=0)
+    found = found_on(heatmap, (20, 30))
     expected = found_regions(relevance(heatmap, (20, 30)))
     assert torch.equal(found[0].mask, expected[0].mask)
     assert found_on(-heatmap.abs(), (20, 30)) == ()
     assert found_on(heatmap, (20, 30), peak=1e9) == ()
-    assert found_on(heatmap, (20, 30), min_area=0.9) == ()
+    assert found_on(heatmap, (20, 30), Threshold(min_area=0.9)) == ()
     assert found_on(heatmap + math.nan, (20, 30)) == ()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, is_number, require_instance
+from xai_callbacks.errors import require_instance
 from xai_callbacks.history import History
 from xai_callbacks.measures.base import Context, Measure, Measured, keys_of_maps
 from xai_callbacks.metrics.found import Threshold, found_iou, found_on
@@ -28,15 +28,11 @@ class FoundRegions(Measure):
     Args:
         threshold: See `Threshold`; None for half of the largest value of each map. For maps of probabilities, as of
             `SlidingWindow`, take `Threshold("value", 0.5)`.
-        min_area: Smallest area of a found region, as a share of the image in [0, 1).
     """
 
-    def __init__(self, threshold: Threshold | None = None, min_area: float = 0.002) -> None:
+    def __init__(self, threshold: Threshold | None = None) -> None:
         self.threshold = Threshold() if threshold is None else threshold
         require_instance("threshold", self.threshold, Threshold, 'a Threshold such as Threshold("otsu")')
-        if not is_number(min_area) or not 0 <= min_area < 1:
-            raise ConfigurationError(f"Expected `min_area` to be a share in [0, 1), but got {min_area!r}.")
-        self.min_area = min_area
 
     def keys(self, context: Context) -> Sequence[Key]:
         """Two for each map, and one for each region."""
@@ -63,7 +59,7 @@ class FoundRegions(Measure):
         height, width = context.probes.images.shape[-2:]
         known, rows = maps.isfinite().all(dim=(1, 2)), []
         for index, each in enumerate(maps):  # regions are masks of the size of the image: those of one at a time
-            regions = found_on(each, (height, width), self.threshold, peak=peak, min_area=self.min_area)
+            regions = found_on(each, (height, width), self.threshold, peak=peak)
             overlaps = [found_iou(regions, masks[index]) for masks in context.probes.masks.values()]
             area = sum(region.area for region in regions) / (height * width)
             rows.append([len(regions), area, *(number for pair in overlaps for number in pair)])
@@ -75,4 +71,4 @@ class FoundRegions(Measure):
         return judged
 
     def __repr__(self) -> str:
-        return f"FoundRegions({self.threshold!r}, min_area={self.min_area!r})"
+        return f"FoundRegions({self.threshold!r})"

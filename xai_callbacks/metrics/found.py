@@ -35,6 +35,7 @@ class Threshold:
 
     kind: ThresholdKind = "fraction"
     level: float = 0.5
+    min_area: float = 0.002  # of a region, as a share of the image; smaller ones are dropped
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ThresholdKind):
@@ -44,6 +45,8 @@ class Threshold:
         if not is_number(self.level) or (share and not 0 <= self.level < 1):
             wanted = "a share in [0, 1)" if share else "a finite number"
             raise ConfigurationError(f"Expected `level` to be {wanted}, but got {self.level!r}.")
+        if not is_number(self.min_area) or not 0 <= self.min_area < 1:
+            raise ConfigurationError(f"Expected `min_area` to be a share in [0, 1), but got {self.min_area!r}.")
 
     def of(self, values: NDArray[np.floating]) -> float:
         """The threshold of finite values of any shape."""
@@ -66,7 +69,7 @@ class FoundRegion(NamedTuple):
 
 
 def found_regions(
-    values: Tensor, threshold: Threshold | None = None, *, connectivity: Literal[4, 8] = 8, min_area: int = 1
+    values: Tensor, threshold: Threshold | None = None, *, connectivity: Literal[4, 8] = 8
 ) -> tuple[FoundRegion, ...]:
     """Regions in which a map exceeds a threshold, those of the highest peaks first; none in a map that is not finite.
 
@@ -74,7 +77,6 @@ def found_regions(
         values: `(H, W)`; of signed heatmaps what `relevance` gives.
         threshold: See `Threshold`; None for half of the largest value.
         connectivity: Whether pixels that touch at a corner alone are of one region (8) or not (4).
-        min_area: Fewest pixels of a region; smaller ones are dropped.
 
     Raises a `ConfigurationError` if the map is not `(H, W)`, or `connectivity` neither.
     """
@@ -87,13 +89,14 @@ def found_regions(
     array = values.detach().cpu().double().numpy()
     if array.size == 0 or not np.isfinite(array).all():
         return ()
-    above = array > (threshold or Threshold()).of(array)
+    threshold = threshold or Threshold()
+    above, smallest = array > threshold.of(array), round(threshold.min_area * array.size)
     labels, _ = ndimage.label(above, structure=np.ones((3, 3)) if connectivity == 8 else None)
     regions = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
         mask = labels == number
         inside = array[mask]
-        if inside.size >= min_area:
+        if inside.size >= smallest:
             peaks = np.argwhere(mask & (array == inside.max()))
             row, column = peaks[((peaks - peaks.mean(axis=0)) ** 2).sum(axis=1).argmin()].tolist()
             regions.append(
@@ -110,12 +113,7 @@ def found_regions(
 
 
 def found_on(
-    heatmap: Tensor,
-    size: tuple[int, int],
-    threshold: Threshold | None = None,
-    *,
-    peak: float = 0.0,
-    min_area: float = 0.002,
+    heatmap: Tensor, size: tuple[int, int], threshold: Threshold | None = None, *, peak: float = 0.0
 ) -> tuple[FoundRegion, ...]:
     """Regions that a signed heatmap `(h, w)` finds on an image `size`, by its positive part, enlarged as `relevance`.
 
@@ -124,11 +122,10 @@ def found_on(
         size: Height and width.
         threshold: See `Threshold`.
         peak: Largest magnitude of a map seen in the run.
-        min_area: Smallest area, as a share of the image.
     """
     if not float(heatmap.max()) > torch.finfo(torch.float32).eps * peak:
         return ()
-    return found_regions(relevance(heatmap, size), threshold, min_area=max(1, round(min_area * size[0] * size[1])))
+    return found_regions(relevance(heatmap, size), threshold)
 
 
 def otsu(values: NDArray[np.floating]) -> float:
