@@ -27,14 +27,16 @@ def test_schedules_go_around_it_and_not_inside():
     assert Every(5, Patchwise(GradCAM(), 8)).every == 5
 
 
-def test_windows_have_no_familiar_images_and_the_error_says_so():
-    images = torch.rand(3, 3, 16, 16)
-    probes, inliers = (ProbeSet.from_tensors(images, targets=torch.rand(3)) for _ in range(2))
-    auditor = Auditor(
-        probes, [Why()], explainers=[Patchwise(DeepSHAP("sample"), 8)], novelty=[], measures=[], inliers=inliers
-    )
-    with pytest.raises(ConfigurationError, match="Windows have no familiar images: inliers are of whole images"):
-        auditor.audit(Texture())
+def test_familiar_images_are_known_by_the_window_in_their_middle():
+    images, familiar, model = torch.rand(2, 3, 24, 24), torch.rand(3, 3, 24, 24), Texture()
+    probes, inliers = (ProbeSet.from_tensors(each, targets=torch.rand(len(each))) for each in (images, familiar))
+    explainers = [Patchwise(DeepSHAP("sample"), 8, 8)]
+    auditor = Auditor(probes, [Why()], explainers=explainers, novelty=[], measures=[], inliers=inliers)
+    found = auditor.audit(model).heatmaps[0].sum(dim=(1, 2))
+    parts = images.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    with torch.no_grad():
+        expected = model(parts).reshape(2, 9).mean(dim=1) - model(familiar[..., 8:16, 8:16]).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_background_of_a_window_is_that_of_the_window():

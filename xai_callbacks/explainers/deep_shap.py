@@ -151,11 +151,11 @@ class DeepSHAP(_AgainstBackground):
 class ExpectedGradients(_AgainstBackground):
     """Expected gradients: integrated gradients, averaged over a background by sampling.
 
-    Needs no rules, and explains whatever has gradients. Each sample is a background r and a place t on the line from r
-    to the image, from another part of the line each time that a background has its turn: that halves the error of eight
-    backgrounds. Samples are the same for every image, question and audit. The sum over the pixels is the score of the
-    image less the mean score of the backgrounds up to a sampling error, which the noise of heatmaps shows as well.
-    Cost: `samples` forward passes, and as many backward passes a question.
+    Needs no rules, and explains whatever has gradients. Each sample is a background r and a place t on the line
+    from r to the image, from another part of the line each time that a background has its turn, which lowers the
+    sampling error. Samples are the same for every image, question and audit. The sum over the pixels is the score
+    of the image less the mean score of the backgrounds up to a sampling error, which the noise of heatmaps shows as
+    well. Cost: `samples` forward passes, and as many backward passes a question.
 
     Args:
         background: See `Background`; of familiar images, all are sampled in turn.

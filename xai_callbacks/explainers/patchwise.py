@@ -30,8 +30,8 @@ class Patchwise(WindowExplainer):
     the mean over the windows of the sums of their maps. Cost: for each window a forward pass of its size, and what the
     explainer costs.
 
-    Explainers get no familiar images, which are of another size: `DeepSHAP("sample")` is refused. To answer at every
-    n-th audit only, wrap this one: `Every(5, Patchwise(...))`.
+    Familiar images are known to the explainer by the window in their middle. To answer at every n-th audit only, wrap
+    this one: `Every(5, Patchwise(...))`.
 
     Args:
         explainer: What explains a window, such as `HiResCAM()`.
@@ -64,15 +64,9 @@ class Patchwise(WindowExplainer):
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
         """Trace two windows, in the middle of the images, and plan the explainer on them."""
         windows = self.windows(trace.images)
-        rows, columns = windows.at(math.prod(windows.grid) // 2)
-        middle = trace.images.detach()[..., rows, columns]
+        middle = self._middle(trace.images.detach())
         small = trace_model(trace.subject, middle, chunk_size=trace.chunk_size)
-        try:
-            inner, head = self.explainer.prepare(small, None), small.head()
-        except ConfigurationError as error:
-            if reference is None:
-                raise
-            raise ConfigurationError(f"{error} Windows have no familiar images: inliers are of whole images.") from None
+        inner, head = self.explainer.prepare(small, self._familiar(reference)), small.head()
         count, side = math.prod(windows.grid), windows.side
         return _PatchwisePlan(
             reason=f"{count} windows of {side} x {side} pixels, each explained on its own. {inner.reason}",
@@ -86,7 +80,7 @@ class Patchwise(WindowExplainer):
     def explain(self, observation: Observation, plan: Plan) -> Tensor:
         """Observe and explain windows, `chunk_size` at a time."""
         images, windows, planned = observation.images, self.windows(observation.images), cast("_PatchwisePlan", plan)
-        bare = replace(observation, reference=None, progress=lambda _share: None)
+        bare = replace(observation, reference=self._familiar(observation.reference), progress=lambda _share: None)
         counts, done = windows.counts().to(images.device), 0
         questions = 1 if self.about == "image" else len(observation.posed)
         sums = torch.zeros(questions, len(images), *counts.shape, device=images.device)
@@ -104,6 +98,14 @@ class Patchwise(WindowExplainer):
             torch.arange(size).clamp(max=end - 1) for size, end in zip(images.shape[-2:], counts.shape, strict=True)
         )
         return (sums / counts)[..., rows[:, None], columns] / images.shape[-2:].numel()
+
+    def _middle(self, images: Tensor) -> Tensor:
+        """The window in the middle of each image."""
+        windows = self.windows(images)
+        return images[..., *windows.at(math.prod(windows.grid) // 2)]
+
+    def _familiar(self, reference: Tensor | None) -> Tensor | None:
+        return None if reference is None else self._middle(reference)
 
     def __repr__(self) -> str:
         settings = f"window={self.window}, stride={self.stride}, border={self.border!r}, name={self.name!r}"
