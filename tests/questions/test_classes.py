@@ -162,6 +162,7 @@ def test_each_score_belongs_to_its_image_alone(question):
         (lambda: Why(of=None), "Expected `of`"),
         (lambda: Why(of=np.int64(3)), "Expected `of`"),
         (lambda: WhyRatherThan(foil="label", fact="label"), "to differ, but got 'label' for both"),
+        (lambda: WhyRatherThan(foil="top-1", fact="predicted"), "to differ, but got 'top-1' for both"),
     ],
 )
 def test_bad_arguments_are_refused_at_construction(make, message):

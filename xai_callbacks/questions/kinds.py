@@ -145,7 +145,8 @@ class WhyRatherThan(Question):
     def __init__(self, foil: str | int = "runner-up", fact: str | int | None = None) -> None:
         self.foil = to_reference("foil", foil, _FOIL)
         self.fact = None if fact is None else to_reference("fact", fact, _OF)
-        if {"top-1": "predicted"}.get(str(foil), foil) == {"top-1": "predicted"}.get(str(fact), fact):
+        # The most probable output has two names.
+        if self.foil == self.fact or {self.foil, self.fact} == {"top-1", "predicted"}:
             raise ConfigurationError(
                 f"Expected `foil` and `fact` to differ, but got {foil!r} for both. Ask WhyNotCertain() instead."
             )
