@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["provenance", "source"]
+__all__ = ["provenance", "source", "write_json"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,6 +39,12 @@ def provenance(*packages: str) -> dict[str, Any]:
 def source(script: str, result: dict[str, Any]) -> str:
     """Where a table comes from, in one line."""
     return f"`scripts/{script}`, {result['date']}, {result['machine']}, torch {result['versions']['torch']}."
+
+
+def write_json(path: Path, result: object) -> None:
+    """Keep figures as text that differs line by line; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def _version(name: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 import torchvision
-from _provenance import provenance
+from _provenance import provenance, write_json
 from torch import Tensor, nn
 
 from xai_callbacks import Auditor, Energy, GradCAM, HiResCAM, ProbeSet, Why, WhyNotCertain, WhyRatherThan
@@ -217,9 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         result["memory_ratio_512_to_32"] = memory_ratio()
         print(f"  memory_ratio_512_to_32 {result['memory_ratio_512_to_32']:.2f}")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         facts = {"seed": 0, "repeats": options.repeats, **provenance("captum", "grad-cam")}
-        options.json.write_text(json.dumps({**result, **facts}, indent=2) + "\n")
+        write_json(options.json, {**result, **facts})
     return result
 
 

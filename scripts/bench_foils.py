@@ -9,7 +9,6 @@ with random weights at 224 pixels, which change no time.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 import torchvision
-from _provenance import provenance
+from _provenance import provenance, write_json
 from bench_cam import explained, plain_forward, seconds
 
 from xai_callbacks import (
@@ -82,8 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     for name, value in result["ratio_to_forward"].items():
         print(f"  {name}: {value:.2f} forward passes")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({**result, **provenance()}, indent=2) + "\n")
+        write_json(options.json, {**result, **provenance()})
     return result
 
 

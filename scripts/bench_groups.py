@@ -14,7 +14,6 @@ of an epoch without it. Weights and images are random: they do not change the ti
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import sys
@@ -28,7 +27,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torchvision
-from _provenance import provenance
+from _provenance import provenance, write_json
 from decoy_digits import SmallCNN
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -221,8 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()), flush=True)
     if options.json:
         facts = {"seed": 0, "pairs": options.pairs, **provenance("pytorch-lightning")}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({**result, **facts}, indent=2) + "\n")
+        write_json(options.json, {**result, **facts})
     return result
 
 

@@ -15,7 +15,6 @@ this machine does not repeat a training exactly, and no row would mean anything)
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import time
@@ -27,7 +26,7 @@ from textwrap import shorten
 import torch
 from _interference_runs import SCENARIOS, Run, Scenario, Snapshot, train
 from _interference_tools import OURS, TOOLS, Tool
-from _provenance import provenance
+from _provenance import provenance, write_json
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -322,8 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows += run_scenario(scenario, tools, console)
     console.print(table_of(rows))
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(as_json(rows, time.perf_counter() - started), indent=2) + "\n")
+        write_json(options.json, as_json(rows, time.perf_counter() - started))
     return verdict(rows, console)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 import torchvision
-from _provenance import provenance
+from _provenance import provenance, write_json
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -253,9 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         result["models"][name] = figures
         print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()), flush=True)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         facts = {"seed": 0, "repeats": options.repeats, **provenance("opacus")}
-        options.json.write_text(json.dumps({**result, **facts}, indent=2) + "\n")
+        write_json(options.json, {**result, **facts})
     return result
 
 

@@ -36,7 +36,7 @@ from xai_callbacks.metrics.trust import marked
 from xai_callbacks.record import summarize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from _provenance import provenance
+from _provenance import provenance, write_json
 
 # The contrast of the paper, and its limit for a sure net.
 QUESTIONS = {"why": Why(), "contrast": WhyRatherThan(), "difference": WhyRatherThan(fact="predicted")}
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> Mapping[str, Any]:
     result = {"nets": nets, "photos": {name: len(probes) for name, probes in photos.items()}, "share": SHARE}
     result |= provenance("xai-callbacks")
     if given.json is not None:
-        given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(given.json, result)
     return result
 
 

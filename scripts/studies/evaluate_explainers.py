@@ -42,7 +42,7 @@ from xai_callbacks.metrics.trust import area_under, blurred, chance_similarity, 
 from xai_callbacks.record import summarize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from _provenance import provenance
+from _provenance import provenance, write_json
 
 NETS = {"mobilenet_v2": mobilenet_v2, "squeezenet1_0": squeezenet, "deit_tiny": deit_tiny}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -171,7 +171,7 @@ def main(arguments: list[str] | None = None) -> Mapping[str, Any]:
         setup = {"photos": len(probes), "area": chance} | provenance("xai-callbacks", "captum")
         result = {**nets, "setup": setup}
     if given.json is not None:
-        given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(given.json, result)
     return result
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import sys
 import time
 import warnings
@@ -28,7 +27,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _provenance import provenance
+from _provenance import provenance, write_json
 
 from xai_callbacks import Auditor, ProbeSet, Why, WhyRatherThan, explainers
 from xai_callbacks.errors import ConfigurationError
@@ -176,8 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, Entry]]:
         print(f"{net}: {time.process_time() - began:.0f} s", flush=True)
     result = {"provenance": provenance("captum"), "size": SIZE, "cells": cells}
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(options.json, result)
     if options.page:
         options.page.write_text(filled(options.page.read_text(encoding="utf-8"), result), encoding="utf-8")
     return cells

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from torch.nn.functional import pad, relu
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _provenance import provenance
+from _provenance import provenance, write_json
 
 from xai_callbacks import (
     VOICE,
@@ -156,8 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     for name, parts in result["uncertainty"].items():
         print(f"  {name}: " + ", ".join(f"{part} {each['auroc']}" for part, each in parts.items()))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return result
 
 

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _isic import MEAN, STD, normalised
 from _lesion_scenes import CELL, SIDE, Scenes, build, joined, material, scenes, training
-from _provenance import provenance
+from _provenance import provenance, write_json
 
 from xai_callbacks import Auditor, AuditRecord, Explainer, GradCAM, HiResCAM, ProbeSet, SlidingWindow, WhyRatherThan
 from xai_callbacks.gallery.heat import heat
@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(setup)
     result = {"provenance": provenance("scipy"), "setup": setup, "nets": study(records, given)}
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(options.json, result)
     if options.docs is not None:
         Image.fromarray(picture(records, given, options.drawn)).save(
             options.docs / "pictures" / "found_regions.png", optimize=True

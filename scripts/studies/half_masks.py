@@ -28,7 +28,7 @@ from torchvision.transforms import v2 as transforms
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _imagenet_nets import mobilenet_v2, squeezenet
-from _provenance import provenance
+from _provenance import provenance, write_json
 
 from xai_callbacks import DeepSHAP, SingleLabel, Why
 from xai_callbacks.access import Subject, undisturbed
@@ -268,7 +268,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         out = None if options.out is None else options.out / net
         result["shares"][net] = shares(model, sets["ImageNet"][asked], sets["ImageNet"][familiar], out)
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(options.json, result)
     if options.page is not None:
         options.page.write_text(page_of(options.page.read_text(encoding="utf-8"), result), encoding="utf-8")
     return result

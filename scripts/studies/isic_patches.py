@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _imagenet_nets import mobilenet_v2
 from _isic import CLASSES, MEAN, STD, Lesions, hold_out, normalised, patch_cues, patch_probes, read
 from _isic_report import Pair, curves, examples, over_seeds, tables
-from _provenance import provenance
+from _provenance import provenance, write_json
 
 from xai_callbacks import Auditor, AuditRecord, CueTrial, History, ProbeSet, Why
 from xai_callbacks.gallery.heat import density
@@ -272,7 +272,7 @@ def _keep(
     for name, table in tables(result).items():
         print(f"{name}\n{table}\n")
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(options.json, result)
     if options.page is not None:
         options.page.write_text(filled(options.page.read_text(encoding="utf-8"), result), encoding="utf-8")
     if options.pictures is not None:

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _mnist_page import filled, interval, picture
 from _mnist_settings import SETTINGS, Digits, Recipe, Setting, Task
 from _mnist_shortcuts import Cued, digits
-from _provenance import provenance
+from _provenance import provenance, write_json
 
 from xai_callbacks import AlarmRule, Auditor, History, Why
 from xai_callbacks.access import Subject, undisturbed
@@ -219,8 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         result["settings"][name] = summary(SETTINGS[name], runs)
     result |= {"probes": len(data.probes), "provenance": provenance("pillow")}
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     if options.picture is not None:
         picture(data).save(options.picture / "mnist_shortcuts_examples.png", optimize=True)
     if options.fill:

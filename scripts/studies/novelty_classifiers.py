@@ -13,7 +13,6 @@ Takes a few minutes on one CPU thread.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _provenance import provenance
+from _provenance import provenance, write_json
 from _small_nets import accuracy, all_scores, load, mean_and_interval, score_groups, train
 
 from xai_callbacks.metrics import novelty_auroc
@@ -117,8 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         **provenance(),
     }
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return result
 
 

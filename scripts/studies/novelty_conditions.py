@@ -14,7 +14,6 @@ Takes a few minutes on one CPU thread.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _provenance import provenance
+from _provenance import provenance, write_json
 from _small_nets import Images, accuracy, all_scores, load, mean_and_interval, score_groups, train
 
 from xai_callbacks.interventions import CONDITIONS, LEVELS, apply_condition
@@ -125,8 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         },
     }
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return result
 
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _provenance import provenance
+from _provenance import provenance, write_json
 from _quality_net import CORRUPTIONS, PATCH, PatchQuality, corrupted, photos
 
 from xai_callbacks import (
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json is not None:
         setup = {"photos": len(images), "side": SIDE, "window": PATCH, "stride": STRIDE, "explainer": "HiResCAM()"}
         result = {"provenance": provenance("pillow"), "setup": setup, "conditions": study(model, images)}
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(options.json, result)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _one_class import DATASETS, EPOCHS, Pool, Split, read, split, trained
-from _provenance import provenance
+from _provenance import provenance, write_json
 
 from xai_callbacks.access import Subject, undisturbed
 from xai_callbacks.gradients import PerSampleGradients
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Console(width=160).print(table(dataset, results[dataset]))
     if options.json is not None:
         results |= {"published": PUBLISHED, "provenance": provenance("numpy")}
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        write_json(options.json, results)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
