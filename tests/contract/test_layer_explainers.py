@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.contract.test_explainers import NOT_LINEAR, close, images
+from tests.contract.every_explainer import NOT_LINEAR, close, images
 from tests.explaining import explain, observed, subject_of
 from xai_callbacks import Why, WhyNotCertain, WhyRatherThan, explainers
 from xai_callbacks.access import undisturbed
