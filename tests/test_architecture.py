@@ -55,7 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Modules to train, ready made: beside the callbacks the only room that knows Lightning.
     "reference": {"novelty", "_lightning"} | FOUNDATIONS,
     "callbacks": UP_TO_CALLBACKS,
-    "cli": UP_TO_CALLBACKS | {"callbacks", "compare", "report"},
+    "demo": UP_TO_CALLBACKS | {"callbacks"},
+    "cli": UP_TO_CALLBACKS | {"callbacks", "compare", "demo", "report"},
     "__init__": UP_TO_CALLBACKS - {"_lightning"} | {"canary", "callbacks", "compare", "report"},
 }  # fmt: skip
 

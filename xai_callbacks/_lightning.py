@@ -1,4 +1,4 @@
-"""The only import of Lightning: bases `Callback` and `LightningModule` that work in both packages.
+"""The only import of Lightning: bases `Callback`, `LightningModule` and the like that work in both packages.
 
 `pytorch_lightning.Callback` and `lightning.pytorch.Callback` are different classes, and some checks insist on their
 own; modules likewise. A class that inherits from both passes all of them. A module also hands on each method that
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Callback", "LightningModule", "Trainer"]
+__all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "lightning"]
 
 
 def _bases(name: str) -> tuple[type, ...]:
@@ -50,10 +50,16 @@ def _inherited(bases: tuple[type, ...], trainers: tuple[type, ...]) -> dict[str,
     return found
 
 
+def lightning() -> Any:
+    """The package with which the demo trains: `pytorch_lightning`, which is always installed."""
+    return importlib.import_module("pytorch_lightning")
+
+
 if TYPE_CHECKING:
-    from pytorch_lightning import Callback, LightningModule, Trainer
+    from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 else:
     Callback = type("Callback", _bases("Callback"), {"__doc__": "Base of our callbacks, at home in both packages."})
+    LightningDataModule = type("LightningDataModule", _bases("LightningDataModule"), {"__doc__": "Likewise, of data."})
     _modules = _bases("LightningModule")
     # What is handed on is Lightning's, and no public surface of ours.
     _own = {"__doc__": "Base of our modules, at home in both packages.", "__module__": _modules[0].__module__}

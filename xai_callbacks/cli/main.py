@@ -1,0 +1,58 @@
+"""`main`: runs one command; errors are one line, exit codes are those that `--help` names."""
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from xai_callbacks.cli.output import ERROR, error_console, say
+from xai_callbacks.cli.parser import UsageError, parse
+from xai_callbacks.errors import XAICallbacksError, in_words
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `xai-audit` with these words, None for those of the command line; return the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    with warnings.catch_warnings():
+        warnings.showwarning = _told
+        try:
+            return _run(argv)
+        except KeyboardInterrupt:
+            return 130
+        except BrokenPipeError:  # such as of `xai-audit ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+            return 141
+        except SystemExit as end:  # --help, --version, --print_config
+            return int(end.code or 0)
+        except Exception as error:
+            if "--debug" in argv:
+                traceback.print_exc()
+            say(error_console(), f"error: {_sentence(error)}", "red")
+            return ERROR
+
+
+def _run(argv: Sequence[str]) -> int:
+    complete = "_ARGCOMPLETE" in os.environ or any(word.startswith("--print_shtab") for word in argv)
+    sys.path.append(os.getcwd())  # modules that a user names; last, so that nothing is shadowed
+    try:
+        command = parse(argv, complete=complete)
+        status = command.run(command.args)
+        sys.stdout.flush()
+    finally:
+        sys.path.remove(os.getcwd())
+    return status
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, UsageError | XAICallbacksError):
+        return str(error)
+    expected = isinstance(error, OSError | ImportError)
+    return in_words(error) if expected else f"{in_words(error)} Add --debug to see where it comes from."
+
+
+def _told(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    """A warning in one line; those for programmers are left out."""
+    if not issubclass(category, DeprecationWarning | FutureWarning):
+        say(error_console(), f"warning: {message}", "yellow")

@@ -1,0 +1,114 @@
+"""Parsers of all commands: built when they are asked for, with errors of one sentence."""
+
+import argparse
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple, NoReturn
+
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
+
+EXIT_CODES = "Exit codes: 0 fine, 1 fail, 2 not enough evidence, 3 error; 130 on Ctrl-C."
+_ABOUT = "See why image classifiers decide as they do: audit, compare, report and test them."
+
+# The module of each command has `<last word>_arguments(parser)` and `<last word>(args) -> int`.
+COMMANDS = {
+    "demo": ("demo", "Train a small net on digits with a decoy, audited; say what it leans on."),
+    "probes": ("", "Build, inspect and verify sets of probe images."),
+    "probes build": ("probes", "Build a probe set from a folder or a dataset."),
+    "probes inspect": ("probes", "Show what is in a probe set."),
+    "probes verify": ("probes", "Read a probe set and check its fingerprint."),
+    "audit": ("audit", "Audit checkpoints on probes."),
+    "compare": ("compare", "Compare models: which one to ship, and why."),
+    "report": ("compare", "Write one HTML page about a model, or about several side by side."),
+    "check": ("check", "Hold audits against expectations, for CI."),
+    "watch": ("watch", "Follow a run: its newest metrics and findings."),
+    "doctor": ("doctor", "Find what a callback or an explainer disturbs in a training run."),
+}
+
+
+class UsageError(Exception):
+    """The command line, or a configuration file, cannot be understood."""
+
+
+class Command(NamedTuple):
+    """A command as it was understood."""
+
+    run: Callable[[Any], int]
+    args: Namespace  # with the classes of the configuration made
+
+
+class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help that keeps the lines of examples."""
+
+
+class _Parser(ArgumentParser):
+    """A parser that raises where others print thirty lines."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": _Formatter, "allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(message) from ex
+
+
+def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
+    """Understand a command line; a `UsageError` says in one sentence what is wrong with it, and the way out.
+
+    Args:
+        argv: Its words.
+        complete: Whether all commands are wanted, for shell completion; else only the one that is named.
+    """
+    version = importlib.import_module("xai_callbacks").__version__
+    root = _Parser(prog="xai-audit", description=_ABOUT, epilog=EXIT_CODES)
+    root.add_argument("--version", action="version", version=version, help="Show the version and exit.")
+    places = {"": root.add_subcommands(dest="command", metavar="COMMAND", title="commands", description=None)}
+    named, parsers = " ".join(argv[: 2 if argv[:1] == ["probes"] else 1]), {"": root}
+    for name, (module, words) in COMMANDS.items():
+        above, _, last = name.rpartition(" ")
+        if above not in places:
+            places[above] = parsers[above].add_subcommands(dest="what", metavar="COMMAND", description=None)
+        parsers[name] = places[above].add_subcommand(last, _Parser(description=words, epilog=EXIT_CODES), help=words)
+        parsers[name].prog = f"xai-audit {name}"
+        if module and (complete or name == named):
+            _fill(parsers[name], importlib.import_module(f"xai_callbacks.cli.{module}"), last)
+    asked = named if named in parsers else named.partition(" ")[0]
+    try:
+        given = root.parse_args(list(argv))
+        given = getattr(root, "instantiate", root.instantiate_classes)(given)
+    except UsageError as error:
+        options = [option for action in parsers.get(asked, root)._actions for option in action.option_strings]
+        way_out = f"See {parsers.get(asked, root).prog} --help."
+        raise UsageError(f"{_in_short(str(error), [*options, *COMMANDS])} {way_out}") from error
+    module = importlib.import_module(f"xai_callbacks.cli.{COMMANDS[asked][0]}")
+    return Command(getattr(module, asked.rpartition(" ")[2]), given[asked.replace(" ", ".")])
+
+
+def _fill(parser: _Parser, module: Any, name: str) -> None:
+    parser.description = inspect.getdoc(getattr(module, name))
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file that has options.")
+    getattr(module, f"{name}_arguments")(parser)
+    parser.add_argument("--json", action="store_true", help="Print JSON, and nothing else.")
+    parser.add_argument("--debug", action="store_true", help="Show where an error comes from.")
+
+
+def _in_short(message: str, known: Sequence[str]) -> str:
+    """The one sentence of a message that tells most, and what may have been meant.
+
+    Messages about values with several types list all types, what is wrong with the value for each, and the value.
+    """
+    lines = [line.strip(" -") for line in message.splitlines()]
+    key = found[1] if (found := re.match(r'Parser key "(.+?)":?', lines[0])) else ""
+    noise = (
+        r"Parser key .*|Does not validate.*|Subtypes:.*|Errors:|Given value.*|Expected a <class '(NoneType|list)'>.*"
+    )
+    telling = [line for line in lines if line and not re.fullmatch(noise, line)]
+    said = max(telling, key=lambda line: not line.startswith("Expected a <class"), default=lines[0])
+    said = re.sub(r"<class '([\w.]+)'>", r"\1", said).rstrip(".")
+    wrong = re.search(r"(?:option|invalid choice:|arguments:) '?(-*[\w.-]+)", said)
+    words = {name.lstrip("-"): name for name in known}
+    near = get_close_matches(wrong[1].lstrip("-").partition("=")[0], words, n=1) if wrong else []
+    hint = f" Did you mean {words[near[0]]}?" if near else ""
+    return f"{f'--{key}: ' if key else ''}{said}.{hint}"
