@@ -35,13 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     complete = "_ARGCOMPLETE" in os.environ or any(word.startswith("--print_shtab") for word in argv)
-    sys.path.append(os.getcwd())  # modules that a user names; last, so that nothing is shadowed
-    try:
-        command = parse(argv, complete=complete)
-        status = command.run(command.args)
-        sys.stdout.flush()
-    finally:
-        sys.path.remove(os.getcwd())
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # for modules that a user names; last, so that nothing is shadowed
+    command = parse(argv, complete=complete)
+    status = command.run(command.args)
+    sys.stdout.flush()
     return status
 
 

@@ -81,7 +81,7 @@ def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
     except UsageError as error:
         options = [option for action in parsers.get(asked, root)._actions for option in action.option_strings]
         way_out = f"See {parsers.get(asked, root).prog} --help."
-        raise UsageError(f"{_in_short(str(error), [*options, *COMMANDS])} {way_out}") from error
+        raise UsageError(f"{_in_short(str(error), [*options, *" ".join(COMMANDS).split()])} {way_out}") from error
     module = importlib.import_module(f"xai_callbacks.cli.{COMMANDS[asked][0]}")
     return Command(getattr(module, asked.rpartition(" ")[2]), given[asked.replace(" ", ".")])
 
@@ -106,6 +106,8 @@ def _in_short(message: str, known: Sequence[str]) -> str:
     )
     telling = [line for line in lines if line and not re.fullmatch(noise, line)]
     said = max(telling, key=lambda line: not line.startswith("Expected a <class"), default=lines[0])
+    if lines[0].startswith('expected "'):
+        said = f"Expected a command, one of {' '.join(re.findall(r'{.*}', said))}"
     said = re.sub(r"<class '([\w.]+)'>", r"\1", said).rstrip(".")
     wrong = re.search(r"(?:option|invalid choice:|arguments:) '?(-*[\w.-]+)", said)
     words = {name.lstrip("-"): name for name in known}
