@@ -13,8 +13,8 @@ from xai_callbacks.measures.uncertainty import ExplanationUncertainty
 
 __all__ = [
     "ALWAYS", "Answers", "Baselines", "Conditions", "Context", "Drift", "ExplanationUncertainty", "FoundRegions",
-    "Localization", "MapClusters", "Measure", "Measured", "ModelAccess", "Representations", "Scores", "Separation", "Trust",
-    "keys_of_maps",
+    "Localization", "MapClusters", "Measure", "Measured", "ModelAccess", "Representations", "Scores", "Separation",
+    "Trust", "keys_of_maps",
 ]  # fmt: skip
 
 ALWAYS: tuple[Measure, ...] = (Answers(), Drift(), Scores())
