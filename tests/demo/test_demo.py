@@ -155,7 +155,7 @@ def test_demo_prints_table_verdict_and_next_step_within_80_columns(
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--epochs", "1", "--train-images", "128", "--strength", "0.1", "--out", "logs"]) == 0
     printed, complaints = capsys.readouterr()
-    head = printed[: printed.index("Verdict")]  # sentences are not broken in a pipe
+    head = printed[: printed.index("Novelty: gradient norm")]  # sentences are not broken in a pipe
 
     assert max(len(line) for line in head.splitlines()[1:]) <= 80
     assert "on cue" in head

@@ -17,6 +17,9 @@ def audit_arguments(parser: ArgumentParser) -> None:
     """Add the options of `audit`; those of the auditor are the arguments of `Auditor`."""
     from xai_callbacks.audit import Auditor
 
+    from xai_callbacks.rules import Rule
+
+    rules = "Rules and sentences that each audit is held against; by default an AlarmRule where a cue is tried."
     checkpoints = "Files of weights, or names such as timm/resnet18."
     # Without a default, so that a configuration file may have them.
     parser.add_argument("checkpoints", nargs="*", type=str, metavar="CHECKPOINT", default=SUPPRESS, help=checkpoints)
@@ -28,6 +31,7 @@ def audit_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--trust", action="store_true", help="Read files that may execute anything when they are read.")
     for name, default in _TRAINER.items():
         parser.add_argument(f"--{name}", type=int | str, default=default, help="Of Lightning's Trainer.")
+    parser.add_argument("--rules", type=list[Rule | str | dict[str, str]] | None, help=rules)
     parser.add_class_arguments(Auditor, "auditor", skip={"probes"}, instantiate=False)
 
 
@@ -45,12 +49,15 @@ def audit(args: Any) -> int:
     from xai_callbacks.audit import Auditor
     from xai_callbacks.callbacks import audit_checkpoints
     from xai_callbacks.checkpoints import Checkpoint
+    from xai_callbacks.rules import AlarmRule
 
     sources = args.get("checkpoints") or []
     if not sources:
         raise ConfigurationError("Expected checkpoints, but got none. See xai-audit audit --help.")
     given = {name: getattr(args, name) for name in ("model", "hparams", "weights", "trust")}
     checkpoints = dict(zip(names_of(sources), (Checkpoint(source, **given) for source in sources), strict=True))
+    # There is one audit of each, so that none can be confirmed by the next.
+    rules = [AlarmRule(audits=1)] if args.rules is None and args.auditor.trials else args.rules
     auditor, quiet = Auditor(args.probes, **vars(args.auditor)), ("logger", "enable_checkpointing")
     with progress("auditing") as bar:
 
@@ -63,7 +70,7 @@ def audit(args: Any) -> int:
             **dict.fromkeys((*quiet, "enable_model_summary", "enable_progress_bar"), False),
             callbacks=[Bar()],
         )
-        found = audit_checkpoints(checkpoints, auditor, args.out, trainer=trainer)
+        found = audit_checkpoints(checkpoints, auditor, args.out, rules=rules, trainer=trainer)
     if not trainer.is_global_zero:
         return OK
     if args.json:

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from xai_callbacks.compare import Comparison, Difference
 
 _PATHS = "Runs, histories, records, or folders of audited checkpoints; the first is the baseline."
+_FLIPS = {"gained": "wrong before, right now", "lost": "right before, wrong now", "changed": "another wrong answer"}
+_BEYOND = {True: "beyond noise", False: "within noise", None: "cannot tell"}
+_FIRST = ("accuracy", "exact_match", "absolute_error")
 _MOST_ROWS, _MOST_NAMES = 12, 5
+_ALIKE = 0.005  # smaller distances of heatmaps would be shown as 0.00
 
 
 def compare_arguments(parser: ArgumentParser) -> None:
@@ -98,37 +102,33 @@ def _compared(args: Any) -> "Comparison":
 
 
 def _table(found: "Comparison", name: str, difference: "Difference", most: int) -> "Table":
-    """Metrics of a model beside those of the baseline: those beyond noise first, in the order they are declared."""
-    ranked = sorted(difference.metrics, key=lambda each: not each.beyond)
-    left_out = f" {len(ranked) - most} more metrics with --all." if len(ranked) > most else ""
+    """Metrics of a model beside those of the baseline: how often it is right, then the most certain differences."""
+    more = len(difference.metrics) - most
+    left_out = f" {more} more metrics with --all." if more > 0 else ""
     rows: list[tuple[object, ...]] = [
         (each.key, number(each.a.value), number(each.b.value), estimate(each.difference), _BEYOND[each.beyond])
-        for each in ranked[:most]
+        for each in sorted(difference.metrics, key=lambda each: each.key not in _FIRST)[:most]
     ]
     grid = table(f"{name} against {found.baseline}", "metric", found.baseline, name, "difference", "", rows=rows)
     grid.caption = shown(f"95 % intervals over probes; noise is told by {found.noise}.{left_out}")
     return grid
 
 
-_BEYOND = {True: "beyond noise", False: "within noise", None: "cannot tell"}
-
-
 def _sentences(found: "Comparison", name: str, difference: "Difference") -> list[str]:
-    """Answers that changed, heatmaps that agree, layers that are alike."""
+    """Answers that changed, reasons that differ, heatmaps and layers that agree."""
     names = found.record(name).names
-    kinds = {"gained": "wrong before, right now", "lost": "right before, wrong now", "changed": "another wrong answer"}
-    told = [_listed(f"{words}", getattr(difference, kind), names) for kind, words in kinds.items()]
-    told.append(_listed("same answer, different reasons", difference.reasons, names))
+    told = [_listed(words, [names[place] for place in getattr(difference, kind)]) for kind, words in _FLIPS.items()]
+    apart = {place: float(difference.distance[place]) for place in difference.reasons}
+    reasons = [f"{names[place]} ({number(distance)})" for place, distance in apart.items() if distance >= _ALIKE]
+    told.append(_listed("same answer for other reasons, by distance of heatmaps (1 is unrelated)", reasons))
     for key, each in difference.agreements.items():
         asked = each.distance[each.same & ~each.distance.isnan()]
-        if len(asked):
-            told.append(f"heatmaps of {key}: distance {number(float(asked.mean()))} on {len(asked)} probes (1 unrelated)")
-    if difference.cka:
-        told.append("CKA by layer: " + ", ".join(f"{layer} {number(value)}" for layer, value in difference.cka.items()))
-    return told
+        told.append(f"heatmaps of {key}: distance {number(float(asked.mean()))} on {len(asked)} probes")
+    told += [f"CKA of {layer}: {number(value)}" for layer, value in difference.cka.items()]
+    return [sentence for sentence in told if sentence]
 
 
-def _listed(words: str, places: Sequence[int], names: Sequence[str]) -> str:
-    few = ", ".join(names[place] for place in places[:_MOST_NAMES])
-    more = f" and {len(places) - _MOST_NAMES} more" if len(places) > _MOST_NAMES else ""
-    return f"{words}: {len(places)} of {len(names)}" + (f", {few}{more}" if few else "")
+def _listed(words: str, names: Sequence[str]) -> str:
+    """The first names and how many there are; empty for none."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"{words}: {', '.join(names[:_MOST_NAMES])}{more}" if names else ""

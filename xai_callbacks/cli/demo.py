@@ -55,8 +55,9 @@ def demo(args: Any) -> int:
         return OK
     record = done.audit.history[-1]
     out.print(table(rows, record))
-    for sentence in (f"Verdict  {verdict(rows[-1])}", *(finding.sentence for finding in record.findings)):
-        say(out, f"{sentence}\n", "bold" if sentence.startswith("Verdict") else "")
+    for style, sentence in (("bold", verdict(rows[-1])), *(("", finding.sentence) for finding in record.findings)):
+        say(out, sentence, style)
+        out.print()
     say(out, f"Training with {len(rows)} audits took {time.perf_counter() - begin:.0f} s.", "dim")
     if pictured:
         say(out, f"Pictures of {pictured} and of all probes are in {args.pictures}.")

@@ -3,12 +3,25 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from xai_callbacks.cli.output import error_console, say
+from xai_callbacks.errors import AuditError
+
 if TYPE_CHECKING:
     from xai_callbacks.history import History
 
 
 def models_at(paths: Sequence[str]) -> "dict[str, History]":
-    """Histories by the name of the model; an `AuditError` if the latest audit of one cannot be read."""
+    """Histories by the name of the model.
+
+    That an earlier audit cannot be read is told; of the latest it is an `AuditError`, as an older one would pass for it.
+    """
     from xai_callbacks.compare import read_models
 
-    return read_models(paths)
+    models = read_models(paths)
+    for history in models.values():
+        newest = max(history.folder.glob("audit_*.safetensors")).stem if history.folder is not None else ""
+        for number, sentence in history.unreadable.items():
+            if newest == f"audit_{number:06d}":
+                raise AuditError(sentence)
+            say(error_console(), f"warning: {sentence}", "yellow")
+    return models

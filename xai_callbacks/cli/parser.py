@@ -79,9 +79,10 @@ def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
         given = root.parse_args(list(argv))
         given = getattr(root, "instantiate", root.instantiate_classes)(given)
     except UsageError as error:
-        options = [option for action in parsers.get(asked, root)._actions for option in action.option_strings]
-        way_out = f"See {parsers.get(asked, root).prog} --help."
-        raise UsageError(f"{_in_short(str(error), [*options, *" ".join(COMMANDS).split()])} {way_out}") from error
+        parser = parsers.get(asked, root)
+        options = [option for action in parser._actions for option in action.option_strings]
+        said = _in_short(str(error), [*" ".join(COMMANDS).split(), *options])
+        raise UsageError(f"{said.replace(f' {asked}.', ' ')} See {parser.prog} --help.") from error
     module = importlib.import_module(f"xai_callbacks.cli.{COMMANDS[asked][0]}")
     return Command(getattr(module, asked.rpartition(" ")[2]), given[asked.replace(" ", ".")])
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import PositiveInt
 
 from xai_callbacks.cli.output import OK, console, say, table, write_json
 from xai_callbacks.errors import ConfigurationError
@@ -35,13 +34,13 @@ def build_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--dataset-args", type=dict[str, Any], default={}, help="What that is called with.")
     parser.add_argument("--out", type=str, default="probes.safetensors", help="File to write.")
-    parser.add_argument("--per-class", type=PositiveInt, default=4, help="Probes of each class, of a dataset.")
+    parser.add_argument("--per-class", type=int, default=4, help="Probes of each class, of a dataset.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of that draw.")
     parser.add_argument("--fields", type=dict[str, Any], help="Where things are in an item, of a dataset.")
     parser.add_argument(
-        "--size", type=PositiveInt | tuple[int, int], default=224, help="Pixels, or [H, W], of a folder."
+        "--size", type=int | tuple[int, int], default=224, help="Pixels, or [H, W], of a folder."
     )
-    parser.add_argument("--resize", type=PositiveInt | None, help="Shorter side before the crop, of a folder.")
+    parser.add_argument("--resize", type=int | None, help="Shorter side before the crop, of a folder.")
     parser.add_argument("--mean", type=list[float] | None, help="Normalisation, one value a channel.")
     parser.add_argument("--std", type=list[float] | None, help="Likewise.")
     parser.add_argument("--class-names", type=list[str] | None, help="Names of the classes.")

@@ -1,13 +1,14 @@
 """`xai-audit watch`: a live table of a running history."""
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat
 
 from xai_callbacks.cli.models import models_at
-from xai_callbacks.cli.output import OK, console, estimate, table, write_json
+from xai_callbacks.cli.output import OK, console, estimate, shown, table, write_json
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -40,17 +41,18 @@ def watch(args: Any) -> int:
     if args.json:
         record = history[-1]
         write_json({name: getattr(record, name) for name in ("step", "epoch", "metrics", "findings", "failed")})
-    elif args.once or not out.is_terminal:
-        out.print(_page(history))
-    if args.json or args.once:
         return OK
-    with Live(_page(history) if out.is_terminal else None, console=out, auto_refresh=False) as live:
-        while True:
+    follows = out.is_terminal and not args.once
+    if not follows:
+        out.print(_page(history))
+    with Live(_page(history), console=out, auto_refresh=False) if follows else nullcontext() as live:
+        while not args.once:
             time.sleep(args.every)
             newer = _history(args.run)
-            if newer[-1].time != history[-1].time:
+            if newer[-1].time > history[-1].time:
                 history = newer
-                live.update(_page(history), refresh=True) if out.is_terminal else out.print(_page(history))
+                out.print(_page(history)) if live is None else live.update(_page(history), refresh=True)
+    return OK
 
 
 def _history(path: str) -> "History":
