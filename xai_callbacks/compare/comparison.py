@@ -16,6 +16,7 @@ from xai_callbacks.compare.differences import FEWEST_SEEDS, MetricDifference, me
 from xai_callbacks.compare.verdict import conclude
 from xai_callbacks.errors import ConfigurationError, is_number, require_instance
 from xai_callbacks.history import History
+from xai_callbacks.metrics import FoundRegion, found_on
 from xai_callbacks.metrics.representations import linear_cka
 from xai_callbacks.record import AuditRecord
 
@@ -112,6 +113,17 @@ class Comparison:
         `logit_model - logit_baseline`. NaN where the two were asked about different classes.
         """
         return agreement.difference_maps(self.record(self.baseline), self.record(name), key)
+
+    def difference_regions(self, name: str, key: str, size: tuple[int, int]) -> tuple[FoundRegion, ...]:
+        """Regions of images `size` on which a model finds more evidence than the baseline, over all probes.
+
+        Of the mean of `difference_maps`, what exceeds half of its largest value, highest peak first: a cue at one place
+        shows itself so, an object that may be anywhere does not. Other places have as much to say where few probes
+        carry the cue.
+        """
+        maps = self.difference_maps(name, key)
+        known = maps.flatten(1).isfinite().all(dim=1)
+        return found_on(maps[known].mean(dim=0), size) if bool(known.any()) else ()
 
     def ranking(self) -> list[Disagreement]:
         """Probes by how far the models disagree about them, in what they say first, then in why."""

@@ -24,7 +24,7 @@ class MetricDifference(NamedTuple):
     words: str  # what it means
     a: Estimate  # of the baseline
     b: Estimate  # of the model
-    difference: Estimate  # b - a; with an interval where it is a mean over probes, paired
+    difference: Estimate  # b - a over the probes that have a value in both, with an interval; else of the estimates
     p: float | None = None  # corrected for the number of metrics; None where it cannot be told
     beyond: bool | None = None  # whether it is beyond noise
 
