@@ -38,7 +38,10 @@ def test_all_models_are_judged_and_expectations_may_be_given_one_by_one(runs, ca
     words = ["check", str(runs), "--expect", SOUND, "--expect", "accuracy > .5", "--json"]
     assert main(words) == 1
     found = json.loads(capsys.readouterr().out)
-    assert {name: found[name]["cue/patch/effect < 0.3"]["state"] for name in found} == {"leaning": "fail", "sound": "pass"}
+    assert {name: found[name]["cue/patch/effect < 0.3"]["state"] for name in found} == {
+        "leaning": "fail",
+        "sound": "pass",
+    }
     assert all("accuracy > 0.5" in found[name] for name in found)
 
 

@@ -143,7 +143,7 @@ def test_a_watch_ends_on_ctrl_c_without_a_traceback(runs):
         printed, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert told == ""
-    assert "audits; the latest epoch 1, step 1" in first + printed
+    assert "Audit 2: epoch 1, step 1" in first + printed
     assert "\x1b" not in printed
 
 

@@ -61,7 +61,9 @@ def test_a_folder_becomes_a_probe_set(photos, tmp_path, capsys):
     expected = ProbeSet.from_folder(photos, size=8, mean=[0.5] * 3, std=[0.2] * 3)
     assert made.fingerprint == expected.fingerprint
     assert made.fingerprint in capsys.readouterr().out
-    assert main([*words, "--out", str(tmp_path / "q.safetensors"), "--size", "[8,10]", "--class-names", "[dog,cat]"]) == 0
+    assert (
+        main([*words, "--out", str(tmp_path / "q.safetensors"), "--size", "[8,10]", "--class-names", "[dog,cat]"]) == 0
+    )
     other = ProbeSet.load(tmp_path / "q.safetensors")
     assert (other.images.shape[2:], other.class_names) == ((8, 10), ("dog", "cat"))
 

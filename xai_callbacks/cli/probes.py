@@ -37,9 +37,7 @@ def build_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--per-class", type=int, default=4, help="Probes of each class, of a dataset.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of that draw.")
     parser.add_argument("--fields", type=dict[str, Any], help="Where things are in an item, of a dataset.")
-    parser.add_argument(
-        "--size", type=int | tuple[int, int], default=224, help="Pixels, or [H, W], of a folder."
-    )
+    parser.add_argument("--size", type=int | tuple[int, int], default=224, help="Pixels, or [H, W], of a folder.")
     parser.add_argument("--resize", type=int | None, help="Shorter side before the crop, of a folder.")
     parser.add_argument("--mean", type=list[float] | None, help="Normalisation, one value a channel.")
     parser.add_argument("--std", type=list[float] | None, help="Likewise.")

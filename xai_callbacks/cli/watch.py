@@ -42,21 +42,27 @@ def watch(args: Any) -> int:
         record = history[-1]
         write_json({name: getattr(record, name) for name in ("step", "epoch", "metrics", "findings", "failed")})
         return OK
-    follows = out.is_terminal and not args.once
+    seen, follows = 0, out.is_terminal and not args.once
     if not follows:
         out.print(_page(history))
     with Live(_page(history), console=out, auto_refresh=False) if follows else nullcontext() as live:
         while not args.once:
             time.sleep(args.every)
-            newer = _history(args.run)
-            if newer[-1].time > history[-1].time:
+            before, seen = seen, _changed(history)
+            if before != seen and (newer := _history(args.run))[-1].time > history[-1].time:
                 history = newer
                 out.print(_page(history)) if live is None else live.update(_page(history), refresh=True)
     return OK
 
 
 def _history(path: str) -> "History":
-    return next(iter(models_at([path]).values()))
+    """The history below a path that was written to last."""
+    return max(models_at([path]).values(), key=lambda history: history[-1].time)
+
+
+def _changed(history: "History") -> int:
+    """When a record was last written, in ns: reading all of them takes longer than asking."""
+    return 0 if history.folder is None else history.folder.stat().st_mtime_ns
 
 
 def _page(history: "History") -> "Group":
@@ -69,11 +75,10 @@ def _page(history: "History") -> "Group":
     for key, each in record.metrics.items():
         course = [found.value for _, found in history.estimates(key)]
         rows.append((key, estimate(each), sparkline(course)))
-    grid = table(
-        f"{len(history)} audits; the latest {when}, step {record.step}", "metric", "value", "course", rows=rows
-    )
+    title = f"Audit {len(history)}: {when}, step {record.step}"
+    grid = table(title, "metric", "value", "course", rows=rows)
     findings = [Text(shown(finding.sentence)) for finding in record.findings]
-    return Group(grid, *findings)
+    return Group(*findings, grid)  # what does not fit on the screen is cut below
 
 
 def sparkline(values: list[float]) -> str:
