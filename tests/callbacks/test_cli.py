@@ -233,7 +233,9 @@ def test_hydra_config_trains_and_audits(project, monkeypatch):
     config = (REPOSITORY / "configs" / "hydra.yaml").read_text()
     words = shlex.split(config.splitlines()[0].removeprefix("# "))
     assert words[:2] == ["python", "-c"]
-    config = config.replace("my_project.My", "tests.callbacks.cli_parts.Old").replace("max_epochs: 10", "max_epochs: 1")
+    config = config.replace("my_project.My", "tests.callbacks.cli_parts.Old")
+    quick = ["max_epochs: 1", *(word.removeprefix("--trainer.").replace("=", ": ") for word in QUIET)]
+    config = config.replace("max_epochs: 10", "\n  ".join(word for word in quick if word != "max_epochs: 2"))
     (project / "configs").mkdir()
     (project / "configs" / "hydra.yaml").write_text(config)
     (project / "run.py").write_text(words[2])

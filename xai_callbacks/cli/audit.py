@@ -16,7 +16,6 @@ _TRAINER = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "3
 def audit_arguments(parser: ArgumentParser) -> None:
     """Add the options of `audit`; those of the auditor are the arguments of `Auditor`."""
     from xai_callbacks.audit import Auditor
-
     from xai_callbacks.rules import Rule
 
     rules = "Rules and sentences that each audit is held against; by default an AlarmRule where a cue is tried."
@@ -36,12 +35,12 @@ def audit_arguments(parser: ArgumentParser) -> None:
 
 
 def audit(args: Any) -> int:
-    """Audit checkpoints on the same probes, each into a history of its own; what was audited before is kept.
+    r"""Audit checkpoints on the same probes, each into a history of its own; what was audited before is kept.
 
     Examples:
       xai-audit audit a.ckpt b.ckpt --model my_project.Classifier --probes probes.safetensors --out audits
       xai-audit audit *.pt --model timm/resnet50 --probes probes.safetensors --out audits --devices 4
-      xai-audit audit a.ckpt --model my_project.Classifier --probes probes.safetensors --out audits \\
+      xai-audit audit a.ckpt --model my_project.Classifier --probes probes.safetensors --out audits \
           --auditor.explainers+=GradCAM --auditor.explainers+=Occlusion
       xai-audit audit --config configs/sweep.yaml
     """

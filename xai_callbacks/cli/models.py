@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def models_at(paths: Sequence[str]) -> "dict[str, History]":
     """Histories by the name of the model.
 
-    That an earlier audit cannot be read is told; of the latest it is an `AuditError`, as an older one would pass for it.
+    Of an earlier audit that cannot be read it is told; of the latest it is an `AuditError`, as another would pass for it.
     """
     from xai_callbacks.compare import read_models
 
