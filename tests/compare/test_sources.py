@@ -37,7 +37,7 @@ def test_models_are_named_by_what_differs_in_their_paths(tmp_path):
 
 
 def test_names_where_one_path_is_the_beginning_of_another(tmp_path):
-    assert list(read_models([run(tmp_path / "a"), run(tmp_path / "a" / "b")])) == ["a", "b"]
+    assert list(read_models([run(tmp_path / "a"), run(tmp_path / "a" / "b")])) == ["a", "a/b"]
     History(tmp_path / "c").append(small(0))
     History(tmp_path / "c" / "c").append(small(0))
     names = list(read_models([tmp_path / "c"]))
@@ -74,7 +74,7 @@ def test_what_leads_to_no_audit_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="there are none in"):
         find_probes([tmp_path / "missing"])
     (tmp_path / "notes.txt").write_text("no record")
-    with pytest.raises(AuditError, match="Expected a file of `AuditRecord.save`"):
+    with pytest.raises(AuditError, match=r"Expected a file of `AuditRecord\.save`"):
         read_models([tmp_path / "notes.txt"])
     (tmp_path / "audit_000000.safetensors").write_bytes(b"damaged")
     with pytest.raises(ConfigurationError, match=r"none can be read. Expected a file of `AuditRecord.save`"):
@@ -85,7 +85,7 @@ def test_a_record_of_a_newer_version_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("xai_callbacks.record.audit_record.SCHEMA", 99)
     History(tmp_path).append(small(0))
     monkeypatch.undo()
-    with pytest.raises(ConfigurationError, match="none can be read.*version 99, newer than 1. Update xai_callbacks"):
+    with pytest.raises(ConfigurationError, match=r"none can be read.*version 99, newer than 1. Update xai_callbacks"):
         read_models([tmp_path])
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -37,8 +38,9 @@ def metric_differences(
     Two kinds of noise are told apart. That of the *probes*: signs of paired differences are flipped at random, for all
     metrics at once, and the largest studentised mean of any metric gives the corrected p value (Westfall and Young
     1993). That of *training*: with three seeds of one training or more, a difference is also held against what two of
-    them differ by, `|b - a| / (sqrt(2) sd)` as Student's t, corrected by Holm's procedure. What is beyond both, or
-    beyond probes where there are no seeds, is beyond noise.
+    them differ by, `|b - a| / (sqrt(2) sd)` as Student's t, corrected by Holm's procedure. The ratio of `sd` to the
+    standard error over probes is taken to be the median one of all metrics at least: of many metrics a few seeds agree
+    on some by chance. What is beyond both, or beyond probes where there are no seeds, is beyond noise.
 
     Args:
         a: Audit of the baseline.
@@ -115,15 +117,16 @@ def _seeds_p(rows: Sequence[MetricDifference], seeds: Sequence[AuditRecord], a: 
     """Corrected p value of each difference being one of seeds; NaN where they do not all have the metric."""
     from scipy.stats import t
 
+    spreads = [_spread(row.key, seeds, a) for row in rows]
+    errors = [_standard_error(row.key, a) for row in rows]
+    known = [spread / error for spread, error in zip(spreads, errors, strict=True) if spread >= 0 and error > 0]
+    usual = median(known) if known else 0.0
     found = [math.nan] * len(rows)
-    for place, row in enumerate(rows):
-        values = torch.tensor([each.metrics[row.key].value for each in seeds if row.key in each.metrics])
-        if len(values) == len(seeds) and bool(values.isfinite().all()) and math.isfinite(row.difference.value):
-            declared = a.key(row.key)
-            # Seeds may agree on a share to the last probe, and the next one still differ by one.
-            least = 0.5 / len(a.names) if declared is not None and declared.unit == "share" else 0.0
-            spread = max(float(values.double().std()), least)
-            statistic = abs(row.difference.value) / (math.sqrt(2) * spread) if spread else 0.0
+    for place, (row, spread, error) in enumerate(zip(rows, spreads, errors, strict=True)):
+        if not math.isnan(spread + row.difference.value):
+            # Among many metrics some seeds agree by chance: none is taken to be steadier than the usual one.
+            least = max(spread, 0.0 if math.isnan(error) else usual * error)
+            statistic = abs(row.difference.value) / (math.sqrt(2) * least) if least else 0.0
             found[place] = 2 * float(t.sf(statistic, len(seeds) - 1))
     order = sorted((place for place, p in enumerate(found) if not math.isnan(p)), key=lambda place: found[place])
     worst = 0.0
@@ -131,3 +134,21 @@ def _seeds_p(rows: Sequence[MetricDifference], seeds: Sequence[AuditRecord], a: 
         worst = max(worst, min(1.0, found[place] * (len(order) - rank)))
         found[place] = worst
     return found
+
+
+def _spread(key: str, seeds: Sequence[AuditRecord], a: AuditRecord) -> float:
+    """Standard deviation of a metric over seeds; NaN where one lacks it."""
+    values = torch.tensor([each.metrics[key].value for each in seeds if key in each.metrics], dtype=torch.float64)
+    if len(values) < len(seeds):
+        return math.nan
+    declared = a.key(key)
+    # Seeds may agree on a share to the last probe, and the next one still differ by one.
+    least = 0.5 / len(a.names) if declared is not None and declared.unit == "share" else 0.0
+    return max(float(values.std()), least)
+
+
+def _standard_error(key: str, a: AuditRecord) -> float:
+    """Standard error of a metric of one model by the choice of probes; NaN where it is no mean over probes."""
+    values = _of_probes(a, key)
+    known = torch.empty(0) if values is None else values[values.isfinite()]
+    return float(known.std() / math.sqrt(len(known))) if len(known) > 1 else math.nan
