@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": {"novelty", "_lightning"} | FOUNDATIONS,
     "callbacks": UP_TO_CALLBACKS,
     "demo": UP_TO_CALLBACKS | {"callbacks"},
-    "cli": UP_TO_CALLBACKS | {"callbacks", "compare", "demo", "report"},
+    "cli": UP_TO_CALLBACKS | {"callbacks", "checkpoints", "compare", "demo", "doctor", "report"},
     "__init__": UP_TO_CALLBACKS - {"_lightning"} | {"canary", "callbacks", "compare", "report"},
 }  # fmt: skip
 

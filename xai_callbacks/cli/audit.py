@@ -1,10 +1,11 @@
 """`xai-audit audit`."""
 
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import SUPPRESS, ArgumentParser
+from jsonargparse import ArgumentParser
 
 from xai_callbacks.cli.output import OK, console, progress, say, write_json
 from xai_callbacks.errors import ConfigurationError

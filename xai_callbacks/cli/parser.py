@@ -4,6 +4,7 @@ import argparse
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple, NoReturn
@@ -61,7 +62,7 @@ def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
         argv: Its words.
         complete: Whether all commands are wanted, for shell completion; else only the one that is named.
     """
-    version = importlib.import_module("xai_callbacks").__version__
+    version = sys.modules[__name__.partition(".")[0]].__version__
     root = _Parser(prog="xai-audit", description=_ABOUT, epilog=EXIT_CODES)
     root.add_argument("--version", action="version", version=version, help="Show the version and exit.")
     places = {"": root.add_subcommands(dest="command", metavar="COMMAND", title="commands", description=None)}
