@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 from jsonargparse import ArgumentParser
 
-from xai_callbacks.cli.models import models_at
+from xai_callbacks.cli.named import models_at
 from xai_callbacks.cli.output import FAIL, OK, UNDECIDED, console, say, shown, write_json
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def check_arguments(parser: ArgumentParser) -> None:
     """Add the options of `check`."""
     parser.add_argument("paths", nargs="+", type=str, metavar="PATH", help="Runs, or folders of audited checkpoints.")
-    parser.add_argument("--expect", nargs="+", action="extend", type=str, required=True, help="What must hold.")
+    parser.add_argument("--expect", nargs="+", action="extend", required=True, help="What must hold.")
     parser.add_argument("--junit", type=str, help="Also write JUnit XML, to this file.")
     parser.add_argument("--strict", action="store_true", help="Whether too little evidence fails.")
 

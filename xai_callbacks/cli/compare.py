@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from xai_callbacks.cli.models import models_at
+from xai_callbacks.cli.named import models_at
 from xai_callbacks.cli.output import OK, console, estimate, number, say, shown, table, write_json
 from xai_callbacks.errors import ConfigurationError
 

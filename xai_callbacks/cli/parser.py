@@ -90,7 +90,7 @@ def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
 
 def _fill(parser: _Parser, module: Any, name: str) -> None:
     parser.description = inspect.getdoc(getattr(module, name))
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file that has options.")
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of options; those after it go first.")
     getattr(module, f"{name}_arguments")(parser)
     parser.add_argument("--json", action="store_true", help="Print JSON, and nothing else.")
     parser.add_argument("--debug", action="store_true", help="Show where an error comes from.")
@@ -110,8 +110,10 @@ def _in_short(message: str, known: Sequence[str]) -> str:
     said = max(telling, key=lambda line: not line.startswith("Expected a <class"), default=lines[0])
     if lines[0].startswith('expected "'):
         said = f"Expected a command, one of {' '.join(re.findall(r'{.*}', said))}"
-    said = re.sub(r"<class '([\w.]+)'>", r"\1", said).rstrip(".")
-    wrong = re.search(r"(?:option|invalid choice:|arguments:) '?(-*[\w.-]+)", said)
+    if missing := re.search(r'required: (.+)|key "(.+)" is required', said, re.IGNORECASE):
+        said, key = f"Expected {missing[1] or missing[2]}, but it was not given", ""
+    said = re.sub(r"<class '([\w.]+)'>", r"\1", said).removeprefix("Validation failed: ").rstrip(".")
+    wrong = re.search(r"(?:option|invalid choice:|arguments:|for key) ['\"]?(-*[\w.-]+)", said)
     words = {name.lstrip("-"): name for name in known}
     near = get_close_matches(wrong[1].lstrip("-").partition("=")[0], words, n=1) if wrong else []
     hint = f" Did you mean {words[near[0]]}?" if near else ""

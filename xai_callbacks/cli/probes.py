@@ -1,29 +1,17 @@
 """`xai-audit probes build`, `inspect` and `verify`."""
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from xai_callbacks.cli.named import named
 from xai_callbacks.cli.output import OK, console, say, table, write_json
 from xai_callbacks.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from xai_callbacks.probes import ProbeSet
-
-
-def named(path: str) -> Any:
-    """What is at `package.module:name`, or `package.module.name`: a class, a function, an object of a user's code."""
-    module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"Expected {path!r} to be package.module:name, but got: {error}.") from error
-    return found
 
 
 def build_arguments(parser: ArgumentParser) -> None:

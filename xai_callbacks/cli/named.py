@@ -1,13 +1,22 @@
-"""Models as the command line names them: paths of runs, histories, records, audited checkpoints."""
+"""What a user names on the command line: models by their paths, objects of their code by theirs."""
 
+import pkgutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xai_callbacks.cli.output import error_console, say
-from xai_callbacks.errors import AuditError
+from xai_callbacks.errors import AuditError, ConfigurationError, in_words
 
 if TYPE_CHECKING:
     from xai_callbacks.history import History
+
+
+def named(path: str) -> Any:
+    """What is at `package.module:name` or `package.module.name`: a class, a function, an object of a user's code."""
+    try:
+        return pkgutil.resolve_name(path)
+    except Exception as error:  # a module of the user may raise anything
+        raise ConfigurationError(f"Expected {path!r} to be package.module:name, but got {in_words(error)}") from error
 
 
 def models_at(paths: Sequence[str]) -> "dict[str, History]":
