@@ -20,11 +20,14 @@ SCRIPT = "studies/compare_models.py"
 
 def compare_table(result: dict[str, Any]) -> str:
     """One row a recipe: how often pairs of seeds, and of recipes, are said to differ."""
-    lines = [
-        "| nets of the demo | pairs of seeds said to differ, with 5 seeds as reference | without seeds | pairs with and "
-        "without the shortcut found, with seeds | maps beyond 95 % of seeds: of seeds, of recipes |",
-        "|---|---|---|---|---|",
-    ]
+    columns = (
+        "nets of the demo",
+        "pairs of seeds said to differ, with 5 seeds as reference",
+        "without seeds",
+        "pairs with and without the shortcut found, with seeds",
+        "maps beyond 95 % of seeds: of seeds, of recipes",
+    )
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, words in RECIPES.items():
         row = result["seeds"][name]
         lines.append(
@@ -58,12 +61,13 @@ def watermark_table(result: dict[str, Any]) -> str:
 
 def compare_cost_table(result: dict[str, Any]) -> str:
     """One row."""
-    lines = [
-        "| checkpoints | probes | passes that are needed anyway | audits and comparison | ratio | peak memory after two, "
-        "after all |",
-        "|---|---|---|---|---|---|",
-        f"| {result['checkpoints']} ResNet-18 | {result['probes']} of {result['size']} px | {result['plain_s']:.0f} s | "
-        f"{result['audits_s'] + result['compare_s']:.0f} s | {result['ratio']:.2f} | {result['peak_mb_after_two']:.0f} MB, "
-        f"{result['peak_mb']:.0f} MB |",
-    ]
+    cells = {
+        "checkpoints": f"{result['checkpoints']} ResNet-18",
+        "probes": f"{result['probes']} of {result['size']} px",
+        "passes that are needed anyway": f"{result['plain_s']:.0f} s",
+        "audits and comparison": f"{result['audits_s'] + result['compare_s']:.0f} s",
+        "ratio": f"{result['ratio']:.2f}",
+        "peak memory after two, after all": f"{result['peak_mb_after_two']:.0f} MB, {result['peak_mb']:.0f} MB",
+    }
+    lines = [f"| {' | '.join(cells)} |", "|---" * len(cells) + "|", f"| {' | '.join(cells.values())} |"]
     return "\n".join([*lines, "", f"*{source('bench_compare.py', result)}*"])
