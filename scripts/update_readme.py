@@ -311,14 +311,7 @@ def detection_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"*{source('studies/evaluate_detection.py', result['provenance'])}*"])
 
 
-PAGES = (
-    "README.md",
-    "docs/metrics.md",
-    "docs/novelty.md",
-    "docs/shortcuts.md",
-    "docs/explainers.md",
-    "docs/compare.md",
-)
+PAGES = ("README.md", *(f"docs/{page}.md" for page in ("metrics", "novelty", "shortcuts", "explainers", "compare")))
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "rule": (rule_table, "detection.json"),
     "families": (families_table, "detection.json"),
