@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy import stats
 
 from tests.compare.models import auditor, net, permuted, probes
 from xai_callbacks import Auditor, GradCAM, History, ProbeSet, Regression, Why
@@ -46,6 +47,7 @@ def test_identical_weights_differ_by_exactly_nothing(records):
         assert set(each.overlap[known].tolist()) == {1.0}
         assert float(found.difference_maps("same", key).nan_to_num().abs().max()) == 0
     assert other.cka == {"0": 1.0, "1": 1.0, "6": 1.0}
+    assert other.novelty == {"gradnorm": pytest.approx(1.0)}
     assert found.notes[0] == "same has the weights of net."
     assert found.verdict[0] == "The models have the same weights: nothing differs."
 
@@ -119,6 +121,12 @@ def test_similarity_of_stages_is_linear_cka(records):
     assert other.cka == {name: linear_cka(grams[0][name], grams[1][name]) for name in ("0", "1", "6")}
     assert other.cka_stages["0", "6"] == linear_cka(grams[0]["0"], grams[1]["6"])
     assert len(other.cka_stages) == 9
+
+
+def test_novelty_is_compared_by_the_order_of_the_probes(records):
+    scores = [records[name].scores["gradnorm"].numpy() for name in ("net", "other")]
+    found = two(records, "other").differences["other"].novelty
+    assert found == {"gradnorm": pytest.approx(stats.spearmanr(*scores).statistic)}
 
 
 def test_the_ranking_begins_where_answers_differ_most(records):

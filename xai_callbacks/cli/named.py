@@ -22,7 +22,7 @@ def named(path: str) -> Any:
 def models_at(paths: Sequence[str]) -> "dict[str, History]":
     """Histories by the name of the model.
 
-    Of an earlier audit that cannot be read it is told; of the latest it is an `AuditError`, as another would pass for it.
+    An earlier audit that cannot be read is told of; the latest is an `AuditError`, as another would pass for it.
     """
     from xai_callbacks.compare import read_models
 
