@@ -44,7 +44,7 @@ def test_seeds_say_what_noise_is(runs, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("others", "expected"),
-    [([], "Expected two models or more to compare, but got sound."), (["other"], "probe"), (["nowhere"], "no audits")],
+    [([], "two or more, but got 1"), (["other"], "probe"), (["nowhere"], "no audits")],
 )
 def test_what_cannot_be_compared_is_refused(runs, tmp_path, others, expected, capsys):
     write_run(tmp_path / "other", count=34)

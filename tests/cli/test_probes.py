@@ -76,7 +76,7 @@ def test_a_dataset_is_a_class_a_factory_or_an_object(named, size, tmp_path, caps
     out = tmp_path / "p.safetensors"
     words = ["probes", "build", "--dataset", f"{__name__}{named}", "--per-class", "2", "--out", str(out), "--json"]
     assert main(words) == 0
-    assert json.loads(capsys.readouterr().out)["by"]["class"] == {"0": 2, "1": 2, "2": 2, "3": 2}
+    assert json.loads(capsys.readouterr().out)["by"]["class"] == [["0", 2], ["1", 2], ["2", 2], ["3", 2]]
     assert ProbeSet.load(out).images.shape == (8, 3, size, size)
     if named == ":Digits":
         assert main([*words, "--dataset-args", "{size: 6}"]) == 0
@@ -98,9 +98,9 @@ def test_inspect_tells_facts_and_counts_and_draws_a_sheet(tmp_path, capsys):
     assert main([*words, "--json", "--png", str(tmp_path / "new" / "sheet.png")]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["by"] == {
-        "class": {"cat": 2, "dog": 2, "owl": 2},
-        "group": {"unknown": 2, "day": 1, "night": 3},
-        "region": {"core": 6, "spurious": 6},
+        "class": [["cat", 2], ["dog", 2], ["owl", 2]],
+        "group": [["unknown", 2], ["day", 1], ["night", 3]],
+        "region": [["core", 6], ["spurious", 6]],
     }
     assert (told["fingerprint"], told["probes"], told["images"]) == (probes.fingerprint, 6, "3 x 8 x 8")
     with Image.open(tmp_path / "new" / "sheet.png") as sheet:
@@ -114,7 +114,7 @@ def test_labels_and_classes_of_one_name_are_counted_apart(tmp_path, capsys):
     several = torch.tensor([[1, 0], [1, 1], [-1, 0]])
     ProbeSet.from_tensors(torch.rand(3, 3, 8, 8), several, class_names=["x", "x"]).save(tmp_path / "p.safetensors")
     assert main(["probes", "inspect", str(tmp_path / "p.safetensors"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["by"]["class"] == {"x (0)": 2, "x (1)": 1}
+    assert json.loads(capsys.readouterr().out)["by"]["class"] == [["x", 2], ["x", 1]]
 
 
 def test_verify_reads_and_checks_the_fingerprint(tmp_path, capsys):

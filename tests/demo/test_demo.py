@@ -173,6 +173,17 @@ def test_probe_that_was_not_drawn_is_named_and_nothing_is_saved(
     assert not (tmp_path / "pictures").exists()
 
 
+def test_ctrl_c_while_training_ends_quietly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xai_callbacks.cli.demo.progress", lambda words: contextlib.nullcontext(stopped))
+    assert main(["demo", "--epochs", "1", "--train-images", "64", "--out", f"{tmp_path}/logs"]) == 130
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("arguments", [["--strength", "1.5"], ["--epochs", "0"], ["--strength", "nan"]])
 def test_impossible_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", *arguments]) == 3

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from xai_callbacks.history import History
     from xai_callbacks.record import Finding
 
+_SHOWN = {
+    "pass": ("pass", "green"),
+    "fail": ("FAIL", "red"),
+    "not enough evidence": ("?   ", "yellow"),
+    "not due": ("-   ", ""),
+}
+
 
 def check_arguments(parser: ArgumentParser) -> None:
     """Add the options of `check`."""
@@ -38,18 +45,14 @@ def check(args: Any) -> int:
     if args.json:
         write_json({name: {each.key.partition("/")[2]: each for each in findings} for name, findings in found.items()})
     for name, findings in () if args.json else found.items():
-        rows = [(each.state, each.sentence) for each in findings]
         say(console(), name, "bold")
-        for state, sentence in rows:
-            say(console(), f"{_MARKS[state]}  {sentence}", _STYLES.get(state, ""))
+        for each in findings:
+            mark, style = _SHOWN[each.state]
+            say(console(), f"{mark}  {each.sentence}", style)
     states = {each.state for findings in found.values() for each in findings}
     if "fail" in states or (args.strict and "not enough evidence" in states):
         return FAIL
     return UNDECIDED if "not enough evidence" in states else OK
-
-
-_MARKS = {"pass": "pass", "fail": "FAIL", "not enough evidence": "?   ", "not due": "-   "}
-_STYLES = {"pass": "green", "fail": "red", "not enough evidence": "yellow"}
 
 
 def _judged(history: "History", sentences: Sequence[str]) -> "list[Finding]":

@@ -41,7 +41,9 @@ def compare(args: Any) -> int:
       xai-audit compare runs/demo/strength-0.1 runs/demo/strength-0.95
       xai-audit compare audits --json
     """
-    found = _compared(args)
+    from xai_callbacks.compare import compare as compared
+
+    found = compared(models_at(args.paths), seeds=list(models_at(args.seeds).values()) if args.seeds else ())
     if args.json:
         write_json(found.as_dict())
         return OK
@@ -63,7 +65,6 @@ def report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, default="report.html", help="File to write.")
     parser.add_argument("--probes", type=str, help="File of the probe set; by default the one beside the histories.")
     parser.add_argument("--title", type=str, default="", help="Title of the page.")
-    parser.add_argument("--seeds", nargs="+", type=str, default=[], help="Runs of one training with other seeds.")
     parser.add_argument("--open", action="store_true", help="Open it in the browser.")
 
 
@@ -78,10 +79,10 @@ def report(args: Any) -> int:
     from xai_callbacks.report import write_html
 
     models = models_at(args.paths)
-    given = next(iter(models.values())) if len(models) == 1 else _compared(args)
     probes = args.probes or find_probes(args.paths)
     if probes is None:
         raise ConfigurationError("Expected probes.safetensors beside the histories, but found none. Pass --probes.")
+    given = models if len(models) > 1 else next(iter(models.values()))
     path = write_html(given, args.out, ProbeSet.load(probes), title=args.title)
     if args.json:
         write_json({"report": str(path), "bytes": path.stat().st_size})
@@ -90,15 +91,6 @@ def report(args: Any) -> int:
     if args.open:
         webbrowser.open(Path(path).absolute().as_uri())
     return OK
-
-
-def _compared(args: Any) -> "Comparison":
-    from xai_callbacks.compare import compare as compared
-
-    models = models_at(args.paths)
-    if len(models) < 2:
-        raise ConfigurationError(f"Expected two models or more to compare, but got {', '.join(models) or 'none'}.")
-    return compared(models, seeds=list(models_at(args.seeds).values()) if args.seeds else ())
 
 
 def _table(found: "Comparison", name: str, difference: "Difference", most: int) -> "Table":

@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # such as of `xai-audit ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
             return 141
-        except SystemExit as end:  # --help, --version, --print_config
-            return int(end.code or 0)
+        except SystemExit as end:  # --help, --version, --print_config; Lightning makes one of Ctrl-C
+            return 130 if isinstance(end.__context__, KeyboardInterrupt) else int(end.code or 0)
         except Exception as error:
             if "--debug" in argv:
                 traceback.print_exc()

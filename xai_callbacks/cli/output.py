@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ def say(out: Console, text: object, style: str = "") -> None:
     out.print(Text(shown(text), style), soft_wrap=not out.is_terminal)
 
 
-def table(title: str, *columns: str, rows: list[tuple[object, ...]]) -> Table:
+def table(title: str, *columns: str, rows: Sequence[tuple[object, ...]]) -> Table:
     """A table of texts: the first column to the left, the others to the right; a `Text` keeps its style."""
     from rich.box import SIMPLE_HEAD
 

@@ -1,6 +1,6 @@
 """`xai-audit probes build`, `inspect` and `verify`."""
 
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,13 @@ from xai_callbacks.errors import ConfigurationError
 if TYPE_CHECKING:
     from xai_callbacks.probes import ProbeSet
 
+Counts = list[tuple[str, int]]  # names may come twice
+
 
 def build_arguments(parser: ArgumentParser) -> None:
     """Add the options of `build`."""
     parser.add_argument("folder", nargs="?", type=str, help="Folder of images, with probes.csv or a folder a class.")
-    parser.add_argument(
-        "--dataset", type=str, help="Instead: a dataset, its class or a factory, as package.module:name."
-    )
+    parser.add_argument("--dataset", type=str, help="Or a dataset, its class or a factory, as package.module:name.")
     parser.add_argument("--dataset-args", type=dict[str, Any], default={}, help="What that is called with.")
     parser.add_argument("--out", type=str, default="probes.safetensors", help="File to write.")
     parser.add_argument("--per-class", type=int, default=4, help="Probes of each class, of a dataset.")
@@ -97,7 +97,7 @@ def verify(args: Any) -> int:
 
 
 def _show(args: Any, probes: "ProbeSet", path: str) -> int:
-    regions = {name: int(mask.flatten(1).any(1).sum()) for name, mask in probes.masks.items()}
+    regions = [(name, int(mask.flatten(1).any(1).sum())) for name, mask in probes.masks.items()]
     facts = {
         "file": path,
         "probes": len(probes),
@@ -115,33 +115,23 @@ def _show(args: Any, probes: "ProbeSet", path: str) -> int:
     out.print(table("", "fact", "value", rows=[(name, value) for name, value in facts.items() if value is not None]))
     for kind, found in counts.items():
         if found:
-            out.print(table("", kind, "probes", rows=list(found.items())))
+            out.print(table("", kind, "probes", rows=found))
     return OK
 
 
-def _by_class(probes: "ProbeSet") -> dict[str, int]:
-    """Number of probes of each class, or that have each label, by name."""
+def _by_class(probes: "ProbeSet") -> Counts:
+    """Number of probes of each class, or that have each label."""
     if probes.labels is None:
-        return {}
-    width = probes.task.width or int(probes.labels.max()) + 1
-    counts = (probes.labels == 1).sum(0) if probes.labels.ndim > 1 else probes.labels.bincount(minlength=width)
-    return _numbered([probes.class_name(k) for k in range(len(counts))], counts.tolist())
+        return []
+    counts = probes.labels.bincount() if probes.labels.ndim == 1 else (probes.labels == 1).sum(0)
+    return [(probes.class_name(k), count) for k, count in enumerate(counts.tolist()) if count]
 
 
-def _by_group(probes: "ProbeSet") -> dict[str, int]:
-    """Number of probes of each group, by name; of those without one, under "unknown"."""
-    if probes.groups is None:
-        return {}
-    counts = (probes.groups + 1).bincount().tolist()
-    names = probes.group_names or tuple(map(str, range(len(counts))))
-    return _numbered(["unknown", *names][: len(counts)], counts)
-
-
-def _numbered(names: Sequence[str], counts: Sequence[int]) -> dict[str, int]:
-    """Counts by name; a name that comes twice is told apart by its index. Empty ones are left out."""
-    doubled = {name for name in names if names.count(name) > 1}
-    pairs = enumerate(zip(names, counts, strict=True))
-    return {f"{name} ({index})" if name in doubled else name: count for index, (name, count) in pairs if count}
+def _by_group(probes: "ProbeSet") -> Counts:
+    """Number of probes of each group."""
+    groups = [] if probes.groups is None else probes.groups.tolist()
+    named = {-1: "unknown", **dict(enumerate(probes.group_names or ()))}
+    return [(named.get(group, str(group)), count) for group, count in sorted(Counter(groups).items())]
 
 
 def _contact_sheet(probes: "ProbeSet", path: str) -> None:
