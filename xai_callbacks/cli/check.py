@@ -82,4 +82,5 @@ def junit(found: "Mapping[str, Sequence[Finding]]", *, strict: bool) -> bytes:
             for count, tag in (("tests", "testcase"), ("failures", "failure"), ("skipped", "skipped")):
                 node.set(count, str(len(list(node.iter(tag)))))
             node.set("errors", "0")
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    xml: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return xml

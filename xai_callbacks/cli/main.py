@@ -50,7 +50,9 @@ def _sentence(error: Exception) -> str:
     return in_words(error) if expected else f"{in_words(error)} Add --debug to see where it comes from."
 
 
-def _told(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+def _told(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
     """A warning in one line; those for programmers are left out."""
     if not issubclass(category, DeprecationWarning | FutureWarning):
         say(error_console(), f"warning: {message}", "yellow")

@@ -9,7 +9,12 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple, NoReturn
 
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+)
 
 EXIT_CODES = "Exit codes: 0 fine, 1 fail, 2 not enough evidence, 3 error; 130 on Ctrl-C."
 _ABOUT = "See why image classifiers decide as they do: audit, compare, report and test them."
@@ -66,7 +71,8 @@ def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
     root = _Parser(prog="xai-audit", description=_ABOUT, epilog=EXIT_CODES)
     root.add_argument("--version", action="version", version=version, help="Show the version and exit.")
     places = {"": root.add_subcommands(dest="command", metavar="COMMAND", title="commands", description=None)}
-    named, parsers = " ".join(argv[: 2 if argv[:1] == ["probes"] else 1]), {"": root}
+    named = " ".join(argv[: 2 if argv[:1] == ["probes"] else 1])
+    parsers: dict[str, ArgumentParser] = {"": root}
     for name, (module, words) in COMMANDS.items():
         above, _, last = name.rpartition(" ")
         if above not in places:
@@ -84,11 +90,11 @@ def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
         options = [option for action in parser._actions for option in action.option_strings]
         said = _in_short(str(error), [*" ".join(COMMANDS).split(), *options])
         raise UsageError(f"{said.replace(f' {asked}.', ' ')} See {parser.prog} --help.") from error
-    module = importlib.import_module(f"xai_callbacks.cli.{COMMANDS[asked][0]}")
-    return Command(getattr(module, asked.rpartition(" ")[2]), given[asked.replace(" ", ".")])
+    home = importlib.import_module(f"xai_callbacks.cli.{COMMANDS[asked][0]}")
+    return Command(getattr(home, asked.rpartition(" ")[2]), given[asked.replace(" ", ".")])
 
 
-def _fill(parser: _Parser, module: Any, name: str) -> None:
+def _fill(parser: ArgumentParser, module: Any, name: str) -> None:
     parser.description = inspect.getdoc(getattr(module, name))
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of options; those after it go first.")
     getattr(module, f"{name}_arguments")(parser)
