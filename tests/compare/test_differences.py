@@ -101,6 +101,14 @@ def test_a_real_difference_among_many_metrics_is_found():
     assert [row.key for row in rows if row.beyond] == ["m7"] == [rows[0].key]
 
 
+def test_of_equally_certain_differences_the_larger_one_beside_its_spread_is_first():
+    keys = tuple(Key(f"m{place}", "any") for place in range(3))
+    given = {f"m{place}": torch.randn(40) + shift for place, shift in enumerate((2, 9, 4))}
+    rows = metric_differences(record({key: torch.zeros(40) for key in given}, keys=keys), record(given, keys=keys))
+    assert len({row.p for row in rows}) == 1
+    assert [row.key for row in rows] == ["m1", "m2", "m0"]
+
+
 def test_probes_without_a_value_are_left_out():
     first, second = torch.rand(40), torch.rand(40)
     second[:5] = math.nan

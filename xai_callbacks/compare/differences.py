@@ -50,13 +50,16 @@ def metric_differences(
     """
     compared = [_paired(key, a, b) for key in a.metrics if key in b.metrics and _is_of_the_model(key, a.key(key))]
     rows = [row for row, _ in compared]
-    p_probes = _sign_flip_p([shares for _, shares in compared])
+    statistics = [_statistic(shares) for _, shares in compared]
+    p_probes = _sign_flip_p(statistics)
     p_seeds = _seeds_p(rows, seeds, a) if len(seeds) >= FEWEST_SEEDS else [0.0] * len(rows)
     found = []
-    for row, *each in zip(rows, p_probes, p_seeds, strict=True):
+    for row, parts, *each in zip(rows, statistics, p_probes, p_seeds, strict=True):
         p = None if any(math.isnan(value) for value in each) else max(each)
-        found.append(row._replace(p=p, beyond=None if p is None else p <= 1 - confidence))
-    return tuple(sorted(found, key=lambda row: math.inf if row.p is None else row.p))
+        size = 0.0 if parts is None else -abs(float(parts.sum()))
+        judged = row._replace(p=p, beyond=None if p is None else p <= 1 - confidence)
+        found.append(((math.inf if p is None else p, size), judged))
+    return tuple(row for _, row in sorted(found, key=lambda each: each[0]))
 
 
 def _is_of_the_model(key: str, declared: Key | None) -> bool:
@@ -95,15 +98,22 @@ def _shares(change: Tensor, strata: Tensor | None) -> Tensor:
     return change.nan_to_num(0, 0, 0) * weights * known
 
 
-def _sign_flip_p(shares: Sequence[Tensor | None]) -> list[float]:
+def _statistic(shares: Tensor | None) -> Tensor | None:
+    """What each probe adds to the studentised mean, `(N,)`: its denominator does not change with the signs."""
+    if shares is None:
+        return None
+    length: Tensor = torch.linalg.vector_norm(shares)
+    return shares / length.clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _sign_flip_p(statistics: Sequence[Tensor | None]) -> list[float]:
     """Corrected p value of each mean being 0; NaN where it is not a mean over probes."""
-    found = [math.nan] * len(shares)
-    places = [place for place, each in enumerate(shares) if each is not None]
-    parts = [each for each in shares if each is not None]
+    found = [math.nan] * len(statistics)
+    places = [place for place, each in enumerate(statistics) if each is not None]
+    parts = [each for each in statistics if each is not None]
     if not parts:
         return found
     matrix = torch.stack(parts)
-    matrix = matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (matrix.shape[1], _FLIPS), generator=generator).double() * 2 - 1
     largest = (matrix @ signs).abs().amax(dim=0)
