@@ -10,7 +10,7 @@ from tests.cli.audited import write_run
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch):
     """The same output wherever the tests run."""
-    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "_ARGCOMPLETE"):
+    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
 
 

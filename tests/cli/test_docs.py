@@ -46,7 +46,7 @@ def test_every_option_that_the_page_names_exists(monkeypatch, capsys):
             main([*name.split(), "--help"])
     helped = capsys.readouterr().out
     text = re.sub(r"```.*?```", "", PAGES[1].read_text(encoding="utf-8"), flags=re.DOTALL)
-    options = set(re.findall(r"--[a-z_.-]+[a-z_]", text)) - {"--print_shtab", "--auditor.explainers.help"}
+    options = set(re.findall(r"--[a-z_.-]+[a-z_]", text)) - {"--print_completion", "--auditor.explainers.help"}
     assert len(options) > 12
     assert {option for option in options if option not in helped} == set()
 

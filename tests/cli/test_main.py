@@ -15,7 +15,7 @@ import pytest
 from tests.cli.audited import HOSTILE, LITERAL
 from xai_callbacks.cli import main
 from xai_callbacks.cli.output import shown
-from xai_callbacks.cli.parser import COMMANDS
+from xai_callbacks.cli.parser import COMMANDS, parse
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = [sys.executable, "-m", "xai_callbacks.cli"]
@@ -164,3 +164,14 @@ def test_colours_only_on_a_terminal(runs, monkeypatch, capsys):
     monkeypatch.setenv("NO_COLOR", "1")
     assert main(words) == 0
     assert "\x1b[3" not in capsys.readouterr().out
+
+
+def test_completion_knows_the_options_of_every_command(capsys):
+    pytest.importorskip("shtab", reason="jsonargparse completes by shtab")
+    assert main(["--print_completion", "shtab-bash"]) == 0
+    script = capsys.readouterr().out
+    assert all(option in script for option in ("--strength", "--junit", "--auditor.chunk_size", "--scenarios"))
+
+
+def test_all_commands_are_built_for_completion():
+    assert parse(["watch", "run"], complete=True).args.every == 2.0

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    complete = "_ARGCOMPLETE" in os.environ or any(word.startswith("--print_shtab") for word in argv)
+    complete = any(word.startswith(("--print_completion", "--print_shtab")) for word in argv)
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for modules that a user names; last, so that nothing is shadowed
     command = parse(argv, complete=complete)

@@ -6,9 +6,11 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NamedTuple, NoReturn
 
+import jsonargparse
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     ArgumentParser,
@@ -67,6 +69,9 @@ def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
         argv: Its words.
         complete: Whether all commands are wanted, for shell completion; else only the one that is named.
     """
+    if complete:
+        with suppress(AttributeError, TypeError, ValueError):  # older versions offer --print_shtab by themselves
+            jsonargparse.set_parsing_settings(add_print_completion_argument=True)
     version = sys.modules[__name__.partition(".")[0]].__version__
     root = _Parser(prog="xai-audit", description=_ABOUT, epilog=EXIT_CODES)
     root.add_argument("--version", action="version", version=version, help="Show the version and exit.")

@@ -150,9 +150,7 @@ def _contact_sheet(probes: "ProbeSet", path: str) -> None:
         )
         for index, name in enumerate(probes.names)
     ]
-    line = Line(f"{len(probes)} probes, fingerprint {probes.fingerprint}")
-    page = render_page(
-        [Row(cells, size=168, lines=4)], title=Path(path).stem, lines=[line], scale=color_scale(probes), width=960
-    )
+    row, line = Row(cells, size=168, lines=4), Line(f"{len(probes)} probes, fingerprint {probes.fingerprint}")
+    page = render_page([row], title=Path(path).stem, lines=[line], scale=color_scale(probes), width=960)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(page).save(path, "PNG")
