@@ -7,8 +7,8 @@
   the two nets differ most? Intersection over union with the first of `Comparison.difference_regions`.
 
 Nets are those of the demo (32 x 32 pixels, maps of 8 x 8 cells), data its digits; `_patch` stands for the corner patch
-that gives the class away. Pairs share nets and all share their reference: they are not independent. The rule for seeds was
-settled on trainings with seeds 0 to 11; figures are of others.
+that gives the class away. Pairs share nets and all share their reference: they are not independent. The rule for seeds
+was settled on trainings with seeds 0 to 11; figures are of others.
 
     python scripts/studies/compare_models.py --json docs/results/compare.json
 
