@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xai_callbacks.callbacks import (
         AuditCallback, GroupAccuracy, Schedule, ShortcutMonitor, ValidationNovelty, Watch,
     )
+    from xai_callbacks.doctor import diagnose
     from xai_callbacks.errors import (
         AuditError, ConfigurationError, NoveltyError, OutputError, ProbeSetError, TargetLayerError, XAICallbacksError,
     )
@@ -78,11 +79,13 @@ __all__ = [
     "SlidingWindow", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial", "Trust",
     "UndesirablePixels", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatHinders", "WhatIfNot",
     "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
+    "diagnose",
 ]
 
 _ROOMS = {
     "audit": "Auditor",
     "callbacks": "AuditCallback GroupAccuracy Schedule ShortcutMonitor ValidationNovelty Watch",
+    "doctor": "diagnose",
     "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
     "explainers": (
         "AttentionRollout CAM Deconvnet DeepSHAP Every ExpectedGradients Explainer GradCAM GradCAMPlusPlus Gradient "

@@ -21,8 +21,10 @@ class Disturbance:
     """One thing that is not as it would be without a callback.
 
     Attributes:
-        what: the kind: a field of `xai_callbacks.doctor.snapshot.Snapshot`, or `state_dict` (its keys), `steps` (modes
-            at training steps), `crash`, `raised` (by a call that a training survives), `process` (trainings afterwards).
+        what: the kind: `parameters`, `buffers`, `optimizer`, `metrics` and `losses` as logged, `state_dict` (its keys),
+            `modules`, `steps` (modes at training steps), `eval_layers` (modes), `rng`, `hooks`, `attributes`,
+            `requires_grad`, `grads`, `switches` (of torch), `process` (later trainings differ), `crash`, or `raised`
+            (by a call that training survives).
         words: what happened.
         names: of the parameters, modules, hooks or settings.
         hook: the hook of the callback that did it, `__init__` for its construction; None for what only came to light
@@ -51,8 +53,10 @@ def compare(reference: Snapshot, other: Snapshot, finished: bool = True) -> tupl
 
     With `finished=False`, for a training that crashed, without what it merely did not get to.
     """
-    shared = reference.modules.keys() & other.modules.keys()
-    attributes = (_within(each.attributes, shared) for each in (reference, other))
+    shared = {name for name, kind in reference.modules.items() if other.modules.get(name) == kind}
+    attributes = [_within(each.attributes, shared) for each in (reference, other)]
+    if not finished:  # some are counts, such as those of metrics
+        attributes = [dict.fromkeys(names) for names in attributes]
     found = [
         compare_tensors("parameters", "weights", reference.parameters, other.parameters),
         compare_tensors("buffers", "buffers", reference.buffers, other.buffers),
@@ -62,10 +66,10 @@ def compare(reference: Snapshot, other: Snapshot, finished: bool = True) -> tupl
         compare_keys(reference, other),
         counted("modules", "modules", reference.modules, other.modules),
         *compare_steps(reference.eval_layers_by_step, other.eval_layers_by_step),
-        compare_modes(reference, other),
+        compare_modes(reference.eval_layers & shared, other.eval_layers & shared),
         compare_rng(reference.rng, other.rng),
         compare_hooks(reference.hooks, other.hooks),
-        counted("attributes", "attributes on layers", *attributes),
+        counted("attributes", "attributes on layers", attributes[0], attributes[1]),
         counted("requires_grad", "trainable parameters", reference.requires_grad, other.requires_grad),
         counted("grads", ".grad", reference.grads, other.grads, "wiped"),
         compare_switches(reference.switches, other.switches),
@@ -142,13 +146,13 @@ def compare_steps(
     return tuple(Disturbance("steps", f"{n / len(steps):.0%} of steps {words}") if n else None for n, words in shares)
 
 
-def compare_modes(reference: Snapshot, other: Snapshot) -> Disturbance | None:
-    """Train and eval mode of the modules that are in both."""
-    in_eval, in_train = _moved(reference.eval_layers, other.eval_layers)
-    changed = tuple(name for name in in_eval + in_train if not reference.modules or name in reference.modules)
-    if not changed:
+def compare_modes(reference: frozenset[str], other: frozenset[str]) -> Disturbance | None:
+    """Names of the modules in eval mode."""
+    in_eval, in_train = _moved(reference, other)
+    if not in_eval and not in_train:
         return None
-    return Disturbance("eval_layers", f"{len(changed)} layers left in {'eval' if in_eval else 'train'} mode", changed)
+    words = f"{len(in_eval + in_train)} layers left in {'eval' if in_eval else 'train'} mode"
+    return Disturbance("eval_layers", words, in_eval + in_train)
 
 
 def compare_rng(reference: Mapping[str, str], other: Mapping[str, str]) -> Disturbance | None:
@@ -187,6 +191,6 @@ def _moved(reference: Collection[str], other: Collection[str]) -> tuple[tuple[st
     return tuple(sorted(set(other) - set(reference))), tuple(sorted(set(reference) - set(other)))
 
 
-def _within(attributes: Mapping[str, object], modules: Collection[str]) -> Mapping[str, object]:
-    """The attributes of some modules: those that come and go have their own line."""
+def _within(attributes: Mapping[str, object], modules: Collection[str]) -> dict[str, object]:
+    """The attributes of some modules: those that come, go or change their class have their own line."""
     return {name: value for name, value in attributes.items() if (name.rpartition(".")[0] or ".") in modules}

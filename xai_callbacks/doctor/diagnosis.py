@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any, cast
 
 from xai_callbacks._lightning import Callback, LightningDataModule, LightningModule, is_callback
 from xai_callbacks.doctor.comparing import Disturbance, compare
 from xai_callbacks.doctor.digits import load_digits
-from xai_callbacks.doctor.training import SCENARIOS, ExplainerCallback, Patient, Scenario, train
+from xai_callbacks.doctor.training import SCENARIOS, ExplainerCallback, Patient, Scenario, copied, train
 from xai_callbacks.doctor.watching import Watch
-from xai_callbacks.errors import ConfigurationError, in_words, require_integer
+from xai_callbacks.errors import ConfigurationError, require_integer
 from xai_callbacks.randomness import isolated_rng
 
 # Enough for what happens at the end of an epoch to show in the next.
@@ -120,13 +118,14 @@ def _examine(
             f"Expected a training without the callback to finish in the scenario {scenario.name!r}, but it raised "
             f"{reference.crash}. Mend `module` or `datamodule`, or choose other `scenarios`."
         )
-    run = train(scenario, make, seed, patient, Watch())
+    run = train(scenario, make, seed, patient, Watch(reference.logged))
     if run.calls == 0 and not run.errors and run.crash is None:
         raise ConfigurationError(
             f"Expected the scenario {scenario.name!r} to reach `{scenario.hook}`, where the explainer is called, but "
             "it never did. Give `datamodule` what the hook needs, or choose other `scenarios`."
         )
-    found = [*run.found, *(Disturbance("raised", f"raised {error}", hook=scenario.hook) for error in dict.fromkeys(run.errors))]
+    raised = [f"raised {error}" for error in dict.fromkeys(run.errors)]
+    found = [*run.found, *(Disturbance("raised", words, hook=scenario.hook) for words in raised)]
     if run.crash is not None:
         if all(each.what != "crash" for each in found):
             after = f"training crashed after {len(run.snapshot.losses)} steps: {run.crash}"
@@ -158,7 +157,8 @@ def _chosen(names: Sequence[str] | None, module: LightningModule | None) -> list
 def _maker(given: Any, scenario: Scenario, module: LightningModule | None) -> Callable[[], Callback]:
     """What makes the callback for one training."""
     if is_callback(given):
-        return partial(_copy, given)
+        duplicate = copied("given", given)
+        return lambda: duplicate
     if _takes(given, 0):
         return cast("Callable[[], Callback]", given)
     if not _takes(given, 3):
@@ -177,16 +177,6 @@ def _takes(given: Any, count: int) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _copy(callback: Callback) -> Callback:
-    try:
-        return copy.deepcopy(callback)
-    except Exception as error:
-        raise ConfigurationError(
-            f"Expected `given` to be a callback that can be copied for each training, but it raised {in_words(error)} "
-            "Give a function that makes it."
-        ) from error
 
 
 def _name(given: object) -> str:

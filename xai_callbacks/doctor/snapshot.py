@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -65,9 +65,9 @@ class Snapshot:
     attributes: dict[str, object]
     requires_grad: frozenset[str]
     grads: dict[str, Tensor]
-    modules: dict[str, str] = field(default_factory=dict)
-    keys: frozenset[str] = frozenset()
-    switches: dict[str, object] = field(default_factory=dict)
+    modules: dict[str, str]
+    keys: frozenset[str]
+    switches: dict[str, object]
 
 
 def take_snapshot(
@@ -78,11 +78,10 @@ def take_snapshot(
     eval_layers_by_step: tuple[frozenset[str], ...] = (),
 ) -> Snapshot:
     """Copy everything that is compared, and move nothing."""
-    parameters = {name: p for name, p in module.named_parameters() if not is_lazy(p)}
-    buffers = {name: b for name, b in module.named_buffers() if not is_lazy(b)}
+    parameters: dict[str, Tensor] = dict(module.named_parameters())
     return Snapshot(
         parameters=_copies(parameters),
-        buffers=_copies(buffers),
+        buffers=_copies(dict(module.named_buffers())),
         optimizer={
             f"{number}.{name}": value
             for number, optimizer in enumerate(optimizers)
@@ -96,7 +95,7 @@ def take_snapshot(
         hooks=count_hooks(module, optimizers),
         attributes=_attributes(module),
         requires_grad=frozenset(name for name, p in parameters.items() if p.requires_grad),
-        grads=_copies({name: p.grad for name, p in parameters.items() if p.grad is not None}),
+        grads=_copies({name: p.grad for name, p in parameters.items() if not is_lazy(p) and p.grad is not None}),
         modules={name or ".": type(each).__qualname__ for name, each in module.named_modules()},
         keys=frozenset(module.state_dict()),
         switches={name: read() for name, (read, _) in SWITCHES.items()},
@@ -155,7 +154,7 @@ def count_hooks(module: nn.Module, optimizers: list[torch.optim.Optimizer]) -> d
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    return {name: tensor.detach().clone() for name, tensor in tensors.items() if not is_lazy(tensor)}
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -164,7 +163,11 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     found = {f"{index}.{key}": value for index, entry in state["state"].items() for key, value in entry.items()}
     for number, group in enumerate(state["param_groups"]):
         found |= {f"group {number}.{key}": value for key, value in group.items() if key != "params"}
-    return {name: torch.as_tensor(value).clone() for name, value in found.items() if _is_numeric(value)}
+    return {
+        name: value.clone() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        for name, value in found.items()
+        if _is_numeric(value)
+    }
 
 
 def _is_numeric(value: object) -> bool:

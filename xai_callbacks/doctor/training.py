@@ -20,6 +20,7 @@ from xai_callbacks.doctor.comparing import Disturbance
 from xai_callbacks.doctor.digits import DigitsModule, load_digits
 from xai_callbacks.doctor.snapshot import Snapshot, layers_in_eval, switches_restored, take_snapshot
 from xai_callbacks.doctor.watching import Watch, first_line
+from xai_callbacks.errors import ConfigurationError, in_words
 
 Hook = Literal["on_validation_end", "on_train_epoch_end"]
 
@@ -71,10 +72,21 @@ class Patient:
     def admit(self, frozen: bool) -> tuple[LightningModule, dict[str, Any]]:
         """A fresh module, and its data as arguments of `Trainer.fit`."""
         if self.data is not None:
-            data: dict[str, Any] = {"datamodule": copy.deepcopy(self.data)}
+            data: dict[str, Any] = {"datamodule": copied("datamodule", self.data)}
         else:
             data = dict(zip(("train_dataloaders", "val_dataloaders"), load_digits().loaders(), strict=True))
-        return DigitsModule(frozen) if self.module is None else copy.deepcopy(self.module), data
+        return DigitsModule(frozen) if self.module is None else copied("module", self.module), data
+
+
+def copied(name: str, value: Any) -> Any:
+    """A copy of an argument, or a `ConfigurationError`."""
+    try:
+        return copy.deepcopy(value)
+    except Exception as error:
+        raise ConfigurationError(
+            f"Expected `{name}` to be something that can be copied for each training, but it raised {in_words(error)} "
+            "Keep open files, locks and trainers out of it, or, of a callback, give a function that makes it."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,7 @@ class Run:
         snapshot: the state after training, or at the moment it crashed.
         crash: the error that ended the training, if one did.
         errors: what the call of an `ExplainerCallback` raised, which catches that and lets training go on.
+        logged: keys of what was logged.
         calls: how often that call returned something; None for other callbacks.
         found: what hooks of the callback changed, where they were watched.
         seconds: wall time.
@@ -94,6 +107,7 @@ class Run:
     crash: str | None = None
     errors: tuple[str, ...] = ()
     calls: int | None = None
+    logged: frozenset[str] = frozenset()
     found: tuple[Disturbance, ...] = ()
     seconds: float = field(default=0.0, compare=False)
 
@@ -159,7 +173,7 @@ def train(
     scenario: Scenario,
     attach: Callable[[], Callback] | None = None,
     seed: int = 0,
-    patient: Patient = Patient(),  # noqa: B008  # never changes
+    patient: Patient = Patient(),
     watch: Watch | None = None,
 ) -> Run:
     """Train once on the CPU with, or without, one callback attached, and leave global switches as they are.
@@ -196,10 +210,16 @@ def train(
             recorder.losses,
             tuple(recorder.eval_layers),
         )
-    found = watch.found if watch is not None else ()
-    if isinstance(callback, ExplainerCallback):
-        return Run(snapshot, crash, tuple(callback.errors), callback.calls, found, time.perf_counter() - started)
-    return Run(snapshot, crash, found=found, seconds=time.perf_counter() - started)
+    called = callback if isinstance(callback, ExplainerCallback) else None
+    return Run(
+        snapshot,
+        crash,
+        errors=() if called is None else tuple(called.errors),
+        calls=None if called is None else called.calls,
+        logged=frozenset(series) | (frozenset() if trainer is None else frozenset(trainer.callback_metrics)),
+        found=() if watch is None else watch.found,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def fit(trainer: Trainer, module: LightningModule, data: dict[str, Any], folder: str) -> str | None:
@@ -212,7 +232,7 @@ def fit(trainer: Trainer, module: LightningModule, data: dict[str, Any], folder:
     return None
 
 
-def make_trainer(lightning: Any, scenario: Scenario, folder: str, series: dict[str, list[tuple[int, float]]]) -> Trainer:
+def make_trainer(lightning: Any, scenario: Scenario, folder: str, series: dict[str, list[tuple[int, float]]]) -> Any:
     """A trainer without bars and checkpoints; what it logs goes to `series` as `(step, value)` by key."""
 
     class RecordingLogger(lightning.loggers.TensorBoardLogger):  # type: ignore[misc]

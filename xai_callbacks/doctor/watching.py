@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,12 +15,13 @@ from xai_callbacks.doctor.snapshot import Snapshot, take_snapshot
 
 
 class Watch:
-    """What a callback does at its hooks, each kind of disturbance once a hook.
+    """What a callback does at its hooks, each kind of disturbance once a hook; of metrics, to those of these keys.
 
     Cost: two snapshots, each a copy of the state of the training, at each call of a hook that the callback defines.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, logged: Collection[str] = ()) -> None:
+        self._logged = logged
         self._found: dict[tuple[str, str], Disturbance] = {}
         self._inside = False
 
@@ -40,7 +41,8 @@ class Watch:
         self, hook: str, method: Callable[..., Any], trainer: Trainer, module: nn.Module, *args: Any, **kwargs: Any
     ) -> Any:
         def snapshot() -> Snapshot:
-            taken = take_snapshot(module, trainer.optimizers, trainer.callback_metrics)
+            metrics = {key: value for key, value in trainer.callback_metrics.items() if key in self._logged}
+            taken = take_snapshot(module, trainer.optimizers, metrics)
             saved = args[0] if hook == "on_save_checkpoint" else {}
             return replace(taken, keys=taken.keys | {f"saved {key}" for key in saved.get("state_dict", {})})
 
