@@ -16,6 +16,8 @@ from torch import nn
 from tests.doctor.patients import TinyData, TinyModule
 from xai_callbacks import ConfigurationError
 from xai_callbacks.doctor import Diagnosis, diagnose
+from xai_callbacks.doctor import diagnosis as diagnosing
+from xai_callbacks.doctor.training import train
 
 
 class Drawing(Callback):
@@ -32,7 +34,7 @@ def kinds(diagnosis):
     return {each.what for each in diagnosis.disturbances}
 
 
-@pytest.mark.parametrize("given", [Drawing(), Drawing, functools.partial(Drawing)], ids=["instance", "class", "function"])
+@pytest.mark.parametrize("given", [Drawing(), Drawing, functools.partial(Drawing)], ids=["copy", "class", "partial"])
 def test_a_callback_is_given_as_it_is_or_by_what_makes_it(given):
     first, *_ = tiny(given).disturbances
     assert (first.what, first.hook, first.scenario) == ("rng", "on_train_epoch_end", "plain")
@@ -86,7 +88,7 @@ def test_callbacks_of_the_other_package_are_examined_with_its_trainer():
 @pytest.mark.parametrize(
     "given",
     [
-        pl.callbacks.ModelCheckpoint(save_top_k=0),
+        pl.callbacks.ModelCheckpoint(),
         pl.callbacks.EarlyStopping("val_loss", patience=9),
         pl.callbacks.LearningRateMonitor(),
         pl.callbacks.ModelSummary(),
@@ -118,8 +120,17 @@ def test_nan_equals_itself():
         def __init__(self):
             super().__init__()
             self.register_buffer("best", torch.tensor(float("nan")))
+            self.worst = float("nan")
 
-    assert tiny(Callback, module=Undefined()).healthy
+    assert tiny(type("Empty", (Callback,), {"setup": lambda *_, **__: None}), module=Undefined()).healthy
+
+
+@pytest.mark.parametrize(("given", "count"), [(Callback, 2), (Drawing, 4)])
+def test_a_scenario_costs_two_trainings_and_two_more_where_the_end_differs(monkeypatch, given, count):
+    trained = []
+    monkeypatch.setattr(diagnosing, "train", lambda *args, **kwargs: trained.append(args) or train(*args, **kwargs))
+    tiny(given)
+    assert len(trained) == count
 
 
 class Unrepeatable(TinyModule):
@@ -176,6 +187,21 @@ class Locked(Callback):
         self.lock = threading.Lock()
 
 
+class Named(TinyData):
+    """Batches are dicts."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return {"images": batch[0], "labels": batch[1]}
+
+
+class ByName(TinyModule):
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch["images"], batch["labels"]), batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step((batch["images"], batch["labels"]), batch_idx)
+
+
 class Broken(TinyModule):
     def training_step(self, batch, batch_idx):
         raise ValueError("no such layer")
@@ -202,6 +228,11 @@ class Broken(TinyModule):
             lambda module, images, labels: None,
             {"datamodule": TinyData(validates=False)},
             "Expected the scenario 'plain' to reach `on_validation_end`",
+        ),
+        (
+            lambda module, images, labels: None,
+            {"module": ByName(), "datamodule": Named()},
+            r"after a batch of `\(images, labels\)`, so that the explainer is called, but it never did",
         ),
         (type("Theirs", (other.Callback,), {}), {}, "but got Theirs of .*, TinyModule of .*Import their bases"),
     ],

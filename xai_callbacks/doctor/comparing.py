@@ -78,9 +78,9 @@ def compare(reference: Snapshot, other: Snapshot, finished: bool = True) -> tupl
 
 
 def same(a: object, b: object) -> bool:
-    """Equality; of tensors that of type, shape and every element, where NaN equals itself."""
+    """Equality of plain values, or of tensors in type, shape and every element, where NaN equals itself."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return type(a) is type(b) and a == b
+        return type(a) is type(b) and repr(a) == repr(b)
     if a.dtype != b.dtype or a.shape != b.shape or a.layout != b.layout:
         return False
     if a.layout != torch.strided:

@@ -88,8 +88,8 @@ def diagnose(
         datamodule: its data; digits where None. For the call of an explainer, batches are to be `(images, labels)`.
 
     Out of reach: whatever is neither torch's, Lightning's nor the module's, such as files and other processes; state
-    of optimizers that is no number; and two changes that undo each other within one hook. Callbacks that derive from
-    Lightning's own are watched as any other. Everything runs on the CPU.
+    of optimizers that is no number; two changes that undo each other within one hook; and functions replaced in the
+    process, but for what becomes of the rest of the training. Everything runs on the CPU.
 
     Cost: two trainings of eight batches for each scenario, about a second with the default net, and two more where the
     end differs; two copies of the training's state at each call of a hook.
@@ -121,8 +121,8 @@ def _examine(
     run = train(scenario, make, seed, patient, Watch(reference.logged))
     if run.calls == 0 and not run.errors and run.crash is None:
         raise ConfigurationError(
-            f"Expected the scenario {scenario.name!r} to reach `{scenario.hook}`, where the explainer is called, but "
-            "it never did. Give `datamodule` what the hook needs, or choose other `scenarios`."
+            f"Expected the scenario {scenario.name!r} to reach `{scenario.hook}` after a batch of `(images, labels)`, "
+            "so that the explainer is called, but it never did. Mend `datamodule`, or choose other `scenarios`."
         )
     raised = [f"raised {error}" for error in dict.fromkeys(run.errors)]
     found = [*run.found, *(Disturbance("raised", words, hook=scenario.hook) for words in raised)]

@@ -7,7 +7,7 @@ import random
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -113,7 +113,7 @@ class Run:
 
 
 class ExplainerCallback(Callback):
-    """The plain callback that users write: at one hook, explain a few images.
+    """The plain callback that users write: at one hook, explain a few images, by default the first eight of training.
 
     Three kindnesses, so that what remains is seen when an author has found the first errors out: gradients are on
     (Lightning validates without), nothing is called during the sanity check, and what the call raises is caught.
@@ -126,8 +126,9 @@ class ExplainerCallback(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep the first images seen, where none were given."""
-        if self.images is None:
-            self.images, self.labels = (part[:8].clone() for part in batch[:2])
+        pair = list(batch[:2]) if isinstance(batch, Sequence) else []
+        if self.images is None and len(pair) == 2 and all(isinstance(part, Tensor) for part in pair):
+            self.images, self.labels = (part[:8].clone() for part in pair)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain, if this is the hook."""
@@ -140,7 +141,8 @@ class ExplainerCallback(Callback):
             self._explain(pl_module)
 
     def _explain(self, module: LightningModule) -> None:
-        assert self.images is not None and self.labels is not None  # noqa: S101, PT018  # narrows the types
+        if self.images is None or self.labels is None:
+            return
         try:
             with torch.enable_grad():
                 self.call(module, self.images.clone(), self.labels.clone())
@@ -252,6 +254,7 @@ def make_trainer(lightning: Any, scenario: Scenario, folder: str, series: dict[s
         limit_val_batches=scenario.batches if scenario.validate else 0,
         accelerator="cpu",
         devices=1,
+        default_root_dir=folder,
         logger=RecordingLogger(folder),
         log_every_n_steps=1,
         enable_progress_bar=False,
