@@ -52,12 +52,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compare": {"history", "metrics", "probes", "record"} | FOUNDATIONS,
     "report": {"compare", "gallery", "history", "render"} | FOUNDATIONS,
     "_lightning": FOUNDATIONS,
-    # Modules to train, ready made: beside the callbacks the only room that knows Lightning.
+    # Modules to train, ready made.
     "reference": {"novelty", "_lightning"} | FOUNDATIONS,
+    # Short trainings, of any callback.
+    "doctor": {"_lightning"} | FOUNDATIONS,
     "callbacks": UP_TO_CALLBACKS,
     "demo": UP_TO_CALLBACKS | {"callbacks"},
     "cli": UP_TO_CALLBACKS | {"callbacks", "checkpoints", "compare", "demo", "doctor", "report"},
-    "__init__": UP_TO_CALLBACKS - {"_lightning"} | {"canary", "callbacks", "compare", "report"},
+    "__init__": UP_TO_CALLBACKS - {"_lightning"} | {"canary", "callbacks", "compare", "doctor", "report"},
 }  # fmt: skip
 
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}

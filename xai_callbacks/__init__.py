@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         AuditCallback, GroupAccuracy, Schedule, ShortcutMonitor, ValidationNovelty, Watch,
     )
     from xai_callbacks.compare import Comparison
+    from xai_callbacks.doctor import diagnose
     from xai_callbacks.errors import (
         AuditError, ConfigurationError, NoveltyError, OutputError, ProbeSetError, TargetLayerError, XAICallbacksError,
     )
@@ -79,13 +80,14 @@ __all__ = [
     "SingleLabel", "Sink", "SlidingWindow", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue",
     "TintCue", "Trial", "Trust", "UndesirablePixels", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue",
     "WhatHinders", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError",
-    "assert_expectations",
+    "assert_expectations", "diagnose",
 ]
 
 _ROOMS = {
     "audit": "Auditor",
     "callbacks": "AuditCallback GroupAccuracy Schedule ShortcutMonitor ValidationNovelty Watch",
     "compare": "Comparison",
+    "doctor": "diagnose",
     "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
     "explainers": (
         "AttentionRollout CAM Deconvnet DeepSHAP Every ExpectedGradients Explainer GradCAM GradCAMPlusPlus Gradient "

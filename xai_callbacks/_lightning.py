@@ -1,4 +1,4 @@
-"""The only import of Lightning: bases `Callback`, `LightningModule` and the like that work in both packages.
+"""The only import of Lightning: bases `Callback` and `LightningModule` that work in both packages, and which one fits.
 
 `pytorch_lightning.Callback` and `lightning.pytorch.Callback` are different classes, and some checks insist on their
 own; modules likewise. A class that inherits from both passes all of them. A module also hands on each method that
@@ -13,18 +13,42 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "lightning"]
+from xai_callbacks.errors import ConfigurationError
+
+__all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "is_callback", "package_of"]
 
 
-def _bases(name: str) -> tuple[type, ...]:
+def _packages() -> list[Any]:
     found = []
     for package in ("pytorch_lightning", "lightning.pytorch"):
         try:
-            found.append(getattr(importlib.import_module(package), name))
+            found.append(importlib.import_module(package))
         except ModuleNotFoundError as error:
             if error.name not in (package, package.partition(".")[0]):
                 raise
-    return tuple(found)
+    return found
+
+
+def _bases(name: str) -> tuple[type, ...]:
+    return tuple(getattr(package, name) for package in _packages())
+
+
+def is_callback(value: object) -> bool:
+    """Whether something is a callback of one of the packages."""
+    return isinstance(value, _bases("Callback"))
+
+
+def package_of(*parts: object) -> Any:
+    """The package in whose trainer callbacks, modules and data modules can meet; the first where both can be."""
+    for package in _packages():
+        kinds = (package.Callback, package.LightningModule, package.LightningDataModule)
+        if all(isinstance(part, kinds) for part in parts):
+            return package
+    shown = ", ".join(f"{type(part).__name__} of {type(part).__module__}" for part in parts)
+    raise ConfigurationError(
+        "Expected callback, module and data to be made for one of `pytorch_lightning` and `lightning.pytorch`, but got "
+        f"{shown}. Import their bases from the same package."
+    )
 
 
 class _Inherited:
@@ -48,11 +72,6 @@ def _inherited(bases: tuple[type, ...], trainers: tuple[type, ...]) -> dict[str,
         if len(set(map(id, methods))) > 1 and all(isinstance(method, FunctionType) for method in methods):
             found[name] = _Inherited(tuple(zip(trainers, methods, strict=True)))
     return found
-
-
-def lightning() -> Any:
-    """The package with which the demo trains: `pytorch_lightning`, which is always installed."""
-    return importlib.import_module("pytorch_lightning")
 
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from xai_callbacks._lightning import Callback, LightningModule, Trainer, lightning
+from xai_callbacks._lightning import Callback, LightningModule, Trainer, package_of
 from xai_callbacks.audit import Auditor
 from xai_callbacks.callbacks import AuditCallback
 from xai_callbacks.callbacks.run import PROBES
@@ -61,7 +61,7 @@ def demonstrate(
         out: Folder of all runs.
         on_step: Called with the number of training steps done, and of all, after each.
     """
-    pl = lightning()
+    pl = package_of()
     with _calm(), _one_thread():
         pl.seed_everything(seed, verbose=False)
         data = DecoyDataModule(strength, train_images=train_images, seed=seed)
