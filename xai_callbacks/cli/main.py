@@ -19,13 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _told
         try:
             return _run(argv)
-        except KeyboardInterrupt:
-            return 130
-        except BrokenPipeError:  # such as of `xai-audit ... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
-            return 141
-        except SystemExit as end:  # --help, --version, --print_config; Lightning makes one of Ctrl-C
-            return 130 if isinstance(end.__context__, KeyboardInterrupt) else int(end.code or 0)
+        except (KeyboardInterrupt, BrokenPipeError, SystemExit) as end:
+            return _ended(end)
         except Exception as error:
             if "--debug" in argv:
                 traceback.print_exc()
@@ -41,6 +36,16 @@ def _run(argv: Sequence[str]) -> int:
     status = command.run(command.args)
     sys.stdout.flush()
     return status
+
+
+def _ended(end: BaseException) -> int:
+    """The status of what ends quietly: Ctrl-C, a pipe such as `| head`, and --help and the like."""
+    # Lightning and rich turn the first two into a SystemExit.
+    cause = end.__context__ if isinstance(end, SystemExit) and end.__context__ is not None else end
+    if isinstance(cause, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return 141
+    return 130 if isinstance(cause, KeyboardInterrupt) else int(getattr(end, "code", 0) or 0)
 
 
 def _sentence(error: Exception) -> str:
