@@ -54,14 +54,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_lightning": FOUNDATIONS,
     # Modules to train, ready made: beside the callbacks the only room that knows Lightning.
     "reference": {"novelty", "_lightning"} | FOUNDATIONS,
-    "callbacks": UP_TO_CALLBACKS,
-    "cli": UP_TO_CALLBACKS | {"callbacks", "compare", "report"},
-    "__init__": UP_TO_CALLBACKS - {"_lightning"} | {"canary", "callbacks", "compare", "report"},
+    "checkpoints": FOUNDATIONS,
+    "callbacks": UP_TO_CALLBACKS | {"checkpoints"},
+    "cli": UP_TO_CALLBACKS | {"callbacks", "checkpoints", "compare", "report"},
+    "__init__": UP_TO_CALLBACKS - {"_lightning"} | {"canary", "callbacks", "checkpoints", "compare", "report"},
 }  # fmt: skip
 
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 NEVER = {"cv2", "matplotlib"}
-NOT_WHEN_IMPORTED = {"captum", "mlflow", "pandas", "scipy", "sklearn", "wandb"} | LIGHTNING
+NOT_WHEN_IMPORTED = {"captum", "mlflow", "pandas", "scipy", "sklearn", "timm", "transformers", "wandb"} | LIGHTNING
 
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
