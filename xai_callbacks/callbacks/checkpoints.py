@@ -2,10 +2,12 @@
 
 import gc
 import os
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -85,6 +87,7 @@ class _Audits(LightningModule):
         super().__init__()
         self._checkpoints, self._names = checkpoints, tuple(checkpoints)
         self._auditor, self._folder, self._rules = auditor, folder, rules
+        self._latest: Callable[[], nn.Module | None] = NoneType
         self._outcome: dict[str, str] = {}  # why a checkpoint failed, by name; empty if it did not
 
     def place(self, name: str) -> Path:
@@ -112,7 +115,8 @@ class _Audits(LightningModule):
                 self._audit(name)
         except Exception as error:  # of models and files of a user
             self._outcome[name] = in_words(error)
-        gc.collect()  # models refer to themselves in circles: the next one is loaded when this one has gone
+        if self._latest() is not None:  # it refers to itself in a circle, and must go before the next one comes
+            gc.collect()
 
     def on_validation_epoch_end(self) -> None:
         """Tell of what failed, in every process; a collective operation."""
@@ -129,6 +133,7 @@ class _Audits(LightningModule):
 
     def _loaded(self, name: str) -> nn.Module:
         model: nn.Module = self.trainer.precision_plugin.convert_module(self._checkpoints[name].load())
+        self._latest = weakref.ref(model)
         return model.to(self.device)
 
     def _audit(self, name: str) -> None:
