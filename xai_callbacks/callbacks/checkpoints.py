@@ -79,8 +79,6 @@ def audit_checkpoints(
 class _Audits(LightningModule):
     """Holds no model: a batch is the place of a checkpoint, which is loaded, audited and let go."""
 
-    allow_zero_length_dataloader_with_multiple_devices = True  # fewer checkpoints than processes
-
     def __init__(
         self, checkpoints: Mapping[str, Checkpoint], auditor: Auditor, folder: Path, rules: Sequence[Rule]
     ) -> None:
@@ -95,8 +93,12 @@ class _Audits(LightningModule):
         return self._folder / name / "history"
 
     def val_dataloader(self) -> range:
-        """The share of this process; a sampler of Lightning would repeat some for shares of one size."""
-        return range(self.trainer.global_rank, len(self._names), self.trainer.world_size)
+        """The share of this process; a sampler of Lightning would repeat some for shares of one size.
+
+        Where nothing is left there is one place beyond the end, as Lightning runs no hook without a batch.
+        """
+        first = self.trainer.global_rank
+        return range(first, max(first + 1, len(self._names)), self.trainer.world_size)
 
     def on_validation_start(self) -> None:
         """Save the probes; let all processes choose by the first model where to explain."""
@@ -107,7 +109,12 @@ class _Audits(LightningModule):
                 self._auditor.prepare(self._loaded(self._names[0]))
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
+        """Do nothing: under `bf16-true` the step itself would make half precision the default of all arithmetic."""
+
+    def on_validation_batch_start(self, batch: int, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Audit one checkpoint; one that fails costs itself alone."""
+        if batch >= len(self._names):
+            return
         name = self._names[batch]
         self._outcome[name] = ""
         try:
