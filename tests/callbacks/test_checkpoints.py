@@ -61,7 +61,9 @@ def test_each_checkpoint_has_a_history_of_one_record_as_an_auditor_gives_it(tmp_
         Auditor(tiny_probes(12)).audit(nets[name].load(), epoch=place, step=10 * place).save(tmp_path / "alone")
         alone = AuditRecord.load(tmp_path / "alone")
         assert {key: record.metrics[key] for key in alone.metrics} == alone.metrics
-        told = ("checkpoint", "findings", "metrics", "keys", "time", "seconds")
+        assert "never enough evidence" in record.notes[0]
+        assert record.notes[1:] == alone.notes
+        told = ("checkpoint", "findings", "metrics", "keys", "notes", "time", "seconds")
         assert same(record, replace(alone, **{each: getattr(record, each) for each in told}))
 
 
