@@ -24,9 +24,11 @@ from xai_callbacks import (
     AuditRecord,
     Checkpoint,
     ConfigurationError,
+    CueTrial,
     GradCAM,
     History,
     Localization,
+    PatchCue,
     ProbeSet,
     Why,
     audit_checkpoints,
@@ -159,6 +161,7 @@ def test_what_is_there_is_not_audited_again(tmp_path, nets):
         {"explainers": [GradCAM("2", name="mine")]},
         {"measures": [Localization(["soft_iou"])]},
         {"chunk_size": 2},
+        {"trials": [CueTrial(PatchCue([1.0, 0.0, 0.0], points_to=0, size=0.5))]},
         {"probes": tiny_probes(seed=3)},
         {"rules": ["accuracy > 0.1"]},
         {"seed": 1},
@@ -166,7 +169,8 @@ def test_what_is_there_is_not_audited_again(tmp_path, nets):
     ids=lambda change: next(iter(change)),
 )
 def test_a_record_of_another_audit_is_replaced(tmp_path, change):
-    given = {"probes": tiny_probes(), "rules": ["accuracy > 0.9"], "seed": 0}
+    trials = [CueTrial(PatchCue([1.0, 0.0, 0.0], points_to=0, size=0.25))]
+    given = {"probes": tiny_probes(), "rules": ["accuracy > 0.9"], "seed": 0, "trials": trials}
     histories = []
     for settings in (given, {**given, **change}, {**given, **change}):
         torch.save(tiny_net(seed=settings.pop("seed")).state_dict(), tmp_path / "a.pt")

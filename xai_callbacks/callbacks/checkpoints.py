@@ -61,9 +61,7 @@ def audit_checkpoints(
         >>> found = {name: Checkpoint(f"{name}.ckpt", model="my_project.Classifier") for name in "ab"}
         >>> histories = audit_checkpoints(found, Auditor(probes), "audits")  # doctest: +SKIP
     """
-    require_instance(
-        "checkpoints", checkpoints, Mapping, "checkpoints by name, such as {'a': Checkpoint('a.ckpt', ...)}"
-    )
+    require_instance("checkpoints", checkpoints, Mapping, "checkpoints by name, such as {'a': Checkpoint(...)}")
     for name, each in checkpoints.items():
         require_name("the name of a checkpoint", name)
         require_instance(f"checkpoints[{name!r}]", each, Checkpoint, "a Checkpoint")
@@ -171,5 +169,5 @@ class _Audits(LightningModule):
 
 def _summed(record: AuditRecord) -> str:
     """What tells one audit from another."""
-    names = ("weights", "fingerprint", "asked", "explainers", "settings", "findings")
+    names = ("weights", "fingerprint", "asked", "explainers", "settings", "tried", "findings")
     return to_text(AuditRecord(**{name: getattr(record, name) for name in names}), {})
