@@ -33,6 +33,7 @@ from xai_callbacks import (
     Why,
     audit_checkpoints,
 )
+from xai_callbacks.compare import compare, read_models
 
 
 @pytest.fixture
@@ -278,6 +279,9 @@ def test_two_processes_give_the_same_as_one_and_none_twice(ranks, tmp_path):
     audited(given, tmp_path / "five")
     assert alike(ranks / "five", tmp_path / "five")
     assert len(records_of(tmp_path / "five")) == looks(ranks / "five") == 5
+    one, two = (compare(read_models([folder / "five"])).as_dict() for folder in (tmp_path, ranks))
+    assert len(one["differences"]) == 4
+    assert one == two
     assert list(records_of(ranks / "one")) == ["net_0"]
     assert looks(ranks / "one") == 1
 
