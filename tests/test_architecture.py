@@ -56,15 +56,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": {"novelty", "_lightning"} | FOUNDATIONS,
     # Short trainings, of any callback.
     "doctor": {"_lightning"} | FOUNDATIONS,
-    "callbacks": UP_TO_CALLBACKS,
+    "checkpoints": FOUNDATIONS,
+    "callbacks": UP_TO_CALLBACKS | {"checkpoints"},
     "demo": UP_TO_CALLBACKS | {"callbacks"},
     "cli": UP_TO_CALLBACKS | {"callbacks", "checkpoints", "compare", "demo", "doctor", "report"},
-    "__init__": UP_TO_CALLBACKS - {"_lightning"} | {"canary", "callbacks", "compare", "doctor", "report"},
+    "__init__": UP_TO_CALLBACKS
+    - {"_lightning"} | {"canary", "callbacks", "checkpoints", "compare", "doctor", "report"},
 }  # fmt: skip
 
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 NEVER = {"cv2", "matplotlib"}
-NOT_WHEN_IMPORTED = {"captum", "mlflow", "pandas", "scipy", "sklearn", "wandb"} | LIGHTNING
+NOT_WHEN_IMPORTED = {"captum", "mlflow", "pandas", "scipy", "sklearn", "timm", "transformers", "wandb"} | LIGHTNING
 
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60

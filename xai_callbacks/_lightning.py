@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from xai_callbacks.errors import ConfigurationError
 
 __all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "is_callback", "package_of"]
+__all__ = ["Callback", "LightningModule", "Trainer", "new_trainer"]
 
 
 def _packages() -> list[Any]:
@@ -84,3 +86,14 @@ else:
     _own = {"__doc__": "Base of our modules, at home in both packages.", "__module__": _modules[0].__module__}
     LightningModule = type("LightningModule", _modules, {**_inherited(_modules, _bases("Trainer")), **_own})
     Trainer = Any  # only for annotations: users may bring any of the two
+
+
+def new_trainer(**options: Any) -> Trainer:
+    """A trainer of whichever package is installed, which says nothing of devices; our modules are at home in both."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        trainer: Trainer = _bases("Trainer")[0](**options)
+    finally:
+        logging.disable(before)
+    return trainer

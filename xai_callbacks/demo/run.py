@@ -20,7 +20,6 @@ from PIL import Image
 from xai_callbacks._lightning import Callback, LightningModule, Trainer, package_of
 from xai_callbacks.audit import Auditor
 from xai_callbacks.callbacks import AuditCallback
-from xai_callbacks.callbacks.run import PROBES
 from xai_callbacks.demo.digits import CLASS_NAMES, CUE_COLOURS, GROUP_NAMES, PROBE_FIELDS, DecoyDataModule, SmallCNN
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.gallery import Gallery
@@ -88,7 +87,6 @@ def demonstrate(
             enable_progress_bar=False,
         )
         trainer.fit(SmallCNN(), datamodule=data)
-    probes.save(folder / audit.name / PROBES)
     return Demonstration(data, audit, folder)
 
 
