@@ -58,7 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": {"_lightning"} | FOUNDATIONS,
     "checkpoints": FOUNDATIONS,
     "callbacks": UP_TO_CALLBACKS | {"checkpoints"},
-    "cli": UP_TO_CALLBACKS | {"callbacks", "checkpoints", "compare", "doctor", "report"},
+    "demo": UP_TO_CALLBACKS | {"callbacks"},
+    "cli": UP_TO_CALLBACKS | {"callbacks", "checkpoints", "compare", "demo", "doctor", "report"},
     "__init__": UP_TO_CALLBACKS
     - {"_lightning"} | {"canary", "callbacks", "checkpoints", "compare", "doctor", "report"},
 }  # fmt: skip

@@ -80,11 +80,11 @@ if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 else:
     Callback = type("Callback", _bases("Callback"), {"__doc__": "Base of our callbacks, at home in both packages."})
+    LightningDataModule = type("LightningDataModule", _bases("LightningDataModule"), {"__doc__": "Likewise, of data."})
     _modules = _bases("LightningModule")
     # What is handed on is Lightning's, and no public surface of ours.
     _own = {"__doc__": "Base of our modules, at home in both packages.", "__module__": _modules[0].__module__}
     LightningModule = type("LightningModule", _modules, {**_inherited(_modules, _bases("Trainer")), **_own})
-    LightningDataModule = Trainer = Any  # only for annotations: users may bring any of the two
     Trainer = Any  # only for annotations: users may bring any of the two
 
 

@@ -32,7 +32,6 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _provenance import provenance, write_json
-from decoy_digits import CLASS_NAMES, CUE_COLOURS, GROUP_NAMES, PROBE_FIELDS, SmallCNN, make_splits
 
 from xai_callbacks import (
     Auditor,
@@ -49,6 +48,7 @@ from xai_callbacks import (
     Why,
 )
 from xai_callbacks.compare import Comparison, Difference, compare
+from xai_callbacks.demo.digits import CLASS_NAMES, CUE_COLOURS, GROUP_NAMES, PROBE_FIELDS, SmallCNN, make_splits
 
 RECIPES = {"_plain": 0.1, "_patch": 0.95}  # share of training images whose patch has the colour of their class
 PAIRS, REFERENCE, SEEDS = 20, 5, 12
