@@ -49,6 +49,7 @@ def audit(args: Any) -> int:
     from xai_callbacks.audit import Auditor
     from xai_callbacks.callbacks import audit_checkpoints
     from xai_callbacks.checkpoints import Checkpoint
+    from xai_callbacks.measures import Localization, Representations
     from xai_callbacks.rules import AlarmRule
 
     sources = args.get("checkpoints") or []
@@ -58,7 +59,10 @@ def audit(args: Any) -> int:
     checkpoints = dict(zip(names_of(sources), (Checkpoint(source, **given) for source in sources), strict=True))
     # There is one audit of each, so that none can be confirmed by the next.
     rules = [AlarmRule(audits=1)] if args.rules is None and args.auditor.trials else args.rules
-    auditor, quiet = Auditor(args.probes, **vars(args.auditor)), ("logger", "enable_checkpointing")
+    # Representations cost nothing, and are what CKA of layers is made of.
+    measures = [Localization(), Representations()] if args.auditor.measures is None else args.auditor.measures
+    auditor = Auditor(args.probes, **{**vars(args.auditor), "measures": measures})
+    quiet = ("logger", "enable_checkpointing")
     with progress("auditing") as bar:
 
         class Bar(Callback):

@@ -24,6 +24,7 @@ from xai_callbacks.demo.digits import CLASS_NAMES, CUE_COLOURS, GROUP_NAMES, PRO
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.gallery import Gallery
 from xai_callbacks.interventions.cues import PatchCue
+from xai_callbacks.measures import Localization, Representations
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.trials import CueTrial
 
@@ -72,7 +73,8 @@ def demonstrate(
             group_names=GROUP_NAMES,
         )
         colours = [[value / 255 for value in colour] for colour in CUE_COLOURS]
-        audit = AuditCallback(Auditor(probes, trials=[CueTrial(PatchCue(colours, CLASS_NAMES, at="spurious"))]))
+        trial = CueTrial(PatchCue(colours, CLASS_NAMES, at="spurious"))
+        audit = AuditCallback(Auditor(probes, trials=[trial], measures=[Localization(), Representations()]))
         board = pl.loggers.TensorBoardLogger(out, name=f"strength-{strength:g}", default_hp_metric=False)
         folder = Path(board.log_dir)
         last = pl.callbacks.ModelCheckpoint(filename="last", save_weights_only=True)
