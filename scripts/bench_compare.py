@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    images = torch.randn(args.probes, 3, args.size, args.size)
+    images = torch.rand(args.probes, 3, args.size, args.size)
     labels = torch.arange(args.probes) % 10
     with tempfile.TemporaryDirectory() as folder:
         result = {"checkpoints": args.checkpoints, "probes": args.probes, "size": args.size, **provenance()}
