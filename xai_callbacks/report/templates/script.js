@@ -31,7 +31,7 @@
       show(card, side, heat[model][state.asked], `Heat of ${data.names[model]}, ${when}, ${asked[state.asked] ?? ""}`);
       find(`.${side} .stage`, card).classList.toggle("doubt", grey !== "");
       const line = [when, asked[state.asked], grey && "grey: " + grey].filter(Boolean).join(" · ");
-      const said = put("span", [says && "says " + says, tone !== "plain" && tone].filter(Boolean).join(" · "), "said " + tone);
+      const said = put("span", tone === "plain" ? says && "says " + says : tone + (says && ": " + says), "said " + tone);
       find(`.${side} figcaption`, card).replaceChildren(...(several ? [chip(model), " "] : []), said, put("small", line));
     }
     if (several) {
