@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xai_callbacks.callbacks import (
         AuditCallback, GroupAccuracy, Schedule, ShortcutMonitor, ValidationNovelty, Watch,
     )
+    from xai_callbacks.compare import Comparison
     from xai_callbacks.errors import (
         AuditError, ConfigurationError, NoveltyError, OutputError, ProbeSetError, TargetLayerError, XAICallbacksError,
     )
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
         WatermarkCue,
     )
     from xai_callbacks.measures import (
-        Baselines, Conditions, ExplanationUncertainty, FoundRegions, Localization, MapClusters, Measure, Separation,
-        Trust,
+        Baselines, Conditions, ExplanationUncertainty, FoundRegions, Localization, MapClusters, Measure,
+        Representations, Separation, Trust,
     )
     from xai_callbacks.novelty import (
         ODIN, ConfoundingLabels, Energy, Entropy, FisherNovelty, GradConScore, GradientConstraint, GradientNorm,
@@ -64,9 +65,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CAM", "ODIN", "RISE", "VOICE", "AlarmRule", "AttentionRollout", "AuditCallback", "AuditError", "AuditRecord",
-    "Auditor", "BackgroundCue", "BackgroundTrial", "Baselines", "Conditions", "ConfigurationError", "ConfoundingLabels",
-    "Cue", "CueTrial", "Deconvnet", "DeepSHAP", "Energy", "Entropy", "Estimate", "Every", "Expectation",
-    "ExpectedGradients", "Explainer", "ExplanationUncertainty", "Finding", "FisherNovelty", "FolderSink",
+    "Auditor", "BackgroundCue", "BackgroundTrial", "Baselines", "Comparison", "Conditions", "ConfigurationError",
+    "ConfoundingLabels", "Cue", "CueTrial", "Deconvnet", "DeepSHAP", "Energy", "Entropy", "Estimate", "Every",
+    "Expectation", "ExpectedGradients", "Explainer", "ExplanationUncertainty", "Finding", "FisherNovelty", "FolderSink",
     "FoundRegions", "FrameCue", "FunctionCue", "Gallery", "GradCAM", "GradCAMPlusPlus", "GradConScore", "GradNorm",
     "GradTrust", "Gradient", "GradientAttention", "GradientConstraint", "GradientNorm", "GroupAccuracy",
     "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History", "ImageLoggerSink", "ImplicitSaliency",
@@ -74,15 +75,17 @@ __all__ = [
     "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax", "Measure", "MultiLabel", "NoveltyError",
     "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue", "Patchwise", "PerProbe", "PerSampleGradients",
     "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue", "Question", "ReconstructionError",
-    "RegionTrial", "Regression", "Rule", "Schedule", "Separation", "ShiftCue", "ShortcutMonitor", "SingleLabel", "Sink",
-    "SlidingWindow", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue", "TintCue", "Trial", "Trust",
-    "UndesirablePixels", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue", "WhatHinders", "WhatIfNot",
-    "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError", "assert_expectations",
+    "RegionTrial", "Regression", "Representations", "Rule", "Schedule", "Separation", "ShiftCue", "ShortcutMonitor",
+    "SingleLabel", "Sink", "SlidingWindow", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue",
+    "TintCue", "Trial", "Trust", "UndesirablePixels", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue",
+    "WhatHinders", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError",
+    "assert_expectations",
 ]
 
 _ROOMS = {
     "audit": "Auditor",
     "callbacks": "AuditCallback GroupAccuracy Schedule ShortcutMonitor ValidationNovelty Watch",
+    "compare": "Comparison",
     "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
     "explainers": (
         "AttentionRollout CAM Deconvnet DeepSHAP Every ExpectedGradients Explainer GradCAM GradCAMPlusPlus Gradient "
@@ -97,7 +100,8 @@ _ROOMS = {
         "TextureCue TintCue WatermarkCue"
     ),
     "measures": (
-        "Baselines Conditions ExplanationUncertainty FoundRegions Localization MapClusters Measure Separation Trust"
+        "Baselines Conditions ExplanationUncertainty FoundRegions Localization MapClusters Measure Representations "
+        "Separation Trust"
     ),
     "novelty": (
         "ConfoundingLabels Energy Entropy FisherNovelty GradConScore GradNorm GradTrust GradientConstraint "

@@ -117,8 +117,9 @@ class Auditor:
         if not asks and not self.novelty:
             left_out = next(iter(self._scorer.notes), "Give `questions`, `novelty` or `trials`.")
             raise ConfigurationError(f"Expected something to audit, but got nothing. {left_out}")
+        keeps = any(measure.needs_features for measure in self.measures)
         self._observer = Observer(
-            probes, self.questions, self._explaining, self._scorer, model, output, chunk_size, asks
+            probes, self.questions, self._explaining, self._scorer, model, output, chunk_size, asks, keeps
         )
         self._prepared: Prepared | None = None
         check_questions(self.questions, probes.task, labelled=probes.truth is not None)
@@ -269,7 +270,7 @@ class Auditor:
             )
             with _timed(seconds, "judge"):
                 answered = {each: plan for each, plan in due.items() if each.name in record.maps}
-                asking = Asking(self._observer, subject, prepared, answered, gathered.outputs)
+                asking = Asking(self._observer, subject, prepared, answered, gathered)
                 context = replace(self._context(subject.task), model=asking)
                 record = self._measuring.measure(record, tried.judged, self._trials.keys, past, context)
         return replace(record, failed=(*record.failed, *asking.failures), seconds=seconds)

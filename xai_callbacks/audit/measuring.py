@@ -51,7 +51,7 @@ class Measuring:
                 sentence = f"The measure {measure!r} failed and was left out. {in_words(error)}"
                 record = replace(record, failed=(*record.failed, sentence))
         notes = tuple(dict.fromkeys((*record.notes, *context.notes)))
-        return replace(record, notes=notes, trust=dict(context.trust))
+        return replace(record, notes=notes, trust=dict(context.trust), grams=dict(context.grams))
 
 
 def require_measured(what: str, found: object, probes: int) -> None:
@@ -89,12 +89,14 @@ def _with(record: AuditRecord, found: Measured, declared: Sequence[Key]) -> Audi
     """The record with some results more, and the declarations of their keys."""
     of_probes = {key: values for key, values in found.items() if isinstance(values, PerProbe)}
     chances = {key: _plain(each.chance) for key, each in of_probes.items() if each.chance is not None}
+    strata = {key: each.strata.detach().cpu() for key, each in of_probes.items() if each.strata is not None}
     used = tuple(each for each in declared if any(each.matches(key) for key in found))
     return replace(
         record,
         metrics={**record.metrics, **summarized(found, declared)},
         per_probe={**record.per_probe, **{key: _plain(each.values) for key, each in of_probes.items()}},
         chances={**record.chances, **chances},
+        strata={**record.strata, **strata},
         keys=tuple(dict.fromkeys((*record.keys, *used))),
     )
 

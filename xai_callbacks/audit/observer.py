@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from xai_callbacks.access import Layer, forward, randomised_copy, trace_model
+from xai_callbacks.access import Layer, features, forward, randomised_copy, stages_of, trace_model
 from xai_callbacks.access.subject import OTHER_MODEL, ModelSelector, OutputSelector, Subject
 from xai_callbacks.audit.explaining import Explaining, explain, layers_of
 from xai_callbacks.audit.results import Gathered, Progress
@@ -65,6 +65,7 @@ class Observer:
     output: OutputSelector | None
     chunk_size: int
     asks: bool  # whether anything is asked of the outputs, so that they must be readable
+    keeps_features: bool = False  # whether those of the stages are kept, for measures
 
     def subject(self, model: nn.Module, prepared: Prepared | None = None) -> Subject:
         """The model as it is asked."""
@@ -128,11 +129,14 @@ class Observer:
         if the outputs are not those of a model like the one that was prepared.
         """
         gathered, layers = Gathered(len(self.probes)), layers_of(due)
+        stages = stages_of(subject.module) if self.keeps_features else []
         for chunk in self.chunks():
             for name, values in self.scorer.of_model(subject, self.probes.images[chunk]).items():
                 gathered.put("score", name, values, chunk)
             if prepared.readable:
-                observation = self.observation(subject, chunk, layers, prepared.head)
+                with features(subject.module, stages) as seen:
+                    observation = self.observation(subject, chunk, layers, prepared.head)
+                gathered.put_features(seen, chunk)
                 gathered.put("answers", "outputs", observation.outputs, chunk)
                 gathered.put_posed(observation.posed, chunk)
                 if observation.head is not None:
@@ -204,7 +208,7 @@ class Observer:
 class Asking:
     """The model of one audit, for measures; see `ModelAccess`. `failures` tells what failed and was left out.
 
-    `outputs` are what the model says of the probes, `(N, K)`, of which the questions are posed; None if nothing is.
+    `gathered` is what the audit saw; of its outputs the questions are posed.
     """
 
     def __init__(
@@ -213,11 +217,15 @@ class Asking:
         subject: Subject,
         prepared: Prepared,
         due: Mapping[Explainer, Plan],
-        outputs: Tensor | None,
+        gathered: Gathered,
     ) -> None:
         self._observer, self._subject, self._prepared = observer, subject, prepared
-        self._due, self._outputs = dict(due), outputs
+        self._due, self._outputs, self._features = dict(due), gathered.outputs, gathered.features
         self.failures: list[str] = []
+
+    def features(self) -> dict[str, Tensor]:
+        """See `ModelAccess.features`."""
+        return self._features
 
     def scores(self, images: Tensor) -> dict[str, Tensor]:
         """See `ModelAccess.scores`."""

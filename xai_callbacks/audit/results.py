@@ -13,12 +13,14 @@ from xai_callbacks.errors import in_words
 from xai_callbacks.explainers import Explainer, Plan
 from xai_callbacks.explainers.base import Units
 from xai_callbacks.history import History
+from xai_callbacks.metrics.agreement import resampled
 from xai_callbacks.questions import Posed, Question
 from xai_callbacks.record import MapSet
 from xai_callbacks.tasks import Task
 
 Progress = Callable[[int], None] | None  # called with the number of probes done
 MOST_CELLS = 64  # most cells a side of a heatmap that is kept; small images keep every pixel
+MOST_FEATURES = 128  # most probes of which features are kept, evenly spaced
 
 
 class Asked(NamedTuple):
@@ -39,6 +41,7 @@ class Gathered:
     def __init__(self, probes: int) -> None:
         self._probes = probes
         self._tensors: dict[tuple[str, str], Tensor] = {}
+        self._features: dict[str, list[Tensor]] = {}
         self.failures: dict[str, str] = {}  # why explainers failed, by name
 
     def put(self, kind: str, name: str, values: Tensor, chunk: slice) -> None:
@@ -53,6 +56,13 @@ class Gathered:
             for part in Asked._fields:
                 if (values := getattr(each, part)) is not None:
                     self.put(part, str(index), values, chunk)
+
+    def put_features(self, features: Mapping[str, Tensor], chunk: slice) -> None:
+        """Store features `(n, D)` of those probes of a chunk that are compared, by stage."""
+        places = torch.linspace(0, self._probes - 1, min(self._probes, MOST_FEATURES)).round().long()
+        rows = places[(places >= chunk.start) & (places < chunk.stop)] - chunk.start
+        for name, values in features.items():
+            self._features.setdefault(name, []).append(values[rows.to(values.device)].cpu())
 
     def fail(self, explainer: str, error: Exception) -> None:
         """Drop the heatmaps of an explainer that failed, and note why."""
@@ -84,31 +94,22 @@ class Gathered:
         """Novelty scores `(N,)` by name."""
         return self._of("score")
 
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """Features of the compared probes, `(n, D)` float32 by stage."""
+        return {name: torch.cat(parts) for name, parts in self._features.items()}
+
     def _of(self, wanted: str) -> dict[str, Tensor]:
         return {name: values for (kind, name), values in self._tensors.items() if kind == wanted}
 
 
 def bounded(heatmaps: Tensor, units: Units = "score") -> Tensor:
-    """Heatmaps `(..., h, w)` on a grid of at most `MOST_CELLS` cells a side, with the same sums, or relative values.
-
-    Each cell of the new grid gets what lies in it, or the mean of it; a cell that lies in two is divided by area.
-    """
+    """Heatmaps `(..., h, w)` on a grid of at most `MOST_CELLS` cells a side, see `resampled`."""
     height, width = heatmaps.shape[-2:]
     factor = math.ceil(max(height, width) / MOST_CELLS)
     if factor <= 1:
         return heatmaps
-    rows, columns = (_shares(side, math.ceil(side / factor)).to(heatmaps) for side in (height, width))
-    if units == "relative":
-        rows, columns = (each / each.sum(dim=1, keepdim=True) for each in (rows, columns))
-    return rows @ heatmaps @ columns.T
-
-
-def _shares(fine: int, coarse: int) -> Tensor:
-    """Share of each fine cell in each coarse one, `(coarse, fine)`; columns add up to 1."""
-    edges = torch.arange(fine + 1, dtype=torch.float64) * coarse / fine
-    bounds = torch.arange(coarse, dtype=torch.float64)[:, None]
-    low, high = edges[:-1].clamp(bounds, bounds + 1), edges[1:].clamp(bounds, bounds + 1)
-    return (high - low) * fine / coarse
+    return resampled(heatmaps, (math.ceil(height / factor), math.ceil(width / factor)), units)
 
 
 def map_sets(

@@ -7,13 +7,14 @@ from xai_callbacks.measures.found_regions import FoundRegions
 from xai_callbacks.measures.localization import Localization
 from xai_callbacks.measures.map_clusters import MapClusters
 from xai_callbacks.measures.novel import Conditions, Separation
+from xai_callbacks.measures.representations import Representations
 from xai_callbacks.measures.trust import Trust
 from xai_callbacks.measures.uncertainty import ExplanationUncertainty
 
 __all__ = [
     "ALWAYS", "Answers", "Baselines", "Conditions", "Context", "Drift", "ExplanationUncertainty", "FoundRegions",
-    "Localization", "MapClusters", "Measure", "Measured", "ModelAccess", "Scores", "Separation", "Trust",
-    "keys_of_maps",
+    "Localization", "MapClusters", "Measure", "Measured", "ModelAccess", "Representations", "Scores", "Separation",
+    "Trust", "keys_of_maps",
 ]  # fmt: skip
 
 ALWAYS: tuple[Measure, ...] = (Answers(), Drift(), Scores())

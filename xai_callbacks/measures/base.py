@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -18,6 +18,13 @@ Measured = Mapping[str, PerProbe | Estimate]
 
 class ModelAccess(Protocol):
     """Ways of asking the model once more, during an audit, for measures that need it. Each says what it costs."""
+
+    def features(self) -> Mapping[str, Tensor]:
+        """What the stages of the model gave for the probes, `(N, D)` float32 on the CPU by name of the module.
+
+        Feature maps are averaged to at most 7 x 7 cells first. Seen in the pass that all explainers share: costs
+        nothing more, and is empty unless a measure has `needs_features`.
+        """
 
     def scores(self, images: Tensor) -> Mapping[str, Tensor]:
         """Novelty scores of images `(M, C, H, W)` as the model expects them, `(M,)` by name, on the CPU."""
@@ -55,6 +62,7 @@ class Context:
         model: The model during an audit; None before.
         notes: Takes sentences about what was left out, for the notes of the record.
         trust: Takes verdicts on heatmaps by what their keys begin with, for the record, see `AuditRecord.trust`.
+        grams: Takes inner products of features by layer, for the record, see `AuditRecord.grams`.
     """
 
     probes: ProbeSet
@@ -66,10 +74,17 @@ class Context:
     model: ModelAccess | None = None
     notes: list[str] = field(default_factory=list)
     trust: dict[str, str] = field(default_factory=dict)
+    grams: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Measure(ABC):
-    """A judgement of an audit. One that raises is left out of that audit, and said; the others go on."""
+    """A judgement of an audit. One that raises is left out of that audit, and said; the others go on.
+
+    Attributes:
+        needs_features: Whether it asks for `ModelAccess.features`, which are kept only for those that do.
+    """
+
+    needs_features: ClassVar[bool] = False
 
     @abstractmethod
     def keys(self, context: Context) -> Sequence[Key]:

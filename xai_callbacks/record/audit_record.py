@@ -32,7 +32,7 @@ _shared_key = lru_cache(4096, typed=True)(Key)
 # All that is only drawn, or judged once.
 _DROPPED = (
     "outputs", "predictions", "confidences", "correct", "truth", "facts", "foils", "maps", "scores", "per_probe",
-    "chances", "names", "class_names", "groups", "titles",
+    "chances", "strata", "grams", "names", "class_names", "groups", "titles",
 )  # fmt: skip
 _PACKAGES = ("xai_callbacks", "torch", "torchvision", "numpy", "captum", "lightning", "pytorch_lightning")
 
@@ -95,6 +95,9 @@ class AuditRecord:
         tried: What was painted as each cue that was tried, in words, by its name.
         trust: Verdicts of tests of the heatmaps, by what their keys begin with, such as `gradcam/why`: "passed", "fails
             the ... test", or "not tested: ..."; empty where no tests were wanted, see `measures.Trust`.
+        strata: Stratum of each probe, such as its class, `(N,)` int64 by key, of metrics that are means over strata.
+        grams: Inner products of the features of the probes by layer, `(n, n)` float32, centred, see
+            `measures.Representations`; what is needed to compare representations.
     """
 
     run: str = ""
@@ -138,6 +141,8 @@ class AuditRecord:
     thinned: bool = False
     tried: Mapping[str, str] = field(default_factory=dict)
     trust: Mapping[str, str] = field(default_factory=dict)
+    strata: Mapping[str, Tensor] = field(default_factory=dict)
+    grams: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def heatmaps(self) -> Tensor:

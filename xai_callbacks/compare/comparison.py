@@ -1,0 +1,326 @@
+"""`compare`: two or more models on the same probes, side by side, with uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai_callbacks.compare import agreement
+from xai_callbacks.compare.agreement import Agreement, agreements, says
+from xai_callbacks.compare.differences import FEWEST_SEEDS, MetricDifference, metric_differences
+from xai_callbacks.compare.verdict import conclude
+from xai_callbacks.errors import ConfigurationError, is_number, require_instance
+from xai_callbacks.history import History
+from xai_callbacks.metrics import FoundRegion, found_on
+from xai_callbacks.metrics.representations import linear_cka
+from xai_callbacks.record import AuditRecord
+
+_NAMED = 3  # differing questions or explainers that an error names
+Model = History | AuditRecord
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """How far the models disagree about one probe: of all models, that which differs most from the baseline."""
+
+    index: int
+    name: str
+    says: float  # how far answers differ, [0, 1]
+    why: float  # cosine distance of the heatmaps, [0, 2]; NaN where they answer different questions
+    model: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Difference:
+    """A model against the baseline. Probes are given by their places, `(N,)` tensors are float64.
+
+    Attributes:
+        metrics: All metrics that both have, most certain differences first.
+        gained: Probes that the baseline gets wrong and the model right.
+        lost: Negative flips: right before, wrong now.
+        changed: Other probes with another answer.
+        agreements: Agreement of heatmaps by what their keys begin with, such as `gradcam/why`.
+        says: How far the answers differ, `(N,)` in [0, 1]: total variation of probabilities, see `agreement.says`.
+        reasons: Same answer, different reasons: probes with the same answer, largest distance of their maps first.
+        cka: Linear CKA of stages of the same name, by name, in [0, 1]; empty without `Representations`.
+        cka_stages: Of all pairs of stages, `(baseline, model)`.
+        identical: Whether the weights are the same.
+    """
+
+    metrics: tuple[MetricDifference, ...]
+    gained: tuple[int, ...]
+    lost: tuple[int, ...]
+    changed: tuple[int, ...]
+    agreements: Mapping[str, Agreement]
+    says: Tensor
+    reasons: tuple[int, ...]
+    cka: Mapping[str, float]
+    cka_stages: Mapping[tuple[str, str], float]
+    identical: bool
+
+    def metric(self, key: str) -> MetricDifference | None:
+        """The difference of one metric; None if one of the two has none."""
+        return next((each for each in self.metrics if each.key == key), None)
+
+    @property
+    def distance(self) -> Tensor:
+        """Cosine distance of the maps of the first question that can be compared, `(N,)`, NaN where none can."""
+        first = next(iter(self.agreements.values()), None)
+        return torch.full_like(self.says, torch.nan) if first is None else first.distance
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Comparison:
+    """Two or more models on the same probes. Made by `compare`.
+
+    Attributes:
+        models: History of each model by its name, oldest audit first; the first model is the baseline.
+        differences: Of each other model from the baseline, by its name.
+        notes: Sentences about what is to be known of the comparison.
+        noise: What `MetricDifference.beyond` is held against: `seeds` of one training (and the choice of probes), or
+            the choice of `probes` alone.
+    """
+
+    models: Mapping[str, History]
+    differences: Mapping[str, Difference]
+    notes: tuple[str, ...] = ()
+    noise: str = "probes"
+
+    @property
+    def baseline(self) -> str:
+        """Name of the model that the others are held against."""
+        return next(iter(self.models))
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """Which one to ship and why, in sentences, the most important first."""
+        records = {name: history.without_tensors()[-1] for name, history in self.models.items()}
+        return conclude(records, self.differences, self.noise)
+
+    def record(self, name: str) -> AuditRecord:
+        """The audit of a model that is compared: its latest, read from where its history is."""
+        return self.models[name][-1]
+
+    def difference_maps(self, name: str, key: str) -> Tensor:
+        """Signed heatmaps of a model less those of the baseline, `(N, h, w)` float64 on their common grid.
+
+        `key` is one of `differences[name].agreements`. Where cells are parts of a logit this is the heatmap of
+        `logit_model - logit_baseline`. NaN where the two were asked about different classes.
+        """
+        return agreement.difference_maps(self.record(self.baseline), self.record(name), key)
+
+    def difference_regions(self, name: str, key: str, size: tuple[int, int]) -> tuple[FoundRegion, ...]:
+        """Regions of images `size` on which a model finds more evidence than the baseline, over all probes.
+
+        Of the mean of `difference_maps`, what exceeds half of its largest value, highest peak first: a cue at one place
+        shows itself so, an object that may be anywhere does not. Other places have as much to say where few probes
+        carry the cue.
+        """
+        maps = self.difference_maps(name, key)
+        known = maps.flatten(1).isfinite().all(dim=1)
+        return found_on(maps[known].mean(dim=0), size) if bool(known.any()) else ()
+
+    def ranking(self) -> list[Disagreement]:
+        """Probes by how far the models disagree about them, in what they say first, then in why."""
+        names = self.record(self.baseline).names
+        found = []
+        for index, probe in enumerate(names):
+            each = [
+                Disagreement(index, probe, float(other.says[index]), float(other.distance[index]), model)
+                for model, other in self.differences.items()
+            ]
+            found.append(max(each, key=_weight))
+        return sorted(found, key=_weight, reverse=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The comparison in plain values, for JSON; what is not finite is None."""
+        latest = {name: history.without_tensors()[-1] for name, history in self.models.items()}
+        return {
+            "baseline": self.baseline,
+            "verdict": list(self.verdict),
+            "noise": self.noise,
+            "notes": list(self.notes),
+            "models": {
+                name: {
+                    "epoch": record.epoch, "step": record.step, "checkpoint": record.checkpoint,
+                    "weights": record.weights, "audits": len(self.models[name]),
+                    "metrics": {key: _plain(each._asdict()) for key, each in record.metrics.items()},
+                    "findings": [{"key": f.key, "state": f.state, "sentence": f.sentence} for f in record.findings],
+                }
+                for name, record in latest.items()
+            },
+            "differences": {name: _difference_as_dict(each) for name, each in self.differences.items()},
+            "ranking": [_plain(asdict(each)) for each in self.ranking()],
+        }  # fmt: skip
+
+
+def compare(models: Mapping[str, Model], *, seeds: Sequence[Model] = (), confidence: float = 0.95) -> Comparison:
+    """Compare the latest audits of two or more models.
+
+    Cost: no model is run. Memory: the records of two models at a time, and what is kept of each, some numbers a probe.
+
+    Args:
+        models: Histories or records by the names of the models; the first is the baseline.
+        seeds: Audits of three or more trainings that differ in nothing but their seed: what two of these differ by is
+            noise.
+        confidence: 1 - the chance that any metric of two equal models is said to be beyond noise.
+
+    Raises a `ConfigurationError` that says what differs if audits are not of the same probes, questions and explainers,
+    and for arguments that cannot be used.
+    """
+    histories = _checked("models", models, confidence)
+    if len(histories) < 2:
+        raise ConfigurationError(f"Expected `models` to be two or more, but got {len(histories)}. Add one to compare.")
+    named = {f"seed {place}": each for place, each in enumerate(seeds, start=1)}
+    references = [history[-1] for history in _checked("seeds", named, confidence).values()]
+    if 0 < len(references) < FEWEST_SEEDS:
+        raise ConfigurationError(
+            f"Expected `seeds` to be audits of {FEWEST_SEEDS} trainings or more, but got {len(references)}. Two or one "
+            "say too little of how much trainings differ; leave them out, or add more."
+        )
+    names = list(histories)
+    baseline = histories[names[0]][-1]
+    for name, record in zip(named, references, strict=True):
+        _require_comparable(names[0], baseline, name, record)
+    found, notes = {}, []
+    for name in names[1:]:
+        record = histories[name][-1]
+        _require_comparable(names[0], baseline, name, record)
+        found[name] = _difference(baseline, record, references, confidence)
+        notes += _notes(names[0], name, found[name], baseline, record)
+    noise = "seeds" if references else "probes"
+    return Comparison(models=histories, differences=found, notes=tuple(dict.fromkeys(notes)), noise=noise)
+
+
+def _checked(argument: str, models: Mapping[str, Model], confidence: float) -> dict[str, History]:
+    require_instance(argument, models, Mapping, "audits by the names of models")
+    if not is_number(confidence) or not 0.5 < confidence < 1:
+        raise ConfigurationError(f"Expected `confidence` to be in (0.5, 1), but got {confidence!r}.")
+    found = {}
+    for name, model in models.items():
+        require_instance(f"{argument}[{name!r}]", model, (History, AuditRecord), "a History or an AuditRecord")
+        history = model if isinstance(model, History) else History().with_record(model)
+        record = history.last
+        if record is None or record.thinned:
+            got = "none" if record is None else "one without tensors"
+            raise ConfigurationError(f"Expected {argument}[{name!r}] to have a latest audit, but got {got}.")
+        found[name] = history
+    return found
+
+
+def _require_comparable(name: str, a: AuditRecord, other: str, b: AuditRecord) -> None:
+    """Refuse audits of other probes, questions or explainers, and say what differs."""
+    differing = []
+    if a.fingerprint != b.fingerprint:
+        differing.append(f"probes ({a.fingerprint}, {b.fingerprint})")
+    pairs = {"questions": (a.asked, b.asked), "explainers": (a.explainers.values(), b.explainers.values())}
+    for what, (first, second) in pairs.items():
+        apart = [*(each for each in first if each not in second), *(each for each in second if each not in first)]
+        if apart:
+            differing.append(f"{what} ({', '.join(apart[:_NAMED])} of one alone)")
+    if differing:
+        raise ConfigurationError(
+            f"Expected audits of the same probes, questions and explainers, but {name!r} and {other!r} differ in "
+            f"{' and '.join(differing)}. Audit both with one Auditor: xai-audit audit A B --probes P."
+        )
+
+
+def _difference(a: AuditRecord, b: AuditRecord, seeds: Sequence[AuditRecord], confidence: float) -> Difference:
+    every = agreements(a, b, seeds)
+    other = _differs(a, b)
+    gained, lost = _flips(a, b, other)
+    flipped = set(gained) | set(lost)
+    distance = next(iter(every.values())).distance if every else torch.full((len(a.names),), torch.nan)
+    same = [place for place in (~other).nonzero()[:, 0].tolist() if not math.isnan(float(distance[place]))]
+    grams = {(x, y): linear_cka(g, h) for x, g in a.grams.items() for y, h in b.grams.items() if g.shape == h.shape}
+    return Difference(
+        metrics=metric_differences(a, b, seeds, confidence=confidence),
+        gained=gained,
+        lost=lost,
+        changed=tuple(place for place in other.nonzero()[:, 0].tolist() if place not in flipped),
+        agreements=every,
+        says=says(a, b),
+        reasons=tuple(sorted(same, key=lambda place: -float(distance[place]))),
+        cka={x: value for (x, y), value in grams.items() if x == y},
+        cka_stages=grams,
+        identical=bool(a.weights) and a.weights == b.weights,
+    )
+
+
+def _differs(a: AuditRecord, b: AuditRecord) -> Tensor:
+    """Whether the answers differ, `(N,)` bool."""
+    if a.predictions is None or b.predictions is None or a.predictions.shape != b.predictions.shape:
+        return torch.zeros(len(a.names), dtype=torch.bool)
+    if a.predictions.is_floating_point():  # values always differ a little: no flips, but how far is in `says`
+        return torch.zeros(len(a.names), dtype=torch.bool)
+    return (a.predictions != b.predictions).reshape(len(a.names), -1).any(dim=1)
+
+
+def _flips(a: AuditRecord, b: AuditRecord, other: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Probes with another answer that is more right than before, and less right."""
+    if a.correct is None or b.correct is None:
+        return (), ()
+    gained, lost = (other & change for change in (b.correct > a.correct, b.correct < a.correct))
+    return tuple(gained.nonzero()[:, 0].tolist()), tuple(lost.nonzero()[:, 0].tolist())
+
+
+def _notes(name: str, other: str, found: Difference, a: AuditRecord, b: AuditRecord) -> list[str]:
+    notes = []
+    if found.identical:
+        notes.append(f"{other} has the weights of {name}.")
+    elif a.settings != b.settings or a.versions != b.versions:
+        changed = [key for key in {**a.versions, **b.versions} if a.versions.get(key) != b.versions.get(key)]
+        changed += [key for key in {**a.settings, **b.settings} if a.settings.get(key) != b.settings.get(key)]
+        notes.append(f"{name} and {other} were audited with different settings or versions: {', '.join(changed)}.")
+    apart = [each for each in found.agreements.values() if each.resampled]
+    notes += [
+        f"The maps {each.key} have different grids; compared on {each.grid[0]} x {each.grid[1]}." for each in apart
+    ]
+    for record in (a, b):
+        notes += [f"Heat of {key} is in doubt: it {said}." for key, said in record.trust.items() if said[:5] == "fails"]
+    return notes
+
+
+def _weight(each: Disagreement) -> tuple[float, float]:
+    return tuple(0.0 if math.isnan(value) else value for value in (each.says, each.why))  # type: ignore[return-value]
+
+
+def _difference_as_dict(each: Difference) -> dict[str, Any]:
+    return {
+        "metrics": [_row_as_dict(row) for row in each.metrics],
+        "gained": list(each.gained),
+        "lost": list(each.lost),
+        "changed": list(each.changed),
+        "same_answer_different_reasons": list(each.reasons),
+        "maps": {
+            key: {
+                "grid": list(found.grid),
+                "expected": found.expected,
+                **{part: _mean(getattr(found, part)) for part in ("rank_correlation", "ssim", "overlap", "distance")},
+            }
+            for key, found in each.agreements.items()
+        },
+        "cka": _plain(each.cka),
+        "identical": each.identical,
+    }
+
+
+def _row_as_dict(row: MetricDifference) -> dict[str, Any]:
+    estimates = {part: _plain(getattr(row, part)._asdict()) for part in ("a", "b", "difference")}
+    return {**_plain(row._asdict()), **estimates}
+
+
+def _mean(values: Tensor) -> float | None:
+    value = float(values.nanmean())
+    return value if math.isfinite(value) else None
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }

@@ -1,0 +1,133 @@
+"""Paired differences of metrics between two audits of the same probes, and which of them are beyond noise."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_callbacks.record import AuditRecord, Estimate, Key, summarize
+
+_FLIPS = 10_000  # random signs: p values are multiples of 1e-4
+_ROUNDING = 1e-9
+# About an earlier audit of the same run, about rules, and names of things: no properties of a model by itself.
+_NOT_COMPARED = ("drift", "switched", "rank_correlation", "cka", "number")
+_NOT_COMPARED_ROOTS = ("alarm", "expectation")
+FEWEST_SEEDS = 3
+
+
+class MetricDifference(NamedTuple):
+    """One metric of a model against the baseline."""
+
+    key: str
+    words: str  # what it means
+    a: Estimate  # of the baseline
+    b: Estimate  # of the model
+    difference: Estimate  # b - a; with an interval where it is a mean over probes, paired
+    p: float | None = None  # corrected for the number of metrics; None where it cannot be told
+    beyond: bool | None = None  # whether it is beyond noise
+
+
+def metric_differences(
+    a: AuditRecord, b: AuditRecord, seeds: Sequence[AuditRecord] = (), *, confidence: float = 0.95
+) -> tuple[MetricDifference, ...]:
+    """Differences of all metrics that both audits have, most certain first.
+
+    Two kinds of noise are told apart. That of the *probes*: signs of paired differences are flipped at random, for all
+    metrics at once, and the largest studentised mean of any metric gives the corrected p value (Westfall and Young
+    1993). That of *training*: with three seeds of one training or more, a difference is also held against what two of
+    them differ by, `|b - a| / (sqrt(2) sd)` as Student's t, corrected by Holm's procedure. What is beyond both, or
+    beyond probes where there are no seeds, is beyond noise.
+
+    Args:
+        a: Audit of the baseline.
+        b: Audit of the model.
+        seeds: Audits of three or more trainings that differ in their seed alone.
+        confidence: 1 - the chance that any metric of two equal models is found beyond noise.
+    """
+    compared = [_paired(key, a, b) for key in a.metrics if key in b.metrics and _is_of_the_model(key, a.key(key))]
+    rows = [row for row, _ in compared]
+    p_probes = _sign_flip_p([shares for _, shares in compared])
+    p_seeds = _seeds_p(rows, seeds, a) if len(seeds) >= FEWEST_SEEDS else [0.0] * len(rows)
+    found = []
+    for row, *each in zip(rows, p_probes, p_seeds, strict=True):
+        p = None if any(math.isnan(value) for value in each) else max(each)
+        found.append(row._replace(p=p, beyond=None if p is None else p <= 1 - confidence))
+    return tuple(sorted(found, key=lambda row: math.inf if row.p is None else row.p))
+
+
+def _is_of_the_model(key: str, declared: Key | None) -> bool:
+    parts = key.split("/")
+    label = declared is not None and declared.unit == "label"
+    return not label and parts[-1] not in _NOT_COMPARED and parts[0] not in _NOT_COMPARED_ROOTS
+
+
+def _paired(key: str, a: AuditRecord, b: AuditRecord) -> tuple[MetricDifference, Tensor | None]:
+    """A row without p, and the part `(N,)` that each probe has in the difference; None where that is not known."""
+    declared = a.key(key) or Key(key, "")
+    first, second = a.metrics[key], b.metrics[key]
+    difference, shares = Estimate(second.value - first.value, valid=min(first.valid, second.valid)), None
+    values = _of_probes(a, key), _of_probes(b, key)
+    if values[0] is not None and values[1] is not None and len(values[0]) == len(values[1]):
+        change, strata = values[1] - values[0], a.strata.get(key)
+        reach = None if declared.low is None or declared.high is None else declared.high - declared.low
+        difference = summarize(change, strata=strata, bounds=(None if reach is None else -reach, reach))
+        shares = _shares(change, strata)
+    return MetricDifference(key, declared.words, first, second, difference), shares
+
+
+def _of_probes(record: AuditRecord, key: str) -> Tensor | None:
+    """Value of each probe, if the metric is their mean."""
+    return record.per_probe.get(key, record.scores.get(key.removeprefix("novelty/")))
+
+
+def _shares(change: Tensor, strata: Tensor | None) -> Tensor:
+    """The change of each probe times its weight in the mean, 0 where it has none."""
+    known = change.isfinite()
+    weights = known.double()
+    if strata is not None:
+        for stratum in torch.unique(strata[known]):
+            inside = known & (strata == stratum)
+            weights[inside] = 1 / inside.sum()
+    return change.nan_to_num(0, 0, 0) * weights * known
+
+
+def _sign_flip_p(shares: Sequence[Tensor | None]) -> list[float]:
+    """Corrected p value of each mean being 0; NaN where it is not a mean over probes."""
+    found = [math.nan] * len(shares)
+    places = [place for place, each in enumerate(shares) if each is not None]
+    parts = [each for each in shares if each is not None]
+    if not parts:
+        return found
+    matrix = torch.stack(parts)
+    matrix = matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (matrix.shape[1], _FLIPS), generator=generator).double() * 2 - 1
+    largest = (matrix @ signs).abs().amax(dim=0)
+    for place, observed in zip(places, matrix.sum(dim=1).abs().tolist(), strict=True):
+        beaten = int((largest >= observed - _ROUNDING).sum())
+        found[place] = (1 + beaten) / (1 + _FLIPS)
+    return found
+
+
+def _seeds_p(rows: Sequence[MetricDifference], seeds: Sequence[AuditRecord], a: AuditRecord) -> list[float]:
+    """Corrected p value of each difference being one of seeds; NaN where they do not all have the metric."""
+    from scipy.stats import t
+
+    found = [math.nan] * len(rows)
+    for place, row in enumerate(rows):
+        values = torch.tensor([each.metrics[row.key].value for each in seeds if row.key in each.metrics])
+        if len(values) == len(seeds) and bool(values.isfinite().all()) and math.isfinite(row.difference.value):
+            declared = a.key(row.key)
+            # Seeds may agree on a share to the last probe, and the next one still differ by one.
+            least = 0.5 / len(a.names) if declared is not None and declared.unit == "share" else 0.0
+            spread = max(float(values.double().std()), least)
+            statistic = abs(row.difference.value) / (math.sqrt(2) * spread) if spread else 0.0
+            found[place] = 2 * float(t.sf(statistic, len(seeds) - 1))
+    order = sorted((place for place, p in enumerate(found) if not math.isnan(p)), key=lambda place: found[place])
+    worst = 0.0
+    for rank, place in enumerate(order):  # Holm 1979
+        worst = max(worst, min(1.0, found[place] * (len(order) - rank)))
+        found[place] = worst
+    return found

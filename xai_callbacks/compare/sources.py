@@ -1,0 +1,77 @@
+"""Histories and probes on disk, found by the paths that users give."""
+
+import os
+import re
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.history import History
+from xai_callbacks.record import AuditRecord
+
+PROBES = "probes.safetensors"
+_RECORD = re.compile(r"audit_[0-9]{6,}\.safetensors")
+_NEAR = 4  # folders from a record upwards in which its probes may lie
+
+
+def read_models(paths: Sequence[str | os.PathLike[str]]) -> dict[str, History]:
+    """Read the models of some paths, by the parts of their paths in which they differ.
+
+    Args:
+        paths: Each the folder of a run, of audited checkpoints or of any of these (each history below it is a model),
+            or one file of `AuditRecord.save`.
+
+    Raises a `ConfigurationError` for a path without audits, or whose audits cannot be read, and an `AuditError` for a
+    file that is no record.
+    """
+    places = _places(paths)
+    models = {}
+    for name, place in zip(_names(places), places, strict=True):
+        history = History().with_record(AuditRecord.load(place)) if place.is_file() else History(place)
+        if not history:
+            why = " ".join(history.unreadable.values()) or "It is empty."
+            raise ConfigurationError(f"Expected audits in {str(place)!r}, but none can be read. {why}")
+        models[name] = history
+    return models
+
+
+def find_probes(paths: Sequence[str | os.PathLike[str]]) -> Path | None:
+    """The file of probes that lies nearest to the audits of some paths; None if there is none."""
+    for place in _places(paths):
+        for folder in place.absolute().parents[:_NEAR]:
+            if (folder / PROBES).is_file():
+                return folder / PROBES
+    return None
+
+
+def _places(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Files of records, and folders that hold some, each once."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        below = [path]
+        if not path.is_file():
+            below = sorted(Path(folder) for folder, _, files in os.walk(path) if any(map(_RECORD.fullmatch, files)))
+        if not below:
+            raise ConfigurationError(
+                f"Expected `paths` to lead to audits, but there are none in {str(path)!r}. Give the folder of a run of "
+                "AuditCallback, of audited checkpoints, or a file of AuditRecord.save."
+            )
+        found += [place for place in below if place not in found]
+    return found
+
+
+def _names(places: Sequence[Path]) -> list[str]:
+    """The parts of paths in which they differ; of a single one the last that says something."""
+    parts = [[part for part in place.absolute().with_suffix("").parts if part != "history"] for place in places]
+    parts = [each[:-1] if each[-1] == "audit" else each for each in parts]
+    if len(parts) == 1:
+        return parts[0][-1:]
+    first, last = (_shared(side) for side in (parts, [each[::-1] for each in parts]))
+    last = min(last, min(map(len, parts)) - first - 1)
+    return ["/".join(each[first : len(each) - last]) for each in parts]
+
+
+def _shared(paths: Sequence[Sequence[str]]) -> int:
+    """Number of parts with which all begin."""
+    return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))

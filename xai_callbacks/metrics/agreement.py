@@ -1,0 +1,89 @@
+"""How far do the heatmaps of two models agree about the same images? Maps are signed, `(..., h, w)`, of equal shape.
+
+| function | range | the same | chance |
+|---|---|---|---|
+| `nulls.explanation_drift` (cosine distance) | [0, 2] | 0 | 1 |
+| `trust.map_similarity` (rank correlation) | [-1, 1] | 1 | 0 |
+| `ssim` | [-1, 1] | 1 | |
+| `top_overlap` | [0, 1] | 1 | the share |
+
+Chance is that of unrelated maps; two that both favour the middle of images agree by more.
+"""
+
+import torch
+from torch import Tensor
+
+from xai_callbacks.errors import ConfigurationError
+
+_FINE = 16  # cells on the shorter side from which SSIM looks through windows of 7 x 7 cells, as is usual, and not 3 x 3
+
+
+def ssim(maps: Tensor, others: Tensor) -> Tensor:
+    """Structural similarity of two maps, `(...)` float64 in [-1, 1], after division by the largest magnitude of both.
+
+    The mean over uniform windows around each cell, of 7 x 7 cells, or 3 x 3 where the shorter side has less than 16,
+    with reflected borders (Wang et al. 2004, as torchmetrics computes it; data range 2). A map and its half differ,
+    unlike by rank. 1 for two maps of zeros; NaN where a side has less than 3 cells, or a map is not finite.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    _require_alike(maps, others)
+    shape = maps.shape[:-2]
+    first, second = (each.double().reshape(-1, 1, *maps.shape[-2:]) for each in (maps, others))
+    if min(maps.shape[-2:]) < 3 or not len(first):
+        return torch.full(shape, torch.nan, dtype=torch.float64)
+    peak = torch.maximum(first.abs(), second.abs()).amax(dim=(-2, -1), keepdim=True)
+    first, second = (each / peak.where(peak > 0, torch.ones_like(peak)) for each in (first, second))
+    window = 7 if min(maps.shape[-2:]) >= _FINE else 3
+    found = structural_similarity_index_measure(
+        first, second, gaussian_kernel=False, kernel_size=window, data_range=2.0, reduction="none"
+    )
+    assert isinstance(found, Tensor)  # noqa: S101  # as nothing else was asked for; narrows the type
+    return found.reshape(shape).clamp(-1, 1)
+
+
+def top_overlap(maps: Tensor, others: Tensor, share: float = 0.1) -> Tensor:
+    """Share of the most positive cells of one map that are among those of the other, `(...)` float64 in [0, 1].
+
+    Of `share` of the cells, one at least; of equal cells at the margin the first count. Chance: `share`. NaN where a
+    map has no positive cell, or is not finite.
+    """
+    _require_alike(maps, others)
+    if not 0 < share <= 1:
+        raise ConfigurationError(f"Expected `share` to be in (0, 1], but got {share}.")
+    cells = maps.shape[-2] * maps.shape[-1]
+    count = max(1, round(share * cells))
+    chosen, known = [], torch.ones(maps.shape[:-2], dtype=torch.bool, device=maps.device)
+    for each in (maps.flatten(-2), others.flatten(-2)):
+        order = each.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+        chosen.append(torch.zeros_like(each, dtype=torch.bool).scatter(-1, order, value=True))
+        known &= each.isfinite().all(dim=-1) & (each > 0).any(dim=-1)
+    shared = (chosen[0] & chosen[1]).sum(dim=-1).double() / count
+    return shared.where(known, torch.nan)
+
+
+def resampled(maps: Tensor, grid: tuple[int, int], units: str = "score") -> Tensor:
+    """Maps `(..., h, w)` on another grid, with the same sums, or with the means of `relative` values.
+
+    Each cell of the new grid gets what lies in it; a cell that lies in two is divided by area.
+    """
+    if tuple(maps.shape[-2:]) == tuple(grid):
+        return maps
+    rows, columns = (_shares(*sides).to(maps) for sides in zip(maps.shape[-2:], grid, strict=True))
+    if units == "relative":
+        rows, columns = (each / each.sum(dim=1, keepdim=True) for each in (rows, columns))
+    return rows @ maps @ columns.T
+
+
+def _shares(before: int, after: int) -> Tensor:
+    """Share of each cell of a side in each cell of the new one, `(after, before)`; columns add up to 1."""
+    edges = torch.arange(before + 1, dtype=torch.float64) * after / before
+    bounds = torch.arange(after, dtype=torch.float64)[:, None]
+    low, high = edges[:-1].clamp(bounds, bounds + 1), edges[1:].clamp(bounds, bounds + 1)
+    return (high - low) * before / after
+
+
+def _require_alike(maps: Tensor, others: Tensor) -> None:
+    if maps.shape != others.shape or maps.ndim < 2:
+        shapes = f"{tuple(maps.shape)} and {tuple(others.shape)}"
+        raise ConfigurationError(f"Expected maps of one shape (..., h, w), but got {shapes}.")
