@@ -18,6 +18,7 @@ from xai_callbacks.report.texts import letter, words_of
 STOPS: Final = 20  # of the slider at most
 
 Stop = Sequence[AuditRecord]  # what is shown of each model
+Fields = Sequence[NDArray[np.float32] | None]  # heat (N, h, w) of each kind
 
 
 class Asked(NamedTuple):
@@ -92,31 +93,33 @@ def _heats(
 ) -> list[list[list[list[int]]]]:
     """Places among layers by probe, stop, model and then differences from the first model, and kind of heat."""
     heats: list[list[list[list[int]]]] = [[] for _ in rows]
-    drawn: dict[int, tuple[AuditRecord, NDArray[np.float32], NDArray[np.int64]]] = {}
+    drawn: dict[int, tuple[AuditRecord, Fields, list[list[int]]]] = {}
     for stop in stops:
         for place, record in enumerate(stop):
             if place not in drawn or drawn[place][0] is not record:
                 fields = _fields(record, rows, asked, layers, size)
-                drawn[place] = record, fields, _added(fields, layers)
-        fields = [drawn[place][1] for place in range(len(stop))]
+                drawn[place] = record, fields, _added(fields, len(rows), layers)
+        baseline = drawn[0][1]
         found = [drawn[place][2] for place in range(len(stop))]
-        found += [_added(each - fields[0], layers) for each in fields[1:]]
+        for place in range(1, len(stop)):
+            both = zip(drawn[place][1], baseline, strict=True)
+            found.append(_added([None if a is None or b is None else a - b for a, b in both], len(rows), layers))
         for row, each in enumerate(heats):
-            each.append([places[:, row].tolist() for places in found])
+            each.append([[kind[row] for kind in kinds] for kinds in found])
     return heats
 
 
 def _fields(
     record: AuditRecord, rows: Sequence[int], asked: Sequence[Asked], layers: Layers, size: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Heat `(kinds, len(rows), h, w)`; NaN throughout where there is none."""
+) -> Fields:
     maps = {name: enlarged(heat(given, rows, layers.scale), size) for name, given in record.maps.items()}
-    none = np.full((len(rows), *size), np.nan, np.float32)
-    return np.stack([maps[each.explainer][each.question] if each.explainer in maps else none for each in asked] or [none])
+    return [maps[each.explainer][each.question] if each.explainer in maps else None for each in asked]
 
 
-def _added(fields: NDArray[np.float32], layers: Layers) -> NDArray[np.int64]:
-    return np.array([[0 if np.isnan(each).all() else layers.add(each) for each in kind] for kind in fields])
+def _added(fields: Fields, count: int, layers: Layers) -> list[list[int]]:
+    """Places of each kind, of each probe; the first, which is empty, where there is no heat of a kind."""
+    none: list[list[int]] = [] if fields else [[0] * count]
+    return none + [[0] * count if kind is None else [layers.add(each) for each in kind] for kind in fields]
 
 
 def _told(probes: ProbeSet, rows: Sequence[int], stop: Stop, asked: Sequence[Asked]) -> list[list[dict[str, Any]]]:
@@ -125,7 +128,7 @@ def _told(probes: ProbeSet, rows: Sequence[int], stop: Stop, asked: Sequence[Ask
     return [
         [
             {
-                "says": answer(probes, record, index),
+                "says": answer(probes, record, index).replace(" %", "\u00a0%"),
                 "tone": tone(record, index),
                 "when": when(record).partition(" · ")[0],
                 "asked": [_title(record, each, index) for each in asked],

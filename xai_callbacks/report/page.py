@@ -35,7 +35,7 @@ from xai_callbacks.report.texts import (
     number,
 )
 
-EVIDENCE: Final = 3  # probes shown beside the verdict
+EVIDENCE: Final = 4  # probes shown beside the verdict
 REASONS: Final = 4  # pairs of the same answer for different reasons
 FEWEST, MOST = 3, 6  # metrics beside the verdict
 FLIPS: Final = ("gained", "lost", "changed")
@@ -121,15 +121,13 @@ def _context(
 ) -> dict[str, Any]:
     """All that the template shows, as plain values."""
     names = list(models)
-    order = _order(records[0], comparison, probes)
-    if comparison is None:
-        rows = [round(place) for place in np.linspace(0, len(probes) - 1, min(max_probes, len(probes)))]
-    else:
-        rows = sorted(order[:max_probes])
+    rows = [round(place) for place in np.linspace(0, len(probes) - 1, min(max_probes, len(probes)))]
+    if comparison is not None:
+        rows = sorted(each.index for each in comparison.ranking()[:max_probes])
     stops = stops_of(list(models.values()))
     shown = cards(probes, rows, stops, names)
     place = {index: where for where, index in enumerate(rows)}
-    first = judged(records)
+    first, (why, order) = judged(records), _evidence(records, comparison, probes)
     keys = metrics_of(records, first)
     table = [] if comparison else metric_rows(models[names[0]].without_tensors()[0], records[0], keys)
     others = [] if comparison is None else _others(comparison, first, records, place, probes)
@@ -147,6 +145,7 @@ def _context(
         "noise": comparison.noise if comparison else "",
         "tone": "" if comparison or not said[0]["headline"] else said[0]["headline"][0][1],
         "confusion": "" if comparison else confusion(probes, records[0]),
+        "evidence_why": why,
         "evidence_of": [place[index] for index in order if index in place][:EVIDENCE],
         "findings": findings(records),
         "first": first,
@@ -163,15 +162,24 @@ def _context(
     }
 
 
-def _order(record: AuditRecord, comparison: Comparison | None, probes: ProbeSet) -> list[int]:
-    """All probes: of models those that differ most first, of a run sure errors first."""
+def _evidence(records: Sequence[AuditRecord], comparison: Comparison | None, probes: ProbeSet) -> tuple[str, list[int]]:
+    """What the probes beside the verdict show, in words, and all probes in that order.
+
+    Those of which the loudest alarm says most; or else where models differ most, or where one is most surely wrong.
+    """
+    loud = [(each.value or 0, each.about, record) for record in records for each in record.findings
+            if each.state in ("alarm", "watch") and each.about in record.per_probe]  # fmt: skip
+    if loud:
+        _, key, record = max(loud, key=lambda each: each[0])
+        values = record.per_probe[key].nan_to_num(-math.inf)
+        return f"Seen most in {key}", values.argsort(descending=True, stable=True).tolist()
     if comparison is not None:
-        ranked = dict.fromkeys(each.index for each in comparison.ranking())
-        return [*ranked, *(index for index in range(len(probes)) if index not in ranked)]
-    if record.correct is None or record.confidences is None:
-        return list(range(len(probes)))
+        return "Where they differ most", [each.index for each in comparison.ranking()]
+    record = records[0]
+    if record.correct is None or record.confidences is None or not bool((record.correct < 1).any()):
+        return "Some of the probes", list(range(len(probes)))
     right, sure = record.correct.nan_to_num(0.5).tolist(), record.confidences.nan_to_num(0).tolist()
-    return sorted(range(len(probes)), key=lambda index: (right[index], (2 * right[index] - 1) * sure[index]))
+    return "Where it is surely wrong", sorted(range(len(probes)), key=lambda index: (right[index], -sure[index]))
 
 
 def _disagreement(comparison: Comparison | None, asked: Sequence[Any], rows: Sequence[int]) -> dict[str, Any]:
@@ -216,7 +224,10 @@ def _others(
             "flips": {kind: linked(getattr(each, kind)) for kind in FLIPS},
             "agreements": [_agreement(one) for one in each.agreements.values()],
             "cka": [(layer, value) for layer, value in each.cka.items()],
-            "reasons": linked(each.reasons),
+            "reasons": [
+                (f"{name} ({number(float(each.distance[index]), 2)})", at)
+                for index, (name, at) in zip(each.reasons, linked(each.reasons), strict=True)
+            ],
             "pairs": [place[index] for index in each.reasons if index in place][:REASONS],
         }
         for where, (name, each) in enumerate(comparison.differences.items(), start=1)

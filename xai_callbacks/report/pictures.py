@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xai_callbacks.render import ColorScale, upsample
-from xai_callbacks.render.colors import NO_HEAT, paint
+from xai_callbacks.render.colors import CONTOUR, NO_HEAT, paint
 
 QUALITY: Final = 80  # of photos, lossy WebP; those of 64 pixels and less are lossless
 LONGEST: Final = 224  # side of a photo in pixels; larger ones are reduced
 TINY: Final = 64
 STEPS: Final = 20  # colours on either side of zero: more would hardly be seen, and take twice the space
-BOLDER: Final = 1.2  # opacity of heat, against pictures that keep it lower and draw contours: here it can be switched off
 SIDES: Final = (24, 64)  # of a layer, in pixels: the browser enlarges it smoothly
 LAYERS: Final = 4000  # that fit at the largest side
 
@@ -44,7 +43,8 @@ def layer_size(layers: int, size: tuple[int, int]) -> tuple[int, int]:
 
 def legend(scale: ColorScale) -> str:
     """The colours of a scale from end to end, as the address of an image."""
-    return "data:image/webp;base64," + _encoded(_painted(np.linspace(-1, 1, 161)[None], rounded=False))
+    rgb, opacity = scale.colorize(np.linspace(-1, 1, 161)[None] * scale.limit)
+    return "data:image/webp;base64," + _encoded(_with_opacity(rgb, opacity))
 
 
 class Layers:
@@ -63,7 +63,8 @@ class Layers:
 
     def add(self, field: NDArray[np.float32]) -> int:
         """Keep heat `(h, w)`, in the unit of the scale; returns its place among `images`."""
-        position = np.rint(self.scale.position(field) * STEPS) / STEPS
+        exact = self.scale.position(field)
+        position = np.where(np.abs(exact) <= NO_HEAT, 0, np.rint(exact * STEPS) / STEPS)
         place = self._found.setdefault(position.tobytes(), len(self.images))
         if place == len(self.images):
             self.images.append(_encoded(_painted(position), lossless=True))
@@ -72,17 +73,24 @@ class Layers:
 
 
 def enlarged(maps: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Heat `(Q, N, h, w)` at the size of layers."""
-    flat = [upsample(each, size) for each in maps.reshape(-1, *maps.shape[-2:])]
-    return np.stack(flat).reshape(*maps.shape[:2], *size)
+    """Heat `(Q, N, h, w)` at the size of layers; NaN where it is not finite."""
+    known = np.where(np.isfinite(maps), maps, np.nan).reshape(-1, *maps.shape[-2:])
+    return np.stack([upsample(each, size) for each in known]).reshape(*maps.shape[:2], *size)
 
 
-def _painted(position: NDArray[np.floating[Any]], *, rounded: bool = True) -> Image.Image:
+def _painted(position: NDArray[np.floating[Any]]) -> Image.Image:
+    """Colours as `render.overlay` lays them on, with its contour of strong heat."""
+    from scipy.ndimage import binary_erosion
+
     rgb, opacity = paint(position)
-    alpha = np.clip(opacity * BOLDER, 0, 1) * 255
-    if rounded:
-        rgb[opacity == 0] = 0
-    return Image.fromarray(np.dstack([rgb, np.rint(alpha).astype(np.uint8)]))
+    rgb[opacity == 0] = 0
+    strong = np.abs(position) > CONTOUR
+    opacity[strong & ~binary_erosion(strong, border_value=1)] = 1
+    return _with_opacity(rgb, opacity)
+
+
+def _with_opacity(rgb: NDArray[np.uint8], opacity: NDArray[np.float32]) -> Image.Image:
+    return Image.fromarray(np.dstack([rgb, np.rint(opacity * 255).astype(np.uint8)]))
 
 
 def _strongest(position: NDArray[np.floating[Any]]) -> int:

@@ -122,7 +122,7 @@ def metric_rows(first: AuditRecord, last: AuditRecord, keys: Sequence[str]) -> l
             "doubt": last.doubt(key),
             "first": interval(first.metrics.get(key)),
             "last": interval(last.metrics[key]),
-            "chance": number(last.metrics[key].chance),
+            "chance": number(last.metrics[key].chance, 2),
             "valid": last.metrics[key].valid,
         }
         for key in keys
@@ -146,7 +146,7 @@ def difference_rows(
             "difference": interval(each.difference, sign=True),
             "p": number(each.p),
             "beyond": each.beyond,
-            "chance": number(each.a.chance),
+            "chance": number(each.a.chance, 2),
             "verdict": _compared(each.beyond, each.difference.value),
         }
         for each in order

@@ -120,7 +120,9 @@
     }
     if (by === "name") found.sort((a, b) => a.card.dataset.name.localeCompare(b.card.dataset.name));
     else if (by) found.sort((a, b) => (a.measured === null) - (b.measured === null) || sign * (a.measured - b.measured) || a.at - b.at);
+    const focused = document.activeElement; // lost where its card is moved
     find("#cards").append(...found.map((each) => each.card));
+    focused.focus({ preventScroll: true });
     const shown = cards.filter((card) => !card.hidden);
     find("#count").textContent = `${shown.length} of ${cards.length} probes`;
     rove(shown.includes(find(".card[tabindex='0']")) ? find(".card[tabindex='0']") : find(".card:not([hidden])"));
