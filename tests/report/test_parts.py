@@ -104,7 +104,7 @@ def test_differences_are_those_of_the_heat_that_is_shown(tmp_path):
     probes = set_of(12)
     a, b = audit(probes, 1, place=0), audit(probes, 3, place=30)
     data = data_of(page_of(tmp_path, {"a": history_of(a), "b": history_of(b)}, probes).read_text("utf-8"))
-    size = layer_size(12 * 3 * 3, (32, 32))
+    size = layer_size(12 * 3 * 3, 32, 32)
     scale = ColorScale()
     layers = Layers(scale)
     fields = [enlarged(heat(each.maps["gradcam"], [5], scale), size)[0, 0] for each in (a, b)]
@@ -113,10 +113,10 @@ def test_differences_are_those_of_the_heat_that_is_shown(tmp_path):
 
 
 def test_layers_are_smaller_where_there_are_many():
-    assert layer_size(1, (224, 224)) == (64, 64)
-    assert layer_size(4000, (100, 200)) == (32, 64)
-    assert layer_size(16000, (224, 224)) == (32, 32)
-    assert layer_size(10**9, (224, 224)) == (24, 24)
+    assert layer_size(1, 224, 224) == (64, 64)
+    assert layer_size(4000, 100, 200) == (32, 64)
+    assert layer_size(16000, 224, 224) == (32, 32)
+    assert layer_size(10**9, 224, 224) == (24, 24)
 
 
 def test_a_stop_shows_the_latest_audit_up_to_an_epoch():

@@ -68,7 +68,7 @@ def cards(probes: ProbeSet, rows: Sequence[int], stops: Sequence[Stop], names: S
     """What the page says and shows of some probes: `data` for its script, and the `cards` as they first appear."""
     asked, layers = asked_in(stops[-1]), Layers(color_scale(probes))
     count = len(rows) * len(stops) * len(asked) * (2 * len(names) - 1)
-    heats = _heats(rows, stops, asked, layers, layer_size(count, tuple(probes.pixels.shape[1:3])))
+    heats = _heats(rows, stops, asked, layers, layer_size(count, probes.pixels.shape[1], probes.pixels.shape[2]))
     told = [_told(probes, rows, stop, asked) for stop in stops]
     data = {
         "letters": [letter(place) for place in range(len(names))],

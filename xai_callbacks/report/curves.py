@@ -54,7 +54,8 @@ def _series(place: int, looks: Sequence[Look], x: Any, y: Any) -> dict[str, Any]
 def _axes(looks: Mapping[str, Sequence[Look]], declared: Key | None, about: Sequence[Finding]) -> tuple[Any, ...]:
     """Functions to places, and what is written at the ends of both axes; bounds that are known are kept in sight."""
     estimates = [each for series in looks.values() for _, each in series]
-    values = [value for each in estimates for value in (each.value, each.low, each.high, each.chance) if _known(value)]
+    drawn = [value for each in estimates for value in (each.value, each.low, each.high, each.chance)]
+    values = [value for value in drawn if value is not None and math.isfinite(value)]
     values += [each.threshold for each in about if each.threshold is not None]
     low, high = min(values), max(values)
     if declared is not None and declared.high is not None and declared.low is not None and declared.high <= 1:

@@ -24,6 +24,7 @@ from xai_callbacks.report.cards import cards, stops_of, values_of
 from xai_callbacks.report.curves import curve
 from xai_callbacks.report.pictures import QUALITY, TINY, legend
 from xai_callbacks.report.texts import (
+    asides,
     difference_rows,
     findings,
     interval,
@@ -33,6 +34,7 @@ from xai_callbacks.report.texts import (
     metrics_of,
     model,
     number,
+    words_of,
 )
 
 EVIDENCE: Final = 4  # probes shown beside the verdict
@@ -127,7 +129,7 @@ def _context(
     stops = stops_of(list(models.values()))
     shown = cards(probes, rows, stops, names)
     place = {index: where for where, index in enumerate(rows)}
-    first, (why, order) = judged(records), _evidence(records, comparison, probes)
+    first, (why, order, whose) = judged(records), _evidence(records, comparison, probes)
     keys = metrics_of(records, first)
     table = [] if comparison else metric_rows(models[names[0]].without_tensors()[0], records[0], keys)
     others = [] if comparison is None else _others(comparison, first, records, place, probes)
@@ -135,7 +137,7 @@ def _context(
     said = [model(where, *each) for where, each in enumerate(zip(names, records, strict=True))]
     data = shown["data"] | {"values": values_of(records, rows), **_disagreement(comparison, shown["asked"], rows)}
     return shown | {
-        "title": title or (" against ".join(names) or f"Run {records[0].run[:8]}"),
+        "title": title or _titled(names, records[0]),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "models": said,
         "probes": plural(len(probes), "probe"),
@@ -146,6 +148,7 @@ def _context(
         "tone": "" if comparison or not said[0]["headline"] else said[0]["headline"][0][1],
         "confusion": "" if comparison else confusion(probes, records[0]),
         "evidence_why": why,
+        "evidence_whose": whose,
         "evidence_of": [place[index] for index in order if index in place][:EVIDENCE],
         "findings": findings(records),
         "first": first,
@@ -153,6 +156,14 @@ def _context(
         "rows": table,
         "others": others,
         "numbers": (others[0]["rows"] if others else table)[: max(min(len(first), MOST), FEWEST)],
+        "by_model": [
+            {
+                "key": key,
+                "words": words_of(records, key),
+                "cells": [interval(each.metrics.get(key)) for each in records],
+            }
+            for key in keys[: max(min(len(first), MOST), FEWEST)]
+        ],
         "data": data,
         "left_out": f"{len(rows)} of {plural(len(probes), 'probe')}" if len(rows) < len(probes) else "",
         "quality": QUALITY,
@@ -162,24 +173,46 @@ def _context(
     }
 
 
-def _evidence(records: Sequence[AuditRecord], comparison: Comparison | None, probes: ProbeSet) -> tuple[str, list[int]]:
-    """What the probes beside the verdict show, in words, and all probes in that order.
+def _titled(names: Sequence[str], record: AuditRecord) -> str:
+    if len(names) > 2:
+        return f"{names[0]} and {plural(len(names) - 1, 'other')}"
+    return " against ".join(names) or f"Run {record.run[:8]}"
 
-    Those of which the loudest alarm says most; or else where models differ most, or where one is most surely wrong.
+
+def _evidence(
+    records: Sequence[AuditRecord], comparison: Comparison | None, probes: ProbeSet
+) -> tuple[str, list[int], list[int]]:
+    """What is shown beside the verdict: in words, which probes first, and of which models.
+
+    Probes of which the loudest alarm says most, with the best model that raises none; or else those about which models
+    differ most, or a run is most surely wrong.
     """
-    loud = [(each.value or 0, each.about, record) for record in records for each in record.findings
+    loud = [(each.value or 0, place, each) for place, record in enumerate(records) for each in record.findings
             if each.state in ("alarm", "watch") and each.about in record.per_probe]  # fmt: skip
     if loud:
-        _, key, record = max(loud, key=lambda each: each[0])
-        values = record.per_probe[key].nan_to_num(-math.inf)
-        return f"Seen most in {key}", values.argsort(descending=True, stable=True).tolist()
+        _, blamed, finding = max(loud, key=lambda each: each[0])
+        values = records[blamed].per_probe[finding.about].nan_to_num(-math.inf)
+        best = max(range(len(records)), key=lambda place: _soundness(records[place]))
+        words = f"The {finding.state} in pictures: where {finding.about} is largest"
+        return words, values.argsort(descending=True, stable=True).tolist(), sorted({blamed, best})
+    record, everything = records[0], list(range(len(probes)))
     if comparison is not None:
-        return "Where they differ most", [each.index for each in comparison.ranking()]
-    record = records[0]
+        ranking = comparison.ranking()
+        return (
+            "Where they differ most",
+            [each.index for each in ranking],
+            [0, [*comparison.models].index(ranking[0].model)],
+        )
     if record.correct is None or record.confidences is None or not bool((record.correct < 1).any()):
-        return "Some of the probes", list(range(len(probes)))
+        return "Some of the probes", everything, [0]
     right, sure = record.correct.nan_to_num(0.5).tolist(), record.confidences.nan_to_num(0).tolist()
-    return "Where it is surely wrong", sorted(range(len(probes)), key=lambda index: (right[index], -sure[index]))
+    return "Where it is surely wrong", sorted(everything, key=lambda index: (right[index], -sure[index])), [0]
+
+
+def _soundness(record: AuditRecord) -> tuple[bool, float]:
+    """Orders models: those that nothing speaks against, then by accuracy."""
+    accuracy = record.metrics.get("accuracy")
+    return all(each.state not in ("alarm", "fail") for each in record.findings), accuracy.value if accuracy else 0.0
 
 
 def _disagreement(comparison: Comparison | None, asked: Sequence[Any], rows: Sequence[int]) -> dict[str, Any]:
@@ -239,7 +272,7 @@ def _agreement(given: Agreement) -> dict[str, Any]:
     means = {name: float(getattr(given, name).nanmean()) for name in AGREEMENT}
     return {
         "key": given.key,
-        "grid": f"{given.grid[0]} × {given.grid[1]}",
+        "grid": f"{given.grid[0]}\u00a0×\u00a0{given.grid[1]}",
         "same": int(given.same.sum()),
         "of": len(given.same),
         "expected": number(given.expected),
@@ -255,7 +288,7 @@ def _rendered(context: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"interval": interval, "number": number}
+    environment.filters |= {"asides": asides, "number": number}
     style, script = (environment.get_template(name).render(context) for name in ("style.css", "script.js"))
     return environment.get_template("page.html").render(
         context, style=style, script=script, style_hash=_hash(style), script_hash=_hash(script)

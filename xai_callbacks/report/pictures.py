@@ -34,11 +34,11 @@ def photo(pixels: NDArray[np.uint8]) -> str:
     return "data:image/webp;base64," + _encoded(small, quality=QUALITY, lossless=max(height, width) <= TINY)
 
 
-def layer_size(layers: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of so many layers over photos of a size: the more there are, the smaller."""
+def layer_size(layers: int, height: int, width: int) -> tuple[int, int]:
+    """Height and width of so many layers over photos: the more there are, the smaller."""
     longest = min(max(SIDES[1] * (LAYERS / max(layers, 1)) ** 0.5, SIDES[0]), SIDES[1])
-    share = longest / max(size)
-    return max(1, round(size[0] * share)), max(1, round(size[1] * share))
+    share = longest / max(height, width)
+    return max(1, round(height * share)), max(1, round(width * share))
 
 
 def legend(scale: ColorScale) -> str:
@@ -99,7 +99,7 @@ def _strongest(position: NDArray[np.floating[Any]]) -> int:
         return 0
     against = known.max() <= NO_HEAT
     row, column = divmod(int((np.abs(known) if against else known).argmax()), known.shape[1])
-    return 1 + 9 * int(against) + 3 * (3 * row // known.shape[0]) + 3 * column // known.shape[1]
+    return int(1 + 9 * against + 3 * (3 * row // known.shape[0]) + 3 * column // known.shape[1])
 
 
 def _encoded(image: Image.Image, **how: Any) -> str:

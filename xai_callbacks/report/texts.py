@@ -1,6 +1,7 @@
 """Numbers, findings and tables in words."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +35,11 @@ def interval(estimate: Estimate | None, *, sign: bool = False) -> str:
     plus = "+" if sign and value[0] != "−" and value.strip("0.") else ""
     ends = "" if low is None else f" [{number(low, decimals)}, {number(high, decimals)}]"
     return plus + value + ends
+
+
+def asides(sentence: str) -> list[tuple[str, bool]]:
+    """Parts of a sentence, and whether each is a long remark in brackets, to be set smaller."""
+    return [(part, part.startswith(" (")) for part in re.split(r"( \((?:[^()]|\([^()]*\)){60,}\))", sentence) if part]
 
 
 def letter(place: int) -> str:
