@@ -18,6 +18,8 @@ python scripts/studies/undesirable_pixels.py --json docs/results/undesirable.jso
 python scripts/studies/quality_contrasts.py --json docs/results/quality.json
 python scripts/studies/trust_stamps.py --json docs/results/trust.json
 python scripts/studies/implicit_saliency.py --json docs/results/implicit_saliency.json
+python scripts/studies/compare_models.py --json docs/results/compare.json
+python scripts/bench_compare.py --json docs/results/compare_bench.json
 python scripts/update_readme.py
 """
 
@@ -28,6 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _compare_tables import compare_cost_table, compare_table, copies_table, watermark_table
 from _explainer_tables import (
     NETS,
     contrast_table,
@@ -308,7 +311,7 @@ def detection_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"*{source('studies/evaluate_detection.py', result['provenance'])}*"])
 
 
-PAGES = ("README.md", "docs/metrics.md", "docs/novelty.md", "docs/shortcuts.md", "docs/explainers.md")
+PAGES = ("README.md", *(f"docs/{page}.md" for page in ("metrics", "novelty", "shortcuts", "explainers", "compare")))
 TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "rule": (rule_table, "detection.json"),
     "families": (families_table, "detection.json"),
@@ -331,6 +334,10 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "quality": (quality_table, "quality.json"),
     "saliency": (saliency_table, "implicit_saliency.json"),
     "trust": (trust_table, "trust.json"),
+    "compare": (compare_table, "compare.json"),
+    "copies": (copies_table, "compare.json"),
+    "watermark": (watermark_table, "compare.json"),
+    "compare cost": (compare_cost_table, "compare_bench.json"),
 }
 
 

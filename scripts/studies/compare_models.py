@@ -96,9 +96,9 @@ def fit(net: nn.Module, images: Tensor, labels: Tensor, epochs: int, rate: float
     optimizer = torch.optim.Adam(net.parameters(), rate)
     net.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(images)).split(64):
+        for rows in torch.split(torch.randperm(len(images)), 64):
             optimizer.zero_grad()
-            F.cross_entropy(net(images[rows]), labels[rows]).backward()
+            F.cross_entropy(net(images[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return net.eval()
 
@@ -219,8 +219,8 @@ def watermarks(net: nn.Module, args: argparse.Namespace) -> dict[str, dict[str, 
         probes = ProbeSet.from_tensors(
             with_mark(held_out.images[rows], place), held_out.labels[rows], class_names=CLASS_NAMES
         )
-        finer = HiResCAM(target_layer="features.2", name="hirescam_16x16")
-        auditor = Auditor(probes, [Why(of="label")], explainers=[GradCAM(), finer, Occlusion(window=4)])
+        earlier = HiResCAM(target_layer="features.3", name="hirescam_earlier")
+        auditor = Auditor(probes, [Why(of="label")], explainers=[GradCAM(), earlier, Occlusion(window=4)])
         pair = compare({"before": auditor.audit(net), "after": auditor.audit(tuned)})
         truth = torch.zeros(32, 32, dtype=torch.bool)
         truth[place[0] : place[0] + SIDE, place[1] : place[1] + SIDE] = True

@@ -16,7 +16,7 @@ from xai_callbacks.compare.differences import FEWEST_SEEDS, MetricDifference, me
 from xai_callbacks.compare.verdict import conclude
 from xai_callbacks.errors import ConfigurationError, is_number, require_instance
 from xai_callbacks.history import History
-from xai_callbacks.metrics import FoundRegion, found_on
+from xai_callbacks.metrics import FoundRegion, found_on, rank_correlation
 from xai_callbacks.metrics.representations import linear_cka
 from xai_callbacks.record import AuditRecord
 
@@ -47,6 +47,7 @@ class Difference:
         agreements: Agreement of heatmaps by what their keys begin with, such as `gradcam/why`.
         says: How far the answers differ, `(N,)` in [0, 1]: total variation of probabilities, see `agreement.says`.
         reasons: Same answer, different reasons: probes with the same answer, largest distance of their maps first.
+        novelty: Rank correlation of the novelty scores of the probes, in [-1, 1], by score: are the same ones novel?
         cka: Linear CKA of stages of the same name, by name, in [0, 1]; empty without `Representations`.
         cka_stages: Of all pairs of stages, `(baseline, model)`.
         identical: Whether the weights are the same.
@@ -59,6 +60,7 @@ class Difference:
     agreements: Mapping[str, Agreement]
     says: Tensor
     reasons: tuple[int, ...]
+    novelty: Mapping[str, float]
     cka: Mapping[str, float]
     cka_stages: Mapping[tuple[str, str], float]
     identical: bool
@@ -246,6 +248,7 @@ def _difference(a: AuditRecord, b: AuditRecord, seeds: Sequence[AuditRecord], co
         agreements=every,
         says=says(a, b),
         reasons=tuple(sorted(same, key=lambda place: -float(distance[place]))),
+        novelty={name: rank_correlation(a.scores[name], b.scores[name]) for name in a.scores if name in b.scores},
         cka={x: value for (x, y), value in grams.items() if x == y},
         cka_stages=grams,
         identical=bool(a.weights) and a.weights == b.weights,
@@ -305,6 +308,7 @@ def _difference_as_dict(each: Difference) -> dict[str, Any]:
             }
             for key, found in each.agreements.items()
         },
+        "novelty": _plain(each.novelty),
         "cka": _plain(each.cka),
         "identical": each.identical,
     }

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ class MetricDifference(NamedTuple):
     words: str  # what it means
     a: Estimate  # of the baseline
     b: Estimate  # of the model
-    difference: Estimate  # b - a; with an interval where it is a mean over probes, paired
+    difference: Estimate  # b - a over the probes that have a value in both, with an interval; else of the estimates
     p: float | None = None  # corrected for the number of metrics; None where it cannot be told
     beyond: bool | None = None  # whether it is beyond noise
 
@@ -37,8 +38,9 @@ def metric_differences(
     Two kinds of noise are told apart. That of the *probes*: signs of paired differences are flipped at random, for all
     metrics at once, and the largest studentised mean of any metric gives the corrected p value (Westfall and Young
     1993). That of *training*: with three seeds of one training or more, a difference is also held against what two of
-    them differ by, `|b - a| / (sqrt(2) sd)` as Student's t, corrected by Holm's procedure. What is beyond both, or
-    beyond probes where there are no seeds, is beyond noise.
+    them differ by, `|b - a| / (sqrt(2) sd)` as Student's t, corrected by Holm's procedure. The ratio of `sd` to the
+    standard error over probes is taken to be the median one of all metrics at least: of many metrics a few seeds agree
+    on some by chance. What is beyond both, or beyond probes where there are no seeds, is beyond noise.
 
     Args:
         a: Audit of the baseline.
@@ -48,13 +50,16 @@ def metric_differences(
     """
     compared = [_paired(key, a, b) for key in a.metrics if key in b.metrics and _is_of_the_model(key, a.key(key))]
     rows = [row for row, _ in compared]
-    p_probes = _sign_flip_p([shares for _, shares in compared])
+    statistics = [_statistic(shares) for _, shares in compared]
+    p_probes = _sign_flip_p(statistics)
     p_seeds = _seeds_p(rows, seeds, a) if len(seeds) >= FEWEST_SEEDS else [0.0] * len(rows)
     found = []
-    for row, *each in zip(rows, p_probes, p_seeds, strict=True):
+    for row, parts, *each in zip(rows, statistics, p_probes, p_seeds, strict=True):
         p = None if any(math.isnan(value) for value in each) else max(each)
-        found.append(row._replace(p=p, beyond=None if p is None else p <= 1 - confidence))
-    return tuple(sorted(found, key=lambda row: math.inf if row.p is None else row.p))
+        size = 0.0 if parts is None else -abs(float(parts.sum()))
+        judged = row._replace(p=p, beyond=None if p is None else p <= 1 - confidence)
+        found.append(((math.inf if p is None else p, size), judged))
+    return tuple(row for _, row in sorted(found, key=lambda each: each[0]))
 
 
 def _is_of_the_model(key: str, declared: Key | None) -> bool:
@@ -93,15 +98,22 @@ def _shares(change: Tensor, strata: Tensor | None) -> Tensor:
     return change.nan_to_num(0, 0, 0) * weights * known
 
 
-def _sign_flip_p(shares: Sequence[Tensor | None]) -> list[float]:
+def _statistic(shares: Tensor | None) -> Tensor | None:
+    """What each probe adds to the studentised mean, `(N,)`: its denominator does not change with the signs."""
+    if shares is None:
+        return None
+    length: Tensor = torch.linalg.vector_norm(shares)
+    return shares / length.clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _sign_flip_p(statistics: Sequence[Tensor | None]) -> list[float]:
     """Corrected p value of each mean being 0; NaN where it is not a mean over probes."""
-    found = [math.nan] * len(shares)
-    places = [place for place, each in enumerate(shares) if each is not None]
-    parts = [each for each in shares if each is not None]
+    found = [math.nan] * len(statistics)
+    places = [place for place, each in enumerate(statistics) if each is not None]
+    parts = [each for each in statistics if each is not None]
     if not parts:
         return found
     matrix = torch.stack(parts)
-    matrix = matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (matrix.shape[1], _FLIPS), generator=generator).double() * 2 - 1
     largest = (matrix @ signs).abs().amax(dim=0)
@@ -115,15 +127,16 @@ def _seeds_p(rows: Sequence[MetricDifference], seeds: Sequence[AuditRecord], a: 
     """Corrected p value of each difference being one of seeds; NaN where they do not all have the metric."""
     from scipy.stats import t
 
+    spreads = [_spread(row.key, seeds, a) for row in rows]
+    errors = [_standard_error(row.key, a) for row in rows]
+    known = [spread / error for spread, error in zip(spreads, errors, strict=True) if spread >= 0 and error > 0]
+    usual = median(known) if known else 0.0
     found = [math.nan] * len(rows)
-    for place, row in enumerate(rows):
-        values = torch.tensor([each.metrics[row.key].value for each in seeds if row.key in each.metrics])
-        if len(values) == len(seeds) and bool(values.isfinite().all()) and math.isfinite(row.difference.value):
-            declared = a.key(row.key)
-            # Seeds may agree on a share to the last probe, and the next one still differ by one.
-            least = 0.5 / len(a.names) if declared is not None and declared.unit == "share" else 0.0
-            spread = max(float(values.double().std()), least)
-            statistic = abs(row.difference.value) / (math.sqrt(2) * spread) if spread else 0.0
+    for place, (row, spread, error) in enumerate(zip(rows, spreads, errors, strict=True)):
+        if not math.isnan(spread + row.difference.value):
+            # Among many metrics some seeds agree by chance: none is taken to be steadier than the usual one.
+            least = max(spread, 0.0 if math.isnan(error) else usual * error)
+            statistic = abs(row.difference.value) / (math.sqrt(2) * least) if least else 0.0
             found[place] = 2 * float(t.sf(statistic, len(seeds) - 1))
     order = sorted((place for place, p in enumerate(found) if not math.isnan(p)), key=lambda place: found[place])
     worst = 0.0
@@ -131,3 +144,21 @@ def _seeds_p(rows: Sequence[MetricDifference], seeds: Sequence[AuditRecord], a: 
         worst = max(worst, min(1.0, found[place] * (len(order) - rank)))
         found[place] = worst
     return found
+
+
+def _spread(key: str, seeds: Sequence[AuditRecord], a: AuditRecord) -> float:
+    """Standard deviation of a metric over seeds; NaN where one lacks it."""
+    values = torch.tensor([each.metrics[key].value for each in seeds if key in each.metrics], dtype=torch.float64)
+    if len(values) < len(seeds):
+        return math.nan
+    declared = a.key(key)
+    # Seeds may agree on a share to the last probe, and the next one still differ by one.
+    least = 0.5 / len(a.names) if declared is not None and declared.unit == "share" else 0.0
+    return max(float(values.std()), least)
+
+
+def _standard_error(key: str, a: AuditRecord) -> float:
+    """Standard error of a metric of one model by the choice of probes; NaN where it is no mean over probes."""
+    values = _of_probes(a, key)
+    known = torch.empty(0) if values is None else values[values.isfinite()]
+    return float(known.std() / math.sqrt(len(known))) if len(known) > 1 else math.nan

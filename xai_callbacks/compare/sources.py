@@ -68,6 +68,7 @@ def _names(places: Sequence[Path]) -> list[str]:
     if len(parts) == 1:
         return parts[0][-1:]
     first, last = (_shared(side) for side in (parts, [each[::-1] for each in parts]))
+    first = min(first, min(map(len, parts)) - 1)  # each keeps one part at least
     last = min(last, min(map(len, parts)) - first - 1)
     return ["/".join(each[first : len(each) - last]) for each in parts]
 

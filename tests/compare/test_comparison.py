@@ -1,0 +1,254 @@
+import copy
+import gc
+import json
+import math
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy import stats
+
+from tests.compare.models import auditor, net, permuted, probes
+from xai_callbacks import Auditor, GradCAM, History, ProbeSet, Regression, Why
+from xai_callbacks.compare import compare
+from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.metrics.representations import linear_cka
+from xai_callbacks.record import AuditRecord, MapSet
+
+
+@pytest.fixture(scope="module")
+def records():
+    torch.manual_seed(0)
+    first, asks = net(), auditor()
+    models = {"net": first, "same": copy.deepcopy(first), "permuted": permuted(first), "other": net(5)}
+    return {name: asks.audit(each, step=7) for name, each in models.items()}
+
+
+def two(records, name, **given):
+    return compare({"net": records["net"], name: records[name]}, **given)
+
+
+def test_identical_weights_differ_by_exactly_nothing(records):
+    found = two(records, "same")
+    other = found.differences["same"]
+    assert other.identical
+    assert {row.difference.value for row in other.metrics} == {0.0}
+    assert {row.beyond for row in other.metrics} <= {False, None}
+    assert float(other.says.max()) == 0
+    assert other.gained == other.lost == other.changed == ()
+    assert len(other.agreements) == 9
+    for key, each in other.agreements.items():
+        known = each.distance.isfinite()
+        assert bool(known.any())
+        assert set(each.distance[known].tolist()) == {0.0}
+        assert set(each.rank_correlation[known].tolist()) == {1.0}
+        assert set(each.ssim[known].tolist()) == {1.0}
+        assert set(each.overlap[known].tolist()) == {1.0}
+        assert float(found.difference_maps("same", key).nan_to_num().abs().max()) == 0
+    assert other.cka == {"0": 1.0, "1": 1.0, "6": 1.0}
+    assert other.novelty == {"gradnorm": pytest.approx(1.0)}
+    assert found.notes[0] == "same has the weights of net."
+    assert found.verdict[0] == "The models have the same weights: nothing differs."
+
+
+def test_permuted_channels_differ_by_less_than_rounding(records):
+    found = two(records, "permuted")
+    other = found.differences["permuted"]
+    assert not other.identical
+    assert max(abs(row.difference.value) for row in other.metrics) < 1e-5
+    assert not any(row.beyond for row in other.metrics)
+    assert float(other.says.max()) < 1e-5
+    assert other.gained == other.lost == other.changed == ()
+    for key, each in other.agreements.items():
+        assert float(each.distance.nan_to_num().max()) < 1e-5
+        assert float(each.ssim.nan_to_num(1).min()) > 1 - 1e-5
+        assert float(found.difference_maps("permuted", key).nan_to_num().abs().max()) < 1e-5
+    assert min(other.cka.values()) > 1 - 1e-5
+
+
+def test_flips_are_told_apart_by_their_direction(records):
+    a, b = records["net"], records["other"]
+    other = two(records, "other").differences["other"]
+    labels, before, after = a.truth.tolist(), a.predictions.tolist(), b.predictions.tolist()
+    rows = list(zip(labels, before, after, strict=True))
+    assert other.gained == tuple(i for i, (y, p, q) in enumerate(rows) if p != y and q == y)
+    assert other.lost == tuple(i for i, (y, p, q) in enumerate(rows) if p == y and q != y)
+    assert other.changed == tuple(i for i, (y, p, q) in enumerate(rows) if p != q and y not in (p, q))
+    assert other.gained
+    assert other.lost
+    swapped = compare({"other": b, "net": a}).differences["net"]
+    assert (swapped.gained, swapped.lost) == (other.lost, other.gained)
+
+
+def test_same_answer_different_reasons(records):
+    found = two(records, "other")
+    other = found.differences["other"]
+    a, b = records["net"], records["other"]
+    same = (a.predictions == b.predictions).nonzero()[:, 0].tolist()
+    distance = other.agreements["gradcam/why"].distance
+    assert set(other.reasons) == {place for place in same if not math.isnan(float(distance[place]))}
+    assert distance[list(other.reasons)].tolist() == sorted(distance[list(other.reasons)].tolist(), reverse=True)
+    assert any("Same answer, different reasons" in sentence for sentence in found.verdict)
+
+
+def test_only_answers_to_the_same_question_are_compared(records):
+    other = two(records, "other").differences["other"]
+    why, label = other.agreements["gradcam/why"], other.agreements["gradcam/why_label"]
+    assert torch.equal(why.same, records["net"].predictions == records["other"].predictions)
+    assert bool(label.same.all())
+    assert bool(why.distance[~why.same].isnan().all())
+
+
+def test_the_difference_map_is_the_heatmap_of_the_difference_of_logits(records):
+    found = two(records, "other")
+    maps = found.difference_maps("other", "gradcam/why_label")
+    expected = (
+        records["other"].maps["gradcam"].heatmaps[1].double() - records["net"].maps["gradcam"].heatmaps[1].double()
+    )
+    assert torch.equal(maps, expected)
+    rows = torch.arange(len(maps))
+    # The cells of these maps add up to the logit less the bias of the last layer.
+    logits = [records[name].outputs[rows, records[name].truth] for name in ("net", "other")]
+    biases = [net(seed)[6].bias[records["net"].truth] for seed in (0, 5)]
+    change = (logits[1] - biases[1]) - (logits[0] - biases[0])
+    assert maps.sum(dim=(1, 2)).tolist() == pytest.approx(change.tolist(), abs=1e-4)
+
+
+def test_similarity_of_stages_is_linear_cka(records):
+    other = two(records, "other").differences["other"]
+    grams = [records[name].grams for name in ("net", "other")]
+    assert other.cka == {name: linear_cka(grams[0][name], grams[1][name]) for name in ("0", "1", "6")}
+    assert other.cka_stages["0", "6"] == linear_cka(grams[0]["0"], grams[1]["6"])
+    assert len(other.cka_stages) == 9
+
+
+def test_novelty_is_compared_by_the_order_of_the_probes(records):
+    scores = [records[name].scores["gradnorm"].numpy() for name in ("net", "other")]
+    found = two(records, "other").differences["other"].novelty
+    assert found == {"gradnorm": pytest.approx(stats.spearmanr(*scores).statistic)}
+
+
+def test_the_ranking_begins_where_answers_differ_most(records):
+    ranking = compare({name: records[name] for name in ("net", "permuted", "other")}).ranking()
+    says = [each.says for each in ranking]
+    assert len(ranking) == len(records["net"].names)
+    assert says == sorted(says, reverse=True)
+    assert ranking[0].model == "other"
+    probabilities = [records[name].outputs.double().softmax(dim=1) for name in ("net", "other")]
+    distance = (probabilities[0] - probabilities[1]).abs().sum(dim=1) / 2
+    assert says[0] == pytest.approx(float(distance.max()))
+    assert ranking[0].index == int(distance.argmax())
+
+
+def test_maps_of_other_grids_are_compared_on_a_common_one(records):
+    a = records["net"]
+    fine = a.maps["gradcam"].heatmaps
+    coarse = fine.reshape(*fine.shape[:2], 4, 2, 4, 2).sum(dim=(3, 5))
+    other = replace(a, maps={"gradcam": replace(a.maps["gradcam"], heatmaps=coarse)}, weights="other")
+    found = compare({"fine": a, "coarse": other})
+    each = found.differences["coarse"].agreements["gradcam/why"]
+    assert each.grid == (4, 4)
+    assert each.resampled
+    assert float(each.distance.nan_to_num().max()) < 1e-9
+    assert "The maps gradcam/why have different grids; compared on 4 x 4." in found.notes
+
+
+def test_doubtful_heat_is_noted(records):
+    doubted = replace(records["other"], trust={"gradcam/why": "fails the deletion test"})
+    notes = compare({"net": records["net"], "other": doubted}).notes
+    assert "Heat of gradcam/why is in doubt: it fails the deletion test." in notes
+
+
+def test_the_latest_audits_of_histories_are_compared(records, tmp_path):
+    history = History(tmp_path)
+    for step, name in enumerate(("net", "other", "same")):
+        history.append(replace(records[name], step=step))
+    found = compare({"run": history, "net": records["net"]})
+    assert found.record("run").step == 2
+    assert found.differences["net"].identical
+
+
+def test_as_dict_is_plain_json(records):
+    found = compare({name: records[name] for name in ("net", "same", "other")})
+    read = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert read["baseline"] == "net"
+    assert read["verdict"] == list(found.verdict)
+    assert read["differences"]["same"]["identical"] is True
+    assert read["differences"]["other"]["lost"] == list(found.differences["other"].lost)
+    first = next(each for each in read["differences"]["other"]["metrics"] if each["key"] == "confidence")
+    assert first["difference"]["value"] == pytest.approx(first["b"]["value"] - first["a"]["value"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fingerprint": "elsewhere"}, "differ in probes"),
+        ({"asked": ("Why('label')",)}, "differ in questions"),
+        ({"explainers": {"gradcam": "GradCAM(target_layer='x')"}}, "differ in explainers .GradCAM"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(records, changes, message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        compare({"net": records["net"], "other": replace(records["other"], **changes)})
+    assert "Audit both with one Auditor" in str(caught.value)
+
+
+def test_arguments_are_checked(records):
+    record = records["net"]
+    with pytest.raises(ConfigurationError, match="two or more, but got 1"):
+        compare({"net": record})
+    with pytest.raises(ConfigurationError, match="`models` to be audits by the names"):
+        compare([record, record])
+    with pytest.raises(ConfigurationError, match=r"models\['a'\]` to be a History or an AuditRecord"):
+        compare({"a": "path", "b": record})
+    with pytest.raises(ConfigurationError, match="latest audit, but got none"):
+        compare({"a": History(), "b": record})
+    with pytest.raises(ConfigurationError, match="one without tensors"):
+        compare({"a": record.thin(), "b": record})
+    with pytest.raises(ConfigurationError, match="`confidence` to be in"):
+        compare({"a": record, "b": record}, confidence=95)
+    with pytest.raises(ConfigurationError, match="3 trainings or more, but got 2"):
+        compare({"a": record, "b": record}, seeds=[record, record])
+
+
+def test_regression_has_no_flips_but_distances():
+    images = probes().images
+    asks = Auditor(ProbeSet.from_tensors(images, targets=images.mean(dim=(1, 2, 3))), [Why()], explainers=[GradCAM()])
+    assert isinstance(asks.probes.task, Regression)
+    torch.manual_seed(0)
+    first = net()
+    first[6] = torch.nn.Linear(8, 1)
+    second = copy.deepcopy(first)
+    with torch.no_grad():
+        second[6].weight.mul_(1.5)
+    found = compare({"a": asks.audit(first), "b": asks.audit(second)}).differences["b"]
+    assert found.gained == found.lost == found.changed == ()
+    assert 0 < float(found.says.min()) <= float(found.says.max()) < 1
+
+
+def test_records_do_not_pile_up_in_memory(tmp_path):
+    """Memory is flat in the number of models where histories are on disk."""
+    alive = weakref.WeakSet()
+    load = AuditRecord.load.__func__
+
+    def counted(cls, path):
+        record = load(cls, path)
+        alive.add(record.maps["gradcam"])
+        return record
+
+    asks, models = auditor(explainers=[GradCAM()]), {}
+    for seed in range(6):
+        history = History(tmp_path / str(seed))
+        history.append(asks.audit(net(seed)))
+        history.append(asks.audit(net(seed + 1)))
+    AuditRecord.load = classmethod(counted)
+    try:
+        models = {str(seed): History(tmp_path / str(seed)) for seed in range(6)}
+        found = compare(models)
+        gc.collect()
+    finally:
+        AuditRecord.load = classmethod(load)
+    assert len(found.differences) == 5
+    assert all(isinstance(each, MapSet) for each in alive)
+    assert len(alive) <= 6  # the latest record of each history, which it holds itself
