@@ -243,6 +243,15 @@ def test_names_are_text(visit, tmp_path):
     assert page.locator("script").count() == 2
 
 
+def test_long_names_are_broken(visit, tmp_path):
+    long = "x" * 300
+    probes = set_of(12, names=[f"{place}{long}" for place in range(12)], class_names=(long, "dog", "owl"))
+    given = {f"{name}{long}": history for name, history in runs(probes).items()}
+    for width in (390, 1440):
+        page = visit(page_of(tmp_path, given, probes, title=long), width=width)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
 def test_keys_and_findings_are_text(visit, tmp_path):
     from dataclasses import replace
 
@@ -290,6 +299,9 @@ def test_of_several_models_one_is_chosen(visit, tmp_path):
     probes = set_of(12)
     three = runs(probes) | {"third": history_of(audit(probes, 5, wrong=[3], place=48))}
     page = visit(page_of(tmp_path, three, probes), anchor="#probes")
+    # Beside the verdict: the model that raises the alarm, and the best that raises none.
+    assert page.locator(".evidence .chip").all_inner_texts()[:2] == ["A", "C"]
+    assert page.locator(".numbers thead").inner_text().split()[-3:] == ["A", "B", "C"]
     before = heat(page, 3, "b")
     page.locator("#other").select_option("2")
     after = heat(page, 3, "b")

@@ -19,7 +19,7 @@ from xai_callbacks.render import ColorScale
 from xai_callbacks.report.cards import asked_in, stops_of
 from xai_callbacks.report.curves import curve
 from xai_callbacks.report.pictures import PLACES, Layers, enlarged, layer_size, photo
-from xai_callbacks.report.texts import interval, judged, letter, number
+from xai_callbacks.report.texts import asides, interval, judged, letter, number
 
 
 def opened(text):
@@ -220,6 +220,17 @@ def test_differences_have_a_sign():
     assert interval(Estimate(-0.3, -0.4, -0.2), sign=True) == "−0.3 [−0.4, −0.2]"
     assert interval(Estimate(0.0, 0.0, 0.0), sign=True) == "0 [0, 0]"
     assert number(-0.0) == "0"
+
+
+def test_long_remarks_in_brackets_are_set_apart():
+    long = f" (colours (0, 0, 0), {'and more, ' * 8}others)"
+    assert asides(f"the cue 'patch'{long}: it moves (a little)") == [
+        ("the cue 'patch'", False),
+        (long, True),
+        (": it moves (a little)", False),
+    ]
+    assert asides("") == []
+    assert len(asides(" (" * 20_000)) == 1
 
 
 def test_models_have_letters():

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from torch import Tensor
 
-from xai_callbacks.compare import Agreement, Comparison, compare
+from xai_callbacks.compare import Comparison, compare
 from xai_callbacks.errors import AuditError, ConfigurationError, in_words, require_instance, require_integer
 from xai_callbacks.gallery.words import confusion, plural
 from xai_callbacks.history import History
@@ -41,7 +41,6 @@ EVIDENCE: Final = 4  # probes shown beside the verdict
 REASONS: Final = 4  # pairs of the same answer for different reasons
 FEWEST, MOST = 3, 6  # metrics beside the verdict
 FLIPS: Final = ("gained", "lost", "changed")
-AGREEMENT: Final = ("rank_correlation", "ssim", "overlap", "distance")
 
 
 def write_html(
@@ -134,6 +133,7 @@ def _context(
     table = [] if comparison else metric_rows(models[names[0]].without_tensors()[0], records[0], keys)
     others = [] if comparison is None else _others(comparison, first, records, place, probes)
     drawn = [each for key in keys if (each := curve(key, models)) is not None]
+    few = max(min(len(first), MOST), FEWEST)
     said = [model(where, *each) for where, each in enumerate(zip(names, records, strict=True))]
     data = shown["data"] | {"values": values_of(records, rows), **_disagreement(comparison, shown["asked"], rows)}
     return shown | {
@@ -155,14 +155,9 @@ def _context(
         "curves": drawn,
         "rows": table,
         "others": others,
-        "numbers": (others[0]["rows"] if others else table)[: max(min(len(first), MOST), FEWEST)],
+        "numbers": (others[0]["rows"] if others else table)[:few],
         "by_model": [
-            {
-                "key": key,
-                "words": words_of(records, key),
-                "cells": [interval(each.metrics.get(key)) for each in records],
-            }
-            for key in keys[: max(min(len(first), MOST), FEWEST)]
+            (key, words_of(records, key), [interval(each.metrics.get(key)) for each in records]) for key in keys[:few]
         ],
         "data": data,
         "left_out": f"{len(rows)} of {plural(len(probes), 'probe')}" if len(rows) < len(probes) else "",
@@ -198,11 +193,8 @@ def _evidence(
     record, everything = records[0], list(range(len(probes)))
     if comparison is not None:
         ranking = comparison.ranking()
-        return (
-            "Where they differ most",
-            [each.index for each in ranking],
-            [0, [*comparison.models].index(ranking[0].model)],
-        )
+        furthest = [*comparison.models].index(ranking[0].model)
+        return "Where they differ most", [each.index for each in ranking], [0, furthest]
     if record.correct is None or record.confidences is None or not bool((record.correct < 1).any()):
         return "Some of the probes", everything, [0]
     right, sure = record.correct.nan_to_num(0.5).tolist(), record.confidences.nan_to_num(0).tolist()
@@ -245,8 +237,9 @@ def _others(
 ) -> list[dict[str, Any]]:
     """What differs between each other model and the baseline."""
 
-    def linked(indexes: Sequence[int]) -> list[tuple[str, int | None]]:
-        return [(probes.names[index], place.get(index)) for index in indexes]
+    def linked(indexes: Sequence[int], distance: Tensor | None = None) -> list[tuple[str, int | None]]:
+        said = ["" if distance is None else f" ({number(float(distance[index]), 2)})" for index in indexes]
+        return [(probes.names[index] + words, place.get(index)) for index, words in zip(indexes, said, strict=True)]
 
     return [
         {
@@ -255,29 +248,12 @@ def _others(
             "name": name,
             "rows": difference_rows(each.metrics, first, records[where]),
             "flips": {kind: linked(getattr(each, kind)) for kind in FLIPS},
-            "agreements": [_agreement(one) for one in each.agreements.values()],
-            "cka": [(layer, value) for layer, value in each.cka.items()],
-            "reasons": [
-                (f"{name} ({number(float(each.distance[index]), 2)})", at)
-                for index, (name, at) in zip(each.reasons, linked(each.reasons), strict=True)
-            ],
+            "of": each,
+            "reasons": linked(each.reasons, each.distance),
             "pairs": [place[index] for index in each.reasons if index in place][:REASONS],
         }
         for where, (name, each) in enumerate(comparison.differences.items(), start=1)
     ]
-
-
-def _agreement(given: Agreement) -> dict[str, Any]:
-    """Means over the probes that can be compared."""
-    means = {name: float(getattr(given, name).nanmean()) for name in AGREEMENT}
-    return {
-        "key": given.key,
-        "grid": f"{given.grid[0]}\u00a0×\u00a0{given.grid[1]}",
-        "same": int(given.same.sum()),
-        "of": len(given.same),
-        "expected": number(given.expected),
-        **{name: number(value) for name, value in means.items()},
-    }
 
 
 def _rendered(context: Mapping[str, Any]) -> str:
