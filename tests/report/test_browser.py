@@ -137,6 +137,8 @@ def test_filters_hide_the_others(visit, compared, control, option, count):
 def test_cards_are_sorted_by_what_is_chosen(visit, compared):
     page = visit(compared)
     names = shown(page)
+    page.locator("#sort").select_option("group")
+    assert shown(page) == names[::2] + names[1::2]
     page.locator("#sort").select_option("energy")
     assert shown(page) == names[::-1]
     page.locator("#order").select_option("1")
@@ -297,7 +299,11 @@ def test_every_control_and_picture_has_a_name(visit, compared):
 
 def test_of_several_models_one_is_chosen(visit, tmp_path):
     probes = set_of(12)
-    three = runs(probes) | {"third": history_of(audit(probes, 5, wrong=[3], place=48))}
+    three = {
+        "leaning": runs(probes)["leaning"],
+        "middling": history_of(audit(probes, 5, wrong=[0, 1, 2], place=24)),
+        "third": history_of(audit(probes, 5, wrong=[3], place=48)),
+    }
     page = visit(page_of(tmp_path, three, probes), anchor="#probes")
     # Beside the verdict: the model that raises the alarm, and the best that raises none.
     assert page.locator(".evidence .chip").all_inner_texts()[:2] == ["A", "C"]

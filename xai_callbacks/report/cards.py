@@ -13,7 +13,7 @@ from xai_callbacks.history import History, evenly_spaced
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
 from xai_callbacks.report.pictures import PLACES, Layers, enlarged, layer_size, photo
-from xai_callbacks.report.texts import letter, words_of
+from xai_callbacks.report.texts import letter
 
 STOPS: Final = 20  # of the slider at most
 
@@ -174,18 +174,14 @@ def _group(probes: ProbeSet, index: int) -> str:
     return str(number) if probes.group_names is None else probes.group_names[number]
 
 
-def values_of(records: Stop, rows: Sequence[int]) -> dict[str, Any]:
-    """What probes can be sorted by: metrics and scores by key, of each model; nothing that names or is all unknown."""
-    found: dict[str, Any] = {}
-    keys = dict.fromkeys(key for record in records for key in [*record.per_probe, *record.scores])
-    for key in keys:
+def values_of(records: Stop, rows: Sequence[int]) -> dict[str, list[list[float | None]]]:
+    """What probes can be sorted by: metrics and scores by key, of each model; nothing that only names."""
+    found = {}
+    for key in dict.fromkeys(key for record in records for key in [*record.per_probe, *record.scores]):
         given = [record.per_probe.get(key, record.scores.get(key)) for record in records]
-        declared = next((each for record in records if (each := record.key(key)) is not None), None)
-        values = [None if each is None else [_plain(float(each[row])) for row in rows] for each in given]
-        if any(each is not None for column in values if column for each in column) and not (
-            declared is not None and declared.unit == "label"
-        ):
-            found[key] = {"words": words_of(records, key), "values": values}
+        declared = [each.unit for record in records if (each := record.key(key)) is not None]
+        if "label" not in declared:
+            found[key] = [[None if each is None else _plain(float(each[row])) for row in rows] for each in given]
     return found
 
 

@@ -40,6 +40,7 @@ from xai_callbacks.report.texts import (
 EVIDENCE: Final = 4  # probes shown beside the verdict
 REASONS: Final = 4  # pairs of the same answer for different reasons
 FEWEST, MOST = 3, 6  # metrics beside the verdict
+NAMELESS: Final = "the model"
 FLIPS: Final = ("gained", "lost", "changed")
 
 
@@ -84,7 +85,7 @@ def write_html(
 def _understood(given: Any) -> tuple[dict[str, History], Any]:
     """Histories by name, and their comparison where there are several."""
     if isinstance(given, History):
-        return {"": given}, None
+        return {NAMELESS: given}, None
     if isinstance(given, Mapping) and all(isinstance(each, History) for each in given.values()) and given:
         if len(given) == 1:
             return dict(given), None
@@ -95,7 +96,7 @@ def _understood(given: Any) -> tuple[dict[str, History], Any]:
 
 def _latest(name: str, history: History, probes: ProbeSet) -> AuditRecord:
     """The audit of a model that the page is about."""
-    whose, record = f" of {name!r}" if name else "", history.last
+    whose, record = "" if name == NAMELESS else f" of {name!r}", history.last
     if record is None:
         where = f" in {str(history.folder)!r}" if history.folder else ""
         raise AuditError(f"Expected a history{whose} with an audit, but there is none{where}. Audit the model first.")
@@ -171,7 +172,7 @@ def _context(
 def _titled(names: Sequence[str], record: AuditRecord) -> str:
     if len(names) > 2:
         return f"{names[0]} and {plural(len(names) - 1, 'other')}"
-    return " against ".join(names) or f"Run {record.run[:8]}"
+    return f"Run {record.run[:8]}" if names[0] == NAMELESS else " against ".join(names)
 
 
 def _evidence(

@@ -52,7 +52,8 @@
   function show(card, side, place, words) {
     const image = find(`.${side} img`, card);
     image.src = "data:image/webp;base64," + data.images[place];
-    image.alt = `${card.dataset.name}, ${card.dataset.class}. ${words}: ${data.placeWords[data.places[place]]}`;
+    const about = [card.dataset.name, card.dataset.class].filter(Boolean).join(", ");
+    image.alt = `${about}. ${words}: ${data.placeWords[data.places[place]]}`;
   }
 
   const chip = (model) => put("span", data.letters[model], "chip s" + (model % 8));
@@ -90,7 +91,9 @@
   on("#heat", "change", (from) => showHeat(from.checked));
   function relabel() {
     const letter = data.letters[state.other];
-    for (const option of document.querySelectorAll("#answer option, #of option")) option.text = option.text.replace(/^B(?=$| )|^[A-Z0-9]+(?= (right|wrong|− A)$)/, (was) => (was === "A" ? was : letter));
+    for (const each of find("#answer").options) if (each.value.startsWith("1 ")) each.text = letter + each.value.slice(1);
+    find("#of").options[1].text = letter;
+    find("#of").options[2].text = letter + " − A";
   }
 
   // ---- filter and sort
@@ -98,7 +101,7 @@
     const by = value("sort"), pair = state.other - 1, of = value("of") || "0";
     if (by === "says") return data.says[pair][at];
     if (by === "why") return data.why[pair][state.asked]?.[at];
-    const columns = data.values[by]?.values;
+    const columns = data.values[by];
     const get = (model) => columns?.[model]?.[at] ?? null;
     if (of !== "d") return get(of === "1" ? state.other : 0);
     return get(0) === null || get(state.other) === null ? null : get(state.other) - get(0);
@@ -113,12 +116,12 @@
   }
   function arrange() {
     const by = value("sort"), sign = Number(value("order"));
-    const found = cards.map((card, at) => ({ card, at, measured: by && by !== "name" ? measure(at) ?? null : null }));
+    const found = cards.map((card, at) => ({ card, at, measured: measure(at) ?? null }));
     for (const { card, at, measured } of found) {
       card.hidden = !fits(card, at, measured);
       find(".value", card).textContent = measured === null ? "" : measured.toPrecision(3);
     }
-    if (by === "name") found.sort((a, b) => a.card.dataset.name.localeCompare(b.card.dataset.name));
+    if (["name", "class", "group"].includes(by)) found.sort((a, b) => a.card.dataset[by].localeCompare(b.card.dataset[by]));
     else if (by) found.sort((a, b) => (a.measured === null) - (b.measured === null) || sign * (a.measured - b.measured) || a.at - b.at);
     const focused = document.activeElement; // lost where its card is moved
     find("#cards").append(...found.map((each) => each.card));
@@ -131,9 +134,10 @@
   on("#least", "input", arrange);
   on("#reset", "click", () => {
     for (const each of document.querySelectorAll("#class, #group, #answer, #sort, #least")) each.value = "";
-    setAll();
+    showHeat(true);
+    moveAll(last);
+    ask(0);
   });
-  function setAll() { showHeat(true); moveAll(last); ask(0); }
 
   // ---- keyboard
   function rove(card) {
