@@ -113,9 +113,9 @@ def test_differences_are_those_of_the_heat_that_is_shown(tmp_path):
 
 
 def test_layers_are_smaller_where_there_are_many():
-    assert layer_size(1, 224, 224) == (64, 64)
-    assert layer_size(4000, 100, 200) == (32, 64)
-    assert layer_size(16000, 224, 224) == (32, 32)
+    assert layer_size(1, 224, 224) == (60, 60)
+    assert layer_size(3000, 100, 200) == (30, 60)
+    assert layer_size(12000, 224, 224) == (30, 30)
     assert layer_size(10**9, 224, 224) == (24, 24)
 
 

@@ -56,7 +56,7 @@ def write_html(
 
     It opens from disk, asks nothing of any network, and shows every name as text. Heatmaps are shown of the audits
     whose tensors are kept, of at most 20 over the run. 64 probes of 224 pixels with three questions at 20 audits take
-    some 8 MB and 10 seconds; photos are WebP of quality 80.
+    9 to 12 MB and some 5 seconds; photos are WebP of quality 80.
 
     Args:
         given: A comparison; the history of a run; or several histories by name, which are compared, the first being the

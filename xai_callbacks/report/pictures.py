@@ -15,8 +15,8 @@ QUALITY: Final = 80  # of photos, lossy WebP; those of 64 pixels and less are lo
 LONGEST: Final = 224  # side of a photo in pixels; larger ones are reduced
 TINY: Final = 64
 STEPS: Final = 20  # colours on either side of zero: more would hardly be seen, and take twice the space
-SIDES: Final = (24, 64)  # of a layer, in pixels: the browser enlarges it smoothly
-LAYERS: Final = 4000  # that fit at the largest side
+SIDES: Final = (24, 60)  # of a layer, in pixels: the browser enlarges it smoothly
+LAYERS: Final = 3000  # that fit at the largest side
 
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 PLACES: Final = (

@@ -112,7 +112,7 @@
     return (!value("class") || card.dataset.class === value("class"))
       && (!value("group") || card.dataset.group === value("group"))
       && (!kind || (tone ? told[side === "0" ? 0 : state.other].tone === tone : data.flips[state.other - 1][kind].includes(at)))
-      && (least === "" || (measured ?? -Infinity) >= Number(least));
+      && (least === "" || !value("sort") || (measured ?? -Infinity) >= Number(least));
   }
   function arrange() {
     const by = value("sort"), sign = Number(value("order"));
