@@ -47,7 +47,7 @@ make_venv() {
 
 # uv first, for speed. Where it cannot be had, or cannot see the package index that pip is set up for, pip does the same.
 install_project() {
-    local target="$ROOT[dev,demo]"
+    local target="$ROOT[dev]"
     say "Installing xai-callbacks and what it needs; the first time this takes minutes"
     if "$PYTHON" -m pip install --quiet --disable-pip-version-check uv \
         && "$VENV/bin/uv" pip install --quiet --python "$PYTHON" --resolution "$RESOLUTION" --editable "$target"; then

@@ -1,9 +1,5 @@
 """The explainers that `bench_interference.py` attaches, each called as its own documentation shows.
 
-Three kindnesses to the plain callbacks, so that the table shows what remains when an author has found the first errors
-out: they are called under `torch.enable_grad()` (Lightning validates under `no_grad`), not during the sanity check, and
-what they raise is caught, so that training goes on.
-
 Two libraries are clean when an author puts every single submodule back in the mode it was in (captum, torch-cam); the
 rows "eval()/train()" show the shorter habit.
 """
@@ -16,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
-from _interference_runs import Digits, DigitsModule, Hook, SmallResNet, first_line
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
 from torch import Tensor
+
+from xai_callbacks.doctor.digits import Digits, DigitsModule, SmallResNet
+from xai_callbacks.doctor.training import ExplainerCallback, Hook
 
 Explain = Callable[[SmallResNet, Tensor, Tensor, Tensor], object]
 """`(net, images, labels, background)` -> heatmaps, which the bench throws away."""
@@ -64,41 +61,22 @@ class Tool:
             return {self.distribution: str(getattr(importlib.import_module(self.package), "__version__", "unknown"))}
 
 
-class ExplainerCallback(Callback):
-    """The plain callback that users write: at one hook, explain a few fixed images."""
-
-    def __init__(self, explain: Explain, digits: Digits, hook: Hook, toggle_mode: bool) -> None:
-        self.explain, self.digits, self.hook, self.toggle_mode = explain, digits, hook, toggle_mode
-        self.calls = 0
-        self.errors: list[str] = []
-
-    def on_validation_end(self, trainer: Trainer, pl_module: DigitsModule) -> None:  # type: ignore[override]
-        """Explain, if this is the hook of the scenario."""
-        if self.hook == "on_validation_end" and not trainer.sanity_checking:
-            self._call(pl_module.net)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: DigitsModule) -> None:  # type: ignore[override]
-        """Explain, if this is the hook of the scenario."""
-        if self.hook == "on_train_epoch_end":
-            self._call(pl_module.net)
-
-    def _call(self, net: SmallResNet) -> None:
-        images, labels = self.digits.probes
-        if self.toggle_mode:
-            net.eval()
-        try:
-            with torch.enable_grad():
-                self.explain(net, images.clone(), labels.clone(), self.digits.background.clone())
-            self.calls += 1
-        except Exception as error:
-            self.errors.append(first_line(error))
-        if self.toggle_mode:
-            net.train()
-
-
 def plain(explain: Explain, toggle_mode: bool = False) -> Callable[[Digits, Hook], Callback]:
     """A plain callback around `explain`, optionally with the habitual `net.eval()` before and `net.train()` after."""
-    return lambda digits, hook: ExplainerCallback(explain, digits, hook, toggle_mode)
+
+    def attach(digits: Digits, hook: Hook) -> Callback:
+        def call(module: DigitsModule, images: Tensor, labels: Tensor) -> None:
+            if toggle_mode:
+                module.net.eval()
+            try:
+                explain(module.net, images, labels, digits.background.clone())
+            finally:
+                if toggle_mode:
+                    module.net.train()
+
+        return ExplainerCallback(call, hook, *digits.probes)
+
+    return attach
 
 
 def pytorch_grad_cam(net: SmallResNet, images: Tensor, labels: Tensor, background: Tensor) -> object:

@@ -28,13 +28,13 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 from _provenance import provenance, write_json
-from decoy_digits import SmallCNN
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from xai_callbacks import AuditCallback, GroupAccuracy, ProbeSet, Schedule
+from xai_callbacks.demo import SmallCNN
 
 MODELS = ("small_cnn", "mobilenet_v2")
 CLASSES, CUES = 10, 4

@@ -18,20 +18,22 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 
-import torch
-from _interference_runs import SCENARIOS, Run, Scenario, Snapshot, train
 from _interference_tools import OURS, TOOLS, Tool
 from _provenance import provenance, write_json
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
-from torch import Tensor
+
+from xai_callbacks.doctor.comparing import Disturbance, compare
+from xai_callbacks.doctor.digits import load_digits
+from xai_callbacks.doctor.training import SCENARIOS, Run, Scenario, train
 
 NOT_REPRODUCIBLE = 3
 CONTROL = TOOLS[0]
@@ -46,26 +48,22 @@ TRAINING = frozenset({"parameters", "buffers", "optimizer", "metrics", "losses",
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One thing that is not as in the reference run. `what` is a field of `Snapshot`, `state_dict` or `steps`."""
-
-    what: str
-    words: str
-
-
-@dataclass(frozen=True)
 class Row:
-    """One tool in one scenario; `run` is None if the tool is not installed."""
+    """One tool in one scenario; `run` is None if the tool is not installed.
+
+    Deliveries are calls of a plain callback that returned; of one that logs by itself, the longest series it added.
+    """
 
     tool: Tool
     scenario: Scenario
     run: Run | None = None
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[Disturbance, ...] = ()
+    deliveries: int = 0
 
     @property
     def idle(self) -> bool:
         """Whether something was attached and returned nothing: then "identical" would say little."""
-        return self.run is not None and self.tool.attach is not None and self.run.deliveries == 0
+        return self.run is not None and self.tool.attach is not None and self.deliveries == 0
 
     @property
     def training_identical(self) -> bool:
@@ -92,142 +90,26 @@ class Row:
         return f"raised, {result}" if self.run.errors else result
 
     def sentences(self) -> list[str]:
-        """All that differs, most important first. What a crash left unfinished is not listed as a difference."""
+        """All that differs, most important first."""
         if self.run is None:
             return ["not installed"]
         if self.run.crash:
             steps = len(self.run.snapshot.losses)
-            unfinished = TRAINING - {"state_dict"} | {"rng", "grads", "steps"}
-            traces = [difference.words for difference in self.differences if difference.what not in unfinished]
-            return [f"training crashed after {steps} steps: {self.run.crash}", *self._raised(), *traces]
-        idle = ["returned nothing"] if self.idle and not self.run.errors else []
-        return [*self._raised(), *idle, *(difference.words for difference in self.differences)]
-
-    def _raised(self) -> list[str]:
-        return [f"raised: {error}" for error in dict.fromkeys(self.run.errors)] if self.run is not None else []
-
-
-def compare(reference: Snapshot, other: Snapshot) -> tuple[Difference, ...]:
-    """All differences between two ends of the same training; empty only if everything is exactly equal."""
-    found = [
-        compare_tensors("parameters", "weights", reference.parameters, other.parameters),
-        compare_tensors("buffers", "BatchNorm buffers", reference.buffers, other.buffers),
-        compare_tensors("optimizer", "optimizer state", reference.optimizer, other.optimizer),
-        compare_tensors("metrics", "logged metrics", reference.metrics, other.metrics),
-    ]
-    found += [compare_losses(reference.losses, other.losses), compare_keys(reference, other)]
-    found += compare_modes(reference, other)
-    found += [compare_rng(reference.rng, other.rng), compare_hooks(reference.hooks, other.hooks)]
-    found += [
-        compare_names("attributes", "attributes on layers", reference.attributes, other.attributes),
-        compare_names("requires_grad", "trainable parameters", reference.requires_grad, other.requires_grad),
-        compare_grads(reference.grads, other.grads),
-    ]
-    return tuple(difference for difference in found if difference is not None)
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Exact equality of type, shape and every element (a NaN equals nothing)."""
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
-
-
-def unequal(reference: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
-    """Names in both whose tensors differ."""
-    return [name for name in reference.keys() & other.keys() if not same(reference[name], other[name])]
-
-
-def compare_tensors(
-    what: str, label: str, reference: Mapping[str, Tensor], other: Mapping[str, Tensor]
-) -> Difference | None:
-    """Tensors under the same names. Names that come and go are reported by `compare_keys` for weights and buffers."""
-    names = unequal(reference, other)
-    if not names and (what in {"parameters", "buffers"} or reference.keys() == other.keys()):
-        return None
-    gaps = [
-        float((reference[name].double() - other[name].double()).abs().max())
-        for name in names
-        if what == "parameters" and reference[name].shape == other[name].shape
-    ]
-    verb = "differs" if label.endswith("state") else "differ"
-    return Difference(what, f"{label} {verb}" + (f" (max |d| {max(gaps):.1e})" if gaps else ""))
-
-
-def compare_losses(reference: Tensor, other: Tensor) -> Difference | None:
-    """The loss of every training step."""
-    if same(reference, other):
-        return None
-    shared = min(len(reference), len(other))
-    changed = (reference[:shared] != other[:shared]).nonzero()
-    if len(changed):
-        return Difference("losses", f"loss differs from step {int(changed[0]) + 1} of {len(reference)} on")
-    return Difference("losses", f"{len(other)} training steps instead of {len(reference)}")
-
-
-def compare_keys(reference: Snapshot, other: Snapshot) -> Difference | None:
-    """Parameters and buffers by name: a stranger among them makes checkpoints unloadable."""
-    before = reference.parameters.keys() | reference.buffers.keys()
-    after = other.parameters.keys() | other.buffers.keys()
-    if before == after:
-        return None
-    added, lost = len(after - before), len(before - after)
-    gone = f", {lost} gone" if lost else ""
-    return Difference("state_dict", f"{added} new state_dict keys{gone}: checkpoints no longer load")
-
-
-def compare_modes(reference: Snapshot, other: Snapshot) -> list[Difference]:
-    """Train/eval flags at each training step and at the end."""
-    steps = list(zip(reference.eval_layers_by_step, other.eval_layers_by_step, strict=False))
-    found = []
-    for share, words in (
-        (sum(bool(b - a) for a, b in steps), "in eval mode"),
-        (sum(bool(a - b) for a, b in steps), "with frozen layers in train mode"),
-    ):
-        if share:
-            found.append(Difference("steps", f"{share / len(steps):.0%} of steps {words}"))
-    changed = reference.eval_layers ^ other.eval_layers
-    if changed:
-        mode = "eval" if changed & other.eval_layers else "train"
-        found.append(Difference("eval_layers", f"{len(changed)} layers left in {mode} mode"))
-    return found
-
-
-def compare_rng(reference: Mapping[str, str], other: Mapping[str, str]) -> Difference | None:
-    """The state of the random streams after training."""
-    names = [name for name in reference if reference[name] != other.get(name)]
-    return Difference("rng", f"RNG moved ({', '.join(names)})") if names else None
-
-
-def compare_hooks(reference: Mapping[str, int], other: Mapping[str, int]) -> Difference | None:
-    """Hooks on layers and parameters."""
-    if reference == other:
-        return None
-    surplus = sum(other.values()) - sum(reference.values())
-    return Difference("hooks", f"{surplus} hooks left" if surplus > 0 else "hooks removed or moved")
-
-
-def compare_names(what: str, label: str, reference: frozenset[str], other: frozenset[str]) -> Difference | None:
-    """Sets of names."""
-    counts = [
-        f"{len(names)} {word}" for names, word in ((other - reference, "new"), (reference - other, "lost")) if names
-    ]
-    return Difference(what, f"{label}: {', '.join(counts)}") if counts else None
-
-
-def compare_grads(reference: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Difference | None:
-    """`.grad` as training leaves it."""
-    changed, added, wiped = unequal(reference, other), other.keys() - reference.keys(), reference.keys() - other.keys()
-    counts = [
-        f"{len(names)} {word}" for names, word in ((changed, "changed"), (added, "new"), (wiped, "wiped")) if names
-    ]
-    return Difference("grads", f".grad: {', '.join(counts)}") if counts else None
+            found = [f"training crashed after {steps} steps: {self.run.crash}"]
+        else:
+            found = ["returned nothing"] if self.idle and not self.run.errors else []
+        found += [f"raised: {error}" for error in dict.fromkeys(self.run.errors)]
+        return found + [difference.words for difference in self.differences]
 
 
 def measure(tool: Tool, scenario: Scenario, reference: Run) -> Row:
     """Train once with the tool attached and compare with the reference run."""
     if not tool.installed():
         return Row(tool, scenario)
-    run = train(scenario, tool.attach)
-    return Row(tool, scenario, run, compare(reference.snapshot, run.snapshot))
+    run = train(scenario, None if tool.attach is None else partial(tool.attach, load_digits(), scenario.hook))
+    added = (len(series) for key, series in run.snapshot.metrics.items() if key not in reference.logged)
+    differences = compare(reference.snapshot, run.snapshot, finished=run.crash is None)
+    return Row(tool, scenario, run, differences, max(added, default=0) if run.calls is None else run.calls)
 
 
 def run_scenario(scenario: Scenario, tools: Sequence[Tool], console: Console) -> list[Row]:
@@ -282,7 +164,7 @@ def as_json(rows: Sequence[Row], seconds: float) -> dict[str, object]:
                 "training_identical": row.training_identical,
                 "outcome": row.outcome,
                 "differences": row.sentences(),
-                "deliveries": row.run.deliveries if row.run is not None else 0,
+                "deliveries": row.deliveries,
                 "seconds": round(row.run.seconds, 2) if row.run is not None else 0.0,
                 "versions": row.tool.versions(),
             }

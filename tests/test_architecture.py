@@ -52,16 +52,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compare": {"history", "metrics", "probes", "record"} | FOUNDATIONS,
     "report": {"compare", "gallery", "history", "metrics", "probes", "record", "render", "tasks"} | FOUNDATIONS,
     "_lightning": FOUNDATIONS,
-    # Modules to train, ready made: beside the callbacks the only room that knows Lightning.
+    # Modules to train, ready made.
     "reference": {"novelty", "_lightning"} | FOUNDATIONS,
-    "callbacks": UP_TO_CALLBACKS,
-    "cli": UP_TO_CALLBACKS | {"callbacks", "compare", "report"},
-    "__init__": UP_TO_CALLBACKS - {"_lightning"} | {"canary", "callbacks", "compare", "report"},
+    # Short trainings, of any callback.
+    "doctor": {"_lightning"} | FOUNDATIONS,
+    "checkpoints": FOUNDATIONS,
+    "callbacks": UP_TO_CALLBACKS | {"checkpoints"},
+    "demo": UP_TO_CALLBACKS | {"callbacks"},
+    "cli": UP_TO_CALLBACKS | {"callbacks", "checkpoints", "compare", "demo", "doctor", "report"},
+    "__init__": UP_TO_CALLBACKS
+    - {"_lightning"} | {"canary", "callbacks", "checkpoints", "compare", "doctor", "report"},
 }  # fmt: skip
 
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 NEVER = {"cv2", "matplotlib"}
-NOT_WHEN_IMPORTED = {"captum", "mlflow", "pandas", "scipy", "sklearn", "wandb"} | LIGHTNING
+NOT_WHEN_IMPORTED = {"captum", "mlflow", "pandas", "scipy", "sklearn", "timm", "transformers", "wandb"} | LIGHTNING
 
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from xai_callbacks.audit import Auditor
     from xai_callbacks.callbacks import (
-        AuditCallback, GroupAccuracy, Schedule, ShortcutMonitor, ValidationNovelty, Watch,
+        AuditCallback, GroupAccuracy, Schedule, ShortcutMonitor, ValidationNovelty, Watch, audit_checkpoints,
     )
+    from xai_callbacks.checkpoints import Checkpoint
     from xai_callbacks.compare import Comparison
+    from xai_callbacks.doctor import diagnose
     from xai_callbacks.errors import (
         AuditError, ConfigurationError, NoveltyError, OutputError, ProbeSetError, TargetLayerError, XAICallbacksError,
     )
@@ -81,12 +83,29 @@ __all__ = [
     "TintCue", "Trial", "Trust", "UndesirablePixels", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue",
     "WhatHinders", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError",
     "assert_expectations", "write_html",
+    "Auditor", "BackgroundCue", "BackgroundTrial", "Baselines", "Checkpoint", "Comparison", "Conditions",
+    "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial", "Deconvnet", "DeepSHAP", "Energy", "Entropy",
+    "Estimate", "Every", "Expectation", "ExpectedGradients", "Explainer", "ExplanationUncertainty", "Finding",
+    "FisherNovelty", "FolderSink", "FoundRegions", "FrameCue", "FunctionCue", "Gallery", "GradCAM", "GradCAMPlusPlus",
+    "GradConScore", "GradNorm", "GradTrust", "Gradient", "GradientAttention", "GradientConstraint", "GradientNorm",
+    "GroupAccuracy", "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History", "ImageLoggerSink",
+    "ImplicitSaliency", "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM",
+    "Localization", "MLflowSink", "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax", "Measure",
+    "MultiLabel", "NoveltyError", "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue", "Patchwise",
+    "PerProbe", "PerSampleGradients", "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue",
+    "Question", "ReconstructionError", "RegionTrial", "Regression", "Representations", "Rule", "Schedule", "Separation",
+    "ShiftCue", "ShortcutMonitor", "SingleLabel", "Sink", "SlidingWindow", "SmoothGrad", "TargetLayerError",
+    "TensorBoardSink", "TextureCue", "TintCue", "Trial", "Trust", "UndesirablePixels", "ValidationNovelty", "ViM",
+    "WandbSink", "Watch", "WatermarkCue", "WhatHinders", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan",
+    "WhyValueRatherThan", "XAICallbacksError", "assert_expectations", "audit_checkpoints", "diagnose",
 ]
 
 _ROOMS = {
     "audit": "Auditor",
-    "callbacks": "AuditCallback GroupAccuracy Schedule ShortcutMonitor ValidationNovelty Watch",
+    "callbacks": "AuditCallback GroupAccuracy Schedule ShortcutMonitor ValidationNovelty Watch audit_checkpoints",
+    "checkpoints": "Checkpoint",
     "compare": "Comparison",
+    "doctor": "diagnose",
     "errors": "AuditError ConfigurationError NoveltyError OutputError ProbeSetError TargetLayerError XAICallbacksError",
     "explainers": (
         "AttentionRollout CAM Deconvnet DeepSHAP Every ExpectedGradients Explainer GradCAM GradCAMPlusPlus Gradient "

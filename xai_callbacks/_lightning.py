@@ -1,4 +1,4 @@
-"""The only import of Lightning: bases `Callback` and `LightningModule` that work in both packages.
+"""The only import of Lightning: bases `Callback` and `LightningModule` that work in both packages, and which one fits.
 
 `pytorch_lightning.Callback` and `lightning.pytorch.Callback` are different classes, and some checks insist on their
 own; modules likewise. A class that inherits from both passes all of them. A module also hands on each method that
@@ -9,22 +9,48 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Callback", "LightningModule", "Trainer"]
+from xai_callbacks.errors import ConfigurationError
+
+__all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "is_callback", "package_of"]
+__all__ = ["Callback", "LightningModule", "Trainer", "new_trainer"]
 
 
-def _bases(name: str) -> tuple[type, ...]:
+def _packages() -> list[Any]:
     found = []
     for package in ("pytorch_lightning", "lightning.pytorch"):
         try:
-            found.append(getattr(importlib.import_module(package), name))
+            found.append(importlib.import_module(package))
         except ModuleNotFoundError as error:
             if error.name not in (package, package.partition(".")[0]):
                 raise
-    return tuple(found)
+    return found
+
+
+def _bases(name: str) -> tuple[type, ...]:
+    return tuple(getattr(package, name) for package in _packages())
+
+
+def is_callback(value: object) -> bool:
+    """Whether something is a callback of one of the packages."""
+    return isinstance(value, _bases("Callback"))
+
+
+def package_of(*parts: object) -> Any:
+    """The package in whose trainer callbacks, modules and data modules can meet; the first where both can be."""
+    for package in _packages():
+        kinds = (package.Callback, package.LightningModule, package.LightningDataModule)
+        if all(isinstance(part, kinds) for part in parts):
+            return package
+    shown = ", ".join(f"{type(part).__name__} of {type(part).__module__}" for part in parts)
+    raise ConfigurationError(
+        "Expected callback, module and data to be made for one of `pytorch_lightning` and `lightning.pytorch`, but got "
+        f"{shown}. Import their bases from the same package."
+    )
 
 
 class _Inherited:
@@ -51,11 +77,23 @@ def _inherited(bases: tuple[type, ...], trainers: tuple[type, ...]) -> dict[str,
 
 
 if TYPE_CHECKING:
-    from pytorch_lightning import Callback, LightningModule, Trainer
+    from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 else:
     Callback = type("Callback", _bases("Callback"), {"__doc__": "Base of our callbacks, at home in both packages."})
+    LightningDataModule = type("LightningDataModule", _bases("LightningDataModule"), {"__doc__": "Likewise, of data."})
     _modules = _bases("LightningModule")
     # What is handed on is Lightning's, and no public surface of ours.
     _own = {"__doc__": "Base of our modules, at home in both packages.", "__module__": _modules[0].__module__}
     LightningModule = type("LightningModule", _modules, {**_inherited(_modules, _bases("Trainer")), **_own})
     Trainer = Any  # only for annotations: users may bring any of the two
+
+
+def new_trainer(**options: Any) -> Trainer:
+    """A trainer of whichever package is installed, which says nothing of devices; our modules are at home in both."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        trainer: Trainer = _bases("Trainer")[0](**options)
+    finally:
+        logging.disable(before)
+    return trainer

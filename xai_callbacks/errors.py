@@ -73,8 +73,8 @@ def require_instance(name: str, value: object, kind: type | tuple[type, ...], wa
 
 
 def require_name(what: str, value: object) -> None:
-    """Raise a `ConfigurationError` unless what is named, such as "`name` of a cue", can be a part of keys and tags."""
-    if not isinstance(value, str) or not re.fullmatch(r"[\w.-]+", value):
+    """Raise a `ConfigurationError` unless what is named, such as "`name` of a cue", can be in keys and paths."""
+    if not isinstance(value, str) or not re.fullmatch(r"\.*[\w-][\w.-]*", value):
         raise ConfigurationError(f"Expected {what} to be letters, digits, '_', '-' and '.', but got {value!r}.")
 
 

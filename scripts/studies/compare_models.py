@@ -7,7 +7,8 @@
   the two nets differ most? Intersection over union with the first of `Comparison.difference_regions`.
 
 Nets are those of the demo (32 x 32 pixels, maps of 8 x 8 cells), data its digits; `_patch` stands for the corner patch
-that gives the class away. Pairs share nets and all share their reference: they are not independent.
+that gives the class away. Pairs share nets and all share their reference: they are not independent. The rule for seeds
+was settled on trainings with seeds 0 to 11; figures are of others.
 
     python scripts/studies/compare_models.py --json docs/results/compare.json
 
@@ -31,7 +32,6 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _provenance import provenance, write_json
-from decoy_digits import CLASS_NAMES, CUE_COLOURS, GROUP_NAMES, PROBE_FIELDS, SmallCNN, make_splits
 
 from xai_callbacks import (
     Auditor,
@@ -48,6 +48,7 @@ from xai_callbacks import (
     Why,
 )
 from xai_callbacks.compare import Comparison, Difference, compare
+from xai_callbacks.demo.digits import CLASS_NAMES, CUE_COLOURS, GROUP_NAMES, PROBE_FIELDS, SmallCNN, make_splits
 
 RECIPES = {"_plain": 0.1, "_patch": 0.95}  # share of training images whose patch has the colour of their class
 PAIRS, REFERENCE, SEEDS = 20, 5, 12
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=5, help="training epochs [%(default)s]")
     parser.add_argument("--train-images", type=int, default=2000, help="training images [%(default)s]")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="trainings of each recipe [%(default)s]")
+    parser.add_argument("--first-seed", type=int, default=100, help="seed of the first training [%(default)s]")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -85,7 +87,7 @@ def trained(args: argparse.Namespace) -> dict[str, list[nn.Module]]:
     for name, strength in RECIPES.items():
         data, _, _ = make_splits(strength, train_images=args.train_images)
         for seed in range(args.seeds):
-            torch.manual_seed(seed)
+            torch.manual_seed(args.first_seed + seed)
             found.setdefault(name, []).append(fit(SmallCNN(), data.images, data.labels, args.epochs))
             print(f"{name} {seed}", file=sys.stderr)
     return found

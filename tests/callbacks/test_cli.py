@@ -1,10 +1,11 @@
-"""`configs/audit.yaml`, `configs/novelty.yaml` and `configs/monitor.yaml` with LightningCLI."""
+"""`configs/`, each as its command says: with LightningCLI, with Hydra, with `xai-audit audit`."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import os
+import runpy
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from xai_callbacks import (
     Expectation,
     GradCAM,
     GradNorm,
+    History,
     IntegratedGradients,
     PatchCue,
     ProbeSet,
@@ -37,6 +39,9 @@ from xai_callbacks import (
     WhyNotCertain,
     WhyRatherThan,
 )
+from xai_callbacks.cli import main
+from xai_callbacks.demo import SmallCNN
+from xai_callbacks.demo.digits import CUE_COLOURS, PROBE_FIELDS, make_splits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "configs" / "audit.yaml"
@@ -222,3 +227,55 @@ def test_command_in_the_first_line_runs(project):
 
     assert done.returncode == 0, done.stderr
     assert "audit/confidence" in read_events(project / "lightning_logs" / "version_0").Tags()["scalars"]
+
+
+def test_hydra_config_trains_and_audits(project, monkeypatch):
+    config = (REPOSITORY / "configs" / "hydra.yaml").read_text()
+    words = shlex.split(config.splitlines()[0].removeprefix("# "))
+    assert words[:2] == ["python", "-c"]
+    config = config.replace("my_project.My", "tests.callbacks.cli_parts.Old")
+    quick = ["max_epochs: 1", *(word.removeprefix("--trainer.").replace("=", ": ") for word in QUIET)]
+    config = config.replace("max_epochs: 10", "\n  ".join(word for word in quick if word != "max_epochs: 2"))
+    (project / "configs").mkdir()
+    (project / "configs" / "hydra.yaml").write_text(config)
+    (project / "run.py").write_text(words[2])
+    run = runpy.run_path(str(project / "run.py"))["run"]
+    (audit,) = (each for each in run["trainer"].callbacks if isinstance(each, AuditCallback))
+    assert [record.epoch for record in audit.history] == [0, 0]
+    assert audit.auditor.questions == (Why(), WhyRatherThan(), WhyNotCertain())
+    assert type(audit.auditor.questions) is tuple
+    assert audit.rules == (Expectation("accuracy > 0.5 from epoch 5"),)
+
+
+def test_sweep_config_audits_checkpoints(tmp_path, monkeypatch, capsys):
+    """With nets as the demo leaves them, but untrained, so that both fail the expectation."""
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load((REPOSITORY / "configs" / "sweep.yaml").read_text())
+    given = config["auditor"]["trials"][0]["init_args"]["cue"]["init_args"]["colours"]
+    assert given == [[pytest.approx(value / 255, abs=1e-3) for value in colour] for colour in CUE_COLOURS]
+    for path in config["checkpoints"]:
+        weights = {"state_dict": SmallCNN().state_dict(), "pytorch-lightning_version": "2.5", "hyper_parameters": {}}
+        Path(path).parent.mkdir(parents=True)
+        torch.save({**weights, "epoch": 6, "global_step": 276}, path)
+    probes = ProbeSet.from_dataset(make_splits(0.5, train_images=20, held_out=100)[2], fields=PROBE_FIELDS)
+    probes.save(config["probes"])
+
+    first = (REPOSITORY / "configs" / "sweep.yaml").read_text().splitlines()[0]
+    words = shlex.split(first.removeprefix("# ").replace("configs/", f"{REPOSITORY}/configs/"))
+    assert words[:2] == ["xai-audit", "audit"]
+    assert main(words[1:]) == 0
+    assert "strength-0.95: AuditRecord(step 276, epoch 6, 40 probes" in capsys.readouterr().out
+    for name in ("strength-0.1", "strength-0.95"):
+        record = History(f"audits/{name}/history")[-1]
+        assert {"cue/patch/effect", "gradcam/why/relevance_mass/core"} <= set(record.metrics)
+        assert [each.state for each in record.findings if each.key.startswith("expectation/right")] == ["fail"]
+    assert main(["check", "audits", "--expect", "accuracy > 0.8"]) == 1
+
+
+def test_every_config_begins_with_its_command():
+    configs = sorted((REPOSITORY / "configs").iterdir())
+    assert [each.name for each in configs] == ["audit.yaml", "hydra.yaml", "monitor.yaml", "novelty.yaml", "sweep.yaml"]
+    for config in configs:
+        first = config.read_text().splitlines()[0]
+        assert f"configs/{config.name}" in first
+        assert first.startswith(("# python -c ", "# xai-audit "))

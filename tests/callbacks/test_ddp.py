@@ -3,52 +3,25 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.callbacks.ddp_run import Grouped, grouped_images
+from tests.callbacks.processes import run_apart
 from tests.tiny import CLASSES, image_steps, read_events, scalar_steps
 from xai_callbacks.metrics import GroupMetrics
 
 pytestmark = pytest.mark.slow
-REPOSITORY = Path(__file__).resolve().parents[2]
-TIMEOUT = 240  # seconds; a rank that waits for the other for ever is what this guards against
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """What both ranks saw of a plain, an audited and an early stopped training."""
     folder = tmp_path_factory.mktemp("ddp")
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("LOCAL_", "MASTER_", "NODE_"))}
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("ddp_run.py")), str(folder)],
-        cwd=folder, env={**inherited, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"two processes did not finish within {TIMEOUT} s: they wait for each other")
-    finally:
-        end(process)
-    assert process.returncode == 0, output
+    run_apart("ddp_run.py", folder, cwd=folder)
     return folder
-
-
-def end(process):
-    """The whole group: a rank that hangs has children of its own."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return  # all have ended by themselves
-    process.communicate()
 
 
 def ranks(outcomes, run):

@@ -22,7 +22,7 @@ def test_a_run_is_found_by_any_folder_above_it(tmp_path):
         (history,) = read_models([place]).values()
         assert len(history) == 2
         assert find_probes([place]) == folder / "audit" / "probes.safetensors"
-    assert list(read_models([folder])) == ["version_0"]
+    assert list(read_models([folder])) == ["logs"]  # the version alone says nothing
 
 
 def test_models_are_named_by_what_differs_in_their_paths(tmp_path):

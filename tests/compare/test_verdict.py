@@ -36,6 +36,14 @@ def test_the_only_model_without_fault_is_shipped(order, fault):
     assert verdict[1] == f"Do not ship bad. {fault.sentence}"
 
 
+def test_the_description_of_a_cue_is_left_out():
+    described = "cue 'patch' (of colour (0, 0, 0) for '0', (1, 1, 1) for '1' and 8 others)"
+    fault = replace(ALARM, sentence=f"Alarm: the model answers by the {described}: it moves the answer.")
+    bad = model(64, fault, tried={"patch": described})
+    verdict = compare({"good": model(40, CLEAN), "bad": bad}).verdict
+    assert verdict[1] == "Do not ship bad. Alarm: the model answers by the cue 'patch': it moves the answer."
+
+
 def test_none_is_shipped_where_all_are_faulty():
     verdict = compare({"a": model(40, ALARM), "b": model(64, FAILED)}).verdict
     assert verdict[0] == "Ship none of them: each raises an alarm or fails an expectation."

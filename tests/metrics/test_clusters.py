@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from decoy_digits import make_splits
 from scipy import stats
 from sklearn.metrics import adjusted_rand_score
 
+from xai_callbacks.demo.digits import make_splits
 from xai_callbacks.metrics.clusters import density_clusters, error_association, map_clusters, worst_cluster
 from xai_callbacks.metrics.groups import wilson_interval
 

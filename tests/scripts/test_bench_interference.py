@@ -8,12 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from _interference_runs import SCENARIOS, Digits, Hook, Run, Scenario, Snapshot, train
-from _interference_tools import OURS, TOOLS, ExplainerCallback, Tool, plain
-from bench_interference import CONTROL, NOT_REPRODUCIBLE, Row, as_json, compare, measure, table_of, verdict
+from _interference_tools import OURS, TOOLS, Tool, plain
+from bench_interference import CONTROL, NOT_REPRODUCIBLE, Row, as_json, measure, table_of, verdict
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from torch import Tensor
+
+from xai_callbacks.doctor.comparing import compare
+from xai_callbacks.doctor.digits import Digits
+from xai_callbacks.doctor.snapshot import Snapshot, take_snapshot
+from xai_callbacks.doctor.training import SCENARIOS, ExplainerCallback, Hook, Run, Scenario, train
 
 PLAIN = SCENARIOS[0]
 ONE_EPOCH = Scenario("one", "one epoch without validation", "on_train_epoch_end", epochs=1, validate=False)
@@ -21,123 +25,7 @@ TWO_EPOCHS = replace(ONE_EPOCH, name="two", epochs=2)
 
 
 def make_snapshot() -> Snapshot:
-    return Snapshot(
-        parameters={"conv.weight": torch.tensor([1.0, -2.0]), "head.bias": torch.tensor([0.5])},
-        buffers={"bn.running_mean": torch.tensor([0.25]), "bn.num_batches_tracked": torch.tensor(3)},
-        optimizer={"0.0.exp_avg": torch.tensor([0.1, 0.2]), "0.0.step": torch.tensor(3.0)},
-        metrics={"val_acc": torch.tensor([[3.0, 0.5], [7.0, 0.75]], dtype=torch.float64)},
-        losses=torch.tensor([2.0, 1.5, 1.25, 1.0], dtype=torch.float64),
-        rng={"python": "a", "numpy": "b", "torch": "c"},
-        eval_layers_by_step=(frozenset({"frozen"}),) * 4,
-        eval_layers=frozenset({"frozen"}),
-        hooks={"conv": 1},
-        attributes=frozenset({"conv.stride"}),
-        requires_grad=frozenset({"conv.weight", "head.bias"}),
-        grads={"conv.weight": torch.tensor([0.5, 0.5])},
-    )
-
-
-def test_two_equal_snapshots_have_no_difference() -> None:
-    assert compare(make_snapshot(), make_snapshot()) == ()
-
-
-NEXT = torch.nextafter(torch.tensor([0.5]), torch.tensor([1.0]))
-
-DISTURBANCES = {
-    "a weight off by one ulp": (
-        {"parameters": {"conv.weight": torch.tensor([1.0, -2.0]), "head.bias": NEXT}},
-        {"parameters": "weights differ (max |d| 6.0e-08)"},
-    ),
-    "a weight of another type": (
-        {"parameters": {"conv.weight": torch.tensor([1.0, -2.0]).double(), "head.bias": torch.tensor([0.5])}},
-        {"parameters": "weights differ (max |d| 0.0e+00)"},
-    ),
-    "a weight that is nan": (
-        {"parameters": {"conv.weight": torch.tensor([1.0, torch.nan]), "head.bias": torch.tensor([0.5])}},
-        {"parameters": "weights differ (max |d| nan)"},
-    ),
-    "a BatchNorm statistic": (
-        {"buffers": {"bn.running_mean": torch.tensor([0.26]), "bn.num_batches_tracked": torch.tensor(3)}},
-        {"buffers": "BatchNorm buffers differ"},
-    ),
-    "a BatchNorm counter": (
-        {"buffers": {"bn.running_mean": torch.tensor([0.25]), "bn.num_batches_tracked": torch.tensor(4)}},
-        {"buffers": "BatchNorm buffers differ"},
-    ),
-    "optimizer state": (
-        {"optimizer": {"0.0.exp_avg": torch.tensor([0.1, 0.3]), "0.0.step": torch.tensor(3.0)}},
-        {"optimizer": "optimizer state differs"},
-    ),
-    "optimizer state gone": (
-        {"optimizer": {"0.0.step": torch.tensor(3.0)}},
-        {"optimizer": "optimizer state differs"},
-    ),
-    "a metric of one epoch": (
-        {"metrics": {"val_acc": torch.tensor([[3.0, 0.5], [7.0, 0.5]], dtype=torch.float64)}},
-        {"metrics": "logged metrics differ"},
-    ),
-    "a metric at another step": (
-        {"metrics": {"val_acc": torch.tensor([[4.0, 0.5], [7.0, 0.75]], dtype=torch.float64)}},
-        {"metrics": "logged metrics differ"},
-    ),
-    "a metric missing": ({"metrics": {}}, {"metrics": "logged metrics differ"}),
-    "the loss of the third step": (
-        {"losses": torch.tensor([2.0, 1.5, 1.0, 1.0], dtype=torch.float64)},
-        {"losses": "loss differs from step 3 of 4 on"},
-    ),
-    "fewer steps": (
-        {"losses": torch.tensor([2.0, 1.5], dtype=torch.float64)},
-        {"losses": "2 training steps instead of 4"},
-    ),
-    "two random streams": ({"rng": {"python": "a", "numpy": "x", "torch": "y"}}, {"rng": "RNG moved (numpy, torch)"}),
-    "steps in eval mode": (
-        {"eval_layers_by_step": (frozenset({"frozen"}), *(frozenset({"frozen", ".", "conv"}),) * 3)},
-        {"steps": "75% of steps in eval mode"},
-    ),
-    "steps with a frozen layer in train mode": (
-        {"eval_layers_by_step": (*(frozenset({"frozen"}),) * 2, *(frozenset(),) * 2)},
-        {"steps": "50% of steps with frozen layers in train mode"},
-    ),
-    "a layer left in eval mode": (
-        {"eval_layers": frozenset({"frozen", "conv"})},
-        {"eval_layers": "1 layers left in eval mode"},
-    ),
-    "a layer left in train mode": ({"eval_layers": frozenset()}, {"eval_layers": "1 layers left in train mode"}),
-    "hooks left": ({"hooks": {"conv": 2, "head": 4}}, {"hooks": "5 hooks left"}),
-    "a hook removed": ({"hooks": {}}, {"hooks": "hooks removed or moved"}),
-    "a hook moved": ({"hooks": {"head": 1}}, {"hooks": "hooks removed or moved"}),
-    "an attribute left": (
-        {"attributes": frozenset({"conv.stride", "conv.input"})},
-        {"attributes": "attributes on layers: 1 new"},
-    ),
-    "a parameter frozen": (
-        {"requires_grad": frozenset({"head.bias"})},
-        {"requires_grad": "trainable parameters: 1 lost"},
-    ),
-    "a pending gradient changed": (
-        {"grads": {"conv.weight": torch.tensor([0.5, 0.0])}},
-        {"grads": ".grad: 1 changed"},
-    ),
-    "a pending gradient wiped": ({"grads": {}}, {"grads": ".grad: 1 wiped"}),
-    "a gradient where there was none": (
-        {"grads": {"conv.weight": torch.tensor([0.5, 0.5]), "head.bias": torch.tensor([0.0])}},
-        {"grads": ".grad: 1 new"},
-    ),
-    "a new parameter": (
-        {"parameters": {**make_snapshot().parameters, "act.x": torch.tensor([0.0])}},
-        {"state_dict": "1 new state_dict keys: checkpoints no longer load"},
-    ),
-    "a buffer gone": (
-        {"buffers": {"bn.running_mean": torch.tensor([0.25])}},
-        {"state_dict": "0 new state_dict keys, 1 gone: checkpoints no longer load"},
-    ),
-}
-
-
-@pytest.mark.parametrize(("change", "expected"), DISTURBANCES.values(), ids=DISTURBANCES.keys())
-def test_each_disturbance_is_found_and_named_alone(change: dict[str, object], expected: dict[str, str]) -> None:
-    found = compare(make_snapshot(), replace(make_snapshot(), **change))
-    assert {difference.what: difference.words for difference in found} == expected
+    return replace(take_snapshot(torch.nn.Linear(2, 1), [], {}), rng={"torch": "c"})
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +44,7 @@ def test_a_training_repeated_with_nothing_attached_is_identical(reference: Run) 
 def test_a_callback_that_does_nothing_is_identical(reference: Run) -> None:
     tool = Tool("noop", "no-op", None, None, plain(lambda net, images, labels, background: None))
     row = measure(tool, ONE_EPOCH, reference)
-    assert row.run is not None
-    assert row.run.deliveries == 1
+    assert row.deliveries == 1
     assert row.identical
 
 
@@ -225,7 +112,7 @@ def test_an_error_that_ends_the_training_is_a_crash(reference: Run) -> None:
 
 def test_a_callback_that_is_never_called_is_not_called_identical(reference: Run) -> None:
     def attach(digits: Digits, hook: Hook) -> Callback:
-        return ExplainerCallback(explode, digits, "on_validation_end", toggle_mode=False)
+        return ExplainerCallback(explode, "on_validation_end", *digits.probes)
 
     row = measure(Tool("idle", "idle", None, None, attach), ONE_EPOCH, reference)
     assert not row.identical
@@ -247,8 +134,8 @@ def rows_for_verdict(control: str = "c", ours: str = "c") -> list[Row]:
     reference = make_snapshot()
     rows = []
     for tool, digest in ((CONTROL, control), (OUR_TOOL, ours)):
-        snapshot = replace(reference, rng={**reference.rng, "torch": digest})
-        rows.append(Row(tool, PLAIN, Run(snapshot, deliveries=4), compare(reference, snapshot)))
+        snapshot = replace(reference, rng={"torch": digest})
+        rows.append(Row(tool, PLAIN, Run(snapshot), compare(reference, snapshot), deliveries=4))
     return rows
 
 

@@ -29,8 +29,9 @@ class AuditCallback(Callback):
     """Looks at a fixed set of probe images while the model trains and logs why it decides as it does.
 
     Training is bit-identical with and without this callback. An audit takes place before training (step 0) and at the
-    end of each validation, or of each training epoch where there is no validation; never in the sanity check, and only
-    in `fit`. Every audit is kept in `history`, beside the logs under `<log_dir>/<name>/history`.
+    end of each validation, or of each training epoch where there is no validation; never in the sanity check, and in
+    `trainer.validate` only with `Schedule(in_validate=True)`. Every audit is kept in `history`, beside the logs under
+    `<log_dir>/<name>/history`, and the probes in `<log_dir>/<name>/probes.safetensors`.
 
     `AuditCallback()` takes 64 probes from the trainer's own validation data, or else training data, and finds the part
     of the module that classifies images by itself. What it cannot audit it says, and training goes on.
@@ -116,6 +117,7 @@ class AuditCallback(Callback):
         self._watched()  # says now what does not suit the probes
         self._delivery = Delivery(self._run, self._notices, self.rules, sinks, panels=max_panels, name=name)
         self._loaded: dict[str, Any] | None = None
+        self._saved_at: tuple[int, int] | None = None  # epoch and step of a checkpoint that is validated
         self._audited_at: tuple[int, int] | None = None
         self._validated: dict[str, float] = {}
 
@@ -145,7 +147,8 @@ class AuditCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work with the trainer's strategy and other callbacks."""
-        if stage == "fit":
+        self._loaded, self._saved_at = None, None
+        if self._takes_part(trainer):
             check_trainer(trainer, self, AuditCallback)
             if self._automatic:
                 self.auditor, self._failed = None, False
@@ -187,8 +190,13 @@ class AuditCallback(Callback):
             self._audit(trainer, pl_module, step_of(trainer))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to look on."""
-        if trainer.state.fn == "fit" and self.watches:
+        """Begin to look on; in `trainer.validate` begin a run."""
+        if trainer.state.fn == "validate" and self._takes_part(trainer):
+            self.on_fit_start(trainer, pl_module)
+            self._attach(trainer, pl_module)
+            self._begin_anew(trainer)
+            self._keep_probes(trainer)
+        if self._takes_part(trainer) and self.watches:
             self._attach(trainer, pl_module)
             if (auditor := self.auditor) is not None:
                 with without_logging(pl_module):
@@ -198,7 +206,7 @@ class AuditCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Look at the batch."""
-        if trainer.state.fn == "fit":
+        if self._takes_part(trainer):
             self._each(lambda watch: watch.before(batch, dataloader_idx))
 
     def on_validation_batch_end(
@@ -211,22 +219,29 @@ class AuditCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take what the batch brought."""
-        if trainer.state.fn == "fit":
+        if self._takes_part(trainer):
             self._each(lambda watch: watch.after(outputs))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit what validation has just measured."""
-        if trainer.state.fn != "fit":
+        if not self._takes_part(trainer):
             return
         if trainer.sanity_checking:
             for watch in self.watches:
                 watch.check()
             return
-        seen = self._look_back(trainer)
-        if self.schedule.epoch_is_due(trainer.current_epoch):
-            self._audit(trainer, pl_module, step_of(trainer), seen)
+        step = step_of(trainer) if self._saved_at is None else self._saved_at[1]
+        seen = self._look_back(trainer, step)
+        if trainer.state.fn == "validate" or self.schedule.epoch_is_due(trainer.current_epoch):
+            self._audit(trainer, pl_module, step, seen)
         elif self._audited_at is not None and self._audited_at[0] == trainer.global_step:
-            self._delivery.complete(trainer, seen, step_of(trainer))
+            self._delivery.complete(trainer, seen, step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the run of `trainer.validate`."""
+        if trainer.state.fn == "validate" and self._takes_part(trainer):
+            self.on_train_end(trainer, pl_module)
+            self._run.trainer = None  # training is another run
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit here where there is no validation."""
@@ -259,6 +274,11 @@ class AuditCallback(Callback):
             "validated": dict(self._validated),
         }
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember of when the weights are that are validated, which Lightning forgets."""
+        if trainer.state.fn == "validate":
+            self._saved_at = checkpoint["epoch"], checkpoint["global_step"]
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue; a state of another version is left alone with a notice, since a resume must not fail for it."""
         self._loaded = state_dict
@@ -268,6 +288,9 @@ class AuditCallback(Callback):
         return {key: value for key, value in self.__dict__.items() if key not in ("log", "log_dict")}
 
     # One run and its audits.
+
+    def _takes_part(self, trainer: Trainer) -> bool:
+        return trainer.state.fn == "fit" or (trainer.state.fn == "validate" and self.schedule.in_validate)
 
     def _begin_anew(self, trainer: Trainer) -> None:
         """A new run, as when one callback serves several folds, has nothing to do with the one before."""
@@ -301,9 +324,9 @@ class AuditCallback(Callback):
         self._introduce(trainer)
 
     def _keep_probes(self, trainer: Trainer) -> None:
-        """Save probes that were drawn, beside the history, for a resumed run and for comparisons."""
+        """Save the probes beside the history, for a resumed run, for comparisons and for reports."""
         folder = self._run.folder
-        if self._automatic and self.auditor is not None and folder is not None and trainer.is_global_zero:
+        if self.auditor is not None and folder is not None and trainer.is_global_zero:
             with self._notices.forgiving("The probes could not be saved, training goes on."):
                 if not (folder / PROBES).exists():
                     self.auditor.probes.save(folder / PROBES)
@@ -333,12 +356,14 @@ class AuditCallback(Callback):
         before, self._audited_at = self._audited_at, here
         with self._notices.forgiving("The checkpoint of the last audit was not noted.", "warn"):
             self._run.note(checkpoint_of(trainer, None if before is None else before[0]))
-        record, probes, untrained = None, self.auditor.probes, here[1] < 0  # before the first batch
+        record, probes = None, self.auditor.probes
+        untrained = trainer.state.fn == "fit" and here[1] < 0  # before the first batch
+        epoch = trainer.current_epoch if self._saved_at is None else self._saved_at[0]
         with self._notices.forgiving(), without_logging(module), progress(trainer, len(probes)) as bar:
             # Should this audit fail, no monitor must go on reading the numbers of an earlier one.
             self._delivery.publish(trainer, dict.fromkeys(self._delivery.published, math.nan))
             record = self.auditor.audit(
-                module, step=step, epoch=trainer.current_epoch, past=self.history, untrained=untrained, on_progress=bar
+                module, step=step, epoch=epoch, past=self.history, untrained=untrained, on_progress=bar
             )
         self._delivery.deliver(trainer, probes, record, seen or {})
 
@@ -355,7 +380,7 @@ class AuditCallback(Callback):
             with self._notices.forgiving(happened, on_error):
                 act(watch)
 
-    def _look_back(self, trainer: Trainer) -> dict[str, Estimate]:
+    def _look_back(self, trainer: Trainer, step: int) -> dict[str, Estimate]:
         """End the watches, log what they saw, and return it."""
         found: list[Seen] = []
         self._each(lambda watch: found.append(watch.end(trainer)))
@@ -364,7 +389,7 @@ class AuditCallback(Callback):
         # What is not known this time must not be read as of last time.
         self._validated = dict.fromkeys(self._validated, math.nan) | scalars
         trainer.callback_metrics.update(as_tensors(self._validated))
-        self._delivery.log(trainer, AuditRecord(step=step_of(trainer), metrics=metrics))
+        self._delivery.log(trainer, AuditRecord(step=step, metrics=metrics))
         for seen in found:
             for note in seen.notes:
                 self._notices.tell(trainer, f"{type(self).__name__} {note}")

@@ -11,7 +11,7 @@ from xai_callbacks._lightning import Trainer
 from xai_callbacks.audit.results import weights_hash
 from xai_callbacks.history import History
 
-PROBES = "probes.safetensors"  # the probes that were drawn for a run, beside its history
+PROBES = "probes.safetensors"  # the probes of a run, beside its history
 
 
 class Run:
@@ -63,7 +63,9 @@ def folder_of(state: Mapping[str, Any]) -> Path | None:
 
 
 def checkpoint_of(trainer: Trainer, step: int | None) -> str | None:
-    """Path of a checkpoint that was saved after that many optimizer steps; None if none is known."""
+    """Path of the checkpoint that is validated, or was saved after that many optimizer steps; None if none is known."""
+    if trainer.state.fn == "validate" and trainer.ckpt_path:
+        return str(trainer.ckpt_path)
     for callback in trainer.checkpoint_callbacks:
         # Private, but the only names under which step and path are kept whatever the callback monitors.
         path = getattr(callback, "_last_checkpoint_saved", "")

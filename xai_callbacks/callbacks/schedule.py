@@ -8,26 +8,29 @@ from xai_callbacks.errors import require_bool, require_integer
 
 @dataclass(frozen=True)
 class Schedule:
-    """Times of audits during `fit`.
+    """Times of audits.
 
     Attributes:
         every_n_epochs: Audit at validations of every n-th epoch, or at its end where there is no validation; None for
             never.
         every_n_train_steps: Audit also after every n-th optimizer step; None for never.
         at_start: Audit also before the first step of a new run.
+        in_validate: Audit also at the end of `trainer.validate`, which is a run of its own.
 
-    Raises a `ConfigurationError` if an interval is not a positive integer, or `at_start` no bool.
+    Raises a `ConfigurationError` if an interval is not a positive integer, or a switch no bool.
     """
 
     every_n_epochs: int | None = 1
     every_n_train_steps: int | None = None
     at_start: bool = True
+    in_validate: bool = False
 
     def __post_init__(self) -> None:
         for name in ("every_n_epochs", "every_n_train_steps"):
             if getattr(self, name) is not None:
                 require_integer(name, getattr(self, name), minimum=1, hint="None means never.")
         require_bool("at_start", self.at_start)
+        require_bool("in_validate", self.in_validate)
 
     @property
     def rare(self) -> str:

@@ -12,6 +12,7 @@ from xai_callbacks.record import AuditRecord
 
 PROBES = "probes.safetensors"
 _RECORD = re.compile(r"audit_[0-9]{6,}\.safetensors")
+_VERSION = re.compile(r"version_[0-9]+")
 _NEAR = 4  # folders from a record upwards in which its probes may lie
 
 
@@ -66,7 +67,8 @@ def _names(places: Sequence[Path]) -> list[str]:
     parts = [[part for part in place.absolute().with_suffix("").parts if part != "history"] for place in places]
     parts = [each[:-1] if each[-1] == "audit" else each for each in parts]
     if len(parts) == 1:
-        return parts[0][-1:]
+        (own,) = parts
+        return [own[-2] if _VERSION.fullmatch(own[-1]) and len(own) > 2 else own[-1]]
     first, last = (_shared(side) for side in (parts, [each[::-1] for each in parts]))
     first = min(first, min(map(len, parts)) - 1)  # each keeps one part at least
     last = min(last, min(map(len, parts)) - first - 1)

@@ -24,7 +24,7 @@ def conclude(records: Mapping[str, AuditRecord], differences: Mapping[str, Diffe
     faults = {name: _faults(record) for name, record in records.items()}
     sound = [name for name, found in faults.items() if not found]
     sentences = [_shipped(records, differences, sound, noise)]
-    sentences += [_blamed(name, found) for name, found in faults.items() if found]
+    sentences += [_blamed(name, found, records[name]) for name, found in faults.items() if found]
     if all(each.identical for each in differences.values()):
         return "The models have the same weights: nothing differs.", *sentences[1:]
     if not any(record.findings for record in records.values()):
@@ -69,8 +69,10 @@ def _shipped(
     )
 
 
-def _blamed(name: str, found: Sequence[Finding]) -> str:
+def _blamed(name: str, found: Sequence[Finding], record: AuditRecord) -> str:
     words = " ".join(each.sentence for each in found[:_NAMED])
+    for cue, described in record.tried.items():  # which may name a colour for each class
+        words = words.replace(described, f"cue {cue!r}")
     more = f" And {len(found) - _NAMED} more." if len(found) > _NAMED else ""
     return f"Do not ship {name}. {words}{more}"
 

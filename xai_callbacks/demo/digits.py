@@ -19,23 +19,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = [
-    "CLASS_NAMES",
-    "CUE_COLOURS",
-    "GROUP_NAMES",
-    "PROBE_FIELDS",
-    "DecoyDataModule",
-    "DecoyDigits",
-    "SmallCNN",
-    "make_splits",
-]
+from xai_callbacks._lightning import LightningDataModule, LightningModule
 
 SIZE = 32
 PATCH = 6
@@ -231,7 +220,7 @@ def _column(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values).float().view(-1, 1, 1, 1)
 
 
-class DecoyDataModule(pl.LightningDataModule):
+class DecoyDataModule(LightningDataModule):
     """Loaders over `make_splits`; validation goes over ``val`` (loader 0) and ``conflict`` (loader 1)."""
 
     def __init__(
@@ -265,7 +254,7 @@ class DecoyDataModule(pl.LightningDataModule):
         return DataLoader(pairs, batch_size=self.batch_size, **options)
 
 
-class SmallCNN(pl.LightningModule):
+class SmallCNN(LightningModule):
     """Five convolutions, global average pooling, one linear layer; maps of 8x8 cells for images of 32x32.
 
     Logs ``train_loss``, ``val_loss``, ``val_acc`` (first validation loader) and ``conflict_acc`` (second one: images
@@ -308,7 +297,7 @@ class SmallCNN(pl.LightningModule):
             self.log("val_loss", F.cross_entropy(logits, labels), batch_size=size, add_dataloader_idx=False)
         self.log("conflict_acc" if dataloader_idx else "val_acc", accuracy, batch_size=size, add_dataloader_idx=False)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
+    def configure_optimizers(self) -> Any:
         """Adam under one cycle of the learning rate, over the whole run."""
         optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
         steps = int(self.trainer.estimated_stepping_batches)

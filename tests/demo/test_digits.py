@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn, of the extra `demo`")
-
-from decoy_digits import (
+from xai_callbacks import ProbeSet
+from xai_callbacks.demo.digits import (
     CLASS_NAMES,
     CUE_COLOURS,
     GROUP_NAMES,
@@ -19,8 +18,6 @@ from decoy_digits import (
     SmallCNN,
     make_splits,
 )
-
-from xai_callbacks import ProbeSet
 
 TRAIN, HELD_OUT = 1200, 300
 Splits = tuple[DecoyDigits, DecoyDigits, DecoyDigits]

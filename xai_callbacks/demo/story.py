@@ -1,22 +1,18 @@
-"""What the demonstration reports: a row for each audit, a table, one sentence, a JSON file."""
+"""Report of the demonstration: a row for each audit, a table, one sentence."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from decoy_digits import CLASS_NAMES
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from xai_callbacks import AuditRecord, Estimate, History
-
-__all__ = ["Row", "rows_of", "table", "verdict", "write_json"]
+from xai_callbacks.demo.digits import CLASS_NAMES
+from xai_callbacks.history import History
+from xai_callbacks.record import AuditRecord, Estimate
 
 # Accuracy this much lower on conflicting images than on biased ones is no accident: both are measured on the same 600
 # digits, and even for unrelated images two standard errors of the difference would not exceed 0.06.
@@ -100,9 +96,6 @@ def verdict(row: Row) -> str:
 
 def table(rows: Sequence[Row], record: AuditRecord | None) -> Table:
     """The audits as a table that fits into 80 columns; `record` is the newest."""
-    from rich import box
-    from rich.table import Table
-
     count = 0 if record is None else len(record.names)
     layer = "" if record is None else f" at `{record.layer}`"
     grid = Table(
@@ -125,8 +118,8 @@ def table(rows: Sequence[Row], record: AuditRecord | None) -> Table:
             str(row.epoch),
             "–" if row.val_acc is None else f"{row.val_acc:.0%}",
             "–" if row.conflict_acc is None else f"{row.conflict_acc:.0%}",
-            _interval(row.digit),
-            f"[red]{_interval(row.cue)}[/]" if row.cue_stands_out else _interval(row.cue),
+            Text(_interval(row.digit)),
+            Text(_interval(row.cue), "red" if row.cue_stands_out else ""),
             f"{row.novelty.value:z.1f}",
         )
     return grid
@@ -142,28 +135,9 @@ def _interval(estimate: Estimate) -> str:
         return _percent(estimate.value)
     digits = _digits(estimate.value)
     low, high = f"{100 * estimate.low:.{digits}f}", f"{100 * estimate.high:.{digits}f}"
-    return rf"{_percent(estimate.value)} \[{low}, {high}]"
+    return f"{_percent(estimate.value)} [{low}, {high}]"
 
 
 def _digits(share: float) -> int:
     """Decimals of a percentage: small ones need one."""
     return 1 if share < 0.1 else 0
-
-
-def write_json(path: Path, rows: Sequence[Row], sentence: str) -> None:
-    """Write `{"epochs": [...], "verdict": sentence}`; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    report = {"epochs": [_plain(row) for row in rows], "verdict": sentence}
-    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    """A row as dictionaries, with None for NaN, which JSON does not have."""
-    plain = dict(vars(row))
-    for name in ("digit", "cue", "novelty"):
-        estimate: Estimate = plain[name]
-        plain[name] = {
-            key: None if isinstance(value, float) and math.isnan(value) else value
-            for key, value in estimate._asdict().items()
-        }
-    return plain

@@ -1,0 +1,118 @@
+"""`xai-audit audit`: many checkpoints, settings on the command line, and files that mean harm."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+
+from tests.callbacks.leaning import LeaningNet, leaning_probes
+from xai_callbacks import History
+from xai_callbacks.cli import main
+from xai_callbacks.cli.audit import names_of
+
+MODEL = ["--model", "tests.callbacks.leaning.LeaningNet"]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with probes and two checkpoints of one name."""
+    monkeypatch.chdir(tmp_path)
+    leaning_probes(40).save("probes.safetensors")
+    for name, gain in (("sound", 0.0), ("leaning", 20.0)):
+        net = LeaningNet()
+        net.gain.data.fill_(gain)
+        (tmp_path / name).mkdir()
+        torch.save({"state_dict": net.state_dict(), "epoch": 3, "global_step": 30}, f"{name}/last.pt")
+    return tmp_path
+
+
+def audit(*more, checkpoints=("sound/last.pt", "leaning/last.pt")):
+    return main(["audit", *checkpoints, "--probes", "probes.safetensors", "--out", "audits", *more])
+
+
+def test_checkpoints_are_audited_and_can_be_compared(project, capsys):
+    cue = '{"class_path": "xai_callbacks.PatchCue", "init_args": {"colours": [[1, 0, 0], [0, 1, 0]], "points_to": [0, 1], "at": "spurious"}}'  # noqa: E501
+    trial = f'[{{"class_path": "xai_callbacks.CueTrial", "init_args": {{"cue": {cue}}}}}]'
+    assert audit(*MODEL, "--auditor.trials", trial) == 0
+    printed = capsys.readouterr().out
+    assert "sound: AuditRecord(step 30, epoch 3, 40 probes, accuracy 1" in printed
+    assert "Next: xai-audit compare audits" in printed
+    record = History("audits/leaning/history")[-1]
+    assert record.checkpoint == "leaning/last.pt"
+    assert [finding.key for finding in record.findings] == ["alarm/cue/patch"]  # by the rule that is the default
+    assert main(["compare", "audits/sound", "audits/leaning"]) == 0
+    assert "cue/patch/effect" in capsys.readouterr().out
+
+
+def test_settings_of_the_auditor_may_be_on_the_command_line(project, capsys):
+    words = ["--auditor.questions+=Why", "--auditor.questions+=xai_callbacks.WhyRatherThan"]
+    words += ["--auditor.questions.foil=label", "--auditor.explainers+=HiResCAM", "--auditor.chunk_size=7"]
+    assert audit(*MODEL, *words, "--rules", "[accuracy > 0.9]", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == {"sound", "leaning"}
+    record = History(told["sound"]["folder"])[-1]
+    assert record.asked == ("Why(of='predicted')", "WhyRatherThan(foil='label', fact=None)")
+    assert (list(record.maps), record.settings["chunk_size"]) == (["hirescam"], 7)
+    assert [finding.state for finding in record.findings] == ["pass"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "Expected `model`, as 'sound/last.pt' holds weights but no model"),
+        (["--model", "tests.nothing.Net"], "tests.nothing.Net"),
+        ([*MODEL, "--auditor.explainers+=GradCam"], "GradCam"),
+        ([*MODEL, "--auditor.explainers+=GradCAM", "--auditor.explainers.target_layr=a"], "target_layr"),
+        ([*MODEL, "--weights", "best"], "--weights: "),
+        ([*MODEL, "--auditor.chunk_size", "many"], "--auditor.chunk_size: Expected a int. Got value: many"),
+        ([*MODEL, "--rules", "[accurcy > 0.9]"], "accurcy"),
+        ([*MODEL, "--devices", "none"], "`devices`"),
+    ],
+)
+def test_mistakes_are_one_line(project, words, expected, capsys):
+    assert audit(*words) == 3
+    printed, told = capsys.readouterr()
+    assert printed == ""
+    assert told.count("\n") == 1
+    assert expected in told
+    assert "<class" not in told
+
+
+def test_no_checkpoint_is_no_audit(project, capsys):
+    assert audit(checkpoints=()) == 3
+    assert "Expected checkpoints, but got none" in capsys.readouterr().err
+
+
+class _Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+def test_a_pickle_bomb_is_refused_and_costs_itself_alone(project, capsys):
+    torch.save({"state_dict": {"gain": _Bomb()}}, "bomb.pt")
+    assert audit(*MODEL, checkpoints=("sound/last.pt", "bomb.pt")) == 3
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "posix.mkdir" in told
+    assert not (project / "exploded").exists()
+    assert len(History("audits/last/history")) == 1
+
+
+@pytest.mark.parametrize(
+    ("sources", "names"),
+    [
+        (["a/x.ckpt", "a/y.ckpt"], ["x", "y"]),
+        (["runs/a/last.ckpt"], ["last"]),
+        (["runs/a/v0/last.ckpt", "runs/b/v0/last.ckpt"], ["a", "b"]),
+        (["epoch=5-step=276.ckpt"], ["epoch_5-step_276"]),
+        (["timm/resnet18", "hf/resnet18"], ["timm", "hf"]),
+        (["a.ckpt", "a.ckpt"], ["0-", "1-"]),
+        (["x/a.pt", "x/a.ckpt"], ["0-", "1-"]),
+        (["<b>", "[b]"], ["0-_b_", "1-_b_"]),
+    ],
+)
+def test_names_are_short_and_differ(sources, names):
+    assert names_of(sources) == names

@@ -1,0 +1,177 @@
+"""The entrance: help, one-line errors, exit codes, and that nothing heavy is imported for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.audited import HOSTILE, LITERAL
+from xai_callbacks.cli import main
+from xai_callbacks.cli.output import shown
+from xai_callbacks.cli.parser import COMMANDS, parse
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROGRAM = [sys.executable, "-m", "xai_callbacks.cli"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+LEAVES = [name for name, (module, _) in COMMANDS.items() if module]
+
+
+def error_of(argv, capsys, status=3):
+    """The one line on stderr; nothing is on stdout."""
+    assert main(argv) == status
+    printed, told = capsys.readouterr()
+    assert printed == ""
+    assert told.count("\n") == 1
+    return told.rstrip("\n")
+
+
+def test_help_names_every_command_and_imports_nothing_heavy():
+    code = "import sys; from xai_callbacks.cli import main; main(['--help']); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    help_text, _, modules = done.stdout.rpartition("\n[")
+
+    assert all(name.split()[0] in help_text for name in COMMANDS)
+    assert "Exit codes: 0 fine, 1 fail, 2 not enough evidence, 3 error" in help_text
+    assert not {"'torch'", "'numpy'", "'pytorch_lightning'", "'PIL'"} & set(modules.split(", "))
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_command_has_help_with_examples_and_exit_codes(name, capsys):
+    assert main([*name.split(), "--help"]) == 0
+    printed = capsys.readouterr().out
+
+    assert f"usage: xai-audit {name} " in printed
+    assert f"  xai-audit {name} " in printed[printed.index("Examples:") :]
+    assert "Exit codes: 0 fine" in printed
+    for option in ("--config", "--print_config", "--json", "--debug"):
+        assert option in printed
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], "Expected a command, one of {demo,probes,audit,"),
+        (["probes"], "Expected a command, one of {build,inspect,verify}"),
+        (["comprae"], "Did you mean compare? See xai-audit --help."),
+        (["probes", "biuld"], "Did you mean build? See xai-audit probes --help."),
+        (["check", "x", "--expct", "a > 1"], "Did you mean --expect? See xai-audit check --help."),
+        (["check", "x"], "Expected expect, but it was not given. See xai-audit check --help."),
+        (["compare"], "Expected paths, but it was not given. See xai-audit compare --help."),
+        (["watch", "x", "--every", "soon"], "--every: "),
+        (["audit", "a.pt", "--out", "o"], "Expected probes, but it was not given. See xai-audit audit --help."),
+    ],
+)
+def test_usage_errors_are_one_line_with_a_way_out(argv, expected, capsys):
+    told = error_of(argv, capsys)
+    assert told.startswith("error: ")
+    assert expected in told
+    assert "<class" not in told
+
+
+def test_wrong_values_of_a_configuration_are_one_sentence(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("probes: p\nout: o\nauditor:\n  questions:\n    - class_path: xai_callbacks.Wy\n")
+    told = error_of(["audit", "--config", str(tmp_path / "c.yaml")], capsys)
+    assert "xai_callbacks.Wy" in told
+    assert len(told) < 300
+
+    (tmp_path / "c.yaml").write_text("probes: p\nout: o\nprobs: 3\n")
+    assert "Did you mean --probes?" in error_of(["audit", "--config", str(tmp_path / "c.yaml")], capsys)
+    assert "nowhere.yaml" in error_of(["audit", "--config", "nowhere.yaml"], capsys)
+
+
+def test_print_config_is_a_configuration(tmp_path, capsys):
+    assert main(["watch", "run", "--every", "3", "--print_config"]) == 0
+    (tmp_path / "watch.yaml").write_text(capsys.readouterr().out)
+    assert main(["watch", "--config", str(tmp_path / "watch.yaml"), "run", "--print_config"]) == 0
+    assert "every: 3.0" in capsys.readouterr().out
+
+
+def test_debug_shows_where_an_error_comes_from(capsys):
+    assert main(["compare", "nowhere", "--debug"]) == 3
+    assert "Traceback" in capsys.readouterr().err
+    assert "Expected `paths` to lead to audits" in error_of(["compare", "nowhere"], capsys)
+
+
+def test_an_unforeseen_error_says_how_to_see_more(monkeypatch, capsys):
+    def broken(path):
+        raise ZeroDivisionError("of one\nor the other")
+
+    monkeypatch.setattr("xai_callbacks.probes.ProbeSet.load", broken)
+    told = error_of(["probes", "verify", "x"], capsys)
+    assert told == "error: ZeroDivisionError: of one. Add --debug to see where it comes from."
+
+
+def test_names_are_shown_literally_in_errors(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert LITERAL in error_of(["compare", HOSTILE], capsys)
+    assert shown(f"{HOSTILE}\n\udc80\u202e") == LITERAL + r"\n\udc80\u202e"
+
+
+def test_ctrl_c_and_a_broken_pipe_end_quietly(runs, monkeypatch, capfd):
+    def stopped(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xai_callbacks.cli.probes.verify", stopped)
+    assert main(["probes", "verify", "x"]) == 130
+    assert capfd.readouterr() == ("", "")
+
+    for option in ("", "--json"):
+        words = " ".join([*PROGRAM, "compare", str(runs / "sound"), str(runs / "leaning"), option])
+        piped = ["bash", "-c", f"{words} | true; echo ${{PIPESTATUS[0]}}"]
+        done = subprocess.run(piped, env=ENVIRONMENT, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+        assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+def test_a_watch_ends_on_ctrl_c_without_a_traceback(runs):
+    words = [*PROGRAM, "watch", str(runs / "sound"), "--every", "0.1"]
+    with subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("Audit 2: epoch 1, step 1") for line in lines)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        printed, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told == ""
+    assert "\x1b" not in printed
+
+
+def test_json_is_all_there_is_on_stdout(runs, capsys):
+    for words in (["compare", f"{runs}/sound", f"{runs}/leaning"], ["watch", f"{runs}/sound"]):
+        assert main([*words, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)
+
+
+def test_colours_only_on_a_terminal(runs, monkeypatch, capsys):
+    words = ["check", f"{runs}/sound", "--expect", "accuracy > .5"]
+    assert main(words) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(words) == 0
+    assert "\x1b[" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(words) == 0
+    assert "\x1b[3" not in capsys.readouterr().out
+
+
+def test_completion_knows_the_options_of_every_command(capsys):
+    pytest.importorskip("shtab", reason="jsonargparse completes by shtab")
+    assert main(["--print_completion", "shtab-bash"]) == 0
+    script = capsys.readouterr().out
+    assert all(option in script for option in ("--strength", "--junit", "--auditor.chunk_size", "--scenarios"))
+
+
+def test_all_commands_are_built_for_completion():
+    assert parse(["watch", "run"], complete=True).args.every == 2.0

@@ -1,0 +1,63 @@
+"""`main`: runs one command; errors are one line, exit codes are those that `--help` names."""
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from xai_callbacks.cli.output import ERROR, error_console, say
+from xai_callbacks.cli.parser import UsageError, parse
+from xai_callbacks.errors import XAICallbacksError, in_words
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `xai-audit` with these words, None for those of the command line; return the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    with warnings.catch_warnings():
+        warnings.showwarning = _told
+        try:
+            return _run(argv)
+        except (KeyboardInterrupt, BrokenPipeError, SystemExit) as end:
+            return _ended(end)
+        except Exception as error:
+            if "--debug" in argv:
+                traceback.print_exc()
+            say(error_console(), f"error: {_sentence(error)}", "red")
+            return ERROR
+
+
+def _run(argv: Sequence[str]) -> int:
+    complete = any(word.startswith(("--print_completion", "--print_shtab")) for word in argv)
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # for modules that a user names; last, so that nothing is shadowed
+    command = parse(argv, complete=complete)
+    status = command.run(command.args)
+    sys.stdout.flush()
+    return status
+
+
+def _ended(end: BaseException) -> int:
+    """The status of what ends quietly: Ctrl-C, a pipe such as `| head`, and --help and the like."""
+    # Lightning and rich turn the first two into a SystemExit.
+    cause = end.__context__ if isinstance(end, SystemExit) and end.__context__ is not None else end
+    if isinstance(cause, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return 141
+    return 130 if isinstance(cause, KeyboardInterrupt) else int(getattr(end, "code", 0) or 0)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, UsageError | XAICallbacksError):
+        return str(error)
+    expected = isinstance(error, OSError | ImportError)
+    return in_words(error) if expected else f"{in_words(error)} Add --debug to see where it comes from."
+
+
+def _told(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """A warning in one line; those for programmers are left out."""
+    if not issubclass(category, DeprecationWarning | FutureWarning):
+        say(error_console(), f"warning: {message}", "yellow")
