@@ -68,21 +68,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CAM", "ODIN", "RISE", "VOICE", "AlarmRule", "AttentionRollout", "AuditCallback", "AuditError", "AuditRecord",
-    "Auditor", "BackgroundCue", "BackgroundTrial", "Baselines", "Comparison", "Conditions", "ConfigurationError",
-    "ConfoundingLabels", "Cue", "CueTrial", "Deconvnet", "DeepSHAP", "Energy", "Entropy", "Estimate", "Every",
-    "Expectation", "ExpectedGradients", "Explainer", "ExplanationUncertainty", "Finding", "FisherNovelty", "FolderSink",
-    "FoundRegions", "FrameCue", "FunctionCue", "Gallery", "GradCAM", "GradCAMPlusPlus", "GradConScore", "GradNorm",
-    "GradTrust", "Gradient", "GradientAttention", "GradientConstraint", "GradientNorm", "GroupAccuracy",
-    "GuidedBackprop", "GuidedGradCAM", "HalfTrial", "HiResCAM", "History", "ImageLoggerSink", "ImplicitSaliency",
-    "InputXGradient", "IntegratedGradients", "JointEnergy", "KNearest", "Key", "LayerCAM", "Localization", "MLflowSink",
-    "Mahalanobis", "MapClusters", "MapSet", "MaxLogit", "MaxSoftmax", "Measure", "MultiLabel", "NoveltyError",
-    "NoveltyMap", "Occlusion", "OutputError", "PasteCue", "PatchCue", "Patchwise", "PerProbe", "PerSampleGradients",
-    "Picture", "ProbeSet", "ProbeSetError", "PurviewDistance", "QualityCue", "Question", "ReconstructionError",
-    "RegionTrial", "Regression", "Representations", "Rule", "Schedule", "Separation", "ShiftCue", "ShortcutMonitor",
-    "SingleLabel", "Sink", "SlidingWindow", "SmoothGrad", "TargetLayerError", "TensorBoardSink", "TextureCue",
-    "TintCue", "Trial", "Trust", "UndesirablePixels", "ValidationNovelty", "ViM", "WandbSink", "Watch", "WatermarkCue",
-    "WhatHinders", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan", "WhyValueRatherThan", "XAICallbacksError",
-    "assert_expectations", "write_html",
     "Auditor", "BackgroundCue", "BackgroundTrial", "Baselines", "Checkpoint", "Comparison", "Conditions",
     "ConfigurationError", "ConfoundingLabels", "Cue", "CueTrial", "Deconvnet", "DeepSHAP", "Energy", "Entropy",
     "Estimate", "Every", "Expectation", "ExpectedGradients", "Explainer", "ExplanationUncertainty", "Finding",
@@ -97,7 +82,7 @@ __all__ = [
     "ShiftCue", "ShortcutMonitor", "SingleLabel", "Sink", "SlidingWindow", "SmoothGrad", "TargetLayerError",
     "TensorBoardSink", "TextureCue", "TintCue", "Trial", "Trust", "UndesirablePixels", "ValidationNovelty", "ViM",
     "WandbSink", "Watch", "WatermarkCue", "WhatHinders", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan",
-    "WhyValueRatherThan", "XAICallbacksError", "assert_expectations", "audit_checkpoints", "diagnose",
+    "WhyValueRatherThan", "XAICallbacksError", "assert_expectations", "audit_checkpoints", "diagnose", "write_html",
 ]
 
 _ROOMS = {
