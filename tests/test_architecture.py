@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sinks": {"gallery", "history", "record"} | FOUNDATIONS,
     "canary": TO_THE_LEFT_OF_AUDIT | {"audit", "rules"},
     "compare": {"history", "metrics", "probes", "record"} | FOUNDATIONS,
-    "report": {"compare", "gallery", "history", "render"} | FOUNDATIONS,
+    "report": {"compare", "gallery", "history", "metrics", "probes", "record", "render", "tasks"} | FOUNDATIONS,
     "_lightning": FOUNDATIONS,
     # Modules to train, ready made.
     "reference": {"novelty", "_lightning"} | FOUNDATIONS,

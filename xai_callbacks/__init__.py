@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         Question, WhatHinders, WhatIfNot, Why, WhyNotCertain, WhyRatherThan, WhyValueRatherThan,
     )
     from xai_callbacks.record import AuditRecord, Estimate, Finding, Key, MapSet, PerProbe
+    from xai_callbacks.report import write_html
     from xai_callbacks.rules import AlarmRule, Expectation, Rule, assert_expectations
     from xai_callbacks.sinks import FolderSink, ImageLoggerSink, MLflowSink, Sink, TensorBoardSink, WandbSink
     from xai_callbacks.tasks import MultiLabel, Regression, SingleLabel
@@ -81,7 +82,7 @@ __all__ = [
     "ShiftCue", "ShortcutMonitor", "SingleLabel", "Sink", "SlidingWindow", "SmoothGrad", "TargetLayerError",
     "TensorBoardSink", "TextureCue", "TintCue", "Trial", "Trust", "UndesirablePixels", "ValidationNovelty", "ViM",
     "WandbSink", "Watch", "WatermarkCue", "WhatHinders", "WhatIfNot", "Why", "WhyNotCertain", "WhyRatherThan",
-    "WhyValueRatherThan", "XAICallbacksError", "assert_expectations", "audit_checkpoints", "diagnose",
+    "WhyValueRatherThan", "XAICallbacksError", "assert_expectations", "audit_checkpoints", "diagnose", "write_html",
 ]
 
 _ROOMS = {
@@ -115,6 +116,7 @@ _ROOMS = {
     "probes": "ProbeSet",
     "questions": "Question WhatHinders WhatIfNot Why WhyNotCertain WhyRatherThan WhyValueRatherThan",
     "record": "AuditRecord Estimate Finding Key MapSet PerProbe",
+    "report": "write_html",
     "rules": "AlarmRule Expectation Rule assert_expectations",
     "sinks": "FolderSink ImageLoggerSink MLflowSink Sink TensorBoardSink WandbSink",
     "tasks": "MultiLabel Regression SingleLabel",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from xai_callbacks.compare import Comparison, Difference
+    from xai_callbacks.history import History
 
 _PATHS = "Runs, histories, records, or folders of audited checkpoints; the first is the baseline."
 _FLIPS = {"gained": "wrong before, right now", "lost": "right before, wrong now", "changed": "another wrong answer"}
@@ -43,7 +44,7 @@ def compare(args: Any) -> int:
     """
     from xai_callbacks.compare import compare as compared
 
-    found = compared(models_at(args.paths), seeds=list(models_at(args.seeds).values()) if args.seeds else ())
+    found = compared(models_at(args.paths), seeds=_seeds(args))
     if args.json:
         write_json(found.as_dict())
         return OK
@@ -62,6 +63,7 @@ def compare(args: Any) -> int:
 def report_arguments(parser: ArgumentParser) -> None:
     """Add the options of `report`."""
     parser.add_argument("paths", nargs="+", type=str, metavar="PATH", help=_PATHS)
+    parser.add_argument("--seeds", nargs="+", type=str, default=[], help="As of compare.")
     parser.add_argument("--out", type=str, default="report.html", help="File to write.")
     parser.add_argument("--probes", type=str, help="File of the probe set; by default the one beside the histories.")
     parser.add_argument("--title", type=str, default="", help="Title of the page.")
@@ -74,6 +76,7 @@ def report(args: Any) -> int:
     Examples:
       xai-audit report runs/demo/strength-0.1 runs/demo/strength-0.95 --out report.html --open
     """
+    from xai_callbacks.compare import compare as compared
     from xai_callbacks.compare import find_probes
     from xai_callbacks.probes import ProbeSet
     from xai_callbacks.report import write_html
@@ -82,7 +85,7 @@ def report(args: Any) -> int:
     probes = args.probes or find_probes(args.paths)
     if probes is None:
         raise ConfigurationError("Expected probes.safetensors beside the histories, but found none. Pass --probes.")
-    given = models if len(models) > 1 else next(iter(models.values()))
+    given = models if len(models) == 1 else compared(models, seeds=_seeds(args))
     path = write_html(given, args.out, ProbeSet.load(probes), title=args.title)
     if args.json:
         write_json({"report": str(path), "bytes": path.stat().st_size})
@@ -91,6 +94,10 @@ def report(args: Any) -> int:
     if args.open:
         webbrowser.open(Path(path).absolute().as_uri())
     return OK
+
+
+def _seeds(args: Any) -> "list[History]":
+    return list(models_at(args.seeds).values()) if args.seeds else []
 
 
 def _table(found: "Comparison", name: str, difference: "Difference", most: int) -> "Table":

@@ -1,0 +1,165 @@
+"""Numbers, findings and tables in words."""
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from xai_callbacks.compare import MetricDifference
+from xai_callbacks.gallery.heat import first_answer
+from xai_callbacks.gallery.words import headline, plural, when
+from xai_callbacks.record import AuditRecord, Estimate, Finding
+
+LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+URGENT: Final = {"alarm": "alarm", "fail": "alarm", "watch": "watch", "reacts to any edit": "watch", "pass": "calm"}
+
+
+def number(value: float | None, decimals: int | None = None) -> str:
+    """Three digits, or so many decimals, with a true minus; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:.{decimals}f}" if decimals is not None else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return ("" if float(text) else text.lstrip("-")) or text.replace("-", "−")
+
+
+def interval(estimate: Estimate | None, *, sign: bool = False) -> str:
+    """Such as "0.58 [0.54, 0.63]", to the digits that the interval leaves; a `sign` before what is positive, too."""
+    if estimate is None:
+        return "–"
+    low, high, decimals = estimate.low, estimate.high, None
+    if low is not None and high is not None and high > low:
+        exact = -math.log10((high - low) / 2)
+        decimals = max(math.ceil(exact) + (exact % 1 > 0.5), 0)
+    value = number(estimate.value, decimals)
+    plus = "+" if sign and value[0] != "−" and value.strip("0.") else ""
+    ends = "" if low is None else f" [{number(low, decimals)}, {number(high, decimals)}]"
+    return plus + value + ends
+
+
+def asides(sentence: str) -> list[tuple[str, bool]]:
+    """Parts of a sentence, and whether each is a long remark in brackets, to be set smaller."""
+    return [(part, part.startswith(" (")) for part in re.split(r"( \((?:[^()]|\([^()]*\)){60,}\))", sentence) if part]
+
+
+def letter(place: int) -> str:
+    """Short name of a model: A for the first, the baseline."""
+    return LETTERS[place] if place < len(LETTERS) else str(place + 1)
+
+
+def model(place: int, name: str, record: AuditRecord) -> dict[str, Any]:
+    """Who is compared, and what was found of it in few words."""
+    accuracy = record.metrics.get("accuracy")
+    return {
+        "place": place,
+        "letter": letter(place),
+        "name": name,
+        "when": when(record),
+        "checkpoint": Path(record.checkpoint).name if record.checkpoint else "",
+        "weights": record.weights[:8],
+        "accuracy": "" if accuracy is None else interval(accuracy).partition(" ")[0],
+        "interval": "" if accuracy is None else interval(accuracy).partition(" ")[2],
+        "of": "" if accuracy is None else plural(accuracy.valid, "probe"),
+        "headline": [(line.text, line.tone) for line in headline(record) if line.text],
+        "sentences": [*record.failed, *record.notes],
+    }
+
+
+def findings(records: Sequence[AuditRecord]) -> list[dict[str, Any]]:
+    """A row for each thing that rules judge, with what they found of each model; the most alarming first."""
+    rows: dict[str, list[Finding | None]] = {}
+    for place, record in enumerate(records):
+        for each in record.findings:
+            rows.setdefault(each.key, [None] * len(records))[place] = each
+    order = sorted(rows, key=lambda key: -max(map(_alarm, rows[key])))
+    return [{"key": key, "cells": [each and _finding(each) for each in rows[key]]} for key in order]
+
+
+def _alarm(finding: Finding | None) -> float:
+    if finding is None or finding.value is None or math.isnan(finding.value):
+        return 0.0
+    return 1.5 if finding.state == "fail" else finding.value
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "state": finding.state,
+        "tone": URGENT.get(finding.state, "plain"),
+        "estimate": "" if finding.estimate is None else interval(finding.estimate),
+        "threshold": "" if finding.threshold is None else f"held against {number(finding.threshold)}",
+        "onset": "" if finding.onset is None else str(finding.onset),
+        "sentence": finding.sentence,
+    }
+
+
+def judged(records: Sequence[AuditRecord]) -> list[str]:
+    """Keys that come first: the accuracy, what rules are about, most alarming first, and where the first heat lies."""
+    found = sorted((each for record in records for each in record.findings), key=_alarm, reverse=True)
+    keys = dict.fromkeys(["accuracy", *(each.about for each in found)])
+    for record in records:
+        heat = f"{first_answer(record)}/{next(iter(record.questions), '')}/relevance_mass/"
+        keys |= dict.fromkeys(sorted((key for key in record.metrics if key.startswith(heat)), reverse=True))
+    return [key for key in keys if any(key in record.metrics for record in records)]
+
+
+def metrics_of(records: Sequence[AuditRecord], first: Sequence[str]) -> list[str]:
+    """Keys of all metrics of probes or images, those given first; states of rules have their own table."""
+    keys = dict.fromkeys([*first, *(key for record in records for key in record.metrics)])
+    return [key for key in keys if any(key in record.metrics and _counts(record, key) for record in records)]
+
+
+def _counts(record: AuditRecord, key: str) -> bool:
+    declared = record.key(key)
+    return declared is None or declared.of != "nothing"
+
+
+def words_of(records: Sequence[AuditRecord], key: str) -> str:
+    """The meaning of a key; the key itself where it was not declared."""
+    declared = next((found for record in records if (found := record.key(key)) is not None), None)
+    return key if declared is None else declared.words
+
+
+def metric_rows(first: AuditRecord, last: AuditRecord, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The table of a run."""
+    return [
+        {
+            "key": key,
+            "words": words_of([last], key),
+            "doubt": last.doubt(key),
+            "first": interval(first.metrics.get(key)),
+            "last": interval(last.metrics[key]),
+            "chance": number(last.metrics[key].chance, 2),
+            "valid": last.metrics[key].valid,
+        }
+        for key in keys
+        if key in last.metrics
+    ]
+
+
+def difference_rows(
+    metrics: Sequence[MetricDifference], first: Sequence[str], record: AuditRecord
+) -> list[dict[str, Any]]:
+    """The table of two models: what rules are about, then what is beyond noise, then the rest."""
+    place = {key: where for where, key in enumerate(first)}
+    order = sorted(metrics, key=lambda each: (place.get(each.key, len(place)), not each.beyond))
+    return [
+        {
+            "key": each.key,
+            "words": each.words,
+            "doubt": record.doubt(each.key),
+            "a": interval(each.a),
+            "b": interval(each.b),
+            "difference": interval(each.difference, sign=True),
+            "p": number(each.p),
+            "beyond": each.beyond,
+            "chance": number(each.a.chance, 2),
+            "verdict": _compared(each.beyond, each.difference.value),
+        }
+        for each in order
+    ]
+
+
+def _compared(beyond: bool | None, value: float) -> str:
+    if beyond is None:
+        return "cannot be told"
+    return f"beyond noise: {'higher' if value > 0 else 'lower'}" if beyond else "within noise"
