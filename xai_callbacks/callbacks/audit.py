@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from xai_callbacks._lightning import Callback, LightningModule, Trainer
@@ -14,7 +14,8 @@ from xai_callbacks.callbacks.neighbours import averages_weights, check_trainer, 
 from xai_callbacks.callbacks.notices import Notices, OnError, progress, without_logging
 from xai_callbacks.callbacks.run import PROBES, Run, checkpoint_of, folder_of
 from xai_callbacks.callbacks.schedule import Schedule, step_of
-from xai_callbacks.callbacks.watch import Seen, Watch
+from xai_callbacks.callbacks.watch import Watch
+from xai_callbacks.callbacks.watching import Watching
 from xai_callbacks.errors import ConfigurationError, in_words, require_instance, require_integer, require_name
 from xai_callbacks.history import History
 from xai_callbacks.probes import ProbeSet
@@ -110,21 +111,25 @@ class AuditCallback(Callback):
         require_instance("schedule", self.schedule, Schedule, "a Schedule, such as Schedule(every_n_epochs=2)")
         self.auditor = probes if probes is None or isinstance(probes, Auditor) else Auditor(probes)
         self.rules = as_rules([AlarmRule()] if rules is None else rules)
-        self.watches = tuple(watches or ())
         self.name, self.on_error, self.max_panels = name, on_error, max_panels
         self._automatic, self._chosen, self._failed = probes is None, rules is not None, False
         self._run, self._notices = Run(), Notices(on_error)
-        self._watched()  # says now what does not suit the probes
+        self._watching = Watching(watches or (), self._notices, name=name)
+        self._watching.keys(self.auditor)  # says now what does not suit the probes
         self._delivery = Delivery(self._run, self._notices, self.rules, sinks, panels=max_panels, name=name)
         self._loaded: dict[str, Any] | None = None
         self._saved_at: tuple[int, int] | None = None  # epoch and step of a checkpoint that is validated
         self._audited_at: tuple[int, int] | None = None
-        self._validated: dict[str, float] = {}
 
     @property
     def state_key(self) -> str:
         """Audits of several names keep their states apart."""
         return f"{type(self).__qualname__}[{self.name}]"
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        """What looks on while Lightning validates."""
+        return self._watching.watches
 
     @property
     def history(self) -> History:
@@ -141,7 +146,8 @@ class AuditCallback(Callback):
         """Declarations of all metrics that audits of this run may have."""
         if self.auditor is None:
             return ()
-        return (*self.auditor.keys, *self._watched(), *(key for rule in self.rules for key in rule.keys))
+        watched = self._watching.keys(self.auditor)
+        return (*self.auditor.keys, *watched, *(key for rule in self.rules for key in rule.keys))
 
     # Hooks, in the order in which Lightning calls them.
 
@@ -165,7 +171,7 @@ class AuditCallback(Callback):
         """Audit the untrained model; a resumed run goes on with what it knew."""
         self._attach(trainer, pl_module)
         if self.auditor is not None:
-            warn_of_neighbours(trainer, self, self.name, self.schedule.rare, self._watched())
+            warn_of_neighbours(trainer, self, self.name, self.schedule.rare, self._watching.keys(self.auditor))
         state, self._loaded = self._loaded, None
         resumed = trainer.global_step > 0
         if resumed and state is not None:
@@ -177,7 +183,7 @@ class AuditCallback(Callback):
         self._keep_probes(trainer)
         if resumed:
             # Monitors may ask for a metric before the next audit is due.
-            trainer.callback_metrics.update(as_tensors(self._delivery.published | self._validated))
+            trainer.callback_metrics.update(as_tensors(self._delivery.published | self._watching.values))
             self._audited_at = (trainer.global_step, -1)
         elif self.schedule.at_start:
             self._audit(trainer, pl_module, step_of(trainer))
@@ -200,14 +206,14 @@ class AuditCallback(Callback):
             self._attach(trainer, pl_module)
             if (auditor := self.auditor) is not None:
                 with without_logging(pl_module):
-                    self._each(lambda watch: watch.begin(pl_module, auditor))
+                    self._watching.each(lambda watch: watch.begin(pl_module, auditor))
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Look at the batch."""
         if self._takes_part(trainer):
-            self._each(lambda watch: watch.before(batch, dataloader_idx))
+            self._watching.each(lambda watch: watch.before(batch, dataloader_idx))
 
     def on_validation_batch_end(
         self,
@@ -220,7 +226,7 @@ class AuditCallback(Callback):
     ) -> None:
         """Take what the batch brought."""
         if self._takes_part(trainer):
-            self._each(lambda watch: watch.after(outputs))
+            self._watching.each(lambda watch: watch.after(outputs))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit what validation has just measured."""
@@ -231,7 +237,9 @@ class AuditCallback(Callback):
                 watch.check()
             return
         step = step_of(trainer) if self._saved_at is None else self._saved_at[1]
-        seen = self._look_back(trainer, step)
+        seen = self._watching.end(trainer)
+        self._delivery.log(trainer, AuditRecord(step=step, metrics=seen))
+        self._watching.tell(trainer, type(self).__name__)
         if trainer.state.fn == "validate" or self.schedule.epoch_is_due(trainer.current_epoch):
             self._audit(trainer, pl_module, step, seen)
         elif self._audited_at is not None and self._audited_at[0] == trainer.global_step:
@@ -258,7 +266,7 @@ class AuditCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what was seen so far; nothing here may hide the exception."""
-        self._each(lambda watch: watch.stop(), on_error="warn")
+        self._watching.each(lambda watch: watch.stop(), on_error="warn")
         with self._notices.forgiving(MISSING, "warn"):
             self._delivery.drain()
 
@@ -271,7 +279,7 @@ class AuditCallback(Callback):
             "version": _STATE_VERSION,
             "run": {"run": self._run.identity, "history": self.history.state()},
             "published": dict(self._delivery.published),
-            "validated": dict(self._validated),
+            "validated": dict(self._watching.values),
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -294,16 +302,15 @@ class AuditCallback(Callback):
 
     def _begin_anew(self, trainer: Trainer) -> None:
         """A new run, as when one callback serves several folds, has nothing to do with the one before."""
-        self._audited_at, self._validated, self._delivery.published = None, {}, {}
-        for watch in self.watches:
-            watch.forget()
+        self._audited_at, self._delivery.published = None, {}
+        self._watching.forget()
         self._notices.told.clear()
         self._run.begin(trainer, self.name)
 
     def _resume(self, trainer: Trainer, state: dict[str, Any]) -> None:
         if state.get("version") == _STATE_VERSION:
             lost = self._run.resume(trainer, self.name, state["run"])
-            self._delivery.published, self._validated = dict(state["published"]), dict(state["validated"])
+            self._delivery.published, self._watching.values = dict(state["published"]), dict(state["validated"])
         else:
             self._begin_anew(trainer)
             lost = f"The saved state of audits is of version {state.get('version')!r}: their history begins anew."
@@ -366,34 +373,3 @@ class AuditCallback(Callback):
                 module, step=step, epoch=epoch, past=self.history, untrained=untrained, on_progress=bar
             )
         self._delivery.deliver(trainer, probes, record, seen or {})
-
-    # Watches.
-
-    def _watched(self) -> list[Key]:
-        """Declarations of all watches; raises what does not suit the probes."""
-        return [] if self.auditor is None else [key for watch in self.watches for key in watch.keys(self.auditor)]
-
-    def _each(self, act: Callable[[Watch], object], on_error: OnError | None = None) -> None:
-        """Have each watch do something; what one raises costs itself alone."""
-        for watch in self.watches:
-            happened = f"{type(watch).__name__} could not watch the validation set, training goes on."
-            with self._notices.forgiving(happened, on_error):
-                act(watch)
-
-    def _look_back(self, trainer: Trainer, step: int) -> dict[str, Estimate]:
-        """End the watches, log what they saw, and return it."""
-        found: list[Seen] = []
-        self._each(lambda watch: found.append(watch.end(trainer)))
-        metrics = {key: estimate for seen in found for key, estimate in seen.metrics.items()}
-        scalars = {f"{self.name}/{key}": estimate.value for key, estimate in metrics.items()}
-        # What is not known this time must not be read as of last time.
-        self._validated = dict.fromkeys(self._validated, math.nan) | scalars
-        trainer.callback_metrics.update(as_tensors(self._validated))
-        self._delivery.log(trainer, AuditRecord(step=step, metrics=metrics))
-        for seen in found:
-            for note in seen.notes:
-                self._notices.tell(trainer, f"{type(self).__name__} {note}")
-            with self._notices.forgiving("The validation set could not be watched, training goes on."):
-                if seen.error is not None:
-                    raise seen.error
-        return metrics
