@@ -66,14 +66,14 @@ def audited(given: dict[str, Checkpoint], folder: Path, **options) -> dict[str, 
 
 
 def records_of(folder: Path) -> dict[str, object]:
-    """All records of a folder of audits, without the times they took; each history has at most one."""
+    """All records of a folder of audits, one a history at most, without times and packages that happened to be loaded."""
     found = {}
     for place in sorted(folder.glob("*/history")):
         history = History(place)
         assert history.unreadable == {}
         assert len(history) <= 1
         if history.last is not None:
-            found[place.parent.name] = replace(history.last, time=0.0, seconds={})
+            found[place.parent.name] = replace(history.last, time=0.0, seconds={}, versions={})
     return found
 
 

@@ -16,6 +16,8 @@ from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.metrics.representations import linear_cka
 from xai_callbacks.record import AuditRecord, MapSet
 
+auditor_of_few = Auditor(probes(6), explainers=[GradCAM()])
+
 
 @pytest.fixture(scope="module")
 def records():
@@ -119,8 +121,12 @@ def test_similarity_of_stages_is_linear_cka(records):
     other = two(records, "other").differences["other"]
     grams = [records[name].grams for name in ("net", "other")]
     assert other.cka == {name: linear_cka(grams[0][name], grams[1][name]) for name in ("0", "1", "6")}
-    assert other.cka_stages["0", "6"] == linear_cka(grams[0]["0"], grams[1]["6"])
-    assert len(other.cka_stages) == 9
+
+
+def test_stages_of_other_names_are_compared_with_the_most_similar_one(records):
+    renamed = replace(records["same"], weights="", grams={f"x.{name}": g for name, g in records["same"].grams.items()})
+    found = compare({"net": records["net"], "renamed": renamed}).differences["renamed"].cka
+    assert found == {"0 ~ x.0": 1.0, "1 ~ x.1": 1.0, "6 ~ x.6": 1.0}
 
 
 def test_novelty_is_compared_by_the_order_of_the_probes(records):
@@ -160,6 +166,33 @@ def test_doubtful_heat_is_noted(records):
     assert "Heat of gradcam/why is in doubt: it fails the deletion test." in notes
 
 
+def test_empty_maps_agree_with_none_and_are_noted(records):
+    def emptied(record, **fields):
+        maps = {name: replace(each, heatmaps=torch.zeros_like(each.heatmaps)) for name, each in record.maps.items()}
+        return replace(record, maps=maps, **fields)
+
+    dead = [emptied(records["net"], weights=name) for name in ("one", "two")]
+    found = compare({"one": dead[0], "two": dead[1]})
+    each = found.differences["two"].agreements["gradcam/why_label"]
+    assert all(bool(part.isnan().all()) for part in (each.distance, each.ssim, each.overlap, each.rank_correlation))
+    assert "two: maps of gradcam are empty on 40 of 40 probes." in found.notes
+
+
+def test_what_failed_is_noted(records):
+    broken = replace(records["other"], failed=("The trial CueTrial failed and was left out.",))
+    assert (
+        "other: The trial CueTrial failed and was left out." in compare({"net": records["net"], "other": broken}).notes
+    )
+
+
+def test_few_probes_are_noted(records):
+    notes = compare({"net": records["net"], "other": records["other"]}).notes
+    assert not any("no intervals" in note for note in notes)
+    few = [auditor_of_few.audit(net(seed)) for seed in (0, 5)]
+    notes = compare(dict(zip("ab", few, strict=True))).notes
+    assert "Of 6 probes there are no intervals; 30 are needed." in notes
+
+
 def test_the_latest_audits_of_histories_are_compared(records, tmp_path):
     history = History(tmp_path)
     for step, name in enumerate(("net", "other", "same")):
@@ -185,6 +218,7 @@ def test_as_dict_is_plain_json(records):
     [
         ({"fingerprint": "elsewhere"}, "differ in probes"),
         ({"asked": ("Why('label')",)}, "differ in questions"),
+        ({"outputs": torch.zeros(40, 5)}, r"differ in the number of outputs \(3, 5\)"),
         ({"explainers": {"gradcam": "GradCAM(target_layer='x')"}}, "differ in explainers .GradCAM"),
     ],
 )
@@ -210,6 +244,8 @@ def test_arguments_are_checked(records):
         compare({"a": record, "b": record}, confidence=95)
     with pytest.raises(ConfigurationError, match="3 trainings or more, but got 2"):
         compare({"a": record, "b": record}, seeds=[record, record])
+    with pytest.raises(ConfigurationError, match="some have the same weights"):
+        compare({"a": record, "b": record}, seeds=[record, record, records["other"]])
 
 
 def test_regression_has_no_flips_but_distances():
@@ -223,7 +259,11 @@ def test_regression_has_no_flips_but_distances():
     with torch.no_grad():
         second[6].weight.mul_(1.5)
     found = compare({"a": asks.audit(first), "b": asks.audit(second)}).differences["b"]
-    assert found.gained == found.lost == found.changed == ()
+    assert found.gained == found.lost == ()
+    values = [asks.audit(each).outputs[:, 0] for each in (first, second)]
+    apart = (values[1] - values[0]).abs() > 0.1 * images.mean(dim=(1, 2, 3)).std(correction=0)
+    assert found.changed == tuple(apart.nonzero()[:, 0].tolist())
+    assert not set(found.changed) & set(found.reasons)
     assert 0 < float(found.says.min()) <= float(found.says.max()) < 1
 
 

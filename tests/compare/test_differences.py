@@ -88,7 +88,8 @@ def test_what_no_metric_of_equal_models_exceeds_is_rarely_said():
         values = common + torch.randn(40, 8, generator=generator)
         given = {key.key: values[:, place] for place, key in enumerate(keys)}
         rows = metric_differences(record({key: torch.zeros(40) for key in given}, keys=keys), record(given, keys=keys))
-        false += any(row.beyond for row in rows)
+        false += min(row.p for row in rows) <= 0.05
+        assert not any(row.beyond for row in rows if row.p > 0.05)
     assert false <= stats.binom.ppf(0.999, 200, 0.05)
     assert false >= stats.binom.ppf(0.001, 200, 0.05)
 
@@ -118,14 +119,32 @@ def test_probes_without_a_value_are_left_out():
     assert row.p is not None
 
 
-def test_novelty_scores_are_paired_too():
+def test_novelty_scores_are_paired_too_and_judged_by_seeds_alone():
     first = torch.rand(40).double()
-    rows = metric_differences(
-        record({"mass": first}, scores={"gradnorm": first}), record({"mass": first}, scores={"gradnorm": first + 1})
-    )
-    row = next(each for each in rows if each.key == "novelty/gradnorm")
-    assert row.difference.value == pytest.approx(1)
-    assert row.beyond
+    given = [record({"mass": first}, scores={"gradnorm": first + shift}) for shift in (0, 1, 0.01, 0.02, 0.03, 0.01)]
+    for seeds, beyond in (([], None), (given[2:], True)):
+        rows = metric_differences(given[0], given[1], seeds)
+        row = next(each for each in rows if each.key == "novelty/gradnorm")
+        assert row.difference.value == pytest.approx(1)
+        assert row.beyond is beyond
+
+
+def test_rounding_is_no_difference():
+    first = torch.rand(40).double()
+    for key in ("mass", "free"):
+        row = only(record({key: first}), record({key: first + 1e-7}))
+        assert row.difference.value == pytest.approx(1e-7)
+        assert row.p == 1
+        assert only(record({key: first}), record({key: first + 1e-3})).p <= 0.05
+
+
+def test_what_is_beyond_noise_has_an_interval_beyond_0():
+    change = torch.zeros(40)
+    change[:10] = 0.02 + 0.01 * torch.rand(10)  # certain, and small beside what the metric may be
+    row = only(record({"mass": torch.full((40,), 0.5)}), record({"mass": 0.5 + change}))
+    assert row.p <= 0.05
+    assert row.difference.low < 0
+    assert not row.beyond
 
 
 def test_what_is_no_mean_over_probes_has_a_difference_and_no_p():
@@ -195,6 +214,14 @@ def test_pairs_of_seeds_are_rarely_beyond_seeds():
         made = [record({f"m{m}": each[m] for m in range(10)}, keys=keys) for each in values]
         false += any(row.beyond for row in metric_differences(made[0], made[1], made[2:]))
     assert false <= stats.binom.ppf(0.999, 100, 0.05)
+
+
+def test_of_seeds_that_agree_to_the_last_digit_nothing_is_known():
+    same = torch.full((40,), 0.5)
+    rows = only(record({"mass": same}), record({"mass": same + 0.2}), [record({"mass": same})] * 4)
+    assert rows.p is None
+    assert rows.beyond is None
+    assert only(record({"mass": same}), record({"mass": same}), [record({"mass": same})] * 4).beyond is False
 
 
 def test_seeds_that_agree_on_a_share_leave_room_for_one_probe():

@@ -63,9 +63,24 @@ def test_one_record_is_a_model(tmp_path):
     assert list(both) == ["audit_000000", "audit_000001"]
 
 
-def test_a_path_twice_is_one_model(tmp_path):
+def test_a_path_twice_is_one_model(tmp_path, monkeypatch):
     folder = run(tmp_path / "version_0")
-    assert len(read_models([folder, folder])) == 1
+    monkeypatch.chdir(tmp_path)
+    assert len(read_models([folder, folder, "version_0", tmp_path / "version_0" / "audit"])) == 1
+
+
+def test_dots_in_names_of_folders_tell_models_apart(tmp_path):
+    for name in ("run-0.1", "run-0.2", "other"):
+        History(tmp_path / name).append(small(0))
+    assert list(read_models([tmp_path / name for name in ("other", "run-0.2", "run-0.1")])) == [
+        "other", "run-0.2", "run-0.1",
+    ]  # fmt: skip
+
+
+def test_no_model_takes_the_place_of_another(tmp_path):
+    History(tmp_path / "a").append(small(0))
+    History(tmp_path / "a" / "history").append(small(0))
+    assert len(read_models([tmp_path])) == 2
 
 
 def test_what_leads_to_no_audit_is_refused(tmp_path):

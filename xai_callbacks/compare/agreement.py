@@ -48,11 +48,13 @@ def agreements(a: AuditRecord, b: AuditRecord, seeds: Sequence[AuditRecord] = ()
     expected = _expected(seeds)
     found = {}
     for key, first, second, same in _pairs(a, b):
-        alike = (first == second).flatten(1).all(dim=1)
+        # Two empty maps are no agreement, unless the models are the same.
+        copies = bool(a.weights) and a.weights == b.weights
+        alike = (first == second).flatten(1).all(dim=1) & ((first != 0).flatten(1).any(dim=1) | copies)
         grid = (int(first.shape[-2]), int(first.shape[-1]))
         values = {
             "rank_correlation": map_similarity(first, second).where(~alike, 1.0),
-            "ssim": ssim(first, second).where(~alike, 1.0),
+            "ssim": ssim(first, second).where((first != 0).flatten(1).any(dim=1) | alike, torch.nan).where(~alike, 1.0),
             "overlap": top_overlap(first, second, TOP).where(~alike, 1.0),
             "distance": explanation_drift(first, second).where(~alike, 0.0),
         }

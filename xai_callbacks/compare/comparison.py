@@ -13,13 +13,14 @@ from torch import Tensor
 from xai_callbacks.compare import agreement
 from xai_callbacks.compare.agreement import Agreement, agreements, says
 from xai_callbacks.compare.differences import FEWEST_SEEDS, MetricDifference, metric_differences
-from xai_callbacks.compare.verdict import conclude
+from xai_callbacks.compare.verdict import conclude, quality_key
 from xai_callbacks.errors import ConfigurationError, is_number, require_instance
 from xai_callbacks.history import History
 from xai_callbacks.metrics import FoundRegion, found_on, rank_correlation
 from xai_callbacks.metrics.representations import linear_cka
-from xai_callbacks.record import AuditRecord
+from xai_callbacks.record import FEWEST_FOR_INTERVAL, AuditRecord
 
+SAME_VALUE = 0.1  # standard deviations of the targets by which values may differ and still be the same answer
 _NAMED = 3  # differing questions or explainers that an error names
 Model = History | AuditRecord
 
@@ -43,13 +44,14 @@ class Difference:
         metrics: All metrics that both have, most certain differences first.
         gained: Probes that the baseline gets wrong and the model right.
         lost: Negative flips: right before, wrong now.
-        changed: Other probes with another answer.
+        changed: Other probes with another answer; of values, one that differs by more than a tenth of the standard
+            deviation of the targets.
         agreements: Agreement of heatmaps by what their keys begin with, such as `gradcam/why`.
         says: How far the answers differ, `(N,)` in [0, 1]: total variation of probabilities, see `agreement.says`.
         reasons: Same answer, different reasons: probes with the same answer, largest distance of their maps first.
         novelty: Rank correlation of the novelty scores of the probes, in [-1, 1], by score: are the same ones novel?
-        cka: Linear CKA of stages of the same name, by name, in [0, 1]; empty without `Representations`.
-        cka_stages: Of all pairs of stages, `(baseline, model)`.
+        cka: Linear CKA of stages of the same name, by name, in [0, 1]; where no name is the same, of each stage of the
+            baseline and the most similar one, as `layer1 ~ blocks.2`. Empty without `Representations`.
         identical: Whether the weights are the same.
     """
 
@@ -62,7 +64,6 @@ class Difference:
     reasons: tuple[int, ...]
     novelty: Mapping[str, float]
     cka: Mapping[str, float]
-    cka_stages: Mapping[tuple[str, str], float]
     identical: bool
 
     def metric(self, key: str) -> MetricDifference | None:
@@ -84,12 +85,14 @@ class Comparison:
         models: History of each model by its name, oldest audit first; the first model is the baseline.
         differences: Of each other model from the baseline, by its name.
         notes: Sentences about what is to be known of the comparison.
+        verdict: Which one to ship and why, in sentences, the most important first.
         noise: What `MetricDifference.beyond` is held against: `seeds` of one training (and the choice of probes), or
             the choice of `probes` alone.
     """
 
     models: Mapping[str, History]
     differences: Mapping[str, Difference]
+    verdict: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     noise: str = "probes"
 
@@ -97,12 +100,6 @@ class Comparison:
     def baseline(self) -> str:
         """Name of the model that the others are held against."""
         return next(iter(self.models))
-
-    @property
-    def verdict(self) -> tuple[str, ...]:
-        """Which one to ship and why, in sentences, the most important first."""
-        records = {name: history.without_tensors()[-1] for name, history in self.models.items()}
-        return conclude(records, self.differences, self.noise)
 
     def record(self, name: str) -> AuditRecord:
         """The audit of a model that is compared: its latest, read from where its history is."""
@@ -187,6 +184,10 @@ def compare(models: Mapping[str, Model], *, seeds: Sequence[Model] = (), confide
         )
     names = list(histories)
     baseline = histories[names[0]][-1]
+    if len({record.weights for record in references if record.weights}) < sum(bool(r.weights) for r in references):
+        raise ConfigurationError(
+            "Expected `seeds` to be different trainings, but some have the same weights. Leave out what is there twice."
+        )
     for name, record in zip(named, references, strict=True):
         _require_comparable(names[0], baseline, name, record)
     found, notes = {}, []
@@ -196,7 +197,19 @@ def compare(models: Mapping[str, Model], *, seeds: Sequence[Model] = (), confide
         found[name] = _difference(baseline, record, references, confidence)
         notes += _notes(names[0], name, found[name], baseline, record)
     noise = "seeds" if references else "probes"
-    return Comparison(models=histories, differences=found, notes=tuple(dict.fromkeys(notes)), noise=noise)
+    # Each is one of many contests of the best model, at one level together.
+    level = 1 - (1 - confidence) / max(1, len(names) - 1)
+
+    def contest(name: str, other: str) -> MetricDifference | None:
+        pair = histories[name][-1], histories[other][-1]
+        rows = metric_differences(*pair, references, confidence=level)
+        return next((row for row in rows if row.key == quality_key(pair)), None)
+
+    latest = {name: history.without_tensors()[-1] for name, history in histories.items()}
+    verdict = conclude(latest, found, noise, contest)
+    return Comparison(
+        models=histories, differences=found, verdict=verdict, notes=tuple(dict.fromkeys(notes)), noise=noise
+    )
 
 
 def _checked(argument: str, models: Mapping[str, Model], confidence: float) -> dict[str, History]:
@@ -220,6 +233,8 @@ def _require_comparable(name: str, a: AuditRecord, other: str, b: AuditRecord) -
     differing = []
     if a.fingerprint != b.fingerprint:
         differing.append(f"probes ({a.fingerprint}, {b.fingerprint})")
+    if a.outputs is not None and b.outputs is not None and a.outputs.shape != b.outputs.shape:
+        differing.append(f"the number of outputs ({a.outputs.shape[1]}, {b.outputs.shape[1]})")
     pairs = {"questions": (a.asked, b.asked), "explainers": (a.explainers.values(), b.explainers.values())}
     for what, (first, second) in pairs.items():
         apart = [*(each for each in first if each not in second), *(each for each in second if each not in first)]
@@ -239,7 +254,6 @@ def _difference(a: AuditRecord, b: AuditRecord, seeds: Sequence[AuditRecord], co
     flipped = set(gained) | set(lost)
     distance = next(iter(every.values())).distance if every else torch.full((len(a.names),), torch.nan)
     same = [place for place in (~other).nonzero()[:, 0].tolist() if not math.isnan(float(distance[place]))]
-    grams = {(x, y): linear_cka(g, h) for x, g in a.grams.items() for y, h in b.grams.items() if g.shape == h.shape}
     return Difference(
         metrics=metric_differences(a, b, seeds, confidence=confidence),
         gained=gained,
@@ -249,8 +263,7 @@ def _difference(a: AuditRecord, b: AuditRecord, seeds: Sequence[AuditRecord], co
         says=says(a, b),
         reasons=tuple(sorted(same, key=lambda place: -float(distance[place]))),
         novelty={name: rank_correlation(a.scores[name], b.scores[name]) for name in a.scores if name in b.scores},
-        cka={x: value for (x, y), value in grams.items() if x == y},
-        cka_stages=grams,
+        cka=_similarities(a.grams, b.grams),
         identical=bool(a.weights) and a.weights == b.weights,
     )
 
@@ -259,9 +272,22 @@ def _differs(a: AuditRecord, b: AuditRecord) -> Tensor:
     """Whether the answers differ, `(N,)` bool."""
     if a.predictions is None or b.predictions is None or a.predictions.shape != b.predictions.shape:
         return torch.zeros(len(a.names), dtype=torch.bool)
-    if a.predictions.is_floating_point():  # values always differ a little: no flips, but how far is in `says`
-        return torch.zeros(len(a.names), dtype=torch.bool)
+    if a.predictions.is_floating_point():
+        first, second = (each.reshape(len(a.names), -1) for each in (a.predictions, b.predictions))
+        known = first if a.truth is None else a.truth.reshape(len(a.names), -1)
+        return ((second - first).abs() > SAME_VALUE * known.std(dim=0, correction=0)).any(dim=1)
     return (a.predictions != b.predictions).reshape(len(a.names), -1).any(dim=1)
+
+
+def _similarities(grams: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, float]:
+    """CKA of stages of the same name; without any, of each stage and the one that is most like it."""
+    found = {name: linear_cka(grams[name], others[name]) for name in grams if name in others}
+    if found or not others:
+        return found
+    for name, gram in grams.items():
+        value, nearest = max((linear_cka(gram, each), other) for other, each in others.items())
+        found[f"{name} ~ {nearest}"] = value
+    return found
 
 
 def _flips(a: AuditRecord, b: AuditRecord, other: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -277,14 +303,23 @@ def _notes(name: str, other: str, found: Difference, a: AuditRecord, b: AuditRec
     if found.identical:
         notes.append(f"{other} has the weights of {name}.")
     elif a.settings != b.settings or a.versions != b.versions:
-        changed = [key for key in {**a.versions, **b.versions} if a.versions.get(key) != b.versions.get(key)]
+        # Packages that only one of the two had loaded made no difference.
+        changed = [key for key in a.versions if key in b.versions and a.versions[key] != b.versions[key]]
         changed += [key for key in {**a.settings, **b.settings} if a.settings.get(key) != b.settings.get(key)]
-        notes.append(f"{name} and {other} were audited with different settings or versions: {', '.join(changed)}.")
+        if changed:
+            notes.append(f"{name} and {other} were audited with different settings or versions: {', '.join(changed)}.")
     apart = [each for each in found.agreements.values() if each.resampled]
     notes += [
         f"The maps {each.key} have different grids; compared on {each.grid[0]} x {each.grid[1]}." for each in apart
     ]
-    for record in (a, b):
+    if len(a.names) < FEWEST_FOR_INTERVAL:
+        notes.append(f"Of {len(a.names)} probes there are no intervals; {FEWEST_FOR_INTERVAL} are needed.")
+    for model, record in ((name, a), (other, b)):
+        notes += [f"{model}: {sentence}" for sentence in record.failed]
+        for explainer, given in record.maps.items():
+            dead = int((given.heatmaps == 0).all(dim=-1).all(dim=-1).any(dim=0).sum())
+            if dead:
+                notes.append(f"{model}: maps of {explainer} are empty on {dead} of {len(record.names)} probes.")
         notes += [f"Heat of {key} is in doubt: it {said}." for key, said in record.trust.items() if said[:5] == "fails"]
     return notes
 

@@ -12,6 +12,7 @@ from xai_callbacks.record import AuditRecord, Estimate, Key, summarize
 
 _FLIPS = 10_000  # random signs: p values are multiples of 1e-4
 _ROUNDING = 1e-9
+_NOTHING = 1e-5  # changes below this share of what a metric may be, or is, are rounding of another machine
 # About an earlier audit of the same run, about rules, and names of things: no properties of a model by itself.
 _NOT_COMPARED = ("drift", "switched", "rank_correlation", "cka", "number")
 _NOT_COMPARED_ROOTS = ("alarm", "expectation")
@@ -40,7 +41,9 @@ def metric_differences(
     1993). That of *training*: with three seeds of one training or more, a difference is also held against what two of
     them differ by, `|b - a| / (sqrt(2) sd)` as Student's t, corrected by Holm's procedure. The ratio of `sd` to the
     standard error over probes is taken to be the median one of all metrics at least: of many metrics a few seeds agree
-    on some by chance. What is beyond both, or beyond probes where there are no seeds, is beyond noise.
+    on some by chance. What is beyond both, or beyond probes where there are no seeds, and whose interval is beyond 0,
+    is beyond noise. Rounding is not: changes below 1e-5 of the range of a metric, or of its size, count as none. Means
+    of novelty scores are judged by seeds only.
 
     Args:
         a: Audit of the baseline.
@@ -49,6 +52,8 @@ def metric_differences(
         confidence: 1 - the chance that any metric of two equal models is found beyond noise.
     """
     compared = [_paired(key, a, b) for key in a.metrics if key in b.metrics and _is_of_the_model(key, a.key(key))]
+    if not seeds:  # scores of two nets are in units of their own
+        compared = [(row, None if row.key.startswith("novelty/") else shares) for row, shares in compared]
     rows = [row for row, _ in compared]
     statistics = [_statistic(shares) for _, shares in compared]
     p_probes = _sign_flip_p(statistics)
@@ -57,7 +62,9 @@ def metric_differences(
     for row, parts, *each in zip(rows, statistics, p_probes, p_seeds, strict=True):
         p = None if any(math.isnan(value) for value in each) else max(each)
         size = 0.0 if parts is None else -abs(float(parts.sum()))
-        judged = row._replace(p=p, beyond=None if p is None else p <= 1 - confidence)
+        low, high = row.difference.low, row.difference.high
+        apart = low is None or high is None or low > 0 or high < 0
+        judged = row._replace(p=p, beyond=None if p is None else p <= 1 - confidence and apart)
         found.append(((math.inf if p is None else p, size), judged))
     return tuple(row for _, row in sorted(found, key=lambda each: each[0]))
 
@@ -73,12 +80,13 @@ def _paired(key: str, a: AuditRecord, b: AuditRecord) -> tuple[MetricDifference,
     declared = a.key(key) or Key(key, "")
     first, second = a.metrics[key], b.metrics[key]
     difference, shares = Estimate(second.value - first.value, valid=min(first.valid, second.valid)), None
-    values = _of_probes(a, key), _of_probes(b, key)
-    if values[0] is not None and values[1] is not None and len(values[0]) == len(values[1]):
-        change, strata = values[1] - values[0], a.strata.get(key)
+    before, after = _of_probes(a, key), _of_probes(b, key)
+    if before is not None and after is not None and len(before) == len(after):
+        change, strata = after - before, a.strata.get(key)
         reach = None if declared.low is None or declared.high is None else declared.high - declared.low
         difference = summarize(change, strata=strata, bounds=(None if reach is None else -reach, reach))
-        shares = _shares(change, strata)
+        size = reach or float(torch.stack([before, after]).abs().nanmean())
+        shares = _shares(change.where(change.abs() > _NOTHING * size, 0.0), strata)
     return MetricDifference(key, declared.words, first, second, difference), shares
 
 
@@ -136,8 +144,9 @@ def _seeds_p(rows: Sequence[MetricDifference], seeds: Sequence[AuditRecord], a: 
         if not math.isnan(spread + row.difference.value):
             # Among many metrics some seeds agree by chance: none is taken to be steadier than the usual one.
             least = max(spread, 0.0 if math.isnan(error) else usual * error)
-            statistic = abs(row.difference.value) / (math.sqrt(2) * least) if least else 0.0
-            found[place] = 2 * float(t.sf(statistic, len(seeds) - 1))
+            change = abs(row.difference.value)
+            if least or not change:  # of seeds that agree to the last digit nothing is known
+                found[place] = 2 * float(t.sf(change / (math.sqrt(2) * (least or 1.0)), len(seeds) - 1))
     order = sorted((place for place, p in enumerate(found) if not math.isnan(p)), key=lambda place: found[place])
     worst = 0.0
     for rank, place in enumerate(order):  # Holm 1979

@@ -58,13 +58,15 @@ def _places(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
                 f"Expected `paths` to lead to audits, but there are none in {str(path)!r}. Give the folder of a run of "
                 "AuditCallback, of audited checkpoints, or a file of AuditRecord.save."
             )
-        found += [place for place in below if place not in found]
-    return found
+        found += below
+    return list({place.resolve(): place for place in found}.values())
 
 
 def _names(places: Sequence[Path]) -> list[str]:
     """The parts of paths in which they differ; of a single one the last that says something."""
-    parts = [[part for part in place.absolute().with_suffix("").parts if part != "history"] for place in places]
+    # A dot in the name of a folder, as in strength-0.1, begins no suffix.
+    plain = [place.resolve().with_suffix("") if place.is_file() else place.resolve() for place in places]
+    parts = [[part for part in each.parts if part != "history"] for each in plain]
     parts = [each[:-1] if each[-1] == "audit" else each for each in parts]
     if len(parts) == 1:
         (own,) = parts
@@ -72,7 +74,9 @@ def _names(places: Sequence[Path]) -> list[str]:
     first, last = (_shared(side) for side in (parts, [each[::-1] for each in parts]))
     first = min(first, min(map(len, parts)) - 1)  # each keeps one part at least
     last = min(last, min(map(len, parts)) - first - 1)
-    return ["/".join(each[first : len(each) - last]) for each in parts]
+    names = ["/".join(each[first : len(each) - last]) for each in parts]
+    # Folders named `history` or `audit` may make two alike.
+    return names if len(set(names)) == len(names) else [f"{place}: {name}" for place, name in enumerate(names, start=1)]
 
 
 def _shared(paths: Sequence[Sequence[str]]) -> int:

@@ -216,8 +216,10 @@ class AlarmRule(Rule):
         where = "of another class" if judged.side > 0 else "of the class that it was said to point to"
         cost = f" With the cue {where} {worse:.0%} fewer are right." if worse > 0 else ""
         if state == "alarm":
-            since = f"; {onset}" if onset else ""
-            times = f"beyond {self.threshold:g} at {self.audits} consecutive audits"
+            # Of one look alone nobody knows since when.
+            since = f"; {onset}" if onset and (self.audits > 1 or onset.last_clean is not None) else ""
+            times = f"beyond {self.threshold:g} at "
+            times += "this audit" if self.audits == 1 else f"{self.audits} consecutive audits"
             return f"Alarm: the model answers by the {tried}: {moved}, {times}{since}.{cost}"
         if state == "watch":
             return f"Watch the {tried}: {moved}, beyond {self.threshold:g} at this audit; one may be chance."
