@@ -66,7 +66,7 @@ def audited(given: dict[str, Checkpoint], folder: Path, **options) -> dict[str, 
 
 
 def records_of(folder: Path) -> dict[str, object]:
-    """All records of a folder of audits, one a history at most, without times and packages that happened to be loaded."""
+    """All records of a folder of audits, one a history at most, without times and what happened to be loaded."""
     found = {}
     for place in sorted(folder.glob("*/history")):
         history = History(place)

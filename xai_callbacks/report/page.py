@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from torch import Tensor
 
-from xai_callbacks.compare import Comparison, compare
+from xai_callbacks.compare import Comparison, compare, quality_key
 from xai_callbacks.errors import AuditError, ConfigurationError, in_words, require_instance, require_integer
 from xai_callbacks.gallery.words import confusion, plural
 from xai_callbacks.history import History
@@ -203,9 +203,11 @@ def _evidence(
 
 
 def _soundness(record: AuditRecord) -> tuple[bool, float]:
-    """Orders models: those that nothing speaks against, then by accuracy."""
-    accuracy = record.metrics.get("accuracy")
-    return all(each.state not in ("alarm", "fail") for each in record.findings), accuracy.value if accuracy else 0.0
+    """Orders models: those that nothing speaks against, then by how right they are."""
+    key = quality_key([record])
+    value = record.metrics[key].value if key else 0.0
+    sound = all(each.state not in ("alarm", "fail") for each in record.findings)
+    return sound, -value if key == "absolute_error" else value
 
 
 def _disagreement(comparison: Comparison | None, asked: Sequence[Any], rows: Sequence[int]) -> dict[str, Any]:

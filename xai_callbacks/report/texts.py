@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from xai_callbacks.compare import MetricDifference
+from xai_callbacks.compare import MetricDifference, quality_key
 from xai_callbacks.gallery.heat import first_answer
 from xai_callbacks.gallery.words import headline, plural, when
 from xai_callbacks.record import AuditRecord, Estimate, Finding
@@ -49,7 +49,8 @@ def letter(place: int) -> str:
 
 def model(place: int, name: str, record: AuditRecord) -> dict[str, Any]:
     """Who is compared, and what was found of it in few words."""
-    accuracy = record.metrics.get("accuracy")
+    key = quality_key([record])
+    quality = record.metrics.get(key)
     return {
         "place": place,
         "letter": letter(place),
@@ -57,9 +58,10 @@ def model(place: int, name: str, record: AuditRecord) -> dict[str, Any]:
         "when": when(record),
         "checkpoint": Path(record.checkpoint).name if record.checkpoint else "",
         "weights": record.weights[:8],
-        "accuracy": "" if accuracy is None else interval(accuracy).partition(" ")[0],
-        "interval": "" if accuracy is None else interval(accuracy).partition(" ")[2],
-        "of": "" if accuracy is None else plural(accuracy.valid, "probe"),
+        "quality": key.replace("_", " "),
+        "value": "" if quality is None else interval(quality).partition(" ")[0],
+        "interval": "" if quality is None else interval(quality).partition(" ")[2],
+        "of": "" if quality is None else plural(quality.valid, "probe"),
         "headline": [(line.text, line.tone) for line in headline(record) if line.text],
         "sentences": [*record.failed, *record.notes],
     }
@@ -93,9 +95,9 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def judged(records: Sequence[AuditRecord]) -> list[str]:
-    """Keys that come first: the accuracy, what rules are about, most alarming first, and where the first heat lies."""
+    """Keys that come first: how right answers are, what rules are about, and where the first heat lies."""
     found = sorted((each for record in records for each in record.findings), key=_alarm, reverse=True)
-    keys = dict.fromkeys(["accuracy", *(each.about for each in found)])
+    keys = dict.fromkeys([quality_key(records), *(each.about for each in found)])
     for record in records:
         heat = f"{first_answer(record)}/{next(iter(record.questions), '')}/relevance_mass/"
         keys |= dict.fromkeys(sorted((key for key in record.metrics if key.startswith(heat)), reverse=True))
