@@ -15,7 +15,7 @@ from xai_callbacks.cli.watch import sparkline
 def test_the_verdict_comes_first_and_names_the_shortcut_model(runs, capsys):
     assert main(["compare", f"{runs}/sound", f"{runs}/leaning"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("Ship sound: it is the only one without an alarm or a failed expectation.")
+    assert lines[0].startswith("Ship sound: accuracy ")
     assert lines[1].startswith("Do not ship leaning.")
     (row,) = (line.split() for line in lines if line.split()[:1] == ["cue/patch/effect"])
     assert row[1:4] == ["0", "1", "1"]

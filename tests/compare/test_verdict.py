@@ -41,7 +41,7 @@ def verdict(**models):
 def test_the_model_without_an_alarm_is_shipped(order):
     models = {"good": model(60, CLEAN), "bad": model(60, ALARM)}
     said = verdict(**{name: models[name] for name in order})
-    assert said[0] == "Ship good: accuracy 0.938 [0.86, 0.99], it alone has nothing against it."
+    assert said[0] == "Ship good: accuracy 0.938 [0.86, 0.99], the only one that nothing speaks against."
     assert said[1] == "Do not ship bad. The model uses the patch."
 
 

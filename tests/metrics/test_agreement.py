@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.metrics.agreement import resampled, ssim, top_overlap
@@ -35,6 +36,16 @@ def test_ssim_is_that_of_the_definition(size, window):
     first, second = two_maps(*size)
     expected = [slow_ssim(a, b, window) for a, b in zip(first.double().numpy(), second.double().numpy(), strict=True)]
     assert ssim(first, second).tolist() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("size", "window"), [((7, 9), 3), ((20, 16), 7)])
+def test_ssim_is_that_of_torchmetrics(size, window):
+    first, second = (each.double()[:, None] for each in two_maps(*size))
+    peak = torch.maximum(first.abs(), second.abs()).amax(dim=(-2, -1), keepdim=True)
+    expected = structural_similarity_index_measure(
+        first / peak, second / peak, gaussian_kernel=False, kernel_size=window, data_range=2.0, reduction="none"
+    )
+    assert ssim(first[:, 0], second[:, 0]).tolist() == pytest.approx(expected.flatten().tolist(), abs=1e-9)
 
 
 def test_ssim_of_the_inside_is_that_of_scikit_image():

@@ -120,7 +120,11 @@ def _choice(
     refused = [name for name, row in rows.items() if name not in sound and _is_better(row, key)]
     if refused:
         return f"Ship {best} only if its {told} will do: {_listed(refused)} {_is(refused)} better, but refused."
-    others = f"better than the others beyond noise ({noise})" if len(sound) > 1 else "it alone has nothing against it"
+    others = (
+        f"better than the others beyond noise ({noise})"
+        if len(sound) > 1
+        else "the only one that nothing speaks against"
+    )
     tested = any(record.findings for record in records.values())
     return f"{'Ship' if tested else 'By its answers alone, take'} {best}: {told}, {others}."
 
