@@ -33,6 +33,7 @@ from xai_callbacks import (
     Why,
     audit_checkpoints,
 )
+from xai_callbacks.checkpoints.names import names_of
 from xai_callbacks.compare import compare, read_models
 
 
@@ -204,6 +205,28 @@ def test_one_that_cannot_be_audited_costs_itself_alone_and_is_named(tmp_path, ne
     assert alike(tmp_path / "out", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_where_none_can_be_audited_there_are_no_others(tmp_path, count):
+    bad = {f"net_{place}": Checkpoint(tmp_path / f"{place}.pt", model=tiny_net) for place in range(count)}
+    with pytest.raises(AuditError) as caught:
+        audited(bad, tmp_path / "out")
+    told = str(caught.value)
+    expected = ("checkpoint to be audited, but it could not be.", "checkpoints to be audited, but none could be.")
+    assert told.startswith(f"Expected {count} {expected[count - 1]} 'net_0': Expected `source`")
+    assert "The other" not in told
+
+
+def test_an_audit_of_another_source_is_refused_before_anything_is_written(tmp_path, nets):
+    given = {"auditor": Auditor(tiny_probes()), "folder": tmp_path / "out", "trainer": quiet(tmp_path)}
+    (history,) = audit_checkpoints({"a": nets["net_0"]}, **given).values()
+    given["auditor"] = Auditor(tiny_probes(seed=3))
+    with pytest.raises(ConfigurationError, match=r"an audit of '.*1.pt' or nothing, but it holds one of '.*0.pt'"):
+        audit_checkpoints({"b": nets["net_2"], "a": nets["net_1"]}, **given)
+    assert not (tmp_path / "out" / "b").exists()
+    assert ProbeSet.load(tmp_path / "out" / "probes.safetensors").fingerprint == history[-1].fingerprint
+    AuditRecord.load(history.folder / "audit_000000.safetensors")
+
+
 def test_expectations_that_no_audit_can_meet_are_told(tmp_path, nets):
     given = {"net_0": nets["net_0"]}
     options = {"rules": ["cue/patch/effect < 0.1"], "trainer": quiet(tmp_path)}
@@ -237,11 +260,10 @@ def test_names_that_are_no_folders_are_refused_before_anything_is_written(tmp_pa
 
 
 def test_the_name_of_any_file_is_that_of_a_folder(tmp_path, nets):
-    options = {"folder": tmp_path / "out", "trainer": quiet(tmp_path)}
-    for name in ("..", "<script>.ckpt", "epoch=3-step=40.ckpt", ".hidden", "a b.pt", "ä.pt", "..pt"):
-        given = {Checkpoint(name, model=tiny_net).name: nets["net_0"]}
-        (history,) = audit_checkpoints(given, Auditor(tiny_probes()), **options).values()
-        assert history.folder.parent.parent == tmp_path / "out"
+    names = names_of(["..", "<script>.ckpt", "epoch=3-step=40.ckpt", ".hidden", "a b.pt", "ä.pt", "..pt"])
+    given, options = dict.fromkeys(names, nets["net_0"]), {"folder": tmp_path / "out", "trainer": quiet(tmp_path)}
+    histories = audit_checkpoints(given, Auditor(tiny_probes()), **options)
+    assert [history.folder.parent for history in histories.values()] == [tmp_path / "out" / name for name in names]
 
 
 @pytest.mark.parametrize(

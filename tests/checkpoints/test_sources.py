@@ -41,7 +41,7 @@ def test_a_lightning_checkpoint_is_built_of_its_hyperparameters(tmp_path):
     model = checkpoint.load()
     assert isinstance(model, Small)
     assert same(model, module)
-    assert (checkpoint.epoch, checkpoint.step, checkpoint.name) == (0, 4, "epoch_0")
+    assert (checkpoint.epoch, checkpoint.step) == (0, 4)
     assert same(Checkpoint(checkpoint.source, model=Small).load(), module)
 
 
@@ -191,7 +191,6 @@ def test_hugging_face_by_folder_with_its_own_weights_or_others(tmp_path, hub_fol
     folder, model = hub_folder
     pretrained = Checkpoint(f"hf/{folder}")
     assert same(pretrained.load(), model)
-    assert pretrained.name == "hub"
     config = model.config.__class__.from_dict({**model.config.to_dict(), "num_labels": 5})
     other = type(model)(config)
     torch.save(other.state_dict(), tmp_path / "b.pt")
@@ -213,7 +212,6 @@ def test_a_name_alone_is_the_pretrained_model_and_says_that_it_may_need_the_netw
         ):
             Checkpoint(source).load()
     assert wanted == [("resnet18", {"weights": "DEFAULT"}), ("resnet18.a1", {"pretrained": True})]
-    assert Checkpoint("timm/resnet18.a1").name == "resnet18_a1"
 
 
 def test_an_unknown_name_is_told(tmp_path):

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from tests.callbacks.leaning import LeaningNet, leaning_probes
-from xai_callbacks import History
+from tests.cli.audited import write_run
+from xai_callbacks import ConfigurationError, History
 from xai_callbacks.cli import main
-from xai_callbacks.cli.audit import names_of
+from xai_callbacks.cli.audit import named_sources
+from xai_callbacks.errors import require_name
 
 MODEL = ["--model", "tests.callbacks.leaning.LeaningNet"]
 
@@ -39,7 +41,7 @@ def test_checkpoints_are_audited_and_can_be_compared(project, capsys):
     assert audit(*MODEL, "--auditor.trials", trial) == 0
     printed = capsys.readouterr().out
     assert "sound: AuditRecord(step 30, epoch 3, 40 probes, accuracy 1" in printed
-    assert "Next: xai-audit compare audits" in printed
+    assert "Next: xai-audit compare audits --baseline sound" in printed
     record = History("audits/leaning/history")[-1]
     assert record.checkpoint == "leaning/last.pt"
     assert [finding.key for finding in record.findings] == ["alarm/cue/patch"]  # by the rule that is the default
@@ -62,14 +64,16 @@ def test_settings_of_the_auditor_may_be_on_the_command_line(project, capsys):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "Expected `model`, as 'sound/last.pt' holds weights but no model"),
+        ([], "Expected --model, as 'sound/last.pt' holds weights but no model"),
+        ([], "as in --model package.module.Class, a function"),
         (["--model", "tests.nothing.Net"], "tests.nothing.Net"),
         ([*MODEL, "--auditor.explainers+=GradCam"], "GradCam"),
         ([*MODEL, "--auditor.explainers+=GradCAM", "--auditor.explainers.target_layr=a"], "target_layr"),
         ([*MODEL, "--weights", "best"], "--weights: "),
-        ([*MODEL, "--auditor.chunk_size", "many"], "--auditor.chunk_size: Expected a int. Got value: many"),
+        ([*MODEL, "--auditor.chunk_size", "many"], "--auditor.chunk_size: Expected an int, but got many"),
         ([*MODEL, "--rules", "[accurcy > 0.9]"], "accurcy"),
-        ([*MODEL, "--devices", "none"], "`devices`"),
+        ([*MODEL, "--auditor.chunk_size", "0"], "Expected --auditor.chunk_size to be"),
+        ([*MODEL, "--devices", "x"], "Expected what Lightning can do, but got --devices x. "),
     ],
 )
 def test_mistakes_are_one_line(project, words, expected, capsys):
@@ -79,6 +83,7 @@ def test_mistakes_are_one_line(project, words, expected, capsys):
     assert told.count("\n") == 1
     assert expected in told
     assert "<class" not in told
+    assert "Add --debug" not in told
 
 
 def test_no_checkpoint_is_no_audit(project, capsys):
@@ -97,8 +102,43 @@ def test_a_pickle_bomb_is_refused_and_costs_itself_alone(project, capsys):
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "posix.mkdir" in told
+    assert "Pass --trust only if" in told
+    assert "The other is in 'audits'." in told
     assert not (project / "exploded").exists()
     assert len(History("audits/last/history")) == 1
+
+
+def test_an_audit_of_another_file_is_never_replaced(project, capsys):
+    assert audit(*MODEL, checkpoints=("sound/last.pt",)) == 0
+    assert "Next: xai-audit report audits\n" in capsys.readouterr().out
+    before = {path: path.read_bytes() for path in project.glob("audits/**/*.safetensors")}
+    assert audit(*MODEL, checkpoints=("leaning/last.pt",)) == 3
+    told = capsys.readouterr().err
+    assert (
+        "Expected 'audits/last' to hold an audit of 'leaning/last.pt' or nothing, but it holds one of 'sound/" in told
+    )
+    assert told.endswith("Choose another --out, or name the checkpoint: NAME=FILE.\n")
+    assert {path: path.read_bytes() for path in project.glob("audits/**/*.safetensors")} == before
+
+    assert audit(*MODEL, checkpoints=("after=leaning/last.pt",)) == 0  # what is compared is what was audited here
+    assert "Next: xai-audit report audits/after\n" in capsys.readouterr().out
+    assert History("audits/after/history")[-1].checkpoint == "leaning/last.pt"
+    assert audit(*MODEL, checkpoints=(str(project / "sound/last.pt"), "after=leaning/last.pt")) == 0  # the same file
+    assert "Next: xai-audit compare audits --baseline last\n" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_of_training_is_never_replaced(project, capsys):
+    write_run(project / "run", audits=1)
+    words = ["--probes", "probes.safetensors", "--out", "run"]
+    assert main(["audit", "audit=sound/last.pt", *MODEL, *words]) == 3
+    assert "but it holds one of a run of training" in capsys.readouterr().err
+
+
+def test_next_names_the_audits_where_others_are_beside(project, capsys):
+    write_run(project / "audits")
+    assert audit(*MODEL, checkpoints=("b=sound/last.pt", "a=leaning/last.pt")) == 0
+    assert "Next: xai-audit compare audits/b audits/a\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -109,10 +149,27 @@ def test_a_pickle_bomb_is_refused_and_costs_itself_alone(project, capsys):
         (["runs/a/v0/last.ckpt", "runs/b/v0/last.ckpt"], ["a", "b"]),
         (["epoch=5-step=276.ckpt"], ["epoch_5-step_276"]),
         (["timm/resnet18", "hf/resnet18"], ["timm", "hf"]),
-        (["a.ckpt", "a.ckpt"], ["0-", "1-"]),
-        (["x/a.pt", "x/a.ckpt"], ["0-", "1-"]),
+        (["timm/resnet50.a1_in1k", "timm/resnet50.tv_in1k"], ["resnet50.a1_in1k", "resnet50.tv_in1k"]),
+        (["hf/org/net.v1", "x/net.v1.pt"], ["hf-org", "x"]),
+        (["a.ckpt", "a.ckpt"], ["0-a", "1-a"]),
+        (["x/a.pt", "x/a.ckpt"], ["0-a", "1-a"]),
         (["<b>", "[b]"], ["0-_b_", "1-_b_"]),
+        (["a b.pt", "ä.pt", ".hidden", "..", ""], ["a_b", "ä", ".hidden", "__", "_"]),
+        (["before=timm/a.b", "after=timm/c"], ["before", "after"]),
+        (["a=nowhere.pt", "x/b=timm/c"], ["a_nowhere", "c"]),
     ],
 )
 def test_names_are_short_and_differ(sources, names):
-    assert names_of(sources) == names
+    found = list(named_sources(sources))
+    assert found == names
+    for name in found:
+        require_name("a name", name)
+
+
+def test_a_file_goes_before_a_name_and_a_name_comes_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("epoch=5.ckpt", "5.ckpt"):
+        (tmp_path / name).touch()
+    assert named_sources(["epoch=5.ckpt", "e=epoch=5.ckpt"]) == {"epoch_5": "epoch=5.ckpt", "e": "epoch=5.ckpt"}
+    with pytest.raises(ConfigurationError, match="of different names, but '5' comes twice"):
+        named_sources(["5.ckpt", "5=epoch=5.ckpt"])

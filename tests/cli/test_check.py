@@ -25,7 +25,10 @@ SOUND, LEANING = "cue/patch/effect < 0.3", "cue/patch/effect > 0.3"
         ("leaning", [SOUND, "gradcam/why/relevance_mass/core > 0 for class red"], False, 1),
         ("sound", ["cue/path/effect < 0.3"], False, 3),
         ("sound", ["accuracy"], False, 3),
-        ("sound", ["accuracy > 90 % from epoch 7"], False, 0),  # not due
+        ("sound", ["accuracy > 90 % from epoch 7"], False, 2),  # due for no model
+        ("sound", ["accuracy > 90 % from epoch 7"], True, 1),
+        ("sound", [SOUND, "accuracy > 90 % until epoch 0"], True, 1),
+        ("leaning", [SOUND, "accuracy > 90 % from epoch 7"], False, 1),
         ("nobody", [SOUND], False, 3),
     ],
 )
@@ -50,6 +53,29 @@ def test_a_failure_says_by_how_much(runs, capsys):
     name, line = capsys.readouterr().out.splitlines()
     assert name == "leaning"
     assert line.startswith("FAIL  cue/patch/effect < 0.3: fail by 0.")
+
+
+def test_an_expectation_that_is_due_for_no_model_was_not_checked(tmp_path, capsys):
+    write_run(tmp_path / "early", audits=1)
+    sentence = "accuracy > 0.5 from epoch 1"
+    assert main(["check", str(tmp_path), "--expect", sentence]) == 2
+    told = (
+        "?     accuracy > 0.5 from epoch 1: not due before epoch 1. Nothing was checked, which is not enough evidence."
+    )
+    assert told in capsys.readouterr().out
+    write_run(tmp_path / "late", audits=2)  # it is due for this one
+    assert main(["check", str(tmp_path), "--expect", sentence, "--strict"]) == 0
+    assert "-     accuracy > 0.5 from epoch 1: not due before epoch 1.\n" in capsys.readouterr().out
+
+
+def test_the_latest_audit_is_that_of_the_largest_number(tmp_path, capsys):
+    run = write_run(tmp_path / "run", audits=1)
+    (first,) = run.rglob("audit_*.safetensors")
+    first.rename(first.with_name("audit_999999.safetensors"))
+    first.with_name("audit_1000000.safetensors").write_bytes(b"half a rec")
+    first.with_name("audit_notes.safetensors").touch()
+    assert main(["check", str(run), "--expect", "accuracy > 0.1"]) == 3
+    assert "error: Expected a file of `AuditRecord.save`" in capsys.readouterr().err
 
 
 def test_junit_has_a_case_for_each_expectation(runs, tmp_path):

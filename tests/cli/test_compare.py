@@ -34,6 +34,20 @@ def test_json_is_that_of_the_comparison(runs, capsys):
     assert told["verdict"][0].startswith("Ship sound")
 
 
+def test_a_baseline_is_named(runs, tmp_path, capsys):
+    assert main(["compare", str(runs), "--baseline", "sound", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["baseline"], list(told["models"])) == ("sound", ["sound", "leaning"])
+    page = tmp_path / "report.html"
+    assert main(["report", str(runs), "--baseline", "sound", "--out", str(page)]) == 0
+    assert "Ship sound" in page.read_text(encoding="utf-8")
+    capsys.readouterr()
+    for command in ("compare", "report"):
+        assert main([command, str(runs), "--baseline", "sond"]) == 3
+        told = capsys.readouterr().err
+        assert told == "error: Expected --baseline to be the name of a model, 'leaning', 'sound', but got 'sond'.\n"
+
+
 def test_seeds_say_what_noise_is(runs, tmp_path, capsys):
     seeds = [str(write_run(tmp_path / f"seed{place}", 0.01 * place)) for place in range(3)]
     assert main(["compare", f"{runs}/sound", f"{runs}/leaning", "--seeds", *seeds]) == 0

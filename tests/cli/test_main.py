@@ -14,12 +14,14 @@ import pytest
 
 from tests.cli.audited import HOSTILE, LITERAL
 from xai_callbacks.cli import main
+from xai_callbacks.cli.main import in_options
 from xai_callbacks.cli.output import shown
 from xai_callbacks.cli.parser import COMMANDS, parse
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = [sys.executable, "-m", "xai_callbacks.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+AUDIT = ["audit", "a.pt", "--probes", "p", "--out", "o"]
 LEAVES = [name for name, (module, _) in COMMANDS.items() if module]
 
 
@@ -67,10 +69,17 @@ def test_version(capsys):
         (["comprae"], "Did you mean compare? See xai-audit --help."),
         (["probes", "biuld"], "Did you mean build? See xai-audit probes --help."),
         (["check", "x", "--expct", "a > 1"], "Did you mean --expect? See xai-audit check --help."),
-        (["check", "x"], "Expected expect, but it was not given. See xai-audit check --help."),
+        (["check", "x"], "Expected --expect, but it was not given. See xai-audit check --help."),
         (["compare"], "Expected paths, but it was not given. See xai-audit compare --help."),
         (["watch", "x", "--every", "soon"], "--every: "),
-        (["audit", "a.pt", "--out", "o"], "Expected probes, but it was not given. See xai-audit audit --help."),
+        (["audit", "a.pt"], "Expected --probes and --out, but they were not given. See xai-audit audit --help."),
+        ([*AUDIT, "--auditor.explainers", "GradCM"], "--auditor.explainers: Expected a list, but got GradCM. Did you"),
+        ([*AUDIT, "--auditor.explainers", "GradCM"], "Did you mean GradCAM? Add to a list by --auditor.explainers+="),
+        ([*AUDIT, "--auditor.trials", "CueTrial"], "got CueTrial. Add to a list by --auditor.trials+=CueTrial. See"),
+        ([*AUDIT, "--auditor.explainers+=GradCam"], "the name of a class, but got GradCam. Did you mean GradCAM?"),
+        ([*AUDIT, "--weights", "best"], "--weights: Expected one of 'averaged', 'raw', but got best. See"),
+        (["probes", "build", "x", "--size", "big"], "--size: Expected an int or tuple, but got big. See"),
+        (["audit", "a.pt", "--out", "o"], "Expected --probes, but it was not given. See xai-audit audit --help."),
     ],
 )
 def test_usage_errors_are_one_line_with_a_way_out(argv, expected, capsys):
@@ -89,6 +98,39 @@ def test_wrong_values_of_a_configuration_are_one_sentence(tmp_path, capsys):
     (tmp_path / "c.yaml").write_text("probes: p\nout: o\nprobs: 3\n")
     assert "Did you mean --probes?" in error_of(["audit", "--config", str(tmp_path / "c.yaml")], capsys)
     assert "nowhere.yaml" in error_of(["audit", "--config", "nowhere.yaml"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "content", "expected"),
+    [
+        (["compare"], "paths: 3", "Expected a list of paths, but got 3. Write paths: [3]. See xai-audit compare"),
+        (["compare"], "paths: runs", "Expected a list of paths, but got 'runs'. Write paths: [runs]."),
+        (AUDIT, "auditor: {explainers: [{class_path: xai_callbacks.GradCM}]}", "Did you mean GradCAM?"),
+    ],
+)
+def test_one_value_in_a_configuration_is_no_list_and_no_class_of_that_name(tmp_path, words, content, expected, capsys):
+    (tmp_path / "bad.yaml").write_text(content)
+    assert expected in error_of([*words, "--config", str(tmp_path / "bad.yaml")], capsys)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("Pass the `model`, as in model='a.B', and `hparams`.", "Pass the --model, as in --model a.B, and --hparams."),
+        ("Pass trust=True only if you know.", "Pass --trust only if you know."),
+        ('Pass weights="averaged" or weights="raw".', "Pass --weights averaged or --weights raw."),
+        ("Expected `chunk_size` to be 1.", "Expected --auditor.chunk_size to be 1."),
+        ("Say fields={'image': 0}.", "Say --fields {'image': 0}."),
+        (
+            "Expected `path` of `ProbeSet.save`, Why(of='label').",
+            "Expected `path` of `ProbeSet.save`, Why(of='label').",
+        ),
+        ("Pass `probes`.", "Pass --probes."),
+    ],
+)
+def test_arguments_are_options_in_errors_of_a_command(message, expected):
+    options = ["--probes", "--model", "--hparams", "--trust", "--weights", "--fields", "--auditor.chunk_size"]
+    assert in_options(message, [*options, "--auditor.probes"]) == expected
 
 
 def test_print_config_is_a_configuration(tmp_path, capsys):

@@ -91,6 +91,12 @@ def test_what_to_build_from_is_said_once(photos, capsys):
     )
 
 
+def test_what_makes_no_dataset_is_told_in_one_line(capsys):
+    told = refused(["probes", "build", "--dataset", "json:dumps"], capsys)
+    assert "Expected 'json:dumps' to make a dataset, but got TypeError: dumps() missing" in told
+    assert told.endswith("Pass its arguments as --dataset-args.\n")
+
+
 def test_inspect_tells_facts_and_counts_and_draws_a_sheet(tmp_path, capsys):
     probes = tiny_probes(groups=[0, 1, 1, 1, -1, -1], group_names=["day", "night"])
     probes.save(tmp_path / "p.safetensors")

@@ -8,6 +8,7 @@ import torch
 import xai_callbacks
 from tests.tiny import tiny_net
 from xai_callbacks import (
+    Checkpoint,
     Every,
     GradCAM,
     ProbeSet,
@@ -37,6 +38,7 @@ class Writer:
 NEEDED = {
     "Auditor": {"probes": PROBES},
     "BackgroundCue": {"images": "probes", "points_to": 0},
+    "Checkpoint": {"source": "a.pt", "model": tiny_net},
     "CueTrial": {"cue": cues.PatchCue(RED, 0)},
     "Every": {"n": 2, "explainer": GradCAM()},
     "Expectation": {"sentence": "accuracy > 0.5"},
@@ -77,7 +79,11 @@ ROOMS = {
     trials: trials.Trial,
 }
 # Plain data, which audits and builders make.
-DATA = {"AuditRecord", "Estimate", "Finding", "Key", "MapSet", "PerProbe", "Picture", "ProbeSet"}
+DATA = {"AuditRecord", "Comparison", "Estimate", "Finding", "Key", "MapSet", "PerProbe", "Picture", "ProbeSet"}
+
+OF_NO_USE = {"object": object(), "list": [object()], "dict": {"a": object()}}
+# A model of a user may take any object.
+OF_USE = {(Checkpoint, "hparams", "dict")}
 
 
 def classes():
@@ -91,13 +97,13 @@ def classes():
 
 MAKERS = (*classes(), ProbeSet.from_tensors)
 ARGUMENTS = [(make, name) for make in MAKERS for name in inspect.signature(make).parameters]
+CASES = [(*each, kind) for kind in OF_NO_USE for each in ARGUMENTS if (*each, kind) not in OF_USE]
 
 
-@pytest.mark.parametrize(("make", "name"), ARGUMENTS, ids=lambda each: getattr(each, "__name__", each))
-@pytest.mark.parametrize("given", [object(), [object()], {"a": object()}], ids=["object", "list", "dict"])
-def test_an_object_of_no_use_is_refused_at_construction(make, name, given):
+@pytest.mark.parametrize(("make", "name", "kind"), CASES, ids=lambda each: getattr(each, "__name__", each))
+def test_an_object_of_no_use_is_refused_at_construction(make, name, kind):
     with pytest.raises(XAICallbacksError) as caught:
-        make(**{**NEEDED.get(make.__name__, {}), name: given})
+        make(**{**NEEDED.get(make.__name__, {}), name: OF_NO_USE[kind]})
     assert "Expected" in str(caught.value)
     assert name.removesuffix("s") in str(caught.value)
 

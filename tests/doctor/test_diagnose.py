@@ -158,7 +158,7 @@ def test_a_diagnosis_in_words_and_as_plain_values():
     diagnosis = tiny(Drawing)
     lines = str(diagnosis).splitlines()
     assert lines[:3] == [
-        "Drawing disturbs 1 of 1 trainings (plain).",
+        "Drawing disturbs 1 of 1 training (plain).",
         "plain:",
         "  on_train_epoch_end, first at step 4: RNG moved (torch)",
     ]

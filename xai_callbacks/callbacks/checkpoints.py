@@ -45,7 +45,7 @@ def audit_checkpoints(
     explained is chosen once. Cost: of each checkpoint one load and one audit.
 
     What was audited before, with the same weights, probes and settings, is not audited again, so that a run that was
-    killed goes on where it was; what was audited in another way is replaced.
+    killed goes on where it was; what was audited in another way is replaced, unless it is of another source.
 
     Args:
         checkpoints: What to audit, by names that folders may have.
@@ -54,8 +54,9 @@ def audit_checkpoints(
         rules: What is concluded from each audit, see `AuditCallback`; None for nothing.
         trainer: The trainer that runs it; None for one on one device of whatever kind there is.
 
-    Returns the histories by name. Raises a `ConfigurationError` if an argument is wrong, and when all others are
-    audited an `AuditError` that says which checkpoints could not be, and why.
+    Returns the histories by name. Raises a `ConfigurationError` if an argument is wrong, or an audit of another source
+    would be replaced; and when all others are audited an `AuditError` that says which checkpoints could not be, and
+    why.
 
     Example:
         >>> found = {name: Checkpoint(f"{name}.ckpt", model="my_project.Classifier") for name in "ab"}
@@ -69,6 +70,8 @@ def audit_checkpoints(
     if not checkpoints:
         raise ConfigurationError("Expected `checkpoints` to audit, but got none.")
     audits = _Audits(checkpoints, auditor, Path(folder), as_rules(rules or ()))
+    for name, each in checkpoints.items():
+        _require_own(audits.place(name), each)
     trainer = new_trainer(devices=1, **_QUIET) if trainer is None else trainer
     trainer.validate(audits, verbose=False)
     return {name: History(audits.place(name)) for name in checkpoints}
@@ -131,9 +134,11 @@ class _Audits(LightningModule):
         failed = {name: why for name in self._names if (why := self._outcome.get(name, _LIMITED))}
         if failed:
             told = " ".join(f"{name!r}: {why}" for name, why in failed.items())
+            count, done = len(self._names), len(self._names) - len(failed)
+            which = "it could not" if count == 1 else f"{len(failed)} could not" if done else "none could"
+            kept = f" The {'other is' if done == 1 else 'others are'} in {str(self._folder)!r}." if done else ""
             raise AuditError(
-                f"Expected {len(self._names)} checkpoints to be audited, but {len(failed)} could not be. {told} "
-                f"The others are in {str(self._folder)!r}."
+                f"Expected {count} checkpoint{'s' * (count > 1)} to be audited, but {which} be. {told}{kept}"
             )
 
     def _loaded(self, name: str) -> nn.Module:
@@ -165,6 +170,18 @@ class _Audits(LightningModule):
         weights, identity = weights_hash(model), self._auditor.identity
         findings = conclude(self._rules, History(), record).record.findings
         return bool(weights) and _summed(record) == _summed(replace(identity, weights=weights, findings=findings))
+
+
+def _require_own(place: Path, checkpoint: Checkpoint) -> None:
+    """Refuse a history that holds an audit of another source, which would be replaced."""
+    last = History(place).last
+    if last is None or (last.checkpoint and os.path.abspath(last.checkpoint) == os.path.abspath(checkpoint.source)):
+        return
+    held = repr(last.checkpoint) if last.checkpoint else "a run of training"
+    raise ConfigurationError(
+        f"Expected {str(place.parent)!r} to hold an audit of {checkpoint.source!r} or nothing, but it holds one of "
+        f"{held}. Choose another folder, or another name for the checkpoint."
+    )
 
 
 def _summed(record: AuditRecord) -> str:

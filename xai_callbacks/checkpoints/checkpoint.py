@@ -1,7 +1,6 @@
 """`Checkpoint`: a source of weights, and the model they belong to."""
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
@@ -12,6 +11,7 @@ from torch import nn
 
 from xai_callbacks.checkpoints.building import Factory, fill, from_lightning, is_named, made, named, resolved
 from xai_callbacks.checkpoints.files import classes_of, read, weights_of, without_prefix
+from xai_callbacks.checkpoints.names import is_pretrained
 from xai_callbacks.errors import ConfigurationError, require_bool, require_instance
 from xai_callbacks.randomness import isolated_rng
 
@@ -67,7 +67,7 @@ class Checkpoint:
         require_bool("trust", trust)
         self.source, self.model, self.hparams = os.fspath(source), model, dict(hparams or {})
         self.weights, self.trust = weights, trust
-        self._pretrained = is_named(source) and not os.path.exists(source)
+        self._pretrained = is_pretrained(self.source)
         if self._pretrained and (model is not None or weights is not None):
             raise ConfigurationError(
                 f"Expected {source!r} alone, whose weights come with the model, or a file of weights."
@@ -79,12 +79,6 @@ class Checkpoint:
             )
         self.epoch = self.step = 0
         self.notes: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """A short name, which can be that of a folder: of the file, or of the model."""
-        short = Path(self.source).name if self._pretrained else Path(self.source).stem
-        return re.sub(r"[^\w-]+", "_", short)
 
     def load(self) -> nn.Module:
         """Build the model on the CPU and load the weights into it. Random streams stay as they are.

@@ -1,5 +1,8 @@
 """`xai-audit audit`."""
 
+import os
+import re
+import shlex
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +11,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from xai_callbacks.cli.output import OK, console, progress, say, write_json
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, in_words
 
 # With several devices, or machines as torchrun or a cluster starts them, each process takes its share.
 _TRAINER = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "32-true", "strategy": "auto"}
@@ -20,7 +23,7 @@ def audit_arguments(parser: ArgumentParser) -> None:
     from xai_callbacks.rules import Rule
 
     rules = "Rules and sentences that each audit is held against; by default an AlarmRule where a cue is tried."
-    checkpoints = "Files of weights, or names such as timm/resnet18."
+    checkpoints = "Files of weights, or models such as timm/resnet18; NAME=FILE for a name other than that of the file."
     # Without a default, so that a configuration file may have them.
     parser.add_argument("checkpoints", nargs="*", type=str, metavar="CHECKPOINT", default=SUPPRESS, help=checkpoints)
     parser.add_argument("--probes", type=str, required=True, help="File of a probe set.")
@@ -40,6 +43,8 @@ def audit(args: Any) -> int:
 
     Examples:
       xai-audit audit a.ckpt b.ckpt --model my_project.Classifier --probes probes.safetensors --out audits
+      xai-audit audit before=a/last.ckpt after=b/last.ckpt --model my_project.Classifier --probes probes.safetensors \
+          --out audits
       xai-audit audit *.pt --model timm/resnet50 --probes probes.safetensors --out audits --devices 4
       xai-audit audit a.ckpt --model my_project.Classifier --probes probes.safetensors --out audits \
           --auditor.explainers+=GradCAM --auditor.explainers+=Occlusion
@@ -56,24 +61,25 @@ def audit(args: Any) -> int:
     if not sources:
         raise ConfigurationError("Expected checkpoints, but got none. See xai-audit audit --help.")
     given = {name: getattr(args, name) for name in ("model", "hparams", "weights", "trust")}
-    checkpoints = dict(zip(names_of(sources), (Checkpoint(source, **given) for source in sources), strict=True))
+    checkpoints = {name: Checkpoint(source, **given) for name, source in named_sources(sources).items()}
     # There is one audit of each, so that none can be confirmed by the next.
     rules = [AlarmRule(audits=1)] if args.rules is None and args.auditor.trials else args.rules
     # Representations cost nothing, and are what CKA of layers is made of.
     measures = [Localization(), Representations()] if args.auditor.measures is None else args.auditor.measures
     auditor = Auditor(args.probes, **{**vars(args.auditor), "measures": measures})
-    quiet = ("logger", "enable_checkpointing")
+    options = {name: getattr(args, name) for name in _TRAINER}
+    quiet = ("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar")
     with progress("auditing") as bar:
 
         class Bar(Callback):
             def on_validation_batch_end(self, *given: Any) -> None:
                 bar(given[4] + 1, len(sources))
 
-        trainer = new_trainer(
-            **{name: getattr(args, name) for name in _TRAINER},
-            **dict.fromkeys((*quiet, "enable_model_summary", "enable_progress_bar"), False),
-            callbacks=[Bar()],
-        )
+        try:
+            trainer = new_trainer(**options, **dict.fromkeys(quiet, False), callbacks=[Bar()])
+        except Exception as error:  # of Lightning, of any kind
+            words = " ".join(f"--{name} {value}" for name, value in options.items() if value != _TRAINER[name])
+            raise ConfigurationError(f"Expected what Lightning can do, but got {words}. {in_words(error)}") from error
         found = audit_checkpoints(checkpoints, auditor, args.out, rules=rules, trainer=trainer)
     if not trainer.is_global_zero:
         return OK
@@ -82,16 +88,36 @@ def audit(args: Any) -> int:
         return OK
     for name, history in found.items():
         say(console(), f"{name}: {history[-1]}")
-    say(console(), f"Next: xai-audit compare {args.out}", "dim")
+    say(console(), f"Next: xai-audit {_next(args.out, list(found))}", "dim")
     return OK
 
 
-def names_of(sources: Sequence[str]) -> list[str]:
-    """Short names, all different, that folders can have: stems, or else those parts of the paths that differ."""
-    stems = [Path(source).stem for source in sources]
-    if len(set(stems)) < len(stems):
-        parts = [Path(source).with_suffix("").parts for source in sources]
-        alike = {part for part in parts[0] if all(part in each for each in parts)}
-        stems = ["-".join(part for part in each if part not in alike) for each in parts]
-    safe = ["".join(char if char.isalnum() or char in "_.-" else "_" for char in stem) for stem in stems]
-    return safe if len(set(safe)) == len(safe) else [f"{place}-{name}" for place, name in enumerate(safe)]
+def named_sources(words: Sequence[str]) -> dict[str, str]:
+    """Sources by the name of their audit: that of NAME=FILE, or one made of the source.
+
+    Raises a `ConfigurationError` if a name comes twice.
+    """
+    from xai_callbacks.checkpoints.names import is_pretrained, names_of
+
+    given: list[tuple[str, str]] = []
+    for word in words:
+        name, _, source = word.partition("=")
+        # Lightning calls its files epoch=5-step=276.ckpt.
+        is_name = re.fullmatch(r"[\w.-]+", name) and not os.path.exists(word)
+        given.append((name, source) if is_name and (os.path.exists(source) or is_pretrained(source)) else ("", word))
+    made = iter(names_of([source for name, source in given if not name]))
+    named = [(name or next(made), source) for name, source in given]
+    names = [name for name, _ in named]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigurationError(f"Expected checkpoints of different names, but {twice[0]!r} comes twice.")
+    return dict(named)
+
+
+def _next(folder: str, names: Sequence[str]) -> str:
+    """The command that shows these audits and no others, the first as the baseline."""
+    places = [Path(folder, name) for name in names]
+    others = {path.parent for path in Path(folder).rglob("history")}.difference(places)
+    paths = list(map(str, places)) if others else [folder]
+    if len(names) == 1:
+        return shlex.join(["report", *paths])
+    return shlex.join(["compare", *paths, *(() if others else ("--baseline", names[0]))])

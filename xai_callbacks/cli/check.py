@@ -1,6 +1,7 @@
 """`xai-audit check`: expectations on audits, as exit code and as JUnit XML."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
@@ -33,12 +34,13 @@ def check_arguments(parser: ArgumentParser) -> None:
 def check(args: Any) -> int:
     """Hold the latest audit of each model against expectations.
 
-    Exit code 1 if one fails; else 2 if there is too little evidence for one, such as fewer than 30 probes; else 0.
+    Exit code 1 if one fails; else 2 if there is too little evidence for one, such as fewer than 30 probes, or as it was
+    due for no model; else 0.
 
     Examples:
       xai-audit check runs/demo/strength-0.95 --expect "accuracy > 90 %" "cue/patch/effect < 0.05" --junit audit.xml
     """
-    found = {name: _judged(history, args.expect) for name, history in models_at(args.paths).items()}
+    found = _unchecked({name: _judged(history, args.expect) for name, history in models_at(args.paths).items()})
     if args.junit:
         Path(args.junit).parent.mkdir(parents=True, exist_ok=True)
         Path(args.junit).write_bytes(junit(found, strict=args.strict))
@@ -65,6 +67,19 @@ def _judged(history: "History", sentences: Sequence[str]) -> "list[Finding]":
     for rule in rules:
         rule.check(keys, len(record.names), record)
     return [finding for rule in rules for finding in rule.conclude(history)]
+
+
+def _unchecked(found: "Mapping[str, Sequence[Finding]]") -> "dict[str, list[Finding]]":
+    """The findings; those of an expectation that was due for no model are too little evidence, as nobody looked."""
+    due = {each.key for findings in found.values() for each in findings if each.state != "not due"}
+    told = " Nothing was checked, which is not enough evidence."
+    return {
+        name: [
+            each if each.key in due else replace(each, state="not enough evidence", sentence=each.sentence + told)
+            for each in findings
+        ]
+        for name, findings in found.items()
+    }
 
 
 def junit(found: "Mapping[str, Sequence[Finding]]", *, strict: bool) -> bytes:

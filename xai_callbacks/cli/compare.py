@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from xai_callbacks.compare import Comparison, Difference
     from xai_callbacks.history import History
 
-_PATHS = "Runs, histories, records, or folders of audited checkpoints; the first is the baseline."
+_PATHS = "Runs, histories, records, or folders of audited checkpoints, which are read in alphabetical order."
+_BASELINE = "Name of the model that the others are held against; by default the first."
 _FLIPS = {"gained": "wrong before, right now", "lost": "right before, wrong now", "changed": "another wrong answer"}
 _BEYOND = {True: "beyond noise", False: "within noise", None: "cannot tell"}
 _FIRST = ("accuracy", "exact_match", "absolute_error")
@@ -28,6 +29,7 @@ _ALIKE = 0.005  # smaller distances of heatmaps would be shown as 0.00
 def compare_arguments(parser: ArgumentParser) -> None:
     """Add the options of `compare`."""
     parser.add_argument("paths", nargs="+", type=str, metavar="PATH", help=_PATHS)
+    parser.add_argument("--baseline", type=str, help=_BASELINE)
     parser.add_argument("--seeds", nargs="+", type=str, default=[], help="Runs of one training with other seeds.")
     parser.add_argument("--all", action="store_true", help="Show all metrics.")
 
@@ -35,16 +37,16 @@ def compare_arguments(parser: ArgumentParser) -> None:
 def compare(args: Any) -> int:
     """Compare models on the same probes: which one to ship and why, in metrics, answers and heatmaps.
 
-    What is beyond noise is told by intervals over probes, corrected for the number of metrics; with --seeds, by what
-    runs of one training differ by.
+    What is beyond noise is told by a sign-flip test over the probes, corrected for the number of metrics; with --seeds,
+    by what runs of one training differ by as well.
 
     Examples:
       xai-audit compare runs/demo/strength-0.1 runs/demo/strength-0.95
-      xai-audit compare audits --json
+      xai-audit compare audits --baseline before --json
     """
     from xai_callbacks.compare import compare as compared
 
-    found = compared(models_at(args.paths), seeds=_seeds(args))
+    found = compared(_models(args), seeds=_seeds(args))
     if args.json:
         write_json(found.as_dict())
         return OK
@@ -63,6 +65,7 @@ def compare(args: Any) -> int:
 def report_arguments(parser: ArgumentParser) -> None:
     """Add the options of `report`."""
     parser.add_argument("paths", nargs="+", type=str, metavar="PATH", help=_PATHS)
+    parser.add_argument("--baseline", type=str, help=_BASELINE)
     parser.add_argument("--seeds", nargs="+", type=str, default=[], help="As of compare.")
     parser.add_argument("--out", type=str, default="report.html", help="File to write.")
     parser.add_argument("--probes", type=str, help="File of the probe set; by default the one beside the histories.")
@@ -81,7 +84,7 @@ def report(args: Any) -> int:
     from xai_callbacks.probes import ProbeSet
     from xai_callbacks.report import write_html
 
-    models = models_at(args.paths)
+    models = _models(args)
     probes = args.probes or find_probes(args.paths)
     if probes is None:
         raise ConfigurationError("Expected probes.safetensors beside the histories, but found none. Pass --probes.")
@@ -94,6 +97,17 @@ def report(args: Any) -> int:
     if args.open:
         webbrowser.open(Path(path).absolute().as_uri())
     return OK
+
+
+def _models(args: Any) -> "dict[str, History]":
+    """Histories by name, the baseline first."""
+    models = models_at(args.paths)
+    if args.baseline is None:
+        return models
+    if args.baseline not in models:
+        names = ", ".join(map(repr, models))
+        raise ConfigurationError(f"Expected `baseline` to be the name of a model, {names}, but got {args.baseline!r}.")
+    return {args.baseline: models[args.baseline], **models}
 
 
 def _seeds(args: Any) -> "list[History]":

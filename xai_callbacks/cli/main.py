@@ -1,6 +1,7 @@
 """`main`: runs one command; errors are one line, exit codes are those that `--help` names."""
 
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -10,6 +11,8 @@ from typing import Any
 from xai_callbacks.cli.output import ERROR, error_console, say
 from xai_callbacks.cli.parser import UsageError, parse
 from xai_callbacks.errors import XAICallbacksError, in_words
+
+_PHRASES = {"another folder, or another name for the checkpoint": "another --out, or name the checkpoint: NAME=FILE"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +36,10 @@ def _run(argv: Sequence[str]) -> int:
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for modules that a user names; last, so that nothing is shadowed
     command = parse(argv, complete=complete)
-    status = command.run(command.args)
+    try:
+        status = command.run(command.args)
+    except XAICallbacksError as error:
+        raise UsageError(in_options(str(error), command.options)) from error
     sys.stdout.flush()
     return status
 
@@ -46,6 +52,22 @@ def _ended(end: BaseException) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         return 141
     return 130 if isinstance(cause, KeyboardInterrupt) else int(getattr(end, "code", 0) or 0)
+
+
+def in_options(message: str, options: Sequence[str]) -> str:
+    """A message about arguments in Python as one about options: --model x for model='x', --trust for trust=True."""
+    # Reversed, so that the first of a name counts: those of the command come before those of the auditor.
+    named = {option.rpartition(".")[2].lstrip("-").replace("-", "_"): option for option in reversed(options)}
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found["argument"] or found["keyword"], found["text"] or found["open"] or ""
+        return f"{named[name]} {value}".rstrip() if name in named else found[0]
+
+    argument, keyword = r"`(?P<argument>\w+)`", r"\b(?P<keyword>\w+)="
+    value = r"""(?:True\b|(?P<quote>["'])(?P<text>.+?)(?P=quote)|(?P<open>[\[{]))"""
+    for phrase, words in _PHRASES.items():
+        message = message.replace(phrase, words)
+    return re.sub(f"{argument}|{keyword}{value}", option, message)
 
 
 def _sentence(error: Exception) -> str:

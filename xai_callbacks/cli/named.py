@@ -28,9 +28,10 @@ def models_at(paths: Sequence[str]) -> "dict[str, History]":
 
     models = read_models(paths)
     for history in models.values():
-        newest = max(history.folder.glob("audit_*.safetensors")).stem if history.folder is not None else ""
+        stems = [path.stem for path in history.folder.glob("audit_*.safetensors")] if history.folder is not None else []
+        newest = max((int(stem[6:]) for stem in stems if stem[6:].isdecimal()), default=-1)
         for number, sentence in history.unreadable.items():
-            if newest == f"audit_{number:06d}":
+            if number == newest:
                 raise AuditError(sentence)
             say(error_console(), f"warning: {sentence}", "yellow")
     return models

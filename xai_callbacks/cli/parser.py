@@ -5,7 +5,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NamedTuple, NoReturn
@@ -46,6 +46,7 @@ class Command(NamedTuple):
 
     run: Callable[[Any], int]
     args: Namespace  # with the classes of the configuration made
+    options: tuple[str, ...]  # all that it has, such as --out
 
 
 class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -60,6 +61,12 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(message) from ex
+
+    def _check_value_key(self, action: Any, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
+        """Refuse what a configuration has in place of a list, of which jsonargparse says what Python does."""
+        if getattr(action, "nargs", None) in ("*", "+") and not isinstance(value, list | None):
+            raise TypeError(f"Expected a list of {key}, but got {value!r}. Write {key}: [{value}]")
+        return super()._check_value_key(action, value, key, *args, **kwargs)
 
 
 def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
@@ -87,16 +94,15 @@ def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
         if module and (complete or name == named):
             _fill(parsers[name], importlib.import_module(f"xai_callbacks.cli.{module}"), last)
     asked = named if named in parsers else named.partition(" ")[0]
+    options = tuple(option for action in parsers.get(asked, root)._actions for option in action.option_strings)
     try:
         given = root.parse_args(list(argv))
         given = getattr(root, "instantiate", root.instantiate_classes)(given)
     except UsageError as error:
-        parser = parsers.get(asked, root)
-        options = [option for action in parser._actions for option in action.option_strings]
         said = _in_short(str(error), [*" ".join(COMMANDS).split(), *options])
-        raise UsageError(f"{said.replace(f' {asked}.', ' ')} See {parser.prog} --help.") from error
+        raise UsageError(f"{said} See {parsers.get(asked, root).prog} --help.") from error
     home = importlib.import_module(f"xai_callbacks.cli.{COMMANDS[asked][0]}")
-    return Command(getattr(home, asked.rpartition(" ")[2]), given[asked.replace(" ", ".")])
+    return Command(getattr(home, asked.rpartition(" ")[2]), given[asked.replace(" ", ".")], options)
 
 
 def _fill(parser: ArgumentParser, module: Any, name: str) -> None:
@@ -114,18 +120,38 @@ def _in_short(message: str, known: Sequence[str]) -> str:
     """
     lines = [line.strip(" -") for line in message.splitlines()]
     key = found[1] if (found := re.match(r'Parser key "(.+?)":?', lines[0])) else ""
-    noise = (
-        r"Parser key .*|Does not validate.*|Subtypes:.*|Errors:|Given value.*|Expected a <class '(NoneType|list)'>.*"
-    )
+    noise = r"Parser key .*|Does not validate.*|Subtypes:.*|Errors:|Given value.*|Expected a <class '\w+'>"
     telling = [line for line in lines if line and not re.fullmatch(noise, line)]
-    said = max(telling, key=lambda line: not line.startswith("Expected a <class"), default=lines[0])
+    kinds = [kind for kind in re.findall(r"- Expected a <class '(\w+)'>", message) if kind != "NoneType"]
+    given = found[1] if (found := re.search(r"Given value: (.*)", message)) else ""
+    said = telling[0] if telling else f"Expected a {' or '.join(kinds)}, but got {given}" if kinds else lines[0]
     if lines[0].startswith('expected "'):
         said = f"Expected a command, one of {' '.join(re.findall(r'{.*}', said))}"
-    if missing := re.search(r'required: (.+)|key "(.+)" is required', said, re.IGNORECASE):
-        said, key = f"Expected {missing[1] or missing[2]}, but it was not given", ""
-    said = re.sub(r"<class '([\w.]+)'>", r"\1", said).removeprefix("Validation failed: ").rstrip(".")
-    wrong = re.search(r"(?:option|invalid choice:|arguments:|for key) ['\"]?(-*[\w.-]+)", said)
     words = {name.lstrip("-"): name for name in known}
-    near = get_close_matches(wrong[1].lstrip("-").partition("=")[0], words, n=1) if wrong else []
-    hint = f" Did you mean {words[near[0]]}?" if near else ""
+    if missing := re.search(r'required: (.+)|key "(.+)" is required', said, re.IGNORECASE):
+        names = [name.rpartition(".")[2] for name in (missing[1] or missing[2]).split(", ")]
+        wanted = " and ".join(words.get(name.replace("_", "-"), name) for name in names)
+        said, key = f"Expected {wanted}, but {'it was' if len(names) == 1 else 'they were'} not given", ""
+    said = re.sub(r"<class '([\w.]+)'>", r"\1", said).removeprefix("Validation failed: ").rstrip(".:")
+    said = re.sub(r"\ba (?=int\b)", "an ", said).replace(". Got value: ", ", but got ")
+    said = re.sub(r"a typing\.Literal\[(.+?)\]", r"one of \1", said)
+    said = re.sub("Expected a dot import path string: (.*)", r"Expected the name of a class, but got \1", said)
+    near = _near(r"(?:option|invalid choice:|arguments:|for key) ['\"]?(-*[\w.-]+)", said, words)
+    near = near or _near(r"class, but got ([\w.]+)|class_path '([\w.]+)|list, but got ([A-Z]\w+)$", said, _classes())
+    hint = f" Did you mean {near}?" if near else ""
+    if kinds == ["list"] and not telling:
+        hint += f" Add to a list by --{key}+={near or given}."
     return f"{f'--{key}: ' if key else ''}{said}.{hint}"
+
+
+def _near(pattern: str, said: str, known: Mapping[str, str]) -> str:
+    """What may have been meant by the word that a pattern finds; empty if it finds none, or nothing is like it."""
+    found = re.search(pattern, said)
+    wrong = "" if found is None else next(filter(None, found.groups()))
+    near = get_close_matches(wrong.lstrip("-").partition("=")[0].rpartition("xai_callbacks.")[2], known, n=1)
+    return known[near[0]] if near and known[near[0]] != wrong else ""
+
+
+def _classes() -> dict[str, str]:
+    """Public names of the package by themselves."""
+    return {name: name for name in sys.modules[__name__.partition(".")[0]].__all__}

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 
 from xai_callbacks.cli.named import named
 from xai_callbacks.cli.output import OK, console, say, table, write_json
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, in_words
 
 if TYPE_CHECKING:
     from xai_callbacks.probes import ProbeSet
@@ -49,7 +49,13 @@ def build(args: Any) -> int:
         probes = ProbeSet.from_folder(args.folder, size=args.size, resize=args.resize, **facts)
     else:
         dataset = named(args.dataset)
-        dataset = dataset(**args.dataset_args) if callable(dataset) else dataset
+        try:
+            dataset = dataset(**args.dataset_args) if callable(dataset) else dataset
+        except Exception as error:  # of a class or function of the user
+            raise ConfigurationError(
+                f"Expected {args.dataset!r} to make a dataset, but got {in_words(error)} Pass its arguments as "
+                "--dataset-args."
+            ) from error
         probes = ProbeSet.from_dataset(dataset, args.per_class, seed=args.seed, fields=args.fields, **facts)
     probes.save(args.out)
     return _show(args, probes, args.out)

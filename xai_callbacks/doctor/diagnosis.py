@@ -50,7 +50,8 @@ class Diagnosis:
         """One line for each disturbance, by scenario."""
         ill = dict.fromkeys(each.scenario for each in self.disturbances)
         verdict = f"disturbs {len(ill)} of" if ill else "disturbs nothing in"
-        lines = [f"{self.name} {verdict} {len(self.scenarios)} trainings ({', '.join(self.scenarios)})."]
+        count = f"{len(self.scenarios)} training{'s' * (len(self.scenarios) != 1)}"
+        lines = [f"{self.name} {verdict} {count} ({', '.join(self.scenarios)})."]
         for scenario in ill:
             lines += [f"{scenario}:", *(f"  {each}" for each in self.disturbances if each.scenario == scenario)]
         if self.unrepeatable:

@@ -22,7 +22,7 @@ class ModelAccess(Protocol):
     def features(self) -> Mapping[str, Tensor]:
         """What the stages of the model gave for the probes, `(N, D)` float32 on the CPU by name of the module.
 
-        Feature maps are averaged to at most 7 x 7 cells first. Seen in the pass that all explainers share: costs
+        Feature maps are averaged to at most 4 x 4 cells first. Seen in the pass that all explainers share: costs
         nothing more, and is empty unless a measure has `needs_features`.
         """
 
