@@ -21,7 +21,6 @@ _PATHS = "Runs, histories, records, or folders of audited checkpoints, which are
 _BASELINE = "Name of the model that the others are held against; by default the first."
 _FLIPS = {"gained": "wrong before, right now", "lost": "right before, wrong now", "changed": "another wrong answer"}
 _BEYOND = {True: "beyond noise", False: "within noise", None: "cannot tell"}
-_FIRST = ("accuracy", "exact_match", "absolute_error")
 _MOST_ROWS, _MOST_NAMES = 12, 5
 _ALIKE = 0.005  # smaller distances of heatmaps would be shown as 0.00
 
@@ -116,11 +115,14 @@ def _seeds(args: Any) -> "list[History]":
 
 def _table(found: "Comparison", name: str, difference: "Difference", most: int) -> "Table":
     """Metrics of a model beside those of the baseline: how often it is right, then the most certain differences."""
+    from xai_callbacks.compare import quality_key
+
     more = len(difference.metrics) - most
     left_out = f" {more} more metrics with --all." if more > 0 else ""
+    first = quality_key([found.record(name)])
     rows: list[tuple[object, ...]] = [
         (each.key, number(each.a.value), number(each.b.value), estimate(each.difference), _BEYOND[each.beyond])
-        for each in sorted(difference.metrics, key=lambda each: each.key not in _FIRST)[:most]
+        for each in sorted(difference.metrics, key=lambda each: each.key != first)[:most]
     ]
     grid = table(f"{name} against {found.baseline}", "metric", found.baseline, name, "difference", "", rows=rows)
     grid.caption = shown(f"95 % intervals over probes; noise is told by {found.noise}.{left_out}")
