@@ -84,7 +84,7 @@ def test_a_region_that_is_looked_at_is_no_reason_to_hold_a_model_back():
 def test_a_model_that_was_not_tested_as_others_were_is_not_recommended(findings):
     said = verdict(untested=model(64, *findings, failed=("The trial CueTrial failed.",)), alarmed=model(50, ALARM))
     assert said[0].startswith("Ship none of them")
-    assert "Not tested: untested, for alarm/cue/patch. The trial CueTrial failed." in said
+    assert "Not tested, or not with enough evidence: untested, for alarm/cue/patch. The trial CueTrial failed." in said
 
 
 @pytest.mark.parametrize(("first", "second"), [(64, 30), (30, 64)])

@@ -83,7 +83,7 @@ def _standing(record: AuditRecord, records: Mapping[str, AuditRecord]) -> _Stand
     keys = {each.key for other in records.values() for each in other.findings if "attribution" not in each.key}
     untested = sorted(key for key in keys if key not in own or _is_open(own[key]))
     faults = tuple(each for each in record.findings if each.state in ("alarm", "fail"))
-    doubts = tuple(each for each in record.findings if each.key in keys and each.value == 1.0)
+    doubts = tuple(each for each in record.findings if each.key in keys and each.value == 1.0 and each not in faults)
     return _Standing(faults, doubts, tuple(untested))
 
 
@@ -98,7 +98,7 @@ def _choice(
 ) -> str:
     sound = [name for name, each in standings.items() if each.sound]
     if not sound:
-        return "Ship none of them: each has an alarm, a failed expectation, a doubt, or was not tested."
+        return "Ship none of them: each has an alarm, a failed expectation, a doubt, or was not tested enough."
     key = quality_key(records[name] for name in sound)
     if not key:
         several = any(each.startswith("absolute_error/") for record in records.values() for each in record.metrics)
@@ -139,7 +139,7 @@ def _held_against(name: str, standing: _Standing, record: AuditRecord) -> list[s
             said.append(f"{words} {name}. {told}" + (f" And {len(found) - _NAMED} more." if found[_NAMED:] else ""))
     if standing.untested:
         why = f" {' '.join(record.failed)}" if record.failed else ""
-        said.append(f"Not tested: {name}, for {_listed(standing.untested)}.{why}")
+        said.append(f"Not tested, or not with enough evidence: {name}, for {_listed(standing.untested)}.{why}")
     return said
 
 
