@@ -116,11 +116,11 @@ def make_splits(
     of different strengths can be compared on it.
 
     Args:
-        strength: share of the images of ``train`` and ``val`` whose cue agrees with the digit, in [0, 1].
-        train_images: number of training images. Source digits are used several times, each time at another place,
+        strength: Share of the images of ``train`` and ``val`` whose cue agrees with the digit, in [0, 1].
+        train_images: Number of training images. Source digits are used several times, each time at another place,
             contrast and texture.
-        held_out: number of source digits kept for ``val`` and ``conflict``, each rendered once.
-        seed: seed of everything drawn, the partition of the source digits included.
+        held_out: Number of source digits kept for ``val`` and ``conflict``, each rendered once.
+        seed: Seed of everything drawn, the partition of the source digits included.
 
     Raises:
         ValueError: `strength` is outside [0, 1], or there are not enough digits for `held_out`.

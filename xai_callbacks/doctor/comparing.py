@@ -21,16 +21,16 @@ class Disturbance:
     """One thing that is not as it would be without a callback.
 
     Attributes:
-        what: the kind: `parameters`, `buffers`, `optimizer`, `metrics` and `losses` as logged, `state_dict` (its keys),
+        what: The kind: `parameters`, `buffers`, `optimizer`, `metrics` and `losses` as logged, `state_dict` (its keys),
             `modules`, `steps` (modes at training steps), `eval_layers` (modes), `rng`, `hooks`, `attributes`,
             `requires_grad`, `grads`, `switches` (of torch), `process` (later trainings differ), `crash`, or `raised`
             (by a call that training survives).
-        words: what happened.
-        names: of the parameters, modules, hooks or settings.
-        hook: the hook of the callback that did it, `__init__` for its construction; None for what only came to light
+        words: What happened.
+        names: Names of the parameters, modules, hooks or settings.
+        hook: The hook of the callback that did it, `__init__` for its construction; None for what only came to light
             in comparison with the training without it.
-        step: the number of optimizer steps before it first happened; None for what came to light in comparison.
-        scenario: the way of training.
+        step: The number of optimizer steps before it first happened; None for what came to light in comparison.
+        scenario: The way of training.
     """
 
     what: str

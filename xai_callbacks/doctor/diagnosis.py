@@ -26,10 +26,10 @@ class Diagnosis:
     """What was found in some short trainings.
 
     Attributes:
-        name: of the callback or the call.
-        scenarios: names of the ways of training that were tried.
-        disturbances: in the order of the scenarios; what hooks did comes first, then what it led to.
-        unrepeatable: kinds of disturbances that the training shows by itself; they were not looked for in its end.
+        name: Name of the callback or the call.
+        scenarios: Names of the ways of training that were tried.
+        disturbances: Those found, in the order of the scenarios; what hooks did comes first, then what it led to.
+        unrepeatable: Kinds of disturbances that the training shows by itself; they were not looked for in its end.
     """
 
     name: str
@@ -78,15 +78,15 @@ def diagnose(
     classes; the last layer of its feature maps is `module.net.backbone[-1]`.
 
     Args:
-        given: a Lightning callback (copied for each training), a function or class that makes one without arguments, or
+        given: A Lightning callback (copied for each training), a function or class that makes one without arguments, or
             the call of an explainer, `(module, images, labels) -> anything`, made with gradients on eight images at the
             hook of the scenario; training survives what that raises.
-        seed: of the random streams.
-        scenarios: names among "plain" (validation each epoch), "accumulation" (gradients pending at validation),
+        seed: Seed of the random streams.
+        scenarios: Names among "plain" (validation each epoch), "accumulation" (gradients pending at validation),
             "train-epoch-end" (no validation) and "frozen" (only the head is trained); all where None. "frozen" is for
             the default net only.
-        module: what to train instead, copied for each training.
-        datamodule: its data; digits where None. For the call of an explainer, batches are to be `(images, labels)`.
+        module: What to train instead, copied for each training.
+        datamodule: Its data; digits where None. For the call of an explainer, batches are to be `(images, labels)`.
 
     Out of reach: whatever is neither torch's, Lightning's nor the module's, such as files and other processes; state
     of optimizers that is no number; two changes that undo each other within one hook; and functions replaced in the

@@ -39,18 +39,18 @@ class Snapshot:
     """All that is compared. Tensors are copies by name, random streams are digests of their whole state.
 
     Attributes:
-        parameters: by name, as are `buffers` and `grads`.
-        optimizer: state and settings of all optimizers, such as `0.3.exp_avg` and `0.lr`.
-        metrics: what was logged; within a training the latest values, at its end `(step, value)` of all times.
-        losses: of each training step, at the end of a training.
-        eval_layers: names of the modules in eval mode; the root is called `.`.
-        eval_layers_by_step: the same at each training step, at the end of a training.
-        hooks: how many there are, by owner, kind and function.
-        attributes: of modules; tensors and plain values of public ones, None for what is known by name only.
-        requires_grad: names of the parameters that are trained.
-        modules: class by name.
-        keys: of the `state_dict`.
-        switches: global switches of torch.
+        parameters: Values by name, as are `buffers` and `grads`.
+        optimizer: State and settings of all optimizers, such as `0.3.exp_avg` and `0.lr`.
+        metrics: What was logged; within a training the latest values, at its end `(step, value)` of all times.
+        losses: Loss of each training step, at the end of a training.
+        eval_layers: Names of the modules in eval mode; the root is called `.`.
+        eval_layers_by_step: The same at each training step, at the end of a training.
+        hooks: How many there are, by owner, kind and function.
+        attributes: Attributes of modules; tensors and plain values of public ones, None for what is known by name only.
+        requires_grad: Names of the parameters that are trained.
+        modules: Class by name.
+        keys: Keys of the `state_dict`.
+        switches: Global switches of torch.
     """
 
     parameters: dict[str, Tensor]

@@ -94,13 +94,13 @@ class Run:
     """How one training ended, and what the callback did.
 
     Attributes:
-        snapshot: the state after training, or at the moment it crashed.
-        crash: the error that ended the training, if one did.
-        errors: what the call of an `ExplainerCallback` raised, which catches that and lets training go on.
-        logged: keys of what was logged.
-        calls: how often that call returned something; None for other callbacks.
-        found: what hooks of the callback changed, where they were watched.
-        seconds: wall time.
+        snapshot: The state after training, or at the moment it crashed.
+        crash: The error that ended the training, if one did.
+        errors: What the call of an `ExplainerCallback` raised, which catches that and lets training go on.
+        logged: Keys of what was logged.
+        calls: How often that call returned something; None for other callbacks.
+        found: What hooks of the callback changed, where they were watched.
+        seconds: Wall time.
     """
 
     snapshot: Snapshot
