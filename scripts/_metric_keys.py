@@ -31,6 +31,7 @@ from xai_callbacks import (
     PatchCue,
     ProbeSet,
     RegionTrial,
+    Representations,
     Separation,
     Trial,
     Trust,
@@ -55,6 +56,7 @@ _NAMES = {
     r"\bdrop/blur\b": "drop/<fill>",
     r"\bfilled by blur\b": "filled in one way",
     r"(?<=^group/)(\w+)/\*": r"\1/<label>_<cue>",
+    r"^representation/\*": "representation/<stage>/cka",
     r"^alarm/cue/\*": "alarm/cue/<cue>",
     r"^alarm/attribution/\*": "alarm/attribution/<region>",
 }
@@ -86,6 +88,7 @@ def _sections() -> Iterator[tuple[str, Sequence[Key]]]:
         FoundRegions(),
         MapClusters(),
         Trust(),
+        Representations(),
         Separation(single),
         Conditions(["blur"]),
     ]

@@ -22,7 +22,8 @@ class Representations(Measure):
 
     def keys(self, context: Context) -> Sequence[Key]:
         """One for each stage."""
-        return [Key("representation/*", "similarity (linear CKA) of a layer with the previous audit", 0.0, 1.0)]
+        words = "similarity (linear CKA) of a stage with the previous audit"
+        return [Key("representation/*", words, 0.0, 1.0, of="nothing")]
 
     def measure(self, record: AuditRecord, past: History, context: Context) -> Measured:
         """Keep the matrices, and compare them with the latest that are of the same probes."""
