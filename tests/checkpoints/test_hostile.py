@@ -9,6 +9,7 @@ import struct
 import zipfile
 
 import pytest
+import pytorch_lightning
 import torch
 from safetensors.torch import save
 
@@ -41,7 +42,11 @@ def refusal(path, model=plain, **given) -> str:
 @pytest.mark.parametrize("entry", ["state_dict", "hyper_parameters", "callbacks"])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_bomb_is_refused_and_nothing_of_it_is_executed(tmp_path, entry, zipped):
-    content = {"state_dict": plain().state_dict(), "pytorch-lightning_version": "2.6.6", "hyper_parameters": {}}
+    content = {
+        "state_dict": plain().state_dict(),
+        "pytorch-lightning_version": pytorch_lightning.__version__,
+        "hyper_parameters": {},
+    }
     content[entry] = {"a": Bomb(tmp_path / "marker")}
     torch.save(content, tmp_path / "bomb.ckpt", _use_new_zipfile_serialization=zipped)
     for model in (plain, PATH):
@@ -61,7 +66,7 @@ def test_a_bare_pickle_bomb_is_refused(tmp_path, suffix):
 def test_foreign_classes_are_named_with_the_way_out(tmp_path):
     module = Small()
     content = {
-        "state_dict": module.state_dict(), "pytorch-lightning_version": "2.6.6", "global_step": 9, "epoch": 2,
+        "state_dict": module.state_dict(), "pytorch-lightning_version": pytorch_lightning.__version__, "global_step": 9, "epoch": 2,
         "hyper_parameters": {"channels": 4, "options": argparse.Namespace(own=Foreign())},
     }  # fmt: skip
     torch.save(content, tmp_path / "a.ckpt")

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning import callbacks
 from safetensors.torch import load_file, save_file
 
 from tests.callbacks.runs import fit
@@ -26,7 +26,7 @@ def same(model, other) -> bool:
 
 def trained(folder, module, *callbacks):
     """A checkpoint of one epoch of training."""
-    saves = ModelCheckpoint(folder, filename="epoch=0")
+    saves = callbacks.ModelCheckpoint(folder, filename="epoch=0")
     fit(folder, *callbacks, saves, module=module, max_epochs=1)
     return saves.best_model_path
 
@@ -78,8 +78,10 @@ def test_hyperparameters_that_are_not_in_the_checkpoint_are_asked_for(tmp_path):
 
 
 def test_averaged_and_raw_weights_are_a_choice(tmp_path):
+    if not hasattr(callbacks, "EMAWeightAveraging"):
+        pytest.skip("this version of Lightning averages no weights")
     module = Small()
-    path = trained(tmp_path, module, EMAWeightAveraging(decay=0.5))
+    path = trained(tmp_path, module, callbacks.EMAWeightAveraging(decay=0.5))
     content = torch.load(path, weights_only=True)
     assert not same(content["state_dict"], content["current_model_state"])
     with pytest.raises(ConfigurationError, match='Pass weights="averaged" for'):

@@ -92,8 +92,11 @@ def progress(words: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with the time left, on a terminal; call with what is done, and with all there is."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     out = error_console()
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bars:
+    if not out.is_terminal:  # older versions of rich leave an empty line
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, transient=True) as bars:
         bar = bars.add_task(shown(words), total=None)
         yield lambda done, total: bars.update(bar, completed=done, total=total)
