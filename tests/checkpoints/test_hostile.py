@@ -9,8 +9,8 @@ import struct
 import zipfile
 
 import pytest
-import pytorch_lightning
 import torch
+from pytorch_lightning import __version__ as VERSION
 from safetensors.torch import save
 
 from tests.checkpoints.modules import PATH, Small, plain
@@ -44,7 +44,7 @@ def refusal(path, model=plain, **given) -> str:
 def test_a_pickle_bomb_is_refused_and_nothing_of_it_is_executed(tmp_path, entry, zipped):
     content = {
         "state_dict": plain().state_dict(),
-        "pytorch-lightning_version": pytorch_lightning.__version__,
+        "pytorch-lightning_version": VERSION,
         "hyper_parameters": {},
     }
     content[entry] = {"a": Bomb(tmp_path / "marker")}
@@ -66,7 +66,7 @@ def test_a_bare_pickle_bomb_is_refused(tmp_path, suffix):
 def test_foreign_classes_are_named_with_the_way_out(tmp_path):
     module = Small()
     content = {
-        "state_dict": module.state_dict(), "pytorch-lightning_version": pytorch_lightning.__version__, "global_step": 9, "epoch": 2,
+        "state_dict": module.state_dict(), "pytorch-lightning_version": VERSION, "global_step": 9, "epoch": 2,
         "hyper_parameters": {"channels": 4, "options": argparse.Namespace(own=Foreign())},
     }  # fmt: skip
     torch.save(content, tmp_path / "a.ckpt")

@@ -24,10 +24,10 @@ def same(model, other) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def trained(folder, module, *callbacks):
+def trained(folder, module, *more):
     """A checkpoint of one epoch of training."""
     saves = callbacks.ModelCheckpoint(folder, filename="epoch=0")
-    fit(folder, *callbacks, saves, module=module, max_epochs=1)
+    fit(folder, *more, saves, module=module, max_epochs=1)
     return saves.best_model_path
 
 

@@ -74,7 +74,7 @@ def test_version(capsys):
         (["check", "x"], "Expected --expect, but it was not given. See xai-audit check --help."),
         (["compare"], "Expected paths, but it was not given. See xai-audit compare --help."),
         (["watch", "x", "--every", "soon"], "--every: "),
-        (["audit", "a.pt"], "--out, but"),
+        (["audit", "a.pt"], "Expected --probes"),
         ([*AUDIT, "--auditor.explainers", "GradCM"], "--auditor.explainers: Expected a list, but got GradCM. Did you"),
         ([*AUDIT, "--auditor.explainers", "GradCM"], "Did you mean GradCAM? Add to a list by --auditor.explainers+="),
         ([*AUDIT, "--auditor.trials", "CueTrial"], "got CueTrial. Add to a list by --auditor.trials+=CueTrial. See"),
@@ -212,7 +212,8 @@ def test_colours_only_on_a_terminal(runs, monkeypatch, capsys):
 
 def test_completion_knows_the_options_of_every_command(capsys):
     pytest.importorskip("shtab", reason="jsonargparse completes by shtab")
-    if "add_print_completion_argument" not in inspect.signature(jsonargparse.set_parsing_settings).parameters:
+    settings = getattr(jsonargparse, "set_parsing_settings", lambda: None)
+    if "add_print_completion_argument" not in inspect.signature(settings).parameters:
         pytest.skip("this version of jsonargparse completes in another way")
     assert main(["--print_completion", "shtab-bash"]) == 0
     script = capsys.readouterr().out
