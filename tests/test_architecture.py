@@ -17,18 +17,19 @@ PACKAGE = "xai_callbacks"
 ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 TO_THE_LEFT_OF_AUDIT = {
-    "errors", "randomness", "tasks", "probes", "questions", "access", "gradients", "record", "history", "interventions",
-    "explainers", "novelty", "metrics", "trials", "measures",
+    "errors", "files", "randomness", "tasks", "probes", "questions", "access", "gradients", "record", "history",
+    "interventions", "explainers", "novelty", "metrics", "trials", "measures",
 }  # fmt: skip
 UP_TO_CALLBACKS = TO_THE_LEFT_OF_AUDIT | {"audit", "rules", "render", "gallery", "sinks", "_lightning"}
 
-# Every room may import these two; they import nothing of ours.
-FOUNDATIONS = {"errors", "randomness"}
+# Every room may import these three; they import nothing of ours.
+FOUNDATIONS = {"errors", "files", "randomness"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "files": set(),
     "randomness": set(),
-    "record": {"errors"},
+    "record": {"errors", "files"},
     "history": {"record"} | FOUNDATIONS,
     "tasks": FOUNDATIONS,
     "probes": {"tasks"} | FOUNDATIONS,

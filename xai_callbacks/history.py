@@ -19,9 +19,9 @@ from xai_callbacks.errors import AuditError, ConfigurationError, in_words, requi
 from xai_callbacks.record import AuditRecord, Estimate
 from xai_callbacks.record.audit_record import from_text, to_text
 
-__all__ = ["History", "evenly_spaced"]
+__all__ = ["RECORD_FILE", "History", "evenly_spaced"]
 
-_FILE = re.compile(r"audit_([0-9]{6,})\.safetensors")
+RECORD_FILE = re.compile(r"audit_([0-9]{6,})\.safetensors")
 _STATE = 1
 _LATEST = 32  # audits that a state holds without gaps
 _LARGEST = 2**28  # bytes of an unpacked state: what is damaged or hostile could unpack to any size
@@ -85,7 +85,7 @@ class History(Sequence[AuditRecord]):
             paths = sorted(self.folder.iterdir()) if self.folder is not None and self.folder.is_dir() else []
         except OSError as error:
             raise AuditError(f"Expected a folder that can be listed, but got {in_words(error)}") from error
-        files = {int(found[1]): path for path in paths if (found := _FILE.fullmatch(path.name))}
+        files = {int(found[1]): path for path in paths if (found := RECORD_FILE.fullmatch(path.name))}
         for number, path in sorted(files.items()):
             try:
                 entry = _Entry.of(number, AuditRecord.load(path), path)
@@ -98,6 +98,12 @@ class History(Sequence[AuditRecord]):
     def last(self) -> AuditRecord | None:
         """The latest record; None if there is none."""
         return self[-1] if self._entries else None
+
+    @property
+    def latest_unreadable(self) -> str:
+        """Why the newest file cannot be read; empty if it can."""
+        newest = max(self.unreadable, default=-1)
+        return self.unreadable[newest] if newest > max((each.number for each in self._entries), default=-1) else ""
 
     def append(self, record: AuditRecord) -> None:
         """Add the newest record; writes it, and mostly one earlier record whose tensors are dropped for it.

@@ -157,13 +157,13 @@ def test_maps_of_other_grids_are_compared_on_a_common_one(records):
     assert each.grid == (4, 4)
     assert each.resampled
     assert float(each.distance.nan_to_num().max()) < 1e-9
-    assert "The maps gradcam/why have different grids; compared on 4 x 4." in found.notes
+    assert "Maps of gradcam have different grids; compared on 4 x 4." in found.notes
 
 
 def test_doubtful_heat_is_noted(records):
     doubted = replace(records["other"], trust={"gradcam/why": "fails the deletion test"})
     notes = compare({"net": records["net"], "other": doubted}).notes
-    assert "Heat of gradcam/why is in doubt: it fails the deletion test." in notes
+    assert "other: heat of gradcam/why is in doubt: it fails the deletion test." in notes
 
 
 def test_empty_maps_agree_with_none_and_are_noted(records):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.contract.every_explainer import NOT_LINEAR, close, images
+from tests.contract.every_explainer import NOT_LINEAR, Net, close, images
 from tests.explaining import explain, observed, subject_of
 from xai_callbacks import Why, WhyNotCertain, WhyRatherThan, explainers
 from xai_callbacks.access import undisturbed
@@ -22,18 +22,12 @@ QUESTIONS = [Why(), WhyRatherThan(), WhyNotCertain(), Why(of=1), WhyRatherThan(f
 every_explainer = pytest.mark.parametrize("explainer", EXPLAINERS, ids=lambda explainer: explainer.__name__)
 
 
-class SmallNet(nn.Module):
-    """A CNN with batch norm, dropout and in-place activations; its last feature map is `body`."""
+class SmallNet(Net):
+    """A CNN with batch norm, dropout, in-place activations and a hidden layer; its last feature map is `body`."""
 
     def __init__(self, classes=3):
-        super().__init__()
-        torch.manual_seed(4)
-        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
-        self.body = nn.Sequential(nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
-        self.dropout, self.hidden, self.head = nn.Dropout(0.5), nn.Linear(8, 16), nn.Linear(16, classes)
-        for norm in (self.stem[1], self.body[1]):
-            nn.init.normal_(norm.running_mean, std=0.3)
-            nn.init.uniform_(norm.running_var, 0.5, 2.0)
+        super().__init__(classes)
+        self.hidden, self.head = nn.Linear(8, 16), nn.Linear(16, classes)
 
     def forward(self, images):
         pooled = self.body(self.stem(images)).mean(dim=(2, 3))

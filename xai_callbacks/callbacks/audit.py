@@ -12,13 +12,14 @@ from xai_callbacks.callbacks.attaching import attached
 from xai_callbacks.callbacks.delivery import MISSING, Delivery, as_tensors
 from xai_callbacks.callbacks.neighbours import averages_weights, check_trainer, has_lazy_parameters, warn_of_neighbours
 from xai_callbacks.callbacks.notices import Notices, OnError, progress, without_logging
-from xai_callbacks.callbacks.run import PROBES, Run, checkpoint_of, folder_of
+from xai_callbacks.callbacks.run import Run, checkpoint_of, folder_of
 from xai_callbacks.callbacks.schedule import Schedule, step_of
 from xai_callbacks.callbacks.watch import Watch
 from xai_callbacks.callbacks.watching import Watching
 from xai_callbacks.errors import ConfigurationError, in_words, require_instance, require_integer, require_name
 from xai_callbacks.history import History
 from xai_callbacks.probes import ProbeSet
+from xai_callbacks.probes.files import FILE_NAME
 from xai_callbacks.record import AuditRecord, Estimate, Key
 from xai_callbacks.rules import AlarmRule, Rule, as_rules, summary
 from xai_callbacks.sinks import Sink
@@ -323,7 +324,7 @@ class AuditCallback(Callback):
         try:
             state = self._loaded or {}
             folder = folder_of(state["run"]) if state.get("version") == _STATE_VERSION else None
-            self.auditor = attached(trainer, module, None if folder is None else folder / PROBES)
+            self.auditor = attached(trainer, module, None if folder is None else folder / FILE_NAME)
         except Exception as error:  # nobody asked for anything in particular: training goes on without audits
             self._failed = True
             self._notices.tell(trainer, f"{self.name}: nothing is audited in this run. {in_words(error)}", loud=True)
@@ -335,8 +336,8 @@ class AuditCallback(Callback):
         folder = self._run.folder
         if self.auditor is not None and folder is not None and trainer.is_global_zero:
             with self._notices.forgiving("The probes could not be saved, training goes on."):
-                if not (folder / PROBES).exists():
-                    self.auditor.probes.save(folder / PROBES)
+                if not (folder / FILE_NAME).exists():
+                    self.auditor.probes.save(folder / FILE_NAME)
 
     def _introduce(self, trainer: Trainer) -> None:
         """Say what is audited, and what can never be concluded from it."""

@@ -17,10 +17,10 @@ from xai_callbacks._lightning import LightningModule, Trainer, new_trainer
 from xai_callbacks.audit import Auditor
 from xai_callbacks.audit.results import weights_hash
 from xai_callbacks.callbacks.notices import without_logging
-from xai_callbacks.callbacks.run import PROBES
 from xai_callbacks.checkpoints import Checkpoint
 from xai_callbacks.errors import AuditError, ConfigurationError, in_words, require_instance, require_name
 from xai_callbacks.history import History
+from xai_callbacks.probes.files import FILE_NAME
 from xai_callbacks.record import AuditRecord
 from xai_callbacks.record.audit_record import to_text
 from xai_callbacks.rules import Rule, as_rules, conclude
@@ -104,7 +104,7 @@ class _Audits(LightningModule):
     def on_validation_start(self) -> None:
         """Save the probes; let all processes choose by the first model where to explain."""
         if self.trainer.is_global_zero:
-            self._auditor.probes.save(self._folder / PROBES)
+            self._auditor.probes.save(self._folder / FILE_NAME)
         else:
             with suppress(Exception), torch.inference_mode(False):  # told by the process whose share it is
                 self._auditor.prepare(self._loaded(self._names[0]))

@@ -11,8 +11,6 @@ from xai_callbacks._lightning import Trainer
 from xai_callbacks.audit.results import weights_hash
 from xai_callbacks.history import History
 
-PROBES = "probes.safetensors"  # the probes of a run, beside its history
-
 
 class Run:
     """Memory of one run: everything that is known of earlier audits is in its history."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from xai_callbacks.cli.output import error_console, say
-from xai_callbacks.errors import AuditError, ConfigurationError, in_words
+from xai_callbacks.errors import ConfigurationError, in_words
 
 if TYPE_CHECKING:
     from xai_callbacks.history import History
@@ -22,16 +22,12 @@ def named(path: str) -> Any:
 def models_at(paths: Sequence[str]) -> "dict[str, History]":
     """Histories by the name of the model.
 
-    An earlier audit that cannot be read is told of; the latest is an `AuditError`, as another would pass for it.
+    An earlier audit that cannot be read is told of.
     """
     from xai_callbacks.compare import read_models
 
     models = read_models(paths)
     for history in models.values():
-        stems = [path.stem for path in history.folder.glob("audit_*.safetensors")] if history.folder is not None else []
-        newest = max((int(stem[6:]) for stem in stems if stem[6:].isdecimal()), default=-1)
-        for number, sentence in history.unreadable.items():
-            if number == newest:
-                raise AuditError(sentence)
+        for sentence in history.unreadable.values():
             say(error_console(), f"warning: {sentence}", "yellow")
     return models

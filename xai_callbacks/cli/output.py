@@ -1,13 +1,12 @@
 """What commands print: text that cannot be mistaken for markup or control codes, tables, progress, JSON."""
 
-import dataclasses
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -71,20 +70,9 @@ def estimate(given: "Estimate | None") -> str:
 
 def write_json(value: object) -> None:
     """Print JSON, in ASCII."""
-    sys.stdout.write(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+    from xai_callbacks.record import plain
 
-
-def _plain(value: Any) -> Any:
-    """Plain values of named tuples, dataclasses and mappings; None for NaN and inf, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if hasattr(value, "_asdict") or dataclasses.is_dataclass(value):
-        value = value._asdict() if hasattr(value, "_asdict") else vars(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
+    sys.stdout.write(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
 @contextmanager

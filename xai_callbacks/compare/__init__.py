@@ -4,9 +4,9 @@ from xai_callbacks.compare.agreement import Agreement
 from xai_callbacks.compare.comparison import Comparison, Difference, Disagreement, compare
 from xai_callbacks.compare.differences import MetricDifference
 from xai_callbacks.compare.sources import find_probes, read_models
-from xai_callbacks.compare.verdict import quality_key
+from xai_callbacks.compare.verdict import quality, quality_key
 
 __all__ = [
     "Agreement", "Comparison", "Difference", "Disagreement", "MetricDifference", "compare", "find_probes",
-    "quality_key", "read_models",
+    "quality", "quality_key", "read_models",
 ]  # fmt: skip

@@ -43,29 +43,27 @@ class Agreement:
     expected: float | None = None
 
 
-def agreements(a: AuditRecord, b: AuditRecord, seeds: Sequence[AuditRecord] = ()) -> dict[str, Agreement]:
+def agreements(a: AuditRecord, b: AuditRecord, expected: Mapping[str, float] | None = None) -> dict[str, Agreement]:
     """Agreement of all heatmaps that both audits have, by what their keys begin with."""
-    expected = _expected(seeds)
     found = {}
     for key, first, second, same in _pairs(a, b):
         # Two empty maps are no agreement, unless the models are the same.
-        copies = bool(a.weights) and a.weights == b.weights
-        alike = (first == second).flatten(1).all(dim=1) & ((first != 0).flatten(1).any(dim=1) | copies)
-        grid = (int(first.shape[-2]), int(first.shape[-1]))
+        known = (first != 0).flatten(1).any(dim=1) | (bool(a.weights) and a.weights == b.weights)
+        alike, known = (first == second).flatten(1).all(dim=1) & known, same & known
         values = {
             "rank_correlation": map_similarity(first, second).where(~alike, 1.0),
-            "ssim": ssim(first, second).where((first != 0).flatten(1).any(dim=1) | alike, torch.nan).where(~alike, 1.0),
+            "ssim": ssim(first, second).where(~alike, 1.0),
             "overlap": top_overlap(first, second, TOP).where(~alike, 1.0),
             "distance": explanation_drift(first, second).where(~alike, 0.0),
         }
-        of_two = {tuple(each.maps[key.partition("/")[0]].heatmaps.shape[-2:]) for each in (a, b)}
+        explainer = key.partition("/")[0]
         found[key] = Agreement(
             key=key,
-            grid=grid,
-            resampled=len(of_two) > 1,
+            grid=(int(first.shape[-2]), int(first.shape[-1])),
+            resampled=a.maps[explainer].heatmaps.shape[-2:] != b.maps[explainer].heatmaps.shape[-2:],
             same=same,
-            expected=expected.get(key),
-            **{name: each.where(same, torch.nan) for name, each in values.items()},
+            expected=(expected or {}).get(key),
+            **{name: each.where(known, torch.nan) for name, each in values.items()},
         )
     return found
 
@@ -126,8 +124,8 @@ def _on(given: MapSet, row: int, grid: tuple[int, ...]) -> Tensor:
     return maps / given.peaks[row] if given.units == "relative" and given.peaks and given.peaks[row] else maps
 
 
-def _expected(seeds: Sequence[AuditRecord]) -> Mapping[str, float]:
-    """What maps of the same answer by two seeds rarely differ by."""
+def expected_distances(seeds: Sequence[AuditRecord]) -> Mapping[str, float]:
+    """What maps of the same answer by two seeds rarely differ by: the 95 % quantile, by what their keys begin with."""
     found: dict[str, list[Tensor]] = {}
     for a, b in combinations(seeds, 2):
         for key, first, second, same in _pairs(a, b):

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from xai_callbacks.compare import agreement
-from xai_callbacks.compare.agreement import Agreement, agreements, says
+from xai_callbacks.compare.agreement import Agreement, agreements, expected_distances, says
 from xai_callbacks.compare.differences import FEWEST_SEEDS, MetricDifference, metric_differences
 from xai_callbacks.compare.verdict import conclude, quality_key
 from xai_callbacks.errors import ConfigurationError, is_number, require_instance
 from xai_callbacks.history import History
 from xai_callbacks.metrics import FoundRegion, found_on, rank_correlation
 from xai_callbacks.metrics.representations import linear_cka
-from xai_callbacks.record import FEWEST_FOR_INTERVAL, AuditRecord
+from xai_callbacks.record import FEWEST_FOR_INTERVAL, AuditRecord, plain
 
 SAME_VALUE = 0.1  # standard deviations of the targets by which values may differ and still be the same answer
 _NAMED = 3  # differing questions or explainers that an error names
@@ -48,7 +48,6 @@ class Difference:
             deviation of the targets.
         agreements: Agreement of heatmaps by what their keys begin with, such as `gradcam/why`.
         says: How far the answers differ, `(N,)` in [0, 1]: total variation of probabilities, see `agreement.says`.
-        reasons: Same answer, different reasons: probes with the same answer, largest distance of their maps first.
         novelty: Rank correlation of the novelty scores of the probes, in [-1, 1], by score: are the same ones novel?
         cka: Linear CKA of stages of the same name, by name, in [0, 1]; where no name is the same, of each stage of the
             baseline and the most similar one, as `layer1 ~ blocks.2`. Empty without `Representations`.
@@ -61,7 +60,6 @@ class Difference:
     changed: tuple[int, ...]
     agreements: Mapping[str, Agreement]
     says: Tensor
-    reasons: tuple[int, ...]
     novelty: Mapping[str, float]
     cka: Mapping[str, float]
     identical: bool
@@ -75,6 +73,13 @@ class Difference:
         """Cosine distance of the maps of the first question that can be compared, `(N,)`, NaN where none can."""
         first = next(iter(self.agreements.values()), None)
         return torch.full_like(self.says, torch.nan) if first is None else first.distance
+
+    @property
+    def reasons(self) -> tuple[int, ...]:
+        """Same answer, different reasons: probes with the same answer, largest distance of their maps first."""
+        other = {*self.gained, *self.lost, *self.changed}
+        apart = {place: far for place, far in enumerate(self.distance.tolist()) if not math.isnan(far)}
+        return tuple(sorted(apart.keys() - other, key=lambda place: (-apart[place], place)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -139,29 +144,26 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """The comparison in plain values, for JSON; what is not finite is None."""
         latest = {name: history.without_tensors()[-1] for name, history in self.models.items()}
-        return {
+        told = ("epoch", "step", "checkpoint", "weights", "metrics", "findings")
+        found: dict[str, Any] = plain({
             "baseline": self.baseline,
-            "verdict": list(self.verdict),
+            "verdict": self.verdict,
             "noise": self.noise,
-            "notes": list(self.notes),
+            "notes": self.notes,
             "models": {
-                name: {
-                    "epoch": record.epoch, "step": record.step, "checkpoint": record.checkpoint,
-                    "weights": record.weights, "audits": len(self.models[name]),
-                    "metrics": {key: _plain(each._asdict()) for key, each in record.metrics.items()},
-                    "findings": [{"key": f.key, "state": f.state, "sentence": f.sentence} for f in record.findings],
-                }
+                name: {"audits": len(self.models[name])} | {part: getattr(record, part) for part in told}
                 for name, record in latest.items()
             },
-            "differences": {name: _difference_as_dict(each) for name, each in self.differences.items()},
-            "ranking": [_plain(asdict(each)) for each in self.ranking()],
-        }  # fmt: skip
+            "differences": {name: _numbers(each) for name, each in self.differences.items()},
+            "ranking": self.ranking(),
+        })  # fmt: skip
+        return found
 
 
 def compare(models: Mapping[str, Model], *, seeds: Sequence[Model] = (), confidence: float = 0.95) -> Comparison:
     """Compare the latest audits of two or more models.
 
-    Cost: no model is run. Memory: the records of two models at a time, and what is kept of each, some numbers a probe.
+    Cost: no model is run. Memory: the latest record of each model, as its history holds it, and some numbers a probe.
 
     Args:
         models: Histories or records by the names of the models; the first is the baseline.
@@ -172,11 +174,13 @@ def compare(models: Mapping[str, Model], *, seeds: Sequence[Model] = (), confide
     Raises a `ConfigurationError` that says what differs if audits are not of the same probes, questions and explainers,
     and for arguments that cannot be used.
     """
-    histories = _checked("models", models, confidence)
+    if not is_number(confidence) or not 0.5 < confidence < 1:
+        raise ConfigurationError(f"Expected `confidence` to be in (0.5, 1), but got {confidence!r}.")
+    histories = _checked("models", models)
     if len(histories) < 2:
         raise ConfigurationError(f"Expected `models` to be two or more, but got {len(histories)}. Add one to compare.")
     named = {f"seed {place}": each for place, each in enumerate(seeds, start=1)}
-    references = [history[-1] for history in _checked("seeds", named, confidence).values()]
+    references = [history[-1] for history in _checked("seeds", named).values()]
     if 0 < len(references) < FEWEST_SEEDS:
         raise ConfigurationError(
             f"Expected `seeds` to be audits of {FEWEST_SEEDS} trainings or more, but got {len(references)}. Two or one "
@@ -184,17 +188,18 @@ def compare(models: Mapping[str, Model], *, seeds: Sequence[Model] = (), confide
         )
     names = list(histories)
     baseline = histories[names[0]][-1]
-    if len({record.weights for record in references if record.weights}) < sum(bool(r.weights) for r in references):
+    weights = [record.weights for record in references if record.weights]
+    if len(set(weights)) < len(weights):
         raise ConfigurationError(
             "Expected `seeds` to be different trainings, but some have the same weights. Leave out what is there twice."
         )
     for name, record in zip(named, references, strict=True):
         _require_comparable(names[0], baseline, name, record)
-    found, notes = {}, []
+    found, notes, expected = {}, list[str](), expected_distances(references)
     for name in names[1:]:
         record = histories[name][-1]
         _require_comparable(names[0], baseline, name, record)
-        found[name] = _difference(baseline, record, references, confidence)
+        found[name] = _difference(baseline, record, references, expected, confidence)
         notes += _notes(names[0], name, found[name], baseline, record)
     noise = "seeds" if references else "probes"
     # Each is one of many contests of the best model, at one level together.
@@ -212,10 +217,8 @@ def compare(models: Mapping[str, Model], *, seeds: Sequence[Model] = (), confide
     )
 
 
-def _checked(argument: str, models: Mapping[str, Model], confidence: float) -> dict[str, History]:
+def _checked(argument: str, models: Mapping[str, Model]) -> dict[str, History]:
     require_instance(argument, models, Mapping, "audits by the names of models")
-    if not is_number(confidence) or not 0.5 < confidence < 1:
-        raise ConfigurationError(f"Expected `confidence` to be in (0.5, 1), but got {confidence!r}.")
     found = {}
     for name, model in models.items():
         require_instance(f"{argument}[{name!r}]", model, (History, AuditRecord), "a History or an AuditRecord")
@@ -247,21 +250,18 @@ def _require_comparable(name: str, a: AuditRecord, other: str, b: AuditRecord) -
         )
 
 
-def _difference(a: AuditRecord, b: AuditRecord, seeds: Sequence[AuditRecord], confidence: float) -> Difference:
-    every = agreements(a, b, seeds)
+def _difference(
+    a: AuditRecord, b: AuditRecord, seeds: Sequence[AuditRecord], expected: Mapping[str, float], confidence: float
+) -> Difference:
     other = _differs(a, b)
     gained, lost = _flips(a, b, other)
-    flipped = set(gained) | set(lost)
-    distance = next(iter(every.values())).distance if every else torch.full((len(a.names),), torch.nan)
-    same = [place for place in (~other).nonzero()[:, 0].tolist() if not math.isnan(float(distance[place]))]
     return Difference(
         metrics=metric_differences(a, b, seeds, confidence=confidence),
         gained=gained,
         lost=lost,
-        changed=tuple(place for place in other.nonzero()[:, 0].tolist() if place not in flipped),
-        agreements=every,
+        changed=tuple(place for place in other.nonzero()[:, 0].tolist() if place not in {*gained, *lost}),
+        agreements=agreements(a, b, expected),
         says=says(a, b),
-        reasons=tuple(sorted(same, key=lambda place: -float(distance[place]))),
         novelty={name: rank_correlation(a.scores[name], b.scores[name]) for name in a.scores if name in b.scores},
         cka=_similarities(a.grams, b.grams),
         identical=bool(a.weights) and a.weights == b.weights,
@@ -308,10 +308,8 @@ def _notes(name: str, other: str, found: Difference, a: AuditRecord, b: AuditRec
         changed += [key for key in {**a.settings, **b.settings} if a.settings.get(key) != b.settings.get(key)]
         if changed:
             notes.append(f"{name} and {other} were audited with different settings or versions: {', '.join(changed)}.")
-    apart = [each for each in found.agreements.values() if each.resampled]
-    notes += [
-        f"The maps {each.key} have different grids; compared on {each.grid[0]} x {each.grid[1]}." for each in apart
-    ]
+    grids = {key.partition("/")[0]: each.grid for key, each in found.agreements.items() if each.resampled}
+    notes += [f"Maps of {each} have different grids; compared on {h} x {w}." for each, (h, w) in grids.items()]
     if len(a.names) < FEWEST_FOR_INTERVAL:
         notes.append(f"Of {len(a.names)} probes there are no intervals; {FEWEST_FOR_INTERVAL} are needed.")
     for model, record in ((name, a), (other, b)):
@@ -320,7 +318,8 @@ def _notes(name: str, other: str, found: Difference, a: AuditRecord, b: AuditRec
             dead = int((given.heatmaps == 0).all(dim=-1).all(dim=-1).any(dim=0).sum())
             if dead:
                 notes.append(f"{model}: maps of {explainer} are empty on {dead} of {len(record.names)} probes.")
-        notes += [f"Heat of {key} is in doubt: it {said}." for key, said in record.trust.items() if said[:5] == "fails"]
+        doubts = {key: said for key in record.trust if (said := record.doubt(key))}
+        notes += [f"{model}: heat of {key} is in doubt: it {said}." for key, said in doubts.items()]
     return notes
 
 
@@ -328,38 +327,14 @@ def _weight(each: Disagreement) -> tuple[float, float]:
     return tuple(0.0 if math.isnan(value) else value for value in (each.says, each.why))  # type: ignore[return-value]
 
 
-def _difference_as_dict(each: Difference) -> dict[str, Any]:
-    return {
-        "metrics": [_row_as_dict(row) for row in each.metrics],
-        "gained": list(each.gained),
-        "lost": list(each.lost),
-        "changed": list(each.changed),
-        "same_answer_different_reasons": list(each.reasons),
-        "maps": {
-            key: {
-                "grid": list(found.grid),
-                "expected": found.expected,
-                **{part: _mean(getattr(found, part)) for part in ("rank_correlation", "ssim", "overlap", "distance")},
-            }
-            for key, found in each.agreements.items()
-        },
-        "novelty": _plain(each.novelty),
-        "cka": _plain(each.cka),
-        "identical": each.identical,
+def _numbers(each: Difference) -> dict[str, Any]:
+    """A difference without what is kept of each probe."""
+    parts = ("rank_correlation", "ssim", "overlap", "distance")
+    maps = {
+        key: {"grid": found.grid, "expected": found.expected}
+        | {part: float(getattr(found, part).nanmean()) for part in parts}
+        for key, found in each.agreements.items()
     }
-
-
-def _row_as_dict(row: MetricDifference) -> dict[str, Any]:
-    estimates = {part: _plain(getattr(row, part)._asdict()) for part in ("a", "b", "difference")}
-    return {**_plain(row._asdict()), **estimates}
-
-
-def _mean(values: Tensor) -> float | None:
-    value = float(values.nanmean())
-    return value if math.isfinite(value) else None
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
-    }
+    left = {"agreements", "says"}
+    kept = {name: value for name, value in vars(each).items() if name not in left}
+    return kept | {"maps": maps, "same_answer_different_reasons": each.reasons}

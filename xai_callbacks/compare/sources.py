@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.history import History
+from xai_callbacks.errors import AuditError, ConfigurationError
+from xai_callbacks.history import RECORD_FILE, History
+from xai_callbacks.probes.files import FILE_NAME
 from xai_callbacks.record import AuditRecord
 
-PROBES = "probes.safetensors"
-_RECORD = re.compile(r"audit_[0-9]{6,}\.safetensors")
 _VERSION = re.compile(r"version_[0-9]+")
 _NEAR = 4  # folders from a record upwards in which its probes may lie
 
@@ -24,7 +23,7 @@ def read_models(paths: Sequence[str | os.PathLike[str]]) -> dict[str, History]:
             or one file of `AuditRecord.save`.
 
     Raises a `ConfigurationError` for a path without audits, or whose audits cannot be read, and an `AuditError` for a
-    file that is no record.
+    file that is no record, or a history whose latest audit cannot be read.
     """
     places = _places(paths)
     models = {}
@@ -33,6 +32,8 @@ def read_models(paths: Sequence[str | os.PathLike[str]]) -> dict[str, History]:
         if not history:
             why = " ".join(history.unreadable.values()) or "It is empty."
             raise ConfigurationError(f"Expected audits in {str(place)!r}, but none can be read. {why}")
+        if history.latest_unreadable:  # or an earlier one would pass for it
+            raise AuditError(history.latest_unreadable)
         models[name] = history
     return models
 
@@ -41,8 +42,8 @@ def find_probes(paths: Sequence[str | os.PathLike[str]]) -> Path | None:
     """The file of probes that lies nearest to the audits of some paths; None if there is none."""
     for place in _places(paths):
         for folder in place.absolute().parents[:_NEAR]:
-            if (folder / PROBES).is_file():
-                return folder / PROBES
+            if (folder / FILE_NAME).is_file():
+                return folder / FILE_NAME
     return None
 
 
@@ -52,7 +53,7 @@ def _places(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     for path in map(Path, paths):
         below = [path]
         if not path.is_file():
-            below = sorted(Path(folder) for folder, _, files in os.walk(path) if any(map(_RECORD.fullmatch, files)))
+            below = sorted(Path(folder) for folder, _, files in os.walk(path) if any(map(RECORD_FILE.fullmatch, files)))
         if not below:
             raise ConfigurationError(
                 f"Expected `paths` to lead to audits, but there are none in {str(path)!r}. Give the folder of a run of "

@@ -35,6 +35,11 @@ def quality_key(records: Iterable[AuditRecord]) -> str:
     return next(known, "")
 
 
+def quality(estimate: Estimate, key: str) -> float:
+    """How good a value of that metric, or a difference of two, is: larger is better."""
+    return -estimate.value if key == "absolute_error" else estimate.value
+
+
 @dataclass(frozen=True)
 class _Standing:
     """What rules say of one model."""
@@ -104,7 +109,7 @@ def _choice(
         several = any(each.startswith("absolute_error/") for record in records.values() for each in record.metrics)
         why = "errors of several values cannot be added up" if several else "no labels are known by which to choose"
         return f"Nothing speaks against {_listed(sound)}; {why}."
-    best = max(sound, key=lambda name: _quality(records[name].metrics[key], key))
+    best = max(sound, key=lambda name: quality(records[name].metrics[key], key))
     told = f"{key.replace('_', ' ')} {_number(records[best].metrics[key])}"
     if not _is_beyond_chance(records[best].metrics[key]):
         return f"Ship none of them: {best}, the best that nothing speaks against, is no better than chance ({told})."
@@ -169,10 +174,6 @@ def _is_known(estimate: Estimate | None) -> bool:
     return estimate is not None and math.isfinite(estimate.value)
 
 
-def _quality(estimate: Estimate, key: str) -> float:
-    return -estimate.value if key == "absolute_error" else estimate.value
-
-
 def _is_beyond_chance(estimate: Estimate) -> bool:
     """Whether its interval is above chance, or where it has none the value; what has no chance level always is."""
     least = estimate.value if estimate.low is None else estimate.low
@@ -181,11 +182,11 @@ def _is_beyond_chance(estimate: Estimate) -> bool:
 
 def _is_better(row: MetricDifference | None, key: str) -> bool:
     """Whether the other model of a contest is better beyond noise."""
-    return row is not None and bool(row.beyond) and _quality(row.difference, key) > 0
+    return row is not None and bool(row.beyond) and quality(row.difference, key) > 0
 
 
 def _is_worse(row: MetricDifference | None, key: str) -> bool:
-    return row is not None and bool(row.beyond) and _quality(row.difference, key) < 0
+    return row is not None and bool(row.beyond) and quality(row.difference, key) < 0
 
 
 def _number(estimate: Estimate) -> str:

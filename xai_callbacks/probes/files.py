@@ -2,8 +2,6 @@
 
 import json
 import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from xai_callbacks.errors import ProbeSetError, require_instance
+from xai_callbacks.files import write_whole
 from xai_callbacks.probes.probe_set import FACTS, TENSORS, ProbeSet
 
 FORMAT_VERSION = 2
 HEADER_KEY = "xai_callbacks.probes"
 MASK_PREFIX = "masks/"
+FILE_NAME = "probes.safetensors"  # of the probes beside the histories of their audits
 
 
 def to_path(path: object, argument: str) -> Path:
@@ -26,7 +26,7 @@ def to_path(path: object, argument: str) -> Path:
 
 
 def save_probes(probes: ProbeSet, path: str | os.PathLike[str]) -> None:
-    """Write `probes` to `path` by way of a temporary file beside it, so that no reader ever sees half a file."""
+    """Write `probes` to `path`, whole or not at all."""
     path = to_path(path, "path")
     if os.path.exists(path) and not os.path.isfile(path):
         raise ProbeSetError(f"Expected `path` to be that of a file, but {str(path)!r} is a folder, a pipe or a device.")
@@ -34,19 +34,13 @@ def save_probes(probes: ProbeSet, path: str | os.PathLike[str]) -> None:
     tensors |= {MASK_PREFIX + region: mask for region, mask in probes.masks.items()}
     header = {name: getattr(probes, name) for name in FACTS}
     header |= {"version": FORMAT_VERSION, "fingerprint": probes.fingerprint, "regions": list(probes.masks)}
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Not `save_file`: its files can be read by their owner alone, whatever a shared run folder expects.
-        temporary.write_bytes(save(tensors, metadata={HEADER_KEY: json.dumps(header)}))
-        os.replace(temporary, path)
+        write_whole(path, save(tensors, metadata={HEADER_KEY: json.dumps(header)}))
     except OSError as error:
         raise ProbeSetError(
             f"Expected `path` to be where a file can be written, but {str(path)!r} cannot: {error}."
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def load_probes(path: str | os.PathLike[str]) -> ProbeSet:

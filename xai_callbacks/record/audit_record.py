@@ -6,10 +6,8 @@ import json
 import math
 import os
 import platform
-import secrets
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +18,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from xai_callbacks.errors import AuditError, in_words
+from xai_callbacks.files import write_whole
 from xai_callbacks.record.values import Estimate, Finding, Key, MapSet, Onset
 
 SCHEMA = 1
@@ -189,28 +188,17 @@ class AuditRecord:
         return replace(self, **{name: blank[name] for name in _DROPPED}, thinned=True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one file, by way of a temporary one beside it, so that no reader ever sees half a record.
+        """Write one file, whole or not at all.
 
         Lists are read back as tuples, and what is neither plain nor a tensor as its text. Raises an `AuditError` if the
         file cannot be written.
         """
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
             tensors: dict[str, Tensor] = {}
             text = to_text(self, tensors)
-            data = safetensors.save(tensors, {_HEADER: text})
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            write_whole(Path(path), safetensors.save(tensors, {_HEADER: text}))
         except Exception as error:
             raise AuditError(f"Expected to write a record to {str(path)!r}, but got {in_words(error)}") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AuditRecord:

@@ -1,8 +1,9 @@
 """The parts of a record: estimates, keys, heatmaps, findings."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -122,3 +123,16 @@ class Finding:
     onset: Onset | None = None  # when it began; None where that is not known
     loud: bool = False  # whether to tell the user when its value is higher than ever before in the run
     stop: bool = False  # whether training should end
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: named tuples, dataclasses and mappings by name; None for NaN and inf."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "_asdict") or is_dataclass(value):
+        value = value._asdict() if hasattr(value, "_asdict") else vars(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -13,7 +13,7 @@ from xai_callbacks.history import History, evenly_spaced
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
 from xai_callbacks.report.pictures import PLACES, Layers, enlarged, layer_size, photo
-from xai_callbacks.report.texts import letter
+from xai_callbacks.report.texts import epoch, letter
 
 STOPS: Final = 20  # of the slider at most
 
@@ -130,7 +130,7 @@ def _told(probes: ProbeSet, rows: Sequence[int], stop: Stop, asked: Sequence[Ask
             {
                 "says": answer(probes, record, index).replace(" %", "\u00a0%"),
                 "tone": tone(record, index),
-                "when": when(record).partition(" · ")[0],
+                "when": epoch(record),
                 "asked": [_title(record, each, index) for each in asked],
                 "doubt": [doubted[place].get(each.explainer, {each.question: ""})[each.question] for each in asked],
             }
@@ -148,7 +148,7 @@ def _title(record: AuditRecord, asked: Asked, index: int) -> str:
 
 def _stop_words(stop: Stop) -> str:
     latest = max(stop, key=lambda record: (record.epoch, not record.untrained))
-    return when(latest) if len(stop) == 1 else when(latest).partition(" · ")[0]
+    return when(latest) if len(stop) == 1 else epoch(latest)
 
 
 def _card(probes: ProbeSet, data: dict[str, Any], place: int, index: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from xai_callbacks.history import History
 from xai_callbacks.record import AuditRecord, Estimate, Finding, Key
-from xai_callbacks.report.texts import interval, number
+from xai_callbacks.report.texts import epoch, interval, number
 
 WIDTH, HEIGHT = 340, 170
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 26
@@ -47,7 +47,7 @@ def _series(place: int, looks: Sequence[Look], x: Any, y: Any) -> dict[str, Any]
         "band": _path([*upper, *reversed(lower)]) + "Z" if upper else "",
         "line": _path([(x(record.step), y(each.value)) for record, each in looks]),
         "chance": _path(chance),
-        "dots": [(x(record.step), y(each.value), f"{_when(record)}: {interval(each)}") for record, each in looks],
+        "dots": [(x(record.step), y(each.value), f"{epoch(record)}: {interval(each)}") for record, each in looks],
     }
 
 
@@ -88,11 +88,7 @@ def _ticks(low: float, high: float) -> list[float]:
 def _described(name: str, looks: Sequence[Look]) -> str:
     (first, began), (last, ended) = looks[0], looks[-1]
     chance = f"; chance {number(ended.chance)}" if _known(ended.chance) else ""
-    return f"{name}: {interval(began)} {_when(first)}, {interval(ended)} at {_when(last)}{chance}"
-
-
-def _when(record: AuditRecord) -> str:
-    return "before training" if record.untrained else f"epoch {record.epoch}"
+    return f"{name}: {interval(began)} {epoch(first)}, {interval(ended)} at {epoch(last)}{chance}"
 
 
 def _tick(record: AuditRecord) -> str:

@@ -4,9 +4,7 @@ import base64
 import hashlib
 import math
 import os
-import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,8 +12,9 @@ from typing import Any, Final
 import numpy as np
 from torch import Tensor
 
-from xai_callbacks.compare import Comparison, compare, quality_key
+from xai_callbacks.compare import Comparison, compare, quality, quality_key
 from xai_callbacks.errors import AuditError, ConfigurationError, in_words, require_instance, require_integer
+from xai_callbacks.files import write_whole
 from xai_callbacks.gallery.words import confusion, plural
 from xai_callbacks.history import History
 from xai_callbacks.probes import ProbeSet
@@ -56,7 +55,7 @@ def write_html(
 
     It opens from disk, asks nothing of any network, and shows every name as text. Heatmaps are shown of the audits
     whose tensors are kept, of at most 20 over the run. 64 probes of 224 pixels with three questions at 20 audits take
-    9 to 12 MB and some 5 seconds; photos are WebP of quality 80.
+    less than 15 MB; photos are WebP of quality 80.
 
     Args:
         given: A comparison; the history of a run; or several histories by name, which are compared, the first being the
@@ -205,9 +204,8 @@ def _evidence(
 def _soundness(record: AuditRecord) -> tuple[bool, float]:
     """Orders models: those that nothing speaks against, then by how right they are."""
     key = quality_key([record])
-    value = record.metrics[key].value if key else 0.0
     sound = all(each.state not in ("alarm", "fail") for each in record.findings)
-    return sound, -value if key == "absolute_error" else value
+    return sound, quality(record.metrics[key], key) if key else 0.0
 
 
 def _disagreement(comparison: Comparison | None, asked: Sequence[Any], rows: Sequence[int]) -> dict[str, Any]:
@@ -279,14 +277,8 @@ def _hash(text: str) -> str:
 
 
 def _written(text: str, path: Path) -> Path:
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
+        write_whole(path, text.encode())
     except OSError as error:
         raise AuditError(f"Expected `path` to be where a file can be written, but got {in_words(error)}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return path

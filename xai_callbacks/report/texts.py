@@ -42,6 +42,11 @@ def asides(sentence: str) -> list[tuple[str, bool]]:
     return [(part, part.startswith(" (")) for part in re.split(r"( \((?:[^()]|\([^()]*\)){60,}\))", sentence) if part]
 
 
+def epoch(record: AuditRecord) -> str:
+    """When an audit was, without its step."""
+    return when(record).partition(" · ")[0]
+
+
 def letter(place: int) -> str:
     """Short name of a model: A for the first, the baseline."""
     return LETTERS[place] if place < len(LETTERS) else str(place + 1)

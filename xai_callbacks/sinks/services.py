@@ -3,13 +3,13 @@
 import inspect
 import os
 import re
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from xai_callbacks.errors import ConfigurationError, require_instance, require_integer, require_name
+from xai_callbacks.files import write_whole
 from xai_callbacks.gallery import Picture
 from xai_callbacks.history import evenly_spaced
 from xai_callbacks.record import AuditRecord
@@ -125,11 +125,11 @@ class FolderSink(Sink):
     def write(self, record: AuditRecord, pictures: Iterable[Picture]) -> None:
         """Write one audit; no reader ever sees half a file."""
         if text := findings_text(record):
-            _write(self.folder / "findings.md", f"# Step {record.step}\n\n{text}\n".encode())
+            write_whole(self.folder / "findings.md", f"# Step {record.step}\n\n{text}\n".encode())
         for picture in pictures:
             place = self.folder / tag_path(picture.tag)
             name = f"step_{picture.step:08d}{picture.suffix}"
-            _write(place / name, picture.encoded())
+            write_whole(place / name, picture.encoded(), sync=False)
             self._thin(place, name)
 
     def _thin(self, place: Path, newest: str) -> None:
@@ -174,13 +174,3 @@ def sink_for(logger: Any, *, folder: str | os.PathLike[str] | None = None, name:
 
 def _can(thing: Any, *methods: str) -> bool:
     return all(callable(getattr(thing, method, None)) for method in methods)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
