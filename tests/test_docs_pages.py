@@ -1,17 +1,21 @@
-"""Every Python block of the pages probes, metrics, isic and found_regions runs, in order, in one namespace a page."""
+"""Every Python block of probes, metrics, isic, found_regions and compare runs, in order, in one namespace a page."""
 
+import functools
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import VisionDataset
 
-from xai_callbacks import Auditor, ProbeSet
+from xai_callbacks import AuditCallback, Auditor, PatchCue, ProbeSet, Schedule
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -96,3 +100,37 @@ def test_found_regions():
     names = run("found_regions.md", {"probes": probes, "model": net()})
     assert "sliding_window/why_lesion_rather_than_skin/found/count" in names["history"].last.metrics
     assert any(picture.tag.startswith("audit_panel") for picture in names["pictures"])
+
+
+class Lit(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, images):
+        return self.net(images)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+
+def test_compare(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "my_project", SimpleNamespace(Net=Lit))
+    images, labels, _ = squares()
+    data = LightningDataModule()
+    data.val_dataloader = lambda: DataLoader(TensorDataset(images, labels), batch_size=8)
+    silent = dict.fromkeys(("enable_progress_bar", "enable_checkpointing"), False)
+    quiet = functools.partial(Trainer, accelerator="cpu", default_root_dir=tmp_path, **silent)
+    for name in ("before", "after"):
+        trainer = quiet(logger=False)
+        trainer.validate(Lit(), datamodule=data, verbose=False)
+        trainer.save_checkpoint(f"{name}.ckpt")
+    names = run("compare.md", {
+        "probes": ProbeSet.from_tensors(images, labels), "cue": PatchCue([1.0, 0.0, 0.0], 0), "Trainer": quiet,
+        "model": Lit(), "data": data, "AuditCallback": AuditCallback, "Schedule": Schedule,
+    })  # fmt: skip
+    assert names["found"].verdict[0] in capsys.readouterr().out
+    assert Path("report.html").stat().st_size > 10_000
+    assert names["audit"].last_record.checkpoint == "before.ckpt"
+    assert names["audit"].last_record.logged.keys() == {"val_loss"}

@@ -40,7 +40,7 @@ def test_checkpoints_are_audited_and_can_be_compared(project, capsys):
     trial = f'[{{"class_path": "xai_callbacks.CueTrial", "init_args": {{"cue": {cue}}}}}]'
     assert audit(*MODEL, "--auditor.trials", trial) == 0
     printed = capsys.readouterr().out
-    assert "sound: AuditRecord(step 30, epoch 3, 40 probes, accuracy 1" in printed
+    assert "sound: step 30, epoch 3, 40 probes, accuracy 1" in printed
     assert "Next: xai-audit compare audits --baseline sound" in printed
     record = History("audits/leaning/history")[-1]
     assert record.checkpoint == "leaning/last.pt"

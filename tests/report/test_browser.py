@@ -224,6 +224,18 @@ def test_paper_shows_the_latest_heat_and_no_controls(visit, compared):
     assert len(page.pdf()) > 50_000
 
 
+@pytest.mark.parametrize("view", ["Side by side", "Swipe", "Difference"])
+def test_paper_shows_both_models_side_by_side_whatever_was_looked_at(visit, compared, view):
+    page = visit(compared, anchor="#probes")
+    page.locator("#view").get_by_text(view).click()
+    page.emulate_media(media="print")
+    a, b = (page.locator(f"#probe-0 .{side} .stage") for side in "ab")
+    assert a.is_visible()
+    assert b.is_visible()
+    assert a.bounding_box()["x"] + a.bounding_box()["width"] <= b.bounding_box()["x"]
+    assert not page.locator("#probe-0 .d").is_visible()
+
+
 @pytest.mark.parametrize("width", [390, 768, 1440])
 def test_nothing_is_wider_than_the_screen(visit, compared, run, width):
     for path in (compared, run):

@@ -87,7 +87,7 @@ def audit(args: Any) -> int:
         write_json({name: {"folder": str(each.folder), "metrics": each[-1].metrics} for name, each in found.items()})
         return OK
     for name, history in found.items():
-        say(console(), f"{name}: {history[-1]}")
+        say(console(), f"{name}: {str(history[-1]).removeprefix('AuditRecord(').removesuffix(')')}")
     say(console(), f"Next: xai-audit {_next(args.out, list(found))}", "dim")
     return OK
 

@@ -13,7 +13,7 @@ def doctor_arguments(parser: ArgumentParser) -> None:
     target = "A callback, a class or function that makes one, or the call of an explainer, as package.module:name."
     parser.add_argument("target", type=str, metavar="TARGET", help=target)
     parser.add_argument("--scenarios", nargs="*", help="plain, accumulation, train-epoch-end, frozen; all by default.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the random streams.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the random streams.")
 
 
 def doctor(args: Any) -> int:

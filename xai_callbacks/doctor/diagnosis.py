@@ -92,8 +92,8 @@ def diagnose(
     of optimizers that is no number; two changes that undo each other within one hook; and functions replaced in the
     process, but for what becomes of the rest of the training. Everything runs on the CPU.
 
-    Cost: two trainings of eight batches for each scenario, about a second with the default net, and two more where the
-    end differs; two copies of the training's state at each call of a hook.
+    Cost: two trainings of eight batches for each scenario, and two more where the end differs; two copies of the
+    training's state at each call of a hook.
 
     Raises a `ConfigurationError` if a training fails without the callback, or if the call is never made.
     """
