@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.access.test_randomised import content, equal, pictures, trained
+from tests.access.trained import content, equal, pictures, trained
 from xai_callbacks.access import randomised_copy
 from xai_callbacks.errors import ConfigurationError
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from tests.interventions.test_cues import noise, painted, shown
+from tests.interventions.paint import noise, painted
 from tests.trials.exact import CLASSES, COLOURS, CUE, HEIGHT, OBJECT, WIDTH, box, scenes
+from tests.trials.exact import shown_of as shown
 from xai_callbacks import BackgroundCue, ConfigurationError, FrameCue, FunctionCue, ProbeSet, QualityCue, ShiftCue
 from xai_callbacks.interventions import apply_condition
 from xai_callbacks.interventions.cues import PasteCue, PatchCue, TextureCue, TintCue, WatermarkCue

@@ -1,60 +1,18 @@
+"""The gradient constraint against the published algorithm, written down slowly, and what it leaves as it is."""
+
+from __future__ import annotations
+
 import copy
 import io
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from xai_callbacks.errors import AuditError, ConfigurationError
+from tests.novelty.constrained import STRENGTH, Module, Tiny, adam, batches, fit
+from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.novelty import GradientConstraint
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-STRENGTH = 0.3
-
-
-class Tiny(nn.Module):
-    """Images `(N, 1, 6, 6)` to the same; the decoder has a transposed convolution, a convolution and biases."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(1, 3, 2, stride=2), nn.Tanh())
-        self.decoder = nn.Sequential(nn.ConvTranspose2d(3, 2, 2, stride=2), nn.Tanh(), nn.Conv2d(2, 1, 3, padding=1))
-
-    def forward(self, images):
-        return self.decoder(self.encoder(images)).sigmoid()
-
-
-class Module(nn.Module):
-    """A user's module: network and constraint side by side."""
-
-    def __init__(self, strength=STRENGTH, dtype=torch.float32):
-        super().__init__()
-        self.net = Tiny().to(dtype)
-        self.constraint = GradientConstraint(self.net.decoder, strength)
-
-
-def batches(count=6, size=4, seed=1):
-    return torch.rand(count, size, 1, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def fit(module, optimizer, images, accumulate=1):
-    """Steps as Lightning takes them; one penalty a batch."""
-    penalties = []
-    for k, batch in enumerate(images):
-        loss = F.mse_loss(module.net(batch), batch)
-        penalty = module.constraint(loss)
-        penalties.append(penalty.item())
-        ((loss + penalty) / accumulate).backward()
-        if (k + 1) % accumulate == 0:
-            module.constraint.update()
-            optimizer.step()
-            optimizer.zero_grad()
-    return penalties
 
 
 def twin(net, optimizer, images, accumulate=1):
@@ -78,10 +36,6 @@ def twin(net, optimizer, images, accumulate=1):
             optimizer.step()
             optimizer.zero_grad()
     return penalties, [sum(past) / len(past) for past in stored]
-
-
-def adam(net):
-    return torch.optim.Adam(net.parameters(), lr=0.01)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -289,66 +243,6 @@ def test_a_dead_layer_has_cosine_zero_and_no_pull():
     assert scale.grad is None or scale.grad.item() == 0
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_names_its_layer_and_spoils_nothing(bad):
-    module = Module()
-    fit(module, adam(module.net), batches(2).float())
-    before = copy.deepcopy(module.constraint.state_dict())
-    batch = batches(1)[0].float()
-    with pytest.raises(AuditError, match=r"gradient of `0\.weight` to be finite"):
-        module.constraint(F.mse_loss(module.net(batch), batch) * bad)
-    assert all(torch.equal(value, before[name]) for name, value in module.constraint.state_dict().items())
-
-
-def test_a_total_gradient_that_is_not_finite_names_its_layer_and_spoils_nothing():
-    module = Module()
-    fit(module, adam(module.net), batches(2).float())
-    before = copy.deepcopy(module.constraint.state_dict())
-    module.net.decoder[0].weight.grad = torch.ones_like(module.net.decoder[0].weight)
-    module.net.decoder[2].weight.grad = torch.full_like(module.net.decoder[2].weight, float("nan"))
-    with pytest.raises(AuditError, match=r"gradient of `2\.weight` to be finite"):
-        module.constraint.update()
-    assert all(torch.equal(value, before[name]) for name, value in module.constraint.state_dict().items())
-
-
-def test_frozen_and_unused_weights_are_refused():
-    module = Module()
-    module.net.decoder[2].weight.requires_grad_(False)
-    with pytest.raises(ConfigurationError, match=r"`2\.weight` to be a parameter that requires grad"):
-        GradientConstraint(module.net.decoder)
-    net, batch = Tiny(), batches(1)[0].float()
-    with pytest.raises(ConfigurationError, match=r"`1\.weight` to have a gradient, .* that the loss depends on"):
-        GradientConstraint(nn.ModuleList([net.decoder[0], nn.Linear(2, 2)]))(F.mse_loss(net(batch), batch))
-
-
-def test_computed_weights_are_refused():
-    with pytest.raises(ConfigurationError, match="frozen or computed"):
-        GradientConstraint(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
-
-
-@pytest.mark.parametrize("module", [nn.ReLU(), nn.Sequential()])
-def test_nothing_to_watch_is_refused(module):
-    with pytest.raises(ConfigurationError, match="Expected `module` to hold"):
-        GradientConstraint(module)
-
-
-@pytest.mark.parametrize("module", ["decoder", [nn.Linear(1, 1)], None])
-def test_what_is_no_module_is_refused(module):
-    with pytest.raises(ConfigurationError, match="Expected `module` to be a module"):
-        GradientConstraint(module)
-
-
-@pytest.mark.parametrize("strength", [0, -0.1, float("nan"), float("inf"), True])
-def test_a_strength_that_constrains_nothing_is_refused(strength):
-    with pytest.raises(ConfigurationError, match="Expected `strength`"):
-        GradientConstraint(nn.Linear(2, 2), strength)
-
-
-def test_update_before_backward_is_refused():
-    with pytest.raises(ConfigurationError, match=r"`0\.weight` to have a gradient"):
-        Module().constraint.update()
-
-
 def test_update_may_come_between_the_call_and_the_backward_pass():
     module = Module()
     fit(module, adam(module.net), batches(2).float())
@@ -359,65 +253,3 @@ def test_update_may_come_between_the_call_and_the_backward_pass():
         weight.grad = torch.ones_like(weight)
     module.constraint.update()
     (loss + penalty).backward()
-
-
-DDP = """
-import sys
-import torch
-from torch import distributed, nn
-from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
-from tests.novelty.test_constraint import Module, adam, batches
-
-class Step(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.module = Module()
-
-    def forward(self, batch):
-        loss = F.mse_loss(self.module.net(batch), batch)
-        return loss + self.module.constraint(loss)
-
-def main():
-    rank, folder = int(sys.argv[1]), sys.argv[2]
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    step = DistributedDataParallel(Step())
-    optimizer = adam(step.module.module.net)
-    for batch in batches(4, seed=rank).float():
-        step(batch).backward()
-        step.module.module.constraint.update()
-        optimizer.step()
-        optimizer.zero_grad()
-    torch.save(step.module.module.state_dict(), f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
-
-main()
-"""
-
-
-def test_two_ranks_follow_one_reference(tmp_path):
-    """Different images on each rank; buffers are compared after the last update, so DDP has not broadcast them."""
-    script = tmp_path / "ddp.py"
-    script.write_text(DDP)
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(script)]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path)], env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    try:
-        outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
-        assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(outputs)
-    finally:
-        for rank in ranks:
-            rank.kill()
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert first["constraint.count"].item() == 4
-    assert first["constraint.mean_0__weight"].any()
-    for name, value in first.items():
-        torch.testing.assert_close(value, second[name], rtol=0, atol=0, msg=name)

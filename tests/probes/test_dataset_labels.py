@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
+from tests.probes.items import indexes, picture
 from xai_callbacks.errors import ProbeSetError
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.tasks import MultiLabel
@@ -17,14 +18,6 @@ COUNT, LABELS = 200, 4
 ORDER = np.random.RandomState(0).permutation(COUNT)
 # Label k has every (k + 2)nd item; nobody has the rest.
 TABLE = (np.arange(COUNT)[:, None] % np.arange(3, 3 + LABELS) == 0).astype(np.int64)
-
-
-def picture(index):
-    return torch.full((1, 2, 2), index / 10000)
-
-
-def indexes(probes):
-    return [round(value * 10000) for value in probes.images[:, 0, 0, 0].tolist()]
 
 
 class Items(Dataset):

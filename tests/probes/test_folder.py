@@ -1,4 +1,4 @@
-"""Probe sets from a folder: manifest or class folders, masks, one geometry, nothing from outside."""
+"""Probe sets from a folder: its classes, masks and pixels, one geometry, and files that cannot be read."""
 
 from __future__ import annotations
 
@@ -11,35 +11,9 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor, v2
 
+from tests.probes.folders import noise, write
 from xai_callbacks.errors import ProbeSetError
 from xai_callbacks.probes import ProbeSet
-
-
-def noise(height=8, width=8, seed=0, channels=3):
-    shape = (height, width) if channels == 1 else (height, width, channels)
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def write(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
-    return path
-
-
-def manifest(root, text):
-    (root / "probes.csv").write_text(text, encoding="utf-8")
-
-
-@pytest.fixture
-def animals(tmp_path):
-    """Two classes, three images of 8 x 8, a core mask for one of them."""
-    for number, file in enumerate(("cat/1.png", "cat/2.png", "dog/1.png")):
-        write(tmp_path / file, noise(seed=number))
-    half = np.zeros((8, 8), dtype=np.uint8)
-    half[:, :4] = 1
-    write(tmp_path / "masks" / "core" / "cat" / "2.png", half)
-    return tmp_path
-
 
 # --- class folders
 
@@ -89,6 +63,16 @@ def test_images_that_differ_in_suffix_only_are_told_apart(tmp_path):
     write(tmp_path / "cat" / "1.png", noise())
     write(tmp_path / "cat" / "1.bmp", noise())
     assert ProbeSet.from_folder(tmp_path, size=8).names == ("cat/1.bmp", "cat/1.png")
+
+
+def test_a_class_name_that_stands_for_several_classes_is_refused(animals):
+    with pytest.raises(ProbeSetError, match=r"folder 'cat'.*several"):
+        ProbeSet.from_folder(animals, size=8, class_names=["cat", "cat", "dog"])
+
+
+def test_a_folder_that_is_no_class_is_refused(animals):
+    with pytest.raises(ProbeSetError, match="folder 'dog'"):
+        ProbeSet.from_folder(animals, size=8, class_names=["cat", "fox"])
 
 
 # --- pixels and normalisation
@@ -180,184 +164,6 @@ def test_a_fully_transparent_part_of_a_mask_is_outside(tmp_path):
     area[:4, :, 3] = 0
     write(tmp_path / "masks" / "core" / "cat" / "1.png", area)
     assert ProbeSet.from_folder(tmp_path, size=8).masks["core"][0].sum(dim=1).tolist() == [0] * 4 + [8] * 4
-
-
-# --- manifest
-
-
-def test_the_manifest_gives_order_labels_names_and_groups(animals):
-    manifest(
-        animals,
-        'file,label,name,group\ndog/1.png,dog,"rex, the dog",indoor\n\ncat/2.png,cat,,outdoor\ncat/1.png, cat ,tom,\n',
-    )
-    probes = ProbeSet.from_folder(animals, size=8)
-    assert probes.names == ("rex, the dog", "cat/2", "tom")
-    assert probes.labels.tolist() == [1, 0, 0]
-    assert probes.class_names == ("cat", "dog")
-    assert probes.groups.tolist() == [0, 1, -1]
-    assert probes.group_names == ("indoor", "outdoor")
-    assert torch.equal(probes.pixels[1], torch.from_numpy(noise(seed=1)))
-    assert probes.masks["core"].any(dim=(1, 2)).tolist() == [False, True, False]
-
-
-def test_labels_and_groups_may_be_indexes(animals):
-    manifest(animals, "file,label,group\ncat/1.png,3,0\ncat/2.png,0,-1\ndog/1.png,1,2\n")
-    probes = ProbeSet.from_folder(animals, size=8)
-    assert probes.labels.tolist() == [3, 0, 1]
-    assert probes.class_names is None
-    assert probes.groups.tolist() == [0, -1, 2]
-    assert probes.group_names is None
-
-
-def test_labels_of_given_class_names_may_be_names_or_indexes(animals):
-    manifest(animals, "file,label\ncat/1.png,cat\ncat/2.png,2\ndog/1.png,dog\n")
-    assert ProbeSet.from_folder(animals, size=8, class_names=["emu", "dog", "cat"]).labels.tolist() == [2, 2, 1]
-
-
-def test_class_names_that_are_digits_are_names_first(animals):
-    manifest(animals, "file,label\ncat/1.png,1\ncat/2.png,0\n")
-    assert ProbeSet.from_folder(animals, size=8, class_names=["1", "0"]).labels.tolist() == [0, 1]
-
-
-def test_a_target_column_gives_a_regression_set(animals):
-    manifest(animals, "file,target\ncat/1.png,0.5\ncat/2.png,-1e3\n")
-    probes = ProbeSet.from_folder(animals, size=8)
-    assert probes.task.kind == "regression"
-    assert probes.targets.tolist() == [0.5, -1000.0]
-
-
-def test_a_manifest_from_a_spreadsheet_is_read(animals):
-    (animals / "probes.csv").write_bytes(b"\xef\xbb\xbffile,label\r\ncat/2.png,cat\r\n")
-    assert ProbeSet.from_folder(str(animals), size=8).names == ("cat/2",)
-
-
-def test_the_same_folder_gives_the_same_fingerprint(animals):
-    assert ProbeSet.from_folder(animals, size=8).fingerprint == ProbeSet.from_folder(animals, size=8).fingerprint
-
-
-HEAD = "file,label,name,group\ncat/1.png,cat,,\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "column 'file'"),
-        ("file,label\n", "at least one probe"),
-        ("file,lable\ncat/1.png,cat\n", "'label' .*'lable'"),
-        ("file;label\ncat/1.png;cat\n", "file;label"),
-        ("file,file,label\na,b,c\n", "once each"),
-        ("label\ncat\n", "column 'file'"),
-        ("file\ncat/1.png\n", "'label'.*'target'"),
-        ("file,label,target\ncat/1.png,cat,1\n", "'label'.*'target'"),
-        (HEAD + "cat/2.png,cat\n", "line 3 .*4 cells.*got 2"),
-        (HEAD + "cat/2.png,cat,a,b,c\n", "line 3 .*got 5"),
-        (HEAD + ",cat,x,\n", "line 3 .*file.*empty"),
-        (HEAD + "cat/2.png,,x,\n", r"line 3 \('cat/2.png'\).*label.*empty"),
-        (HEAD + "cat/2.png,3,x,\n", r"line 3 \('cat/2.png'\) has '3'"),
-        (HEAD + "cat/9.png,cat,x,\n", "'cat/9.png'.*no such file"),
-        (HEAD.replace("1", "2") + "cat/2.png,cat,,\n", "2 probes are named 'cat/2.png'"),
-        ("file,label,name\ncat/1.png,cat,a\ncat/2.png,cat,a\n", "2 probes are named 'a'"),
-        ("file,label,group\ncat/1.png,cat,1\ncat/2.png,cat,x\n", r"line 3 \('cat/2.png'\) has 'x'"),
-        ("file,target\ncat/1.png,high\n", r"line 2 \('cat/1.png'\).*'high'"),
-        ("file,target\ncat/1.png,nan\n", r"line 2 \('cat/1.png'\).*'nan'"),
-        ("file,target\ncat/1.png,\n", r"line 2 \('cat/1.png'\).*target.*empty"),
-        ('file,label\n"cat/1.png,cat\n', "CSV"),
-    ],
-)
-def test_a_malformed_manifest_is_refused_by_row(animals, text, said):
-    manifest(animals, text)
-    with pytest.raises(ProbeSetError, match=said):
-        ProbeSet.from_folder(animals, size=8)
-
-
-def test_a_manifest_that_is_no_text_is_refused(animals):
-    (animals / "probes.csv").write_bytes(b"file,label\n\xff\xfe,cat\n")
-    with pytest.raises(ProbeSetError, match=r"probes\.csv.*UTF-8"):
-        ProbeSet.from_folder(animals, size=8)
-
-
-def test_an_unknown_class_is_refused_with_those_that_are_known(animals):
-    manifest(animals, "file,label\ncat/1.png,catt\n")
-    with pytest.raises(ProbeSetError, match=r"line 2 \('cat/1.png'\).*one of cat, dog, but got 'catt'"):
-        ProbeSet.from_folder(animals, size=8, class_names=["cat", "dog"])
-
-
-def test_an_index_beyond_the_class_names_is_refused(animals):
-    manifest(animals, "file,label\ncat/1.png,2\n")
-    with pytest.raises(ProbeSetError, match=r"line 2 \('cat/1.png'\).*'2'"):
-        ProbeSet.from_folder(animals, size=8, class_names=["cat", "dog"])
-
-
-def test_a_class_name_that_stands_for_several_classes_is_refused(animals):
-    with pytest.raises(ProbeSetError, match=r"folder 'cat'.*several"):
-        ProbeSet.from_folder(animals, size=8, class_names=["cat", "cat", "dog"])
-
-
-def test_a_folder_that_is_no_class_is_refused(animals):
-    with pytest.raises(ProbeSetError, match="folder 'dog'"):
-        ProbeSet.from_folder(animals, size=8, class_names=["cat", "fox"])
-
-
-# --- safety: nothing from outside the folder
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        "../secret.png",
-        "cat/../../secret.png",
-        "ABSOLUTE",
-        pytest.param("..\\secret.png", marks=pytest.mark.skipif(os.name != "nt", reason="a name of a file elsewhere")),
-    ],
-)
-def test_a_path_that_leaves_the_folder_is_refused(tmp_path, file):
-    outside = write(tmp_path / "secret.png", noise())
-    root = tmp_path / "root"
-    write(root / "cat" / "1.png", noise())
-    file = str(outside) if file == "ABSOLUTE" else file
-    manifest(root, f"file,label\n{file},cat\n")
-    with pytest.raises(ProbeSetError, match=r"secret\.png.*outside"):
-        ProbeSet.from_folder(root, size=8)
-
-
-@pytest.mark.parametrize("with_manifest", [True, False])
-def test_a_link_that_leaves_the_folder_is_refused(tmp_path, with_manifest):
-    outside = write(tmp_path / "secret.png", noise())
-    root = tmp_path / "root"
-    write(root / "cat" / "1.png", noise())
-    (root / "cat" / "2.png").symlink_to(outside)
-    if with_manifest:
-        manifest(root, "file,label\ncat/2.png,cat\n")
-    with pytest.raises(ProbeSetError, match=r"cat/2\.png.*outside"):
-        ProbeSet.from_folder(root, size=8)
-
-
-@pytest.mark.parametrize("linked", ["cat", "masks", "masks/core", "masks/core/cat/1.png", "probes.csv"])
-def test_a_linked_part_that_leaves_the_folder_is_refused(tmp_path, linked):
-    root = tmp_path / "root"
-    for base in (root, tmp_path / "elsewhere"):
-        write(base / "cat" / "1.png", noise())
-        write(base / "masks" / "core" / "cat" / "1.png", noise(channels=1))
-        manifest(base, "file,label\ncat/1.png,cat\n")
-    if linked == "cat":
-        (root / "probes.csv").unlink()
-    os.rename(root / linked, tmp_path / "aside")
-    (root / linked).symlink_to(tmp_path / "elsewhere" / linked)
-    with pytest.raises(ProbeSetError, match="outside"):
-        ProbeSet.from_folder(root, size=8)
-
-
-def test_links_within_the_folder_and_to_the_folder_are_fine(animals, tmp_path_factory):
-    (animals / "dog" / "2.png").symlink_to(animals / "cat" / "1.png")
-    link = tmp_path_factory.mktemp("links") / "root"
-    link.symlink_to(animals)
-    assert len(ProbeSet.from_folder(link, size=8)) == 4
-
-
-def test_a_link_to_itself_is_refused(animals):
-    (animals / "cat" / "3.png").symlink_to(animals / "cat" / "3.png")
-    with pytest.raises(ProbeSetError, match=r"cat/3\.png"):
-        ProbeSet.from_folder(animals, size=8)
 
 
 # --- unreadable files

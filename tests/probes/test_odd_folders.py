@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.probes.folders import manifest
 from xai_callbacks.errors import ProbeSetError
 from xai_callbacks.probes import ProbeSet
 
@@ -37,10 +38,6 @@ def root(tmp_path):
     (tmp_path / "cat").mkdir()
     Image.new("RGB", (10, 10), (200, 100, 50)).save(tmp_path / "cat" / "1.png")
     return tmp_path
-
-
-def manifest(root, text="file,label\ncat/1.png,cat\n"):
-    (root / "probes.csv").write_text(text, encoding="utf-8")
 
 
 def read(root, **options):

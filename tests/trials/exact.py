@@ -21,6 +21,8 @@ from xai_callbacks.interventions.cues import (
     TintCue,
     WatermarkCue,
 )
+from xai_callbacks.interventions.pixels import PixelScale
+from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.trials import BackgroundTrial, CueTrial, HalfTrial, RegionTrial
 
 HEIGHT, WIDTH = 12, 10
@@ -94,6 +96,13 @@ def scenes(count=12, *, masks=None, **fields):
     regions = {"core": OBJECT.expand(count, -1, -1), "spurious": CUE.expand(count, -1, -1)}
     given = {"labels": labels, "class_names": CLASSES, "masks": regions if masks is None else masks, **fields}
     return ProbeSet.from_tensors(given.pop("images", scene(labels.tolist(), cues.tolist())), **given)
+
+
+def shown_of(probes, rows=None, seed=0):
+    """Probes as they are displayed, all of them or those of `rows`."""
+    scale = PixelScale.of(probes)
+    rows = torch.arange(len(probes)) if rows is None else torch.tensor(rows)
+    return Shown(scale.displayed(probes.images[rows]), rows, probes, scale, seed)
 
 
 def answers(model, probes):

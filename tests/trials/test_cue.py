@@ -1,10 +1,8 @@
-"""`CueTrial`: exact answers of models that can be computed by hand, and what cannot be answered."""
+"""`CueTrial`: exact answers of models that can be computed by hand, of every kind of head and image."""
 
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import replace
 
 import pytest
 import torch
@@ -18,46 +16,20 @@ from tests.trials.exact import (
     HEIGHT,
     OBJECT,
     WIDTH,
-    Breaks,
     Constant,
     Reads,
-    box,
     scene,
     scenes,
+    shown_of,
     tried,
     values,
 )
-from xai_callbacks import ConfigurationError, ProbeSet
-from xai_callbacks.interventions.cues import Cue, FunctionCue, PasteCue, PatchCue, TextureCue, TintCue, Twins
-from xai_callbacks.interventions.fills import dilate
-from xai_callbacks.interventions.pixels import PixelScale
-from xai_callbacks.interventions.shown import Shown
-from xai_callbacks.record import summarize
+from tests.trials.patched import KEYS, of_patch, patch
+from xai_callbacks import ProbeSet
+from xai_callbacks.interventions.cues import PatchCue
 from xai_callbacks.trials import CueTrial
 
-LABELLED = {"pull", "gap", "gain", "loss", "room", "control", "excess", "object_only_acc", "pair_acc"}
 ORANGE = (1.0, 0.5, 0.0)
-KEYS = LABELLED | {
-    "effect",
-    "effect_logit",
-    "flip_rate",
-    "tv",
-    "consistency",
-    "spurious_score",
-    "only_acc",
-}
-
-
-def patch(**changes):
-    return CueTrial(PatchCue(**{"colours": COLOURS, "points_to": CLASSES, "at": "spurious"} | changes))
-
-
-def of_patch(model, probes=None, **changes):
-    """Estimates by the last part of the key."""
-    found = values(model, scenes() if probes is None else probes, patch(**changes))
-    assert all(key.startswith("cue/patch/") for key in found)
-    return {key.removeprefix("cue/patch/"): estimate for key, estimate in found.items()}
-
 
 # ---- three models
 
@@ -122,12 +94,6 @@ def test_a_model_that_weighs_both_answers_as_computed_by_hand():
         assert round(effect, 6) in expected
     assert found["cue/patch/effect_logit"].value == pytest.approx(1)
     assert found["cue/patch/consistency"].value == 1
-
-
-def shown_of(probes, rows=None):
-    scale = PixelScale.of(probes)
-    rows = torch.arange(len(probes)) if rows is None else torch.tensor(rows)
-    return Shown(scale.displayed(probes.images[rows]), rows, probes, scale, 0)
 
 
 def test_chance_levels_are_those_of_the_table():
@@ -283,251 +249,3 @@ def test_normalised_probes_reach_the_model_normalised_and_untouched_outside_the_
     torch.testing.assert_close(present[~outside], red[~outside])
     reference = values(Reads(CUE), plain, patch(colours=ORANGE, points_to=0, at="corner", size=0.3))
     assert found["cue/patch/effect"].value == pytest.approx(reference["cue/patch/effect"].value, abs=1e-6)
-
-
-# ---- what cannot be answered is NaN and counted
-
-
-def test_a_logit_that_is_not_finite_is_nan_for_its_probe_and_counted():
-    """The net breaks where it sees red in the first pixel."""
-    judged = tried(Breaks(CUE), scenes(images=scene([0, 1, 2] * 4, [-1] * 12)), patch()).judged
-    twins = PatchCue(COLOURS, CLASSES, at="spurious").twins(shown_of(scenes()))
-    broken = torch.stack([images[:, 0, 0, 0] > 0.99 for images in (twins.present, twins.absent)]).any(dim=0)
-    assert 0 < int(broken.sum()) < 12
-    for key in ("effect", "effect_logit", "flip_rate", "tv", "consistency", "pair_acc"):
-        assert torch.equal(judged[f"cue/patch/{key}"].values.isnan(), broken), key
-    effect = judged["cue/patch/effect"]
-    effect = summarize(effect.values, chance=effect.chance)
-    assert (effect.valid, effect.degenerate) == (12 - int(broken.sum()), int(broken.sum()))
-    assert effect.value == pytest.approx(1, abs=1e-6)
-
-
-def test_a_model_of_nan_gives_nan_and_no_number():
-    found = of_patch(Constant(math.nan, 0.0, 0.0))
-    for key, estimate in found.items():
-        assert math.isnan(estimate.value), key
-        assert (estimate.valid, estimate.degenerate) == (0, 12), key
-
-
-def test_a_cue_that_hides_the_object_is_left_out_and_counted():
-    """Of nine pixels of the cue, three, four and none lie on an object of sixteen, of which a fifth is 3.2."""
-    core = torch.stack([box(0, 2, 4, 4), box(0, 1, 2, 5) | box(3, 0, 2, 3), OBJECT] * 4)
-    assert (core & CUE).flatten(1).sum(dim=1).tolist() == [3, 4, 0] * 4
-    assert core.flatten(1).sum(dim=1).tolist() == [16] * 12
-    probes = scenes(masks={"core": core, "spurious": CUE.expand(12, -1, -1)})
-    found = of_patch(Reads(CUE), probes)
-    for key in KEYS - {"object_only_acc", "spurious_score"}:
-        assert (found[key].valid, found[key].degenerate) == (8, 4), key
-    judged = tried(Reads(CUE), probes, patch()).judged["cue/patch/effect"]
-    assert judged.values.isnan().tolist() == [False, True, False] * 4
-
-
-def test_probes_that_lack_the_region_of_a_patch_are_left_out_and_counted():
-    marks = CUE.expand(12, -1, -1).clone()
-    marks[::4] = False
-    probes = scenes(masks={"core": OBJECT.expand(12, -1, -1), "spurious": marks})
-    for changes in ({}, {"colours": COLOURS[0], "points_to": 0}):
-        found = of_patch(Reads(CUE), probes, **changes)
-        for key in ("effect", "flip_rate", "tv", "consistency", "only_acc", "pair_acc"):
-            assert (found[key].valid, found[key].degenerate) == (9, 3), key
-
-
-def test_twins_that_are_alike_say_nothing_and_are_counted():
-    """A black patch on black corners, a function that does nothing, two patches of one colour."""
-    images = scene([0, 1, 2] * 4, [-1] * 12, grey=0.0)
-    images[6:] += 0.1
-    probes = scenes(images=images.clamp(max=1), masks=None)
-    black = of_patch(Reads(CUE), probes, colours=[0.0], points_to=0, at="corner")
-    assert (black["effect"].valid, black["effect"].degenerate) == (6, 6)
-
-    idle = values(Reads(CUE), probes, CueTrial(FunctionCue(lambda images, _: images, 0)))
-    assert (idle["cue/own/effect"].valid, idle["cue/own/effect"].degenerate) == (0, 12)
-    assert math.isnan(idle["cue/own/effect"].value)
-
-    same = of_patch(Reads(CUE), probes, colours=[[0.5], [0.5]], points_to=[0, 1], at="corner")
-    # A probe of the third class has no variant of its own, and its twin none: these differ.
-    assert (same["effect"].valid, same["consistency"].valid, same["only_acc"].valid) == (4, 4, 4)
-
-
-def test_objects_that_are_not_marked_have_no_accuracy_without_them():
-    core = OBJECT.expand(12, -1, -1).clone()
-    core[:5] = False
-    found = of_patch(Reads(CUE), scenes(masks={"core": core, "spurious": CUE.expand(12, -1, -1)}))
-    assert (found["only_acc"].valid, found["only_acc"].degenerate) == (7, 0)
-    assert found["effect"].valid == 12
-
-
-def test_the_object_is_blotted_out_with_its_rim_and_the_cue_is_not():
-    """An object that is marked a pixel too small, beside a cue of the probe's own."""
-    rim = dilate(OBJECT[None], 1)[0]
-    mark = box(4, 0, 2, 4)  # its last column is rim of the object
-    images = scene([0, 1, 2] * 4, [0] * 12, core=rim, cue=mark)
-    probes = scenes(images=images, masks={"core": OBJECT.expand(12, -1, -1), "spurious": mark.expand(12, -1, -1)})
-    only = CueTrial(PasteCue("red", grow=0)).views(shown_of(probes)).images["only"]
-    filled = rim & ~mark
-    assert torch.equal(only[:, :, ~filled], images[:, :, ~filled])
-    means = images[:, :, ~filled].double().mean(dim=2)[:, :, None]
-    torch.testing.assert_close(only[:, :, filled].double(), means.expand(-1, -1, int(filled.sum())), rtol=0, atol=1e-6)
-
-
-def test_unlabelled_probes_have_all_but_what_needs_labels():
-    found = of_patch(Reads(CUE), scenes(labels=None))
-    assert found.keys() == KEYS - LABELLED
-
-
-def test_probes_without_masks_have_all_but_what_needs_the_object():
-    found = of_patch(
-        Reads(CUE), ProbeSet.from_tensors(scenes().images, [0, 1, 2] * 4), points_to=[0, 1, 2], at="corner"
-    )
-    assert found.keys() == KEYS - {"only_acc"}
-
-
-def test_one_probe_is_enough():
-    found = of_patch(Reads(CUE), scenes(1))
-    assert found["effect"].value == pytest.approx(1, abs=1e-6)
-    assert (found["effect"].valid, found["effect"].low) == (1, None)
-
-
-def test_thirty_probes_have_an_interval():
-    found = of_patch(Reads(CUE), scenes(30))["effect"]
-    assert 0.8 < found.low < found.value <= found.high == 1
-
-
-# ---- cues of the whole image, and pasted ones
-
-
-class Brightness(nn.Module):
-    """Two classes: dark and bright, of the whole image."""
-
-    def forward(self, images):
-        level = images.mean(dim=(1, 2, 3))
-        return GAIN * torch.stack([1 - level, level], dim=1)
-
-
-def test_a_tint_hides_nothing_and_moves_a_model_of_brightness():
-    images = torch.full((8, 3, HEIGHT, WIDTH), 0.5)
-    probes = ProbeSet.from_tensors(images, [0, 1] * 4, masks={"core": OBJECT.expand(8, -1, -1)})
-    found = values(Brightness(), probes, CueTrial(TintCue([[0.0], [2.0]], [0, 1])))
-    # All black, or all white: logits of (20, 0) and (0, 20).
-    odds = 1 / (1 + math.exp(-GAIN))
-    assert found["cue/tint/effect"].value == pytest.approx(2 * odds - 1, abs=1e-9)
-    assert found["cue/tint/only_acc"].value == 1
-    assert found["cue/tint/effect"].valid == 8
-
-
-def test_a_texture_that_keeps_the_object_leaves_a_model_of_the_object_alone():
-    trial = CueTrial(TextureCue(["stripes", "dots"], [0, 1], keep="core", opacity=1.0))
-    found = values(Reads(OBJECT), scenes(), trial)
-    assert found["cue/texture/effect"].value == 0
-    assert found["cue/texture/effect"].valid == 12
-    assert values(Brightness(), scenes(labels=[0, 1] * 6), trial)["cue/texture/tv"].value > 0.01
-
-
-def half_marked(count=12):
-    """Grey scenes, every other one with a red cue."""
-    marks = CUE.expand(count, -1, -1).clone()
-    marks[1::2] = False
-    images = scene([0, 1, 2] * (count // 3), [0, -1] * (count // 2))
-    return scenes(count, images=images, masks={"core": OBJECT.expand(count, -1, -1), "spurious": marks})
-
-
-def test_a_pasted_cue_is_judged_where_it_was_added_and_where_it_was_removed():
-    found = values(Reads(CUE), half_marked(), CueTrial(PasteCue("red", grow=0)))
-    rise = 1 / (1 + 2 * math.exp(-GAIN)) - 1 / 3
-    # Added onto grey .25; removed, the mean of what is left remains, which a third of objects tint.
-    assert found["cue/paste/effect_added"].value == pytest.approx(rise, abs=1e-6)
-    for key in ("effect_added", "effect_removed"):
-        assert (found[f"cue/paste/{key}"].valid, found[f"cue/paste/{key}"].degenerate) == (6, 0)
-    both = (found["cue/paste/effect_added"].value + found["cue/paste/effect_removed"].value) / 2
-    assert found["cue/paste/effect"].value == pytest.approx(both)
-    assert values(Reads(OBJECT), half_marked(), CueTrial(PasteCue("red")))["cue/paste/effect"].value == 0
-
-
-def test_probes_for_which_there_is_no_source_are_counted_as_added():
-    """The only source lies where the object of all others is."""
-    marks = torch.zeros(6, HEIGHT, WIDTH, dtype=torch.bool)
-    marks[0] = OBJECT
-    core = OBJECT.expand(6, -1, -1).clone()
-    core[0] = CUE
-    found = values(Reads(CUE), scenes(6, masks={"core": core, "spurious": marks}), CueTrial(PasteCue("red", grow=0)))
-    added, removed = found["cue/paste/effect_added"], found["cue/paste/effect_removed"]
-    assert (added.valid, added.degenerate, removed.valid, removed.degenerate) == (0, 5, 1, 0)
-    assert (found["cue/paste/effect"].valid, found["cue/paste/effect"].degenerate) == (1, 5)
-
-
-def test_where_every_probe_has_the_cue_none_was_added_and_none_is_missing():
-    found = values(Reads(CUE), scenes(), CueTrial(PasteCue("red")))
-    assert (found["cue/paste/effect_added"].valid, found["cue/paste/effect_added"].degenerate) == (0, 0)
-    assert found["cue/paste/effect_removed"].valid == 12
-
-
-# ---- an own cue, and mistakes
-
-
-class Inverted(Cue):
-    """A negative, of the whole image."""
-
-    def __init__(self, edit=lambda twins: twins):
-        super().__init__("negative", 1)
-        self.edit = edit
-
-    def twins(self, shown):
-        points_to = torch.ones(len(shown.images), dtype=torch.int64)
-        return self.edit(Twins(1 - shown.images, shown.images, shown.images, points_to, None))
-
-
-def test_an_own_cue_needs_nothing_but_twins():
-    images = torch.full((4, 3, HEIGHT, WIDTH), 0.25)
-    found = values(Brightness(), ProbeSet.from_tensors(images, [0, 1] * 2), CueTrial(Inverted()))
-    # Brightness rises from .25 to .75: logits of (15, 5) become (5, 15).
-    odds = 1 / (1 + math.exp(-10))
-    assert found["cue/negative/effect"].value == pytest.approx(2 * odds - 1, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (
-            lambda twins: twins._replace(present=twins.present[:, :1]),
-            r"`present` of the twins .* \(5, 3, 12, 10\), but",
-        ),
-        (lambda twins: twins._replace(absent=twins.absent.double()), "`absent` .* but got torch.float64"),
-        (
-            lambda twins: twins._replace(region=twins.present[:, 0]),
-            r"to be torch.bool \(5, 12, 10\), but got .*float32",
-        ),
-        (lambda twins: twins._replace(region=twins.present > 0), r"but got torch.bool \(5, 3, 12, 10\)"),
-        (lambda twins: twins._replace(points_to=twins.points_to + 2), "to be -1 or below 3, the number of classes of"),
-        (lambda twins: twins._replace(points_to=twins.points_to[0]), r"`points_to` .* to be torch.int64 \(5,\)"),
-        (lambda twins: twins._replace(added=twins.points_to), r"`added` .* to be torch.bool \(5,\)"),
-        (lambda twins: twins._replace(present=twins.present * 3), r"view 'present' of the trial 'cue/negative' .* \[0"),
-    ],
-)
-def test_twins_that_do_not_fit_fail_with_a_sentence(edit, message):
-    failed = tried(Reads(CUE), scenes(), CueTrial(Inverted(edit))).failed
-    assert len(failed) == 1
-    assert failed[0].startswith("The trial 'cue/negative' failed and was left out.")
-    assert re.search(message, failed[0]), failed[0]
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: CueTrial(lambda images: images), "Expected `cue` to be a cue such as PatchCue"),
-        (lambda: CueTrial(PatchCue), "but got ABCMeta"),
-        (lambda: CueTrial(TintCue([1.0], 0), seed=-1), "Expected `seed` to be an integer of 0 or more, but got -1"),
-        (lambda: CueTrial(TintCue([1.0], "rde")).check(scenes()), "Did you mean 'red'"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(make, message):
-    with pytest.raises(ConfigurationError, match=message):
-        make()
-
-
-def test_seeds_differ_in_variants_and_corners_and_one_seed_never_does():
-    given = shown_of(scenes(40))
-    first, again, other = (
-        CueTrial(PatchCue(COLOURS, CLASSES), seed=seed).views(replace(given, seed=9)) for seed in (0, 0, 1)
-    )
-    assert torch.equal(first.images["present"], again.images["present"])
-    assert not torch.equal(first.facts["points_to"], other.facts["points_to"])

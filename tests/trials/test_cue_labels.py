@@ -8,11 +8,23 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trials.exact import CLASSES, COLOURS, CUE, GAIN, OBJECT, Constant, Reads, scene, scenes, tried, values
+from tests.trials.exact import (
+    CLASSES,
+    COLOURS,
+    CUE,
+    GAIN,
+    OBJECT,
+    Constant,
+    Reads,
+    scene,
+    scenes,
+    shown_of,
+    tried,
+    values,
+)
+from tests.trials.patched import patch
 from xai_callbacks import Auditor, ConfigurationError
 from xai_callbacks.interventions.cues import FunctionCue, PasteCue, PatchCue
-from xai_callbacks.interventions.pixels import PixelScale
-from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.trials import BackgroundTrial, CueTrial, HalfTrial, RegionTrial
 
 COUNT = 12
@@ -43,10 +55,6 @@ def labelled(labels=ROWS, **fields):
     return scenes(COUNT, labels=labels, **fields)
 
 
-def patch(**changes):
-    return CueTrial(PatchCue(**{"colours": COLOURS, "points_to": CLASSES, "at": "spurious"} | changes))
-
-
 def of_patch(model, probes=None, **changes):
     found = values(model, labelled() if probes is None else probes, patch(**changes))
     return {key.removeprefix("cue/patch/"): estimate for key, estimate in found.items()}
@@ -57,9 +65,7 @@ def sigmoid(value):
 
 
 def twins_of(probes, trial):
-    scale = PixelScale.of(probes)
-    rows = torch.arange(len(probes))
-    return trial.cue.twins(Shown(scale.displayed(probes.images), rows, probes, scale, seed=0))
+    return trial.cue.twins(shown_of(probes))
 
 
 def test_a_model_that_reads_only_the_cue_is_caught_whole():

@@ -21,22 +21,15 @@ from tests.trials.exact import (
     box,
     scene,
     scenes,
+    shown_of,
     tried,
     values,
 )
 from xai_callbacks import ConfigurationError, ProbeSet
 from xai_callbacks.interventions.fills import apply_fill, dilate
-from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.interventions.regions import half_masks, partners
-from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.record import summarize
 from xai_callbacks.trials import BackgroundTrial, HalfTrial, RegionTrial
-
-
-def shown_of(probes, rows=None):
-    scale = PixelScale.of(probes)
-    rows = torch.arange(len(probes)) if rows is None else torch.tensor(rows)
-    return Shown(scale.displayed(probes.images[rows]), rows, probes, scale, 0)
 
 
 def everywhere(mask, count=12):
