@@ -264,7 +264,7 @@ def test_sweep_config_audits_checkpoints(tmp_path, monkeypatch, capsys):
     words = shlex.split(first.removeprefix("# ").replace("configs/", f"{REPOSITORY}/configs/"))
     assert words[:2] == ["xai-audit", "audit"]
     assert main(words[1:]) == 0
-    assert "strength-0.95: AuditRecord(step 276, epoch 6, 40 probes" in capsys.readouterr().out
+    assert "strength-0.95: step 276, epoch 6, 40 probes" in capsys.readouterr().out
     for name in ("strength-0.1", "strength-0.95"):
         record = History(f"audits/{name}/history")[-1]
         assert {"cue/patch/effect", "gradcam/why/relevance_mass/core"} <= set(record.metrics)

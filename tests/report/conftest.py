@@ -7,8 +7,9 @@ import shutil
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Of a module: playwright runs an event loop until it is closed, which tests elsewhere must not find."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright, of the extra `dev`, is missing")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
