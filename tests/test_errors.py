@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_instance, require_name
+from xai_callbacks.errors import (
+    ConfigurationError,
+    is_number,
+    require_bool,
+    require_instance,
+    require_name,
+    with_settings,
+)
 
 
 @pytest.mark.parametrize("value", ["false", "no", 0, 1, None, [], 0.0])
@@ -42,3 +50,12 @@ def test_what_is_of_another_class_is_refused_with_what_it_is():
 )
 def test_a_number_is_finite_and_no_bool(value, number):
     assert is_number(value) is number
+
+
+def test_settings_in_words_leave_out_what_is_private_or_no_plain_value():
+    class Score:
+        def __init__(self):
+            self.k, self.fills, self.label, self.limit = 3, ("white", "black"), "none", None
+            self.module, self.rows, self._learnt = torch.nn.Linear(2, 2), [torch.zeros(2)], 5
+
+    assert with_settings(Score()) == "Score(k=3, fills=('white', 'black'), label='none', limit=None)"

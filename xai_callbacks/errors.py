@@ -92,6 +92,18 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
+def with_settings(thing: object) -> str:
+    """Type and public plain settings of a thing, such as `KNearest(k=10)`; what it has learnt is none."""
+
+    def is_plain(value: object) -> bool:
+        if isinstance(value, tuple | list):
+            return all(is_plain(each) for each in value)
+        return value is None or isinstance(value, str | int | float)
+
+    given = {name: each for name, each in vars(thing).items() if not name.startswith("_") and is_plain(each)}
+    return f"{type(thing).__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of a library says that a device, or the machine, has no memory left."""
     told = str(error)

@@ -18,7 +18,9 @@ from xai_callbacks import (
     Energy,
     Every,
     GradCAM,
+    HalfTrial,
     HiResCAM,
+    KNearest,
     Localization,
     Occlusion,
     PatchCue,
@@ -152,8 +154,9 @@ def test_an_auditor_knows_before_any_audit_how_its_records_are_made():
     assert identity.versions["xai_callbacks"] == xai_callbacks.__version__
     assert identity.versions["torch"] == torch.__version__
     assert identity.settings == {
-        "novelty": ["energy"],
-        "trials": ["cue/patch"],
+        "novelty": ["Energy()"],
+        "inliers": None,
+        "trials": [repr(auditor.trials[0])],
         "measures": ["Answers()", "Drift()", "Scores()", repr(Localization()), "Baselines()"],
         "model": None,
         "output": None,
@@ -183,8 +186,18 @@ def test_a_record_has_the_identity_of_its_auditor_also_from_a_file(tmp_path):
         assert found.weights == record.weights != ""
 
 
-def test_identity_tells_settings_of_explainers_and_selectors_apart():
+def test_identity_tells_settings_apart():
+    cue = PatchCue([1.0, 0.0, 0.0], points_to=0)
+    familiar = [tiny_probes(24, labels=torch.arange(24) % classes) for classes in (2, 3)]
     kinds = [
+        *(Auditor(tiny_probes(), novelty=[KNearest(k)], inliers=familiar[0]) for k in (2, 3)),
+        Auditor(tiny_probes(), novelty=[KNearest(2)], inliers=familiar[1]),
+        *(Auditor(tiny_probes(), trials=[CueTrial(cue, seed=seed)]) for seed in (0, 1)),
+        Auditor(tiny_probes(), trials=[CueTrial(cue, nearby=["weaker"])]),
+        *(
+            Auditor(tiny_probes(), trials=[HalfTrial("top", fills)])
+            for fills in (("white", "black"), ("white", "blur"))
+        ),
         Auditor(tiny_probes(), explainers=[GradCAM("2")]),
         Auditor(tiny_probes(), explainers=[GradCAM("0")]),
         Auditor(tiny_probes(), explainers=[HiResCAM("2", name="gradcam")]),

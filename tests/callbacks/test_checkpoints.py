@@ -227,6 +227,29 @@ def test_an_audit_of_another_source_is_refused_before_anything_is_written(tmp_pa
     AuditRecord.load(history.folder / "audit_000000.safetensors")
 
 
+def test_a_folder_holds_audits_of_one_probe_set(tmp_path, nets):
+    given, more = {"folder": tmp_path / "out", "trainer": quiet(tmp_path)}, Auditor(tiny_probes(seed=3))
+    both = {name: nets[name] for name in ("net_0", "net_1")}
+    audit_checkpoints(both, Auditor(tiny_probes()), **given)
+    before = (tmp_path / "out" / "probes.safetensors").read_bytes()
+    with pytest.raises(ConfigurationError, match=r"audits of one probe set in .*, but 'net_1' is of the probes"):
+        audit_checkpoints({name: nets[name] for name in ("net_0", "net_2")}, more, **given)
+    assert (tmp_path / "out" / "probes.safetensors").read_bytes() == before
+    found = audit_checkpoints({**both, "net_2": nets["net_2"]}, more, **given)
+    assert {history[-1].fingerprint for history in found.values()} == {more.probes.fingerprint}
+
+
+def test_changed_familiar_images_are_seen(tmp_path, nets):
+    times = []
+    for seed in (1, 1, 2):
+        auditor = Auditor(tiny_probes(), inliers=tiny_probes(seed=seed))
+        (history,) = audit_checkpoints(
+            {"net_0": nets["net_0"]}, auditor, tmp_path / "out", trainer=quiet(tmp_path)
+        ).values()
+        times.append(history[-1].time)
+    assert times[0] == times[1] < times[2]
+
+
 def test_expectations_that_no_audit_can_meet_are_told(tmp_path, nets):
     given = {"net_0": nets["net_0"]}
     options = {"rules": ["cue/patch/effect < 0.1"], "trainer": quiet(tmp_path)}

@@ -48,6 +48,7 @@ def test_identical_weights_differ_by_exactly_nothing(records):
         assert set(each.ssim[known].tolist()) == {1.0}
         assert set(each.overlap[known].tolist()) == {1.0}
         assert float(found.difference_maps("same", key).nan_to_num().abs().max()) == 0
+        assert found.difference_regions("same", key, (16, 16)) == ()
     assert other.cka == {"0": 1.0, "1": 1.0, "6": 1.0}
     assert other.novelty == {"gradnorm": pytest.approx(1.0)}
     assert found.notes[0] == "same has the weights of net."
@@ -66,6 +67,7 @@ def test_permuted_channels_differ_by_less_than_rounding(records):
         assert float(each.distance.nan_to_num().max()) < 1e-5
         assert float(each.ssim.nan_to_num(1).min()) > 1 - 1e-5
         assert float(found.difference_maps("permuted", key).nan_to_num().abs().max()) < 1e-5
+        assert found.difference_regions("permuted", key, (16, 16)) == ()
     assert min(other.cka.values()) > 1 - 1e-5
 
 
@@ -115,6 +117,36 @@ def test_the_difference_map_is_the_heatmap_of_the_difference_of_logits(records):
     biases = [net(seed)[6].bias[records["net"].truth] for seed in (0, 5)]
     change = (logits[1] - biases[1]) - (logits[0] - biases[0])
     assert maps.sum(dim=(1, 2)).tolist() == pytest.approx(change.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 24)])
+def test_regions_lie_where_heat_was_added(records, size):
+    a = records["net"]
+    given = a.maps["gradcam"]
+    height, width = given.heatmaps.shape[-2:]
+    heat = given.heatmaps.clone()
+    heat[:, :, -1, 0] += 3.0
+    heat[:, :, 0, -1] -= 5.0
+    more = replace(a, weights="", maps={**a.maps, "gradcam": replace(given, heatmaps=heat)})
+    found = compare({"net": a, "more": more})
+    mean = found.mean_difference_map("more", "gradcam/why")
+    assert mean[-1, 0] == pytest.approx(3.0, abs=1e-5)
+    assert mean[0, -1] == pytest.approx(-5.0, abs=1e-5)
+    assert int((mean != 0).sum()) == 2
+    (region,) = found.difference_regions("more", "gradcam/why", size)
+    scale = size[0] / height, size[1] / width
+    assert region.place[0] >= size[0] - scale[0]
+    assert region.place[1] < scale[1]
+    assert bool(region.mask[-1, 0])
+    (back,) = compare({"more": more, "net": a}).difference_regions("net", "gradcam/why", size)
+    assert bool(back.mask[0, -1])
+
+
+def test_where_no_maps_can_be_compared_there_is_no_region(records):
+    elsewhere = replace(records["net"], weights="", facts=(records["net"].facts + 1) % 3)
+    found = compare({"net": records["net"], "elsewhere": elsewhere})
+    assert bool(found.mean_difference_map("elsewhere", "gradcam/why").isnan().all())
+    assert found.difference_regions("elsewhere", "gradcam/why", (16, 16)) == ()
 
 
 def test_similarity_of_stages_is_linear_cka(records):

@@ -179,6 +179,27 @@ def test_a_comparison_says_what_its_models_do(tmp_path):
     )
 
 
+def test_where_heat_moved_over_all_probes_is_framed(tmp_path):
+    probes = set_of()
+    models = runs(probes)
+    text = page_of(tmp_path, models, probes).read_text(encoding="utf-8")
+    given = comparisons.compare(models)
+    height, width = probes.pixels.shape[1:3]
+    frames = re.findall(r'<rect class="over" x="(\d+)" y="(\d+)" width="(\d+)" height="(\d+)"', text)
+    keys = given.differences["sound"].agreements
+    assert len(frames) == len(keys) == 3
+    for key, frame in zip(keys, frames, strict=True):
+        (region,) = given.difference_regions("sound", key, (height, width))
+        x, y, across, down = map(int, frame)
+        assert (y, x, y + down, x + across) == region.box
+        assert x <= width / 2 < x + across
+        assert y <= height / 2 < y + down
+        share = f"{100 * region.area / (height * width):.2g}\u00a0%"
+        assert f"Heat of B less that of A, {key}: most at the middle centre, on {share} of the image" in text
+    twins = {"a": models["sound"], "b": models["sound"]}
+    assert "<rect" not in page_of(tmp_path, twins, probes).read_text(encoding="utf-8")
+
+
 def regression():
     values = torch.linspace(0, 1, 8)
     probes = probes_of(8, labels=None, class_names=None, targets=values)

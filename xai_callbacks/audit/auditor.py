@@ -102,6 +102,7 @@ class Auditor:
         self._explaining = Explaining([] if explainers is None and not self.questions else explainers)
         usual: NoveltyScore = JointEnergy() if probes.task.kind == "multi-label" else GradNorm()
         scores = [usual] if novelty is None else novelty
+        self._familiar = None if familiar is None else familiar.fingerprint
         known = (None, None) if familiar is None else (familiar.images, familiar.labels)
         self._scorer = Scorer(scores, *known, task=probes.task, required=novelty is not None)
         self._trials = TrialRunner(probes, () if trials is None else trials)
@@ -148,8 +149,9 @@ class Auditor:
     def identity(self) -> AuditRecord:
         """A record of what is known before any audit: probes, questions, settings, versions."""
         settings = {
-            "novelty": [score.name for score in self.novelty],
-            "trials": [trial.name for trial in self.trials],
+            "novelty": [repr(score) for score in self.novelty],
+            "inliers": self._familiar,
+            "trials": [repr(trial) for trial in self.trials],
             "measures": [repr(measure) for measure in self.measures],
             "model": None if self.model is None else str(self.model),
             "output": None if self.output is None else str(self.output),

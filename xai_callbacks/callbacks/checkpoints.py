@@ -3,7 +3,7 @@
 import gc
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -54,9 +54,9 @@ def audit_checkpoints(
         rules: What is concluded from each audit, see `AuditCallback`; None for nothing.
         trainer: The trainer that runs it; None for one on one device of whatever kind there is.
 
-    Returns the histories by name. Raises a `ConfigurationError` if an argument is wrong, or an audit of another source
-    would be replaced; and when all others are audited an `AuditError` that says which checkpoints could not be, and
-    why.
+    Returns the histories by name. Raises a `ConfigurationError` if an argument is wrong, an audit of another source
+    would be replaced, or the folder holds audits of other probes; and when all others are audited an `AuditError` that
+    says which checkpoints could not be, and why.
 
     Example:
         >>> found = {name: Checkpoint(f"{name}.ckpt", model="my_project.Classifier") for name in "ab"}
@@ -72,6 +72,7 @@ def audit_checkpoints(
     audits = _Audits(checkpoints, auditor, Path(folder), as_rules(rules or ()))
     for name, each in checkpoints.items():
         _require_own(audits.place(name), each)
+    _require_same_probes(Path(folder), checkpoints.keys(), auditor)
     trainer = new_trainer(devices=1, **_QUIET) if trainer is None else trainer
     trainer.validate(audits, verbose=False)
     return {name: History(audits.place(name)) for name in checkpoints}
@@ -182,6 +183,17 @@ def _require_own(place: Path, checkpoint: Checkpoint) -> None:
         f"Expected {str(place.parent)!r} to hold an audit of {checkpoint.source!r} or nothing, but it holds one of "
         f"{held}. Choose another folder, or another name for the checkpoint."
     )
+
+
+def _require_same_probes(folder: Path, names: Collection[str], auditor: Auditor) -> None:
+    """Refuse a folder whose other audits are of other probes: the probes beside them would be replaced."""
+    for place in sorted(folder.glob("*/history")):
+        last = None if place.parent.name in names else History(place).last
+        if last is not None and last.fingerprint != auditor.probes.fingerprint:
+            raise ConfigurationError(
+                f"Expected audits of one probe set in {str(folder)!r}, but {place.parent.name!r} is of the probes "
+                f"{last.fingerprint}, not {auditor.probes.fingerprint}. Choose another folder, or audit it again too."
+            )
 
 
 def _summed(record: AuditRecord) -> str:

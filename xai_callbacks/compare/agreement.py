@@ -7,6 +7,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from xai_callbacks.compare.differences import NOTHING
 from xai_callbacks.metrics.agreement import resampled, ssim, top_overlap
 from xai_callbacks.metrics.nulls import explanation_drift
 from xai_callbacks.metrics.trust import map_similarity
@@ -74,10 +75,19 @@ def difference_maps(a: AuditRecord, b: AuditRecord, key: str) -> Tensor:
     Where cells are parts of a logit, this is the heatmap of `logit_b - logit_a`: by linearity its cells are parts of
     that difference. Relative maps are divided by their largest magnitude in their run first.
     """
-    for name, first, second, same in _pairs(a, b):
-        if name == key:
-            return (second - first).where(same[:, None, None], torch.nan)
-    raise KeyError(key)
+    first, second, same = _pair(a, b, key)
+    return (second - first).where(same[:, None, None], torch.nan)
+
+
+def mean_difference_map(a: AuditRecord, b: AuditRecord, key: str) -> Tensor:
+    """Mean of `difference_maps` over the probes that can be compared, `(h, w)`; NaN if there is none.
+
+    Below 1e-5 of the largest magnitude of the maps it is rounding, and 0.
+    """
+    first, second, same = _pair(a, b, key)
+    mean = (second - first)[same].mean(dim=0)
+    size = max(float(each[same].abs().nan_to_num(0, 0, 0).amax()) for each in (first, second)) if same.any() else 0.0
+    return mean.where(~(mean.abs() < NOTHING * size), 0)
 
 
 def says(a: AuditRecord, b: AuditRecord) -> Tensor:
@@ -117,6 +127,13 @@ def _pairs(a: AuditRecord, b: AuditRecord) -> Iterator[tuple[str, Tensor, Tensor
                 asked = ((a.facts, b.facts), (a.foils, b.foils))
                 same = torch.stack([x[row] == y[other] for x, y in asked if x is not None and y is not None])
                 yield f"{explainer}/{question}", _on(first, row, grid), _on(second, other, grid), same.all(dim=0)
+
+
+def _pair(a: AuditRecord, b: AuditRecord, key: str) -> tuple[Tensor, Tensor, Tensor]:
+    for name, first, second, same in _pairs(a, b):
+        if name == key:
+            return first, second, same
+    raise KeyError(key)
 
 
 def _on(given: MapSet, row: int, grid: tuple[int, ...]) -> Tensor:

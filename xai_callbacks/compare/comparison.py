@@ -118,16 +118,18 @@ class Comparison:
         """
         return agreement.difference_maps(self.record(self.baseline), self.record(name), key)
 
+    def mean_difference_map(self, name: str, key: str) -> Tensor:
+        """Mean of `difference_maps` over the probes, `(h, w)` float64; NaN if none can be compared, 0 for rounding."""
+        return agreement.mean_difference_map(self.record(self.baseline), self.record(name), key)
+
     def difference_regions(self, name: str, key: str, size: tuple[int, int]) -> tuple[FoundRegion, ...]:
         """Regions of images `size` on which a model finds more evidence than the baseline, over all probes.
 
-        Of the mean of `difference_maps`, what exceeds half of its largest value, highest peak first: a cue at one place
+        Of `mean_difference_map`, what exceeds half of its largest value, highest peak first: a cue at one place
         shows itself so, an object that may be anywhere does not. Other places have as much to say where few probes
         carry the cue.
         """
-        maps = self.difference_maps(name, key)
-        known = maps.flatten(1).isfinite().all(dim=1)
-        return found_on(maps[known].mean(dim=0), size) if bool(known.any()) else ()
+        return found_on(self.mean_difference_map(name, key), size)
 
     def ranking(self) -> list[Disagreement]:
         """Probes by how far the models disagree about them, in what they say first, then in why."""

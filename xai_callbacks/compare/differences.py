@@ -12,7 +12,7 @@ from xai_callbacks.record import AuditRecord, Estimate, Key, summarize
 
 _FLIPS = 10_000  # random signs: p values are multiples of 1e-4
 _ROUNDING = 1e-9
-_NOTHING = 1e-5  # changes below this share of what a metric may be, or is, are rounding of another machine
+NOTHING = 1e-5  # changes below this share of what a metric may be, or is, are rounding of another machine
 # About an earlier audit of the same run, about rules, and names of things: no properties of a model by itself.
 _NOT_COMPARED = ("drift", "switched", "rank_correlation", "cka", "number")
 _NOT_COMPARED_ROOTS = ("alarm", "expectation")
@@ -86,7 +86,7 @@ def _paired(key: str, a: AuditRecord, b: AuditRecord) -> tuple[MetricDifference,
         reach = None if declared.low is None or declared.high is None else declared.high - declared.low
         difference = summarize(change, strata=strata, bounds=(None if reach is None else -reach, reach))
         size = reach or float(torch.stack([before, after]).abs().nanmean())
-        shares = _shares(change.where(change.abs() > _NOTHING * size, 0.0), strata)
+        shares = _shares(change.where(change.abs() > NOTHING * size, 0.0), strata)
     return MetricDifference(key, declared.words, first, second, difference), shares
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from xai_callbacks.access import Subject
-from xai_callbacks.errors import AuditError, ConfigurationError, is_number
+from xai_callbacks.errors import AuditError, ConfigurationError, is_number, with_settings
 
 
 class Inliers(NamedTuple):
@@ -31,6 +31,9 @@ class NoveltyScore(ABC):
     name: str
     learns: bool = False
     tasks: tuple[str, ...] = ("single-label", "multi-label", "regression")
+
+    def __repr__(self) -> str:
+        return with_settings(self)
 
 
 class LastLayerScore(NoveltyScore):

@@ -21,7 +21,8 @@ from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
 from xai_callbacks.report.cards import cards, stops_of, values_of
 from xai_callbacks.report.curves import curve
-from xai_callbacks.report.pictures import QUALITY, TINY, legend
+from xai_callbacks.report.moved import moved
+from xai_callbacks.report.pictures import QUALITY, TINY, legend, photo
 from xai_callbacks.report.texts import (
     asides,
     difference_rows,
@@ -163,7 +164,9 @@ def _context(
         "left_out": f"{len(rows)} of {plural(len(probes), 'probe')}" if len(rows) < len(probes) else "",
         "quality": QUALITY,
         "ratio": f"{probes.pixels.shape[2]} / {probes.pixels.shape[1]}",
+        "size": probes.pixels.shape[1:3],
         "tiny": max(probes.pixels.shape[1:3]) <= TINY,
+        "mean_photo": photo(np.rint(probes.pixels.numpy().mean(axis=0)).astype(np.uint8)),
         "legend": legend(shown["scale"]),
     }
 
@@ -251,6 +254,7 @@ def _others(
             "flips": {kind: linked(getattr(each, kind)) for kind in FLIPS},
             "of": each,
             "reasons": linked(each.reasons, each.distance),
+            "moved": moved(comparison, name, probes),
             "pairs": [place[index] for index in each.reasons if index in place][:REASONS],
         }
         for where, (name, each) in enumerate(comparison.differences.items(), start=1)

@@ -72,6 +72,18 @@ class Layers:
         return place
 
 
+def layer_by_itself(field: NDArray[np.floating[Any]], size: tuple[int, int]) -> str:
+    """Signed heat `(h, w)` as base64 of a layer `size`, its largest magnitude at the end of the scale."""
+    large = upsample(field, size)
+    return _encoded(_painted(large / max(float(np.abs(large).max()), 1e-30)), lossless=True)
+
+
+def where(place: tuple[int, int], size: tuple[int, int]) -> str:
+    """A row and column of an image `size` in words, such as `lower right`."""
+    row, column = divmod(_ninth(place, size), 3)
+    return f"{_ROWS[row]} {_COLUMNS[column]}"
+
+
 def enlarged(maps: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Heat `(Q, N, h, w)` at the size of layers; NaN where it is not finite."""
     known = np.where(np.isfinite(maps), maps, np.nan).reshape(-1, *maps.shape[-2:])
@@ -97,9 +109,13 @@ def _strongest(position: NDArray[np.floating[Any]]) -> int:
     known = np.nan_to_num(position)
     if np.abs(known).max() <= NO_HEAT:
         return 0
-    against = known.max() <= NO_HEAT
-    row, column = divmod(int((np.abs(known) if against else known).argmax()), known.shape[1])
-    return int(1 + 9 * against + 3 * (3 * row // known.shape[0]) + 3 * column // known.shape[1])
+    against = bool(known.max() <= NO_HEAT)
+    place = divmod(int((np.abs(known) if against else known).argmax()), known.shape[1])
+    return 1 + 9 * against + _ninth(place, known.shape[:2])
+
+
+def _ninth(place: tuple[int, int], size: tuple[int, ...]) -> int:
+    return 3 * (3 * place[0] // size[0]) + 3 * place[1] // size[1]
 
 
 def _encoded(image: Image.Image, **how: Any) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from xai_callbacks.errors import with_settings
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import Estimate, Key, PerProbe
@@ -53,6 +54,9 @@ class Trial(ABC):
     def keys(self) -> Sequence[Key]:
         """Declare the keys of `judge`, for charts and expectations; what is not declared may have any value."""
         return ()
+
+    def __repr__(self) -> str:
+        return with_settings(self)
 
     @abstractmethod
     def check(self, probes: ProbeSet) -> None:
