@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "is_callback", "package_of"]
-__all__ = ["Callback", "LightningModule", "Trainer", "new_trainer"]
+__all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "is_callback", "new_trainer", "package_of"]
 
 
 def _packages() -> list[Any]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.access import odd_nets as nets
 from xai_callbacks import Auditor, GradCAM, HiResCAM, ProbeSet
-from xai_callbacks.errors import TargetLayerError
+from xai_callbacks.errors import ConfigurationError, TargetLayerError
 
 
 def audit(model, images, **settings):
@@ -172,3 +172,28 @@ def test_a_map_of_four_cells_says_so():
     record = audit(model, nets.scenes())
     assert record.heatmaps.shape[-2:] == (2, 2)
     assert "so few cells hardly say where" in record.layer_reason
+
+
+class _Full(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, given):
+        return given.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+class _FullNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, images):
+        return self.head(_Full.apply(self.second(self.first(images))).mean(dim=(2, 3)))
+
+
+def test_a_full_memory_is_no_reason_to_explain_another_layer():
+    probes = ProbeSet.from_tensors(torch.rand(4, 3, 16, 16), torch.arange(4) % 2)
+    with pytest.raises(ConfigurationError, match="OutOfMemoryError: .* Lower `chunk_size`"):
+        Auditor(probes).prepare(_FullNet())

@@ -43,7 +43,7 @@ def test_cues_are_read_wherever_they_are(batch, where):
     assert (values.tolist(), values.dtype) == ([1, 0], torch.int64)
 
 
-@pytest.mark.parametrize("name", ["label", "labels", "target", "targets", "y"])
+@pytest.mark.parametrize("name", ["label", "labels", "target", "targets", "y", "class"])
 def test_labels_are_found_under_their_usual_names(name):
     labels = torch.tensor([2, 0])
     assert read_labels({"image": torch.zeros(2, 3, 8, 8), name: labels}, None).tolist() == [2, 0]
@@ -72,7 +72,7 @@ def test_cues_that_cannot_be_read_are_named_with_what_there_is(batch, where, mes
 
 
 def test_missing_labels_list_what_the_batch_has():
-    with pytest.raises(ConfigurationError, match=r"label, labels, target, targets, y, but got a dict of \{image: 3\}"):
+    with pytest.raises(ConfigurationError, match=r"target, targets, y, class, but got a dict of \{image: 3\}"):
         read_labels({"image": 3}, None)
 
 

@@ -180,12 +180,18 @@ def test_ctrl_c_and_a_broken_pipe_end_quietly(runs, monkeypatch, capfd):
 
 def test_a_watch_ends_on_ctrl_c_without_a_traceback(runs):
     words = [*PROGRAM, "watch", str(runs / "sound"), "--every", "0.1"]
+    # In the background of a shell Ctrl-C is ignored, here and in what is started from here.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        lines = iter(process.stdout.readline, "")
-        assert any(line.startswith("Audit 2: epoch 1, step 1") for line in lines)
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        printed, told = process.communicate(timeout=60)
+        signal.signal(signal.SIGINT, before)
+        try:
+            lines = iter(process.stdout.readline, "")
+            assert any(line.startswith("Audit 2: epoch 1, step 1") for line in lines)
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            printed, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert told == ""
     assert "\x1b" not in printed

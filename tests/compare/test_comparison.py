@@ -142,6 +142,11 @@ def test_regions_lie_where_heat_was_added(records, size):
     assert bool(back.mask[0, -1])
 
 
+def test_heatmaps_that_are_not_there_are_named(records):
+    with pytest.raises(ConfigurationError, match=r"both audits have \(gradcam/why, .*\), but got 'gradcam'"):
+        two(records, "other").difference_maps("other", "gradcam")
+
+
 def test_where_no_maps_can_be_compared_there_is_no_region(records):
     elsewhere = replace(records["net"], weights="", facts=(records["net"].facts + 1) % 3)
     found = compare({"net": records["net"], "elsewhere": elsewhere})

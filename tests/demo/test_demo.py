@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,83 +13,6 @@ from PIL import Image
 from xai_callbacks import History, ProbeSet
 from xai_callbacks.cli import main
 from xai_callbacks.demo import SmallCNN
-from xai_callbacks.demo.story import Row, verdict
-from xai_callbacks.record import Estimate
-
-LEANING = Row(
-    epoch=6,
-    step=276,
-    val_acc=0.97,
-    conflict_acc=0.31,
-    digit=Estimate(value=0.34, low=0.28, high=0.40, chance=0.31, valid=40, degenerate=0),
-    cue=Estimate(value=0.16, low=0.13, high=0.19, chance=0.035, valid=40, degenerate=0),
-    novelty=Estimate(value=-12.0, low=-14.0, high=-10.0, chance=None, valid=40, degenerate=0),
-)
-UNSEEN = LEANING.cue._replace(value=0.01, low=0.006, high=0.014)
-
-
-def test_verdict_names_the_patch_when_it_is_looked_at_and_used() -> None:
-    assert verdict(LEANING) == (
-        "The model leans on the corner patch: 16% of the relevance lies on it (chance 3.5%), "
-        "and accuracy falls from 97% to 31% where the colour contradicts the digit."
-    )
-
-
-def test_verdict_finds_no_evidence_when_the_patch_is_neither_looked_at_nor_used() -> None:
-    assert verdict(replace(LEANING, conflict_acc=0.97, cue=UNSEEN)) == (
-        "No evidence that the model leans on the cue tested, the corner patch: 1.0% of the relevance lies on it "
-        "(chance 3.5%); accuracy is 97%, and 97% where the colour contradicts the digit."
-    )
-
-
-def test_verdict_tells_looking_from_using() -> None:
-    looked = verdict(replace(LEANING, conflict_acc=0.96))
-    used = verdict(replace(LEANING, cue=UNSEEN))
-
-    assert looked.startswith("The model looks at the corner patch, with no evidence that it uses it")
-    assert used.startswith("The model uses the corner patch, though its heatmaps do not show it")
-
-
-def test_verdict_never_claims_that_there_is_no_shortcut() -> None:
-    rows = [
-        replace(LEANING, conflict_acc=conflict_acc, cue=cue)
-        for conflict_acc in (0.31, 0.97)
-        for cue in (LEANING.cue, UNSEEN)
-    ]
-
-    assert not any("no shortcut" in verdict(row).lower() for row in rows)
-    assert len({verdict(row) for row in rows}) == 4
-
-
-@pytest.mark.parametrize(("low", "conflict_acc"), [(0.0349, 0.31), (0.036, 0.88)])
-def test_both_conditions_must_hold_to_lean_on_the_patch(low: float, conflict_acc: float) -> None:
-    row = replace(LEANING, cue=LEANING.cue._replace(low=low), conflict_acc=conflict_acc)
-
-    assert not verdict(row).startswith("The model leans")
-    assert verdict(replace(row, cue=LEANING.cue, conflict_acc=0.31)).startswith("The model leans")
-
-
-def test_verdict_without_an_interval_does_not_claim_that_the_patch_is_looked_at() -> None:
-    row = replace(LEANING, cue=LEANING.cue._replace(low=None, high=None, valid=12))
-
-    assert verdict(row).startswith("The model uses the corner patch")
-
-
-def test_model_that_has_learnt_nothing_is_not_judged() -> None:
-    sentence = verdict(replace(LEANING, val_acc=0.19, conflict_acc=0.05))
-
-    assert sentence == "The model has learnt too little to be judged: its accuracy is 19%. Train for more epochs."
-
-
-def test_verdict_says_so_when_all_heatmaps_are_empty() -> None:
-    empty = LEANING.cue._replace(value=float("nan"), low=None, high=None, chance=float("nan"), valid=0, degenerate=40)
-
-    assert "all heatmaps are empty" in verdict(replace(LEANING, cue=empty))
-
-
-def test_verdict_about_an_untrained_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="the model was not validated"):
-        verdict(replace(LEANING, val_acc=None, conflict_acc=None))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +29,7 @@ def test_demo_runs_and_reports_every_audit(run: dict[str, Any]) -> None:
     report = run["report"]
 
     assert run["status"] == 0
-    assert set(report) == {"epochs", "verdict", "run"}
+    assert set(report) == {"epochs", "findings", "run"}
     assert [row["epoch"] for row in report["epochs"]] == [0, 1]
     assert [row["step"] for row in report["epochs"]] == [0, 9]
     untrained, trained = report["epochs"]
@@ -119,7 +41,8 @@ def test_demo_runs_and_reports_every_audit(run: dict[str, Any]) -> None:
             assert row[region]["valid"] == 0 or row[region]["chance"] == pytest.approx(area, abs=0.02)
             assert row[region]["valid"] + row[region]["degenerate"] == 40
         assert row["novelty"]["valid"] == 40
-    assert report["verdict"]
+    assert [each["key"] for each in report["findings"]] == ["alarm/cue/patch"]
+    assert all(each["sentence"] for each in report["findings"])
 
 
 def test_demo_keeps_what_a_comparison_needs(run: dict[str, Any]) -> None:
@@ -148,7 +71,7 @@ def test_demo_logs_for_tensorboard_and_as_csv(run: dict[str, Any]) -> None:
     assert {"val_acc", "conflict_acc", "audit/gradcam/why/relevance_mass/spurious"} <= set(header)
 
 
-def test_demo_prints_table_verdict_and_next_step_within_80_columns(
+def test_demo_prints_table_findings_and_next_step_within_80_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -159,6 +82,7 @@ def test_demo_prints_table_verdict_and_next_step_within_80_columns(
 
     assert max(len(line) for line in head.splitlines()[1:]) <= 80
     assert "on cue" in head
+    assert "the cue 'patch'" in printed
     assert "tensorboard --logdir logs" in printed
     assert "GPU available" not in printed + complaints
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tests.sinks.given import a_picture, a_record, alike, decoded
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.history import evenly_spaced
+from xai_callbacks.record import Finding
 from xai_callbacks.sinks import FolderSink
 from xai_callbacks.sinks.base import tag_path
 
@@ -39,6 +42,22 @@ def test_findings_are_the_latest(tmp_path):
         sink.write(a_record(step), [])
     text = (tmp_path / "findings.md").read_text()
     assert text.startswith("# Step 20\n\n- **alarm** The cue patch is")
+
+
+def test_the_most_alarming_finding_comes_first(tmp_path):
+    given = (
+        ("no evidence", 0.0),
+        ("untested", math.nan),
+        ("watch", 1.0),
+        ("fail", None),
+        ("alarm", 2.0),
+        ("pass", None),
+    )
+    findings = tuple(Finding(f"key/{state}", state, value, f"It is {state}.") for state, value in given)
+    FolderSink(tmp_path).write(a_record(findings=findings), [])
+    states = re.findall(r"\*\*(.+?)\*\*", (tmp_path / "findings.md").read_text())
+    assert states == ["alarm", "fail", "watch", "no evidence", "untested", "pass"]
+    assert [each.state for each in findings if each.serious] == ["fail", "alarm"]
 
 
 def test_of_each_tag_evenly_spaced_steps_stay(tmp_path):

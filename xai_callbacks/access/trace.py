@@ -203,7 +203,9 @@ class Trace:
         edges = [gradient_edge(*value.edge) for value in values]
         try:
             found = torch.autograd.grad([torch.stack(projected).sum()], edges, retain_graph=True, allow_unused=True)
-        except RuntimeError:
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             # What comes before a part that cannot be differentiated must not hide what comes after.
             return [None] if len(values) == 1 else [self.gradients_of([value])[0] for value in values]
         return list(found)

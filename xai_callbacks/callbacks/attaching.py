@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset, Subset
 from xai_callbacks._lightning import LightningModule, Trainer
 from xai_callbacks.audit import Auditor
 from xai_callbacks.callbacks.notices import without_logging
+from xai_callbacks.callbacks.steps import LABEL_NAMES
 from xai_callbacks.errors import ConfigurationError, XAICallbacksError
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.randomness import isolated_rng
@@ -19,7 +20,7 @@ from xai_callbacks.randomness import isolated_rng
 _PROBES, _SAMPLED, _SEED = 64, 256, 0  # probes wanted, and items looked at to find them in every class
 _NAMES = {
     "image": ("image", "images", "img", "x", "pixel_values", "input", "inputs", "data"),
-    "label": ("label", "labels", "target", "targets", "y", "class"),
+    "label": LABEL_NAMES,
 }
 
 

@@ -61,7 +61,7 @@ class GroupAccuracy(Watch):
         cue: Where the cue of each image is, an integer from 0, or -1 where it is unknown: a key or index of the batch;
             a path such as `1.background` or `metadata.place`; or a function of the batch.
         label: Where the label is, likewise; None for entry 1 of a tuple or list, or the key `label`, `labels`,
-            `target`, `targets` or `y`.
+            `target`, `targets`, `y` or `class`.
         num_cues: Number of values of the cue; None to learn it from the validation images, as far as nothing else
             tells it.
         aligned: For each label, the cue that goes with it in training; None leaves out what compares the two sides.

@@ -18,7 +18,7 @@ BatchReader = int | str | Callable[[Any], object]
 """Where in a batch something is: a key, an index, a dotted path of keys, indexes and attributes, or a function."""
 
 # Names under which batches commonly hold labels, most specific first.
-_LABEL_NAMES = ("label", "labels", "target", "targets", "y")
+LABEL_NAMES = ("label", "labels", "target", "targets", "y", "class")
 
 
 def read_labels(batch: object, label: BatchReader | None) -> Tensor:
@@ -26,10 +26,10 @@ def read_labels(batch: object, label: BatchReader | None) -> Tensor:
     if label is None:
         named = _named(batch)
         second = 1 if isinstance(batch, Sequence) and len(batch) >= 2 else None
-        label = next((name for name in _LABEL_NAMES if name in named), second)
+        label = next((name for name in LABEL_NAMES if name in named), second)
     if label is None:
         raise ConfigurationError(
-            f"Expected a batch with labels at index 1, or under one of {', '.join(_LABEL_NAMES)}, but got "
+            f"Expected a batch with labels at index 1, or under one of {', '.join(LABEL_NAMES)}, but got "
             f"{_describe(batch)}. Say where they are with `label=`: a key, an index, or a function of the batch."
         )
     return read_integers(batch, label, "label")

@@ -36,7 +36,7 @@ def demo(args: Any) -> int:
       xai-audit demo --strength 0.1    the colour says nothing about the digit
     """
     from xai_callbacks.demo import demonstrate, save_pictures
-    from xai_callbacks.demo.story import rows_of, table, verdict
+    from xai_callbacks.demo.story import rows_of, table
 
     out, begin = console(), time.perf_counter()
     if not args.json:
@@ -49,14 +49,14 @@ def demo(args: Any) -> int:
     rows = rows_of(done.audit.history)
     if not rows:
         raise AuditError("Expected audits of the run, but none succeeded; the warnings say why.")
+    record = done.audit.history[-1]
     pictured = None if args.pictures is None else save_pictures(done, args.pictures, args.probe)
     if args.json:
-        write_json({"epochs": rows, "verdict": verdict(rows[-1]), "run": str(done.folder)})
+        write_json({"epochs": rows, "findings": record.findings, "run": str(done.folder)})
         return OK
-    record = done.audit.history[-1]
     out.print(table(rows, record))
-    for style, sentence in (("bold", verdict(rows[-1])), *(("", finding.sentence) for finding in record.findings)):
-        say(out, sentence, style)
+    for finding in sorted(record.findings, key=lambda each: -each.urgency):
+        say(out, finding.sentence, "bold" if finding.serious else "")
         out.print()
     say(out, f"Training with {len(rows)} audits took {time.perf_counter() - begin:.0f} s.", "dim")
     if pictured:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.compare.differences import NOTHING
+from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.metrics.agreement import resampled, ssim, top_overlap
 from xai_callbacks.metrics.nulls import explanation_drift
 from xai_callbacks.metrics.trust import map_similarity
@@ -133,7 +134,8 @@ def _pair(a: AuditRecord, b: AuditRecord, key: str) -> tuple[Tensor, Tensor, Ten
     for name, first, second, same in _pairs(a, b):
         if name == key:
             return first, second, same
-    raise KeyError(key)
+    known = ", ".join(each for each, *_ in _pairs(a, b)) or "none"
+    raise ConfigurationError(f"Expected `key` to be of heatmaps that both audits have ({known}), but got {key!r}.")
 
 
 def _on(given: MapSet, row: int, grid: tuple[int, ...]) -> Tensor:

@@ -87,7 +87,7 @@ def _standing(record: AuditRecord, records: Mapping[str, AuditRecord]) -> _Stand
     # A region that is looked at may not be used: no reason to hold a model back.
     keys = {each.key for other in records.values() for each in other.findings if "attribution" not in each.key}
     untested = sorted(key for key in keys if key not in own or _is_open(own[key]))
-    faults = tuple(each for each in record.findings if each.state in ("alarm", "fail"))
+    faults = tuple(each for each in record.findings if each.serious)
     doubts = tuple(each for each in record.findings if each.key in keys and each.value == 1.0 and each not in faults)
     return _Standing(faults, doubts, tuple(untested))
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from xai_callbacks._lightning import LightningDataModule, LightningModule
+from xai_callbacks.errors import ConfigurationError
 
 SIZE = 32
 PATCH = 6
@@ -123,14 +124,13 @@ def make_splits(
         seed: Seed of everything drawn, the partition of the source digits included.
 
     Raises:
-        ValueError: `strength` is outside [0, 1], or there are not enough digits for `held_out`.
-        ImportError: scikit-learn is not installed.
+        ConfigurationError: `strength` is outside [0, 1], or there are not enough digits for `held_out`.
     """
     if not 0.0 <= strength <= 1.0:
-        raise ValueError(f"Expected `strength` to be in [0, 1], but got {strength}. Pass a share such as 0.95.")
+        raise ConfigurationError(f"Expected `strength` to be in [0, 1], but got {strength}. Pass a share such as 0.95.")
     glyphs, labels = _source_digits()
     if not 10 <= held_out <= len(labels) - 10 or train_images < 10:
-        raise ValueError(
+        raise ConfigurationError(
             f"Expected `held_out` to be in [10, {len(labels) - 10}] and `train_images` at least 10, "
             f"but got {held_out} and {train_images}. Leave digits for both sides."
         )

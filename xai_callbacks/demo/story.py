@@ -1,4 +1,4 @@
-"""Report of the demonstration: a row for each audit, a table, one sentence."""
+"""Report of the demonstration: a table with a row for each audit."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from xai_callbacks.demo.digits import CLASS_NAMES
 from xai_callbacks.history import History
 from xai_callbacks.record import AuditRecord, Estimate
-
-# Accuracy this much lower on conflicting images than on biased ones is no accident: both are measured on the same 600
-# digits, and even for unrelated images two standard errors of the difference would not exceed 0.06.
-GAP = 0.10
 
 
 @dataclass(frozen=True)
@@ -61,37 +56,6 @@ def rows_of(history: History) -> list[Row]:
         )
         for record in history
     ]
-
-
-def verdict(row: Row) -> str:
-    """One sentence about the model of the last audit.
-
-    The rule: the patch is *looked at* if the 95 % interval of its relevance mass lies above chance, and *used* if
-    accuracy falls by more than `GAP` when the colour contradicts the digit. The model leans on the patch if both hold.
-    If neither does, there is no evidence for the cue tested, which says nothing about other cues. A model that is right
-    less than twice as often as chance is not judged.
-    """
-    if row.val_acc is None or row.conflict_acc is None:
-        raise ValueError("Expected accuracies in the last row, but the model was not validated. Train an epoch first.")
-    if row.val_acc < 2 / len(CLASS_NAMES):
-        return (
-            f"The model has learnt too little to be judged: its accuracy is {row.val_acc:.0%}. Train for more epochs."
-        )
-    looked, used = row.cue_stands_out, row.val_acc - row.conflict_acc > GAP
-    relevance = (
-        "all heatmaps are empty"
-        if row.cue.valid == 0
-        else f"{_percent(row.cue.value)} of the relevance lies on it (chance {_percent(row.cue.chance)})"
-    )
-    falls = f"accuracy falls from {row.val_acc:.0%} to {row.conflict_acc:.0%} where the colour contradicts the digit"
-    stays = f"accuracy is {row.val_acc:.0%}, and {row.conflict_acc:.0%} where the colour contradicts the digit"
-    if looked and used:
-        return f"The model leans on the corner patch: {relevance}, and {falls}."
-    if used:
-        return f"The model uses the corner patch, though its heatmaps do not show it: {falls}, but {relevance}."
-    if looked:
-        return f"The model looks at the corner patch, with no evidence that it uses it: {relevance}; {stays}."
-    return f"No evidence that the model leans on the cue tested, the corner patch: {relevance}; {stays}."
 
 
 def table(rows: Sequence[Row], record: AuditRecord | None) -> Table:

@@ -38,7 +38,7 @@ def jacobian_products(
                 # Operations without a rule for batches go one by one inside, and say so.
                 warnings.filterwarnings("ignore", message="There is a performance drop")
                 found = gradients(torch.stack([*vectors]), batched=True)
-        except RuntimeError:  # as of functions of a user's own, and of hooks that look at values
+        except RuntimeError:  # functions of a user's own, hooks that look at values; one by one takes less memory, too
             pass
         else:
             return [tuple(None if each is None else each[row] for each in found) for row in range(len(vectors))]

@@ -84,7 +84,7 @@ def asked_of(record: AuditRecord, question: int, index: int) -> str:
 def findings(record: AuditRecord) -> list[Line]:
     """What rules found, most alarming first; one calm line where they found nothing."""
     loud = _loud(record)
-    lines = [Line(finding.sentence, _urgency(finding), rows=4) for finding in loud[:_FINDINGS]]
+    lines = [Line(finding.sentence, _tone_of(finding), rows=4) for finding in loud[:_FINDINGS]]
     if len(loud) > _FINDINGS:
         lines.append(Line(f"and {len(loud) - _FINDINGS} more", "watch"))
     if record.findings and not loud:
@@ -96,19 +96,18 @@ def headline(record: AuditRecord) -> list[Line]:
     """The same in at most two lines of few words: the most alarming finding, and the others."""
     words: dict[str, Tone] = {}
     for finding in _loud(record):
-        words.setdefault(_in_few(finding, record), _urgency(finding))
+        words.setdefault(_in_few(finding, record), _tone_of(finding))
     parts = [[*words][:1], [*words][1:]]
     return [Line("; ".join(part), words[part[0]], rows=1) for part in parts if part] or findings(record)
 
 
 def _loud(record: AuditRecord) -> list[Finding]:
     """Findings that speak against the model: alarms, then expectations that fail, then what to watch."""
-    loud = [each for each in record.findings if each.state == "fail" or (each.value or 0) > 0]  # NaN: nothing tested
-    return sorted(loud, key=lambda each: -(1.5 if each.state == "fail" else each.value or 0))
+    return sorted((each for each in record.findings if each.urgency > 0), key=lambda each: -each.urgency)
 
 
-def _urgency(finding: Finding) -> Tone:
-    return "alarm" if finding.state in ("alarm", "fail") else "watch"
+def _tone_of(finding: Finding) -> Tone:
+    return "alarm" if finding.serious else "watch"
 
 
 def _in_few(finding: Finding, record: AuditRecord) -> str:

@@ -124,6 +124,18 @@ class Finding:
     loud: bool = False  # whether to tell the user when its value is higher than ever before in the run
     stop: bool = False  # whether training should end
 
+    @property
+    def serious(self) -> bool:
+        """Whether it speaks against the model: an alarm, or an expectation that fails."""
+        return self.state in ("alarm", "fail")
+
+    @property
+    def urgency(self) -> float:
+        """What findings are sorted by: 2 an alarm, 1.5 an expectation that fails, 1 what to watch, 0 the rest."""
+        if self.state == "fail":
+            return 1.5
+        return 0.0 if self.value is None or math.isnan(self.value) else self.value
+
 
 def plain(value: Any) -> Any:
     """A value as JSON has it: named tuples, dataclasses and mappings by name; None for NaN and inf."""

@@ -207,7 +207,7 @@ def _evidence(
 def _soundness(record: AuditRecord) -> tuple[bool, float]:
     """Orders models: those that nothing speaks against, then by how right they are."""
     key = quality_key([record])
-    sound = all(each.state not in ("alarm", "fail") for each in record.findings)
+    sound = not any(each.serious for each in record.findings)
     return sound, quality(record.metrics[key], key) if key else 0.0
 
 

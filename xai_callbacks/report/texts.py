@@ -78,14 +78,8 @@ def findings(records: Sequence[AuditRecord]) -> list[dict[str, Any]]:
     for place, record in enumerate(records):
         for each in record.findings:
             rows.setdefault(each.key, [None] * len(records))[place] = each
-    order = sorted(rows, key=lambda key: -max(map(_alarm, rows[key])))
+    order = sorted(rows, key=lambda key: -max(each.urgency for each in rows[key] if each))
     return [{"key": key, "cells": [each and _finding(each) for each in rows[key]]} for key in order]
-
-
-def _alarm(finding: Finding | None) -> float:
-    if finding is None or finding.value is None or math.isnan(finding.value):
-        return 0.0
-    return 1.5 if finding.state == "fail" else finding.value
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
@@ -101,7 +95,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 def judged(records: Sequence[AuditRecord]) -> list[str]:
     """Keys that come first: how right answers are, what rules are about, and where the first heat lies."""
-    found = sorted((each for record in records for each in record.findings), key=_alarm, reverse=True)
+    found = sorted((each for record in records for each in record.findings), key=lambda each: -each.urgency)
     keys = dict.fromkeys([quality_key(records), *(each.about for each in found)])
     for record in records:
         heat = f"{first_answer(record)}/{next(iter(record.questions), '')}/relevance_mass/"

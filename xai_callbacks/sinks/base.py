@@ -28,7 +28,7 @@ class Sink(ABC):
 
 def findings_text(record: AuditRecord) -> str:
     """The findings of an audit as a list in Markdown, the most alarming first, and what failed; empty if nothing is."""
-    found = sorted(record.findings, key=lambda each: -(each.value or 0) if each.value == each.value else 0)
+    found = sorted(record.findings, key=lambda each: -each.urgency)
     lines = [f"- **{_plain(each.state)}** {_plain(each.sentence)}" for each in found]
     lines += [f"- **left out** {_plain(sentence)}" for sentence in (*record.failed, *record.useless)]
     return "\n".join(lines)
