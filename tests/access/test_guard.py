@@ -226,13 +226,42 @@ def test_what_a_forward_pass_collects_or_registers_is_forgotten(raises):
     assert list(model.state_dict()) == names
 
 
-def test_hooks_registered_inside_can_be_removed_outside():
-    model = Net()
+def test_hooks_registered_inside_are_gone_and_those_before_are_in_their_order():
+    model, before = Net(), (lambda *_: None, lambda *_: None)
+    own = [model.register_forward_hook(each) for each in before]
     with undisturbed(model):
         handle = model.register_forward_hook(lambda *_, **__: None, with_kwargs=True)
-    assert len(model._forward_hooks) == len(model._forward_hooks_with_kwargs) == 1
+        own[0].remove()
+    assert tuple(model._forward_hooks.values()) == before
+    assert len(model._forward_hooks_with_kwargs) == 0
     handle.remove()
-    assert len(model._forward_hooks) == len(model._forward_hooks_with_kwargs) == 0
+    own[1].remove()
+    assert tuple(model._forward_hooks.values()) == before[:1]
+
+
+class HooksItself(Net):
+    """Hooks its parts at the first pass, and notes that it has, as nets of transformers do to return hidden states."""
+
+    def __init__(self):
+        super().__init__()
+        self.hooked, self.passes = False, []
+
+    def forward(self, images):
+        if not self.hooked:
+            self.hooked = True
+            for part in self.children():
+                part.register_forward_hook(lambda *_: self.passes.append(1))
+        return super().forward(images)
+
+
+def test_a_model_that_hooks_itself_at_its_first_pass_does_so_once():
+    fresh, looked = HooksItself(), HooksItself()
+    for _ in range(3):
+        with undisturbed(looked):
+            look(looked)
+    for model in (fresh, looked):
+        look(model)
+    assert len(looked.passes) == len(fresh.passes) > 0
 
 
 def test_training_goes_on_as_if_nobody_had_looked():

@@ -20,6 +20,12 @@ class Answer:
     logits: torch.Tensor
 
 
+@dataclass(slots=True)
+class Slotted:
+    features: torch.Tensor
+    logits: torch.Tensor
+
+
 class ModelOutput(OrderedDict):
     """In the manner of Hugging Face: a mapping with attributes."""
 
@@ -40,6 +46,7 @@ Pair = namedtuple("Pair", ["aux", "output"])
         {"maps": MAPS, "whatever": LOGITS},
         ModelOutput(features=FEATURES, logits=LOGITS),
         Answer(FEATURES, LOGITS),
+        Slotted(FEATURES, LOGITS),
         Pair(MAPS, LOGITS),
     ],
     ids=lambda raw: type(raw).__name__,

@@ -195,5 +195,5 @@ class _FullNet(nn.Module):
 
 def test_a_full_memory_is_no_reason_to_explain_another_layer():
     probes = ProbeSet.from_tensors(torch.rand(4, 3, 16, 16), torch.arange(4) % 2)
-    with pytest.raises(ConfigurationError, match="OutOfMemoryError: .* Lower `chunk_size`"):
+    with pytest.raises(ConfigurationError, match=r"OutOfMemoryError: .* Lower `chunk_size`"):
         Auditor(probes).prepare(_FullNet())

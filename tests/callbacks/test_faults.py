@@ -160,6 +160,7 @@ def test_a_net_that_is_scripted_as_a_whole_is_audited_without_heatmaps_or_refuse
         fit(tmp_path, callback, net)
     record = callback.last_record
     assert record.step == 3
+    assert record.maps == {}
     with torch.no_grad():
         torch.testing.assert_close(record.outputs, net.eval()(probes().images), rtol=1e-3, atol=1e-4)
 

@@ -121,6 +121,41 @@ def test_training_is_bit_identical_for_models_that_own_what_they_draw_from(tmp_p
     assert callback.last_record is not None
 
 
+class Hidden(LightningModule):
+    """Trains by all hidden states of a net that hooks itself at its first pass to return them."""
+
+    def __init__(self):
+        super().__init__()
+        transformers = pytest.importorskip("transformers", reason="transformers builds the net")
+        small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        config = transformers.ViTConfig(**small, image_size=8, patch_size=4, num_labels=3, output_hidden_states=True)
+        self.net = transformers.ViTForImageClassification(config)
+
+    def forward(self, images):
+        return self.net(images)
+
+    def training_step(self, batch, batch_idx):
+        found = self(batch[0])
+        assert len(found.hidden_states) == 3
+        return nn.functional.cross_entropy(found.logits, batch[1]) + sum(each.square().mean() for each in found[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_training_is_bit_identical_for_nets_that_hook_themselves(tmp_path):
+    found, data = [], TensorDataset(pictures(12, seed=5), torch.arange(12) % 3)
+    for callbacks in ([], [AuditCallback(tiny_probes())]):
+        torch.manual_seed(1)
+        module = Hidden()
+        trainer(tmp_path, callbacks, logger=False).fit(module, DataLoader(data, batch_size=4))
+        found.append(
+            {"state": module.state_dict(), "hooks": sum(len(each._forward_hooks) for each in module.modules())}
+        )
+    assert found[0]["hooks"] == found[1]["hooks"] > 0
+    assert differing({"state": found[0]["state"]}, {"state": found[1]["state"]}) == []
+
+
 class Entering(Callback):
     """Changes inside `undisturbed` what hangs on the module and is no part of the model."""
 

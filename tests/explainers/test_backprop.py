@@ -24,6 +24,11 @@ from xai_callbacks.explainers import (
 )
 
 
+class GeluByHand(nn.Module):
+    def forward(self, values):
+        return values * (1 + torch.erf(values / 2**0.5)) / 2
+
+
 class Net(nn.Module):
     """A small CNN whose ReLUs are modules, which captum needs."""
 
@@ -237,6 +242,7 @@ def test_wrong_settings_of_smoothgrad_are_refused(arguments, complaint):
         (nn.GELU(), "activations of Gelu"),
         (nn.SiLU(), "activations of Silu"),
         (nn.LeakyReLU(), "activations of LeakyRelu"),
+        (GeluByHand(), "activations of Erf"),
         (nn.Hardtanh(), "activations of Hardtanh"),  # which lets negative values pass
         (nn.Threshold(-1.0, 0.0), "none"),
         (nn.Identity(), "none"),
@@ -248,6 +254,39 @@ def test_nets_without_rectifiers_are_refused_and_told_what_to_take(explainer, ac
         ConfigurationError, match=rf"rectifiers for {explainer.__name__}\(\).*got {found}. Use SmoothGrad"
     ):
         explain(explainer(), model, images(), [Why()])
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.parametrize("explainer", [GuidedBackprop, Deconvnet, GuidedGradCAM])
+def test_activations_in_torchscript_cannot_be_seen_and_are_refused(explainer):
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    model = nn.Sequential(torch.jit.script(body), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(ConfigurationError, match=r"parts of it are TorchScript. Use SmoothGrad\(\) or GradCAM\(\)"):
+        explain(explainer(), model, images(), [Why()])
+
+
+class Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        return values.round()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None
+
+
+class WithRounded(Net):
+    """Adds what has no gradient, and comes from a ReLU."""
+
+    def forward(self, images):
+        return super().forward(images) + Rounded.apply(F.relu(images)).mean()
+
+
+@pytest.mark.parametrize("explainer", [GuidedBackprop, Deconvnet])
+def test_a_rectifier_that_no_gradient_comes_back_to_hands_on_none(explainer):
+    found, plain = (explain(explainer(), net.eval(), images(), [Why()]) for net in (WithRounded(), Net()))
+    assert_close(found.heatmaps, plain.heatmaps)
+    assert (found.heatmaps != 0).any()
 
 
 @pytest.mark.parametrize("explainer", [GuidedBackprop, Deconvnet, GuidedGradCAM])

@@ -16,6 +16,8 @@ CONV = nn.Conv2d(4, 4, 3, padding=1).double()
 NORM = nn.BatchNorm2d(4, affine=False, track_running_stats=False).double().eval()
 ATTENTION = nn.MultiheadAttention(4, 2, batch_first=True).double().eval()
 RELU = nn.ReLU(inplace=True)
+SEEN = torch.zeros(4).double(), torch.full((4,), 2.0).double()
+EXPONENT = nn.Parameter(torch.tensor(0.4).double())
 WEIGHTED = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)).double()
 
 
@@ -70,6 +72,10 @@ EXACT = {
     "minimum": lambda x: torch.minimum(x, CONV(x)),
     "layer norm": lambda x: F.layer_norm(CONV(x), x.shape[1:]),
     "group norm": lambda x: F.group_norm(x, 2),
+    "instance norm": lambda x: F.instance_norm(CONV(x), weight=CONV.bias, bias=CONV.bias, eps=0.1),
+    "instance norm of training": lambda x: F.instance_norm(x, *SEEN, use_input_stats=False).sigmoid(),
+    "trained power": lambda x: (x.abs() + 0.1).pow(1 / EXPONENT).mean(dim=(2, 3)).pow(EXPONENT * 2),
+    "trained slope": lambda x: F.prelu(CONV(x), EXPONENT.square().reshape(1)),
     "quotient": lambda x: x / (1 + CONV(x).square()),
     "gated": lambda x: F.glu(x, dim=1),
     "normalised": lambda x: F.normalize(x.flatten(1), dim=1),

@@ -49,6 +49,23 @@ def test_integrated_gradients_sum_to_the_change_of_the_score(net, question):
     assert ((found - change).abs() / change.abs()).median() < 2e-3
 
 
+class _Jumps(nn.Module):
+    """Sees the same in a photo of any brightness, as nets that normalise patches do."""
+
+    def forward(self, images):
+        maps = images / (images.square().mean(dim=1, keepdim=True) + 1e-9).sqrt()
+        return torch.stack([maps.mean(dim=(1, 2, 3)), maps.std(dim=(1, 2, 3))], dim=1)
+
+
+@pytest.mark.parametrize(("baseline", "told"), [(0.0, True), (0.5, False)])
+def test_integrated_gradients_that_miss_the_change_are_told(baseline, told):
+    probes = ProbeSet.from_tensors(torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)), [0, 1] * 3)
+    explainer, by_tasks = IntegratedGradients(64, baseline), {"novelty": [], "chunk_size": 2}
+    record = Auditor(probes, [Why(), Why(of="label")], explainers=[explainer], **by_tasks).audit(_Jumps())
+    notes = [note for note in record.notes if "`integrated_gradients` miss more than a tenth" in note]
+    assert len(notes) == told
+
+
 @pytest.mark.parametrize(
     ("task", "question"),
     [

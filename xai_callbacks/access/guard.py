@@ -34,9 +34,9 @@ def undisturbed(model: nn.Module | Callable[..., object]) -> Iterator[None]:
 
     Restored on leaving, also by an exception: all random streams, the grad and inference mode, and bit by bit whatever
     hangs on the model, as the same objects in the same places: in modules (registered or not), containers, arrays,
-    tensors, objects, closures, defaults, partials, bound methods, and the classes of all these. Where an iterator
-    hangs, a copy hangs inside. Of what is merely around the model, that is in its hooks, the closures of its methods
-    and the files that define it, only random generators and modules are restored. Hooks registered inside stay.
+    tensors, objects, closures, defaults, partials, bound methods, and the classes of all these. Hooks registered inside
+    are gone. Where an iterator hangs, a copy hangs inside. Of what is merely around the model, that is in its hooks,
+    the closures of its methods and the files that define it, only random generators and modules are restored.
 
     Out of reach: other globals, caches of functions, state that objects written in C keep to themselves, iterators in
     sets, and what has a life outside the model, such as trainers, loggers, data, optimizers and files.

@@ -117,10 +117,10 @@ def _keep_instance(value: Any) -> Part:
     if not namespace and cls in (Tensor, nn.Parameter):  # nearly all tensors
         return Part(namespace.clear)
     part = keep_mapping(namespace)
-    hooks: list[tuple[Any, dict[Any, Any]]] = []
+    tables: list[tuple[Any, dict[Any, Any]]] = []
     if issubclass(cls, nn.Module):
         part = part._replace(children=[pair for pair in namespace.items() if pair[0] not in _HOOK_TABLES])
-        hooks = [(table, dict(table)) for name in _HOOK_TABLES if (table := namespace.get(name))]
+        tables = [(table, dict(table)) for name in _HOOK_TABLES if (table := namespace.get(name)) is not None]
 
     def restore() -> None:
         if type(value) is not cls:
@@ -128,13 +128,12 @@ def _keep_instance(value: Any) -> Part:
         if object.__getattribute__(value, "__dict__") is not namespace:
             object.__setattr__(value, "__dict__", namespace)
         part.restore()  # type: ignore[misc]  # a mapping has one
-        for table, kept in hooks:
-            if not kept.keys() <= table.keys():
-                now = {**kept, **table}  # those registered meanwhile stay: somebody holds their handles
+        for table, kept in tables:
+            if [*table] != [*kept]:  # a model that hooks itself at its first pass also notes that it has done so
                 table.clear()
-                table.update(now)
+                table.update(kept)
 
-    return part._replace(restore=restore, around=[("hook", hook) for _, kept in hooks for hook in kept.values()])
+    return part._replace(restore=restore, around=[("hook", hook) for _, kept in tables for hook in kept.values()])
 
 
 def _keep_slots(value: Any) -> Part:

@@ -3,7 +3,7 @@
 import difflib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -234,6 +234,8 @@ def _parts(raw: Any) -> dict[Any, object]:
         return dict(raw._asdict())
     if isinstance(raw, Sequence) and not isinstance(raw, str):
         return dict(enumerate(raw))
+    if is_dataclass(raw):
+        return {each.name: getattr(raw, each.name, None) for each in fields(raw)}  # with slots, too
     return dict(getattr(raw, "__dict__", {}))
 
 

@@ -112,7 +112,8 @@ class Trace:
             for each in tensors_in(returned.given):
                 if each.grad_fn is not None and each is not tensor and get_gradient_edge(each)[:2] in self.made:
                     self.made[get_gradient_edge(each)[:2]].used = True
-        if address.function in _WEIGHTED or (scripted and any(True for _ in module.parameters())):
+        whole = scripted and address.function is None
+        if address.function in _WEIGHTED or (whole and any(True for _ in module.parameters())):
             if tensor.ndim == 4 and (address.function in _CONVOLUTIONS or address.function is None):
                 grid = (tensor.shape[2], tensor.shape[3])
                 self.grids = [grid, *(each for each in self.grids if each != grid)]

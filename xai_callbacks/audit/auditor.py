@@ -266,7 +266,7 @@ class Auditor:
                 maps=map_sets(gathered.maps, due, self.questions, past),
                 **answers_of(gathered, subject.task, self.questions, self.probes.truth),
                 scores=scores,
-                notes=(*prepared.notes, *tried.notes),
+                notes=(*prepared.notes, *gathered.notes, *tried.notes),
                 useless=useless,
                 failed=(*gathered.told(), *tried.failed),
             )

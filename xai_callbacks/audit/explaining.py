@@ -86,6 +86,7 @@ def explain(
             gathered.put("maps", each.name, maps.transpose(0, 1), chunk)
         except Exception as error:  # told; the rest of the audit must not be lost for it
             gathered.fail(each.name, error)
+    gathered.notes |= dict.fromkeys(observation.notes)
 
 
 def layers_of(plans: Mapping[Explainer, Plan]) -> list[Layer]:

@@ -43,6 +43,7 @@ class Gathered:
         self._tensors: dict[tuple[str, str], Tensor] = {}
         self._features: dict[str, list[Tensor]] = {}
         self.failures: dict[str, str] = {}  # why explainers failed, by name
+        self.notes: dict[str, None] = {}  # what explainers say that users should read, each once
 
     def put(self, kind: str, name: str, values: Tensor, chunk: slice) -> None:
         """Store values `(n, ...)` of one chunk."""

@@ -41,7 +41,7 @@ _BEGINS = {
 }  # fmt: skip
 # Other activations, for which the rules of guided backprop and deconvnets are not defined.
 _OTHERS = frozenset({
-    *("Celu", "Elu", "Gelu", "Glu", "Hardshrink", "Hardswish", "Hardtanh", "LeakyRelu", "LogSigmoid", "Mish"),
+    *("Celu", "Elu", "Erf", "Gelu", "Glu", "Hardshrink", "Hardswish", "Hardtanh", "LeakyRelu", "LogSigmoid", "Mish"),
     *("PreluKernel", "RreluWithNoise", "Silu", "Softplus", "Softshrink", "Tanh"),
 })  # fmt: skip
 
@@ -185,7 +185,9 @@ class GuidedBackprop(Gradient):
     """Guided backpropagation: a ReLU hands on what is positive, where it was active.
 
     Maps are sharp and tell classes apart badly: they show edges that nets with random weights show, too (Adebayo et
-    al. 2018). Take them for what `GuidedGradCAM` does with them. Cost and arguments as of `Gradient`.
+    al. 2018). Take them for what `GuidedGradCAM` does with them. Activations that are no rectifiers are refused, but
+    those that a model puts together itself, such as `x * sigmoid(x)`, are not recognised. Cost and arguments as of
+    `Gradient`.
     """
 
     name = "guided_backprop"
@@ -193,6 +195,11 @@ class GuidedBackprop(Gradient):
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
         """Check that the activations are rectifiers."""
         plan = super().prepare(trace, reference)
+        if any(isinstance(each, torch.jit.ScriptModule) for each in trace.subject.root.modules()):
+            raise ConfigurationError(
+                f"Expected the activations of the model to be seen by {type(self).__name__}(), but parts of it are "
+                "TorchScript. Use SmoothGrad() or GradCAM(), or audit the model that was scripted."
+            )
         nodes = nodes_before(trace.outputs.grad_fn)
         others = sorted({kind_of(node) for node in nodes if not _is_rectifier(node)} & _OTHERS)
         if others or not any(map(_is_rectifier, nodes)):
@@ -223,7 +230,9 @@ class Deconvnet(GuidedBackprop):
         """Let rectifiers hand on positive gradients, whatever went in."""
         if not _is_rectifier(node):
             return None
-        return node.register_hook(lambda handed, given: (given[0].clamp_min(0), *handed[1:]))
+        return node.register_hook(
+            lambda handed, given: handed if given[0] is None else (given[0].clamp_min(0), *handed[1:])
+        )
 
 
 class GuidedGradCAM(GuidedBackprop):

@@ -56,6 +56,7 @@ class Observation:
         chunk_size: Most images in one forward pass.
         progress: Called with the share of its work, 0 to 1, that an explainer has done.
         shared: Whether several explainers ask for gradients, which are then kept until the chunk is done.
+        notes: Sentences that users should read, added by explainers, in the same words for every chunk.
     """
 
     subject: Subject
@@ -69,6 +70,7 @@ class Observation:
     chunk_size: int = 16
     progress: Callable[[float], None] = lambda _share: None
     shared: bool = True
+    notes: list[str] = field(default_factory=list)
     _gradients: dict[int, dict[str, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
     def gradient(self, question: int, layer: Layer) -> Tensor:

@@ -64,9 +64,11 @@ class _AgainstBackground(Explainer):
 class DeepSHAP(_AgainstBackground):
     """Deep SHAP: DeepLIFT multipliers times the difference to each background, mean over the backgrounds.
 
-    The sum over the pixels is the score of the image less the mean score of its backgrounds, whatever the question and
-    the model: also with residual connections, reused and in-place activations, max pooling, products of activations,
-    norms and attention. That is checked on two probes; a model with functions that torch cannot see into is refused.
+    The sum over the pixels is the score of the image less the mean score of its backgrounds, whatever the question:
+    exactly, also with residual connections, reused and in-place activations, max pooling, products of activations and
+    norms; up to the error of 16 points of a line for softmaxes, attention and functions that have no rule of their own,
+    which is large where logits of attention are. On two probes it is checked; what is off by more than one percent, and
+    functions that torch cannot see into, are refused.
     How the sum is shared among pixels is a convention of the rules, see `explainers.deeplift`, and no exact Shapley
     value. Cost: one forward pass, one for each background, and for each of these one backward pass a question, which
     takes as long as several where a model has `nn.MultiheadAttention`.

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -63,6 +64,7 @@ _ELEMENTWISE = frozenset({
     *("prelu", "rdiv", "reciprocal", "relu", "relu6", "rpow", "rrelu", "rsqrt", "rtruediv", "selu", "sigmoid", "silu"),
     *("sin", "softplus", "softshrink", "softsign", "sqrt", "square", "tan", "tanh", "tanhshrink", "threshold"),
 })  # fmt: skip
+_OF_BATCH = {"batch_norm": ("training", False), "instance_norm": ("use_input_stats", True)}
 _MAXIMA = frozenset({"amax", "fmax", "max", "maximum"})  # and all that pool the maximum
 _MINIMA = frozenset({"amin", "fmin", "min", "minimum"})
 
@@ -80,13 +82,17 @@ class Passes(TorchFunctionMode):
         super().__init__()
         self._calls: dict[int, _Call] = {}
         self._count, self._referring = 0, False
+        self._moves: dict[Node, bool] = {}  # whether what a node made changes with the images
 
     @contextmanager
     def of_images(self) -> Iterator[None]:
-        """Watch the model run on the images."""
+        """Watch the model run on the images, which are no parameters."""
         self._calls, self._count, self._referring = {}, 0, False
-        with self:
-            yield
+        try:
+            with self:
+                yield
+        finally:
+            self._moves.clear()  # it holds the graph
 
     @contextmanager
     def of_references(self) -> Iterator[None]:
@@ -103,7 +109,7 @@ class Passes(TorchFunctionMode):
         kwargs = kwargs or {}
         # Operators of exported programs are named with their overload; `relu_` and `special_relu` mean `relu`.
         name = getattr(func, "__name__", "").partition(".")[0].strip("_").removeprefix("special_")
-        if name in _LINEAR or (name == "batch_norm" and not _in_training(args, kwargs)):
+        if name in _LINEAR or (name in _OF_BATCH and not _by_own_statistics(name, args, kwargs)):
             return func(*args, **kwargs)
         if name in _IN_PARTS and (name not in _QUOTIENTS or _is_plain_quotient(func, args, kwargs)):
             with self:
@@ -112,10 +118,32 @@ class Passes(TorchFunctionMode):
         if self._referring and number in self._calls:
             self._calls[number].refer(name, args, kwargs)
         if not self._referring and torch.is_grad_enabled():
-            inputs = _inputs(name, args, kwargs)
+            inputs = self._inputs(name, args, kwargs)
             if inputs:
                 return self._followed(number, _Call(name, func, args, kwargs, [*inputs]), [*inputs.values()])
         return func(*args, **kwargs)
+
+    def _inputs(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Tensor]:
+        """What depends on the images, by place among the arguments, if a function is not linear in it."""
+        leaves = enumerate(tree_flatten((args, kwargs))[0])
+        # Images are copied before a model gets them, so that leaves of the graph are parameters.
+        found = {place: each for place, each in leaves if _is_float(each) and self._depends(each.grad_fn)}
+        linear = [*found] == [0] if name in _QUOTIENTS else len(found) == 1 and name in _PRODUCTS
+        return {} if linear else found
+
+    def _depends(self, start: Node | None) -> bool:
+        """Whether a value depends on more than parameters, such as a power that is trained does not."""
+        waiting = [] if start is None else [start]
+        while waiting:
+            node = waiting[-1]
+            before = [each for each, _ in node.next_functions if each is not None]
+            new = [] if node in self._moves else [each for each in before if each not in self._moves]
+            if not new:
+                leaf = getattr(node, "variable", None)
+                own = leaf is not None and not isinstance(leaf, torch.nn.Parameter)
+                self._moves.setdefault(waiting.pop(), own or any(self._moves[each] for each in before))
+            waiting += new
+        return start is not None and self._moves[start]
 
     def _followed(self, number: int, call: _Call, inputs: list[Tensor]) -> Any:
         """What a function returns, on a graph that hands on multipliers."""
@@ -157,7 +185,7 @@ class _Call:
         # Copies, since functions may write into what they are given, now or later. The graph must not be held: it holds
         # this call.
         self.given = [self._leaves[place].detach().clone() for place in places]
-        self._leaves = [None if place in places else each for place, each in enumerate(self._leaves)]
+        self._leaves = [None if place in places else _constant(each) for place, each in enumerate(self._leaves)]
         self.reference: list[Tensor] = []
 
     def refer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -274,6 +302,19 @@ def _group_norm(
     return normed if bias is None else normed + bias.view(channels)
 
 
+def _instance_norm(
+    images: Tensor,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *others: Any,
+    eps: float = 1e-5,
+    **_: object,
+) -> Tensor:
+    return _group_norm(images, images.shape[1], weight, bias, others[2] if len(others) > 2 else eps)
+
+
 def _softmax(values: Tensor, dim: int | None = None, *others: object, **named: object) -> Tensor:
     # The logarithm of a tiny probability, which is what a question is about, is then that of the log-softmax.
     dtype = next((each for each in (*others, *named.values()) if isinstance(each, torch.dtype)), None)
@@ -295,28 +336,26 @@ def _quotient(numerator: Any, denominator: Tensor) -> Tensor:
 _IN_PARTS: dict[str, Callable[..., Tensor]] = {
     "div": _quotient,
     "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
     "layer_norm": _layer_norm,
     "softmax": _softmax,
     "true_divide": _quotient,
 }
 
 
-def _inputs(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Tensor]:
-    """What depends on the images, by place among the arguments, if a function is not linear in it."""
-    leaves = tree_flatten((args, kwargs))[0]
-    # Parameters are leaves of the graph, and images are copied before a model gets them.
-    found = {place: each for place, each in enumerate(leaves) if _is_float(each) and each.grad_fn is not None}
-    linear = [*found] == [0] if name in _QUOTIENTS else len(found) == 1 and name in _PRODUCTS
-    return {} if linear else found
+def _constant(each: object) -> object:
+    """What does not depend on the images, without the graph of parameters that made it."""
+    return each.detach() if isinstance(each, Tensor) and each.grad_fn is not None else each
 
 
 def _is_float(each: object) -> bool:
     return isinstance(each, Tensor) and each.is_floating_point()
 
 
-def _in_training(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether `F.batch_norm` goes by the statistics of the batch."""
-    return bool(args[5] if len(args) > 5 else kwargs.get("training", False))
+def _by_own_statistics(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a norm goes by what it is given, and not by what it has seen in training."""
+    argument, default = _OF_BATCH[name]
+    return bool(args[5] if len(args) > 5 else kwargs.get(argument, default))
 
 
 def _differs(expected: str, got: str) -> ConfigurationError:

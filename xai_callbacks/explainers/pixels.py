@@ -19,6 +19,8 @@ Baseline = Literal["blur", "mean"] | float
 mean colour, or a number in the units of the images."""
 
 _WORDS = ("blur", "mean")
+_MISSED = 0.1  # of the change of the score, that integrated gradients may be off by unsaid
+_ROUNDING = 1e-4  # of the scores
 
 
 def read_baseline(argument: str, given: Any, *more: str) -> Any:
@@ -72,7 +74,9 @@ class IntegratedGradients(_PixelExplainer):
     """Integrated gradients, summed over the channels (Sundararajan, Taly and Yan, ICML 2017).
 
     `(x - x') * integral of the gradient along the line from the baseline x' to the image x`. The sum over the pixels is
-    the score of the image less that of the baseline. Cost: `steps` forward and backward passes for each question.
+    the score of the image less that of the baseline, up to the error of the steps, of which users are told if it is
+    large. It can be nearly all of the sum where a score jumps: a net that normalises patches sees the same in a photo
+    of any brightness, and something else in black. Cost: `steps` forward and backward passes for each question.
 
     Args:
         steps: Points along the line, in the middle of intervals of equal length.
@@ -106,15 +110,30 @@ class IntegratedGradients(_PixelExplainer):
                 line = {"n_steps": self.steps, "method": "riemann_middle", "internal_batch_size": size}
                 maps.append(self._attributed(method, images, **line).sum(dim=1))
             observation.progress((index + 1) / len(observation.posed))
+        if self._misses(observation, maps):
+            observation.notes.append(
+                f"Heatmaps of `{self.name}` miss more than a tenth of what they should add up to, the change of the "
+                "score from the baseline. Take more `steps`, another `baseline` such as 'blur', or DeepSHAP()."
+            )
         return torch.stack(maps)
+
+    def _misses(self, observation: Observation, maps: list[Tensor]) -> bool:
+        images = observation.images
+        with torch.no_grad():
+            begin = observation.subject(baseline_of(images, self.baseline).expand_as(images))
+            scores = torch.stack([posed.score(observation.outputs) for posed in observation.posed])
+            changes = scores - torch.stack([posed.score(begin) for posed in observation.posed])
+        error = (torch.stack(maps).sum(dim=(2, 3)) - changes).abs().sum()
+        return bool(error > _MISSED * changes.abs().sum() + _ROUNDING * scores.abs().sum())
 
 
 class Occlusion(_PixelExplainer):
     """Occlusion: what the score loses when a square of the image is hidden (Zeiler and Fergus, ECCV 2014).
 
     A square slides over the image; each pixel gets the mean loss over the squares that hide it, divided by the pixels
-    of a square, so that the sum over the pixels of squares side by side is the sum of their losses. One set of forward
-    passes answers all questions, without gradients. Cost: one for each place of the square, `(side / stride)^2`.
+    of a square, so that the sum over the pixels of squares side by side is the sum of their losses. Squares that the
+    border cuts, where the stride does not lead to it, count as whole ones. One set of forward passes answers all
+    questions, without gradients. Cost: one for each place of the square, `(1 + (side - window) / stride)^2`.
 
     Args:
         window: Side of the square in pixels; None for a seventh of the shorter side of the images.
