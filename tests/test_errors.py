@@ -11,6 +11,7 @@ from xai_callbacks.errors import (
     ConfigurationError,
     is_number,
     require_bool,
+    require_choice,
     require_instance,
     require_name,
     with_settings,
@@ -39,6 +40,20 @@ def test_what_is_no_name_is_refused(value):
 def test_what_is_of_another_class_is_refused_with_what_it_is():
     with pytest.raises(ConfigurationError, match="Expected `alarm` to be an AlarmRule, but got str 'x'"):
         require_instance("alarm", "x", dict, "an AlarmRule")
+
+
+@pytest.mark.parametrize(
+    ("of", "said"),
+    [
+        ("", "Expected `fill` to be one of white, blur, but got 'fog'."),
+        ("the cue 'patch'", "Expected `fill` of the cue 'patch' to be one of white, blur, but got 'fog'."),
+    ],
+)
+def test_a_word_that_is_no_choice_is_refused_with_those_there_are(of, said):
+    require_choice("fill", "blur", ("white", "blur"), of=of)
+    with pytest.raises(ConfigurationError) as caught:
+        require_choice("fill", "fog", ("white", "blur"), of=of)
+    assert str(caught.value) == said
 
 
 @pytest.mark.parametrize(

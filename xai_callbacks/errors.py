@@ -12,7 +12,7 @@ from typing import TypeGuard
 __all__ = [
     "AuditError", "ConfigurationError", "DroppedError", "NoveltyError", "OutputError", "ProbeSetError",
     "TargetLayerError", "XAICallbacksError", "blaming", "in_words", "is_number", "is_out_of_memory", "require_bool",
-    "require_instance", "require_integer", "require_name", "texts_of",
+    "require_choice", "require_instance", "require_integer", "require_name", "texts_of",
 ]  # fmt: skip
 
 _SHOWN = 80  # characters of a wrong value that a message repeats
@@ -61,6 +61,13 @@ def require_bool(name: str, value: object) -> None:
     """Raise a `ConfigurationError` unless an argument is a bool; the text "false" of a file is true to Python."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"Expected `{name}` to be True or False, but got {value!r}.")
+
+
+def require_choice(name: str, value: object, choices: Sequence[str], *, of: str = "") -> None:
+    """Raise a `ConfigurationError` unless an argument, `of` a thing that is named if need be, is one of some words."""
+    if value not in choices:
+        whose = f" of {of}" if of else ""
+        raise ConfigurationError(f"Expected `{name}`{whose} to be one of {', '.join(choices)}, but got {value!r}.")
 
 
 def require_instance(name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:

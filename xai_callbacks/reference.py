@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from xai_callbacks._lightning import LightningModule
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, require_choice
 from xai_callbacks.novelty.autoencoder import ERRORS, ConvAutoencoder, ErrorKind, dead, reconstruction_error
-from xai_callbacks.novelty.base import require_choice, require_positive
+from xai_callbacks.novelty.base import require_positive
 from xai_callbacks.novelty.gradcon import GradientConstraint
 
 __all__ = ["AutoencoderModule"]

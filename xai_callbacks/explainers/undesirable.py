@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, one_hot
 
 from xai_callbacks.access import Trace
-from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_integer
+from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_choice, require_integer
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, Units, require_gradients
 from xai_callbacks.explainers.masks import grid_of
 from xai_callbacks.explainers.pixels import Baseline, baseline_of, read_baseline
@@ -80,10 +80,7 @@ class UndesirablePixels(Explainer):
         gradients: bool = True,
         name: str | None = None,
     ) -> None:
-        if factors not in get_args(Factors):
-            raise ConfigurationError(
-                f"Expected `factors` to be one of {', '.join(get_args(Factors))}, but got {factors!r}."
-            )
+        require_choice("factors", factors, get_args(Factors))
         require_integer("cells", cells, minimum=2)
         require_bool("gradients", gradients)
         if area is not None and not (is_number(area) and 0 < area < 1):

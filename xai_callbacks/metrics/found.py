@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, is_number
+from xai_callbacks.errors import ConfigurationError, is_number, require_choice
 from xai_callbacks.metrics.localization import relevance
 
 ThresholdKind = Literal["fraction", "quantile", "value", "otsu"]
@@ -38,9 +38,7 @@ class Threshold:
     min_area: float = 0.002  # of a region, as a share of the image; smaller ones are dropped
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(ThresholdKind):
-            kinds = ", ".join(get_args(ThresholdKind))
-            raise ConfigurationError(f"Expected `kind` to be one of {kinds}, but got {self.kind!r}.")
+        require_choice("kind", self.kind, get_args(ThresholdKind))
         share = self.kind in ("fraction", "quantile")
         if not is_number(self.level) or (share and not 0 <= self.level < 1):
             wanted = "a share in [0, 1)" if share else "a finite number"

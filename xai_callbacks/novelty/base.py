@@ -71,12 +71,6 @@ class ModelScore(NoveltyScore):
         """Score a batch of images `(N, C, H, W)`; returns `(N,)` float64."""
 
 
-def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise `ConfigurationError` unless an argument is one of some words."""
-    if value not in choices:
-        raise ConfigurationError(f"Expected `{name}` to be one of {choices}, but got {value!r}.")
-
-
 def require_positive(name: str, value: object) -> float:
     """Read a finite number above 0 as float; raise `ConfigurationError` if it is none."""
     if not is_number(value) or value <= 0:

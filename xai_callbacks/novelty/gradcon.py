@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from xai_callbacks.access import Subject
 from xai_callbacks.access.subject import find_module
 from xai_callbacks.access.watching import plain_name
-from xai_callbacks.errors import AuditError, ConfigurationError, require_instance
+from xai_callbacks.errors import AuditError, ConfigurationError, require_choice, require_instance
 from xai_callbacks.novelty.autoencoder import ERRORS, ErrorKind
-from xai_callbacks.novelty.base import ModelScore, require_choice, require_positive
+from xai_callbacks.novelty.base import ModelScore, require_positive
 from xai_callbacks.novelty.losses import loss_of, measured
 
 _Layer = nn.Linear | nn.modules.conv._ConvNd

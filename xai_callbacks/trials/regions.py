@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_instance, require_integer, require_name
+from xai_callbacks.errors import ConfigurationError, require_choice, require_instance, require_integer, require_name
 from xai_callbacks.interventions.fills import FILLS, apply_fill, dilate
 from xai_callbacks.interventions.regions import HALVES, half_masks, partners, placebo_masks, require_region
 from xai_callbacks.interventions.shown import Shown
@@ -214,8 +214,7 @@ class HalfTrial(Trial):
         seed: int = 0,
         name: str = "fill",
     ) -> None:
-        if half not in HALVES:
-            raise ConfigurationError(f"Expected `half` to be one of {', '.join(HALVES)}, but got {half!r}.")
+        require_choice("half", half, HALVES)
         _require_arguments(seed=seed)
         self.fills = _require_fills(fills, min_count=2, without=["swap"])
         require_name("`name` of HalfTrial", name)
