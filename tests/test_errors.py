@@ -14,6 +14,7 @@ from xai_callbacks.errors import (
     require_choice,
     require_instance,
     require_name,
+    require_number,
     with_settings,
 )
 
@@ -65,6 +66,28 @@ def test_a_word_that_is_no_choice_is_refused_with_those_there_are(of, said):
 )
 def test_a_number_is_finite_and_no_bool(value, number):
     assert is_number(value) is number
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ends", "inside", "outside", "wanted"),
+    [
+        (0, 1, "[)", (0, 0.5), (-0.1, 1, math.nan, True, "1"), "a number in [0, 1)"),
+        (0, 1, "(]", (0.5, 1), (0, 1.1, math.inf), "a number in (0, 1]"),
+        (0.5, 1, "()", (0.6,), (0.5, 1), "a number in (0.5, 1)"),
+        (0, math.inf, "[)", (0, 7), (-1, math.inf), "a number of 0 or more"),
+        (0, math.inf, "()", (1e-9, 7), (0, math.inf), "a finite number above 0"),
+        (-math.inf, math.inf, "[)", (-7, 7), (-math.inf, math.nan, None), "a finite number"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_the_range(low, high, ends, inside, outside, wanted):
+    for value in inside:
+        read = require_number("share", value, low, high, ends=ends)
+        assert read == value
+        assert isinstance(read, float)
+    for value in outside:
+        with pytest.raises(ConfigurationError) as caught:
+            require_number("share", value, low, high, ends=ends, of="a cue", hint="Take less.")
+        assert str(caught.value) == f"Expected `share` of a cue to be {wanted}, but got {value!r}. Take less."
 
 
 def test_settings_in_words_leave_out_what_is_private_or_no_plain_value():

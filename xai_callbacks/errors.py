@@ -7,12 +7,12 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeGuard
+from typing import Literal, TypeGuard
 
 __all__ = [
     "AuditError", "ConfigurationError", "DroppedError", "NoveltyError", "OutputError", "ProbeSetError",
     "TargetLayerError", "XAICallbacksError", "blaming", "in_words", "is_number", "is_out_of_memory", "require_bool",
-    "require_choice", "require_instance", "require_integer", "require_name", "texts_of",
+    "require_choice", "require_instance", "require_integer", "require_name", "require_number", "texts_of",
 ]  # fmt: skip
 
 _SHOWN = 80  # characters of a wrong value that a message repeats
@@ -97,6 +97,32 @@ def texts_of(name: str, value: object) -> tuple[str, ...]:
 def is_number(value: object) -> TypeGuard[float]:
     """Whether an argument is a finite int or float; `True` and `"1"` are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+
+
+def require_number(
+    name: str,
+    value: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    ends: Literal["()", "(]", "[)"] = "[)",
+    of: str = "",
+    hint: str = "",
+) -> float:
+    """Read a finite number from `low` to `high`, or raise a `ConfigurationError`.
+
+    An end with a round bracket in `ends` is left out. See `require_choice` for `of`.
+    """
+    included = [end for end, bracket in ((low, ends[0]), (high, ends[1])) if bracket in "[]"]
+    if is_number(value) and (low < value < high or value in included):
+        return float(value)
+    wanted = f"a number in {ends[0]}{low:g}, {high:g}{ends[1]}"
+    if low == -math.inf:
+        wanted = "a finite number"
+    elif high == math.inf:
+        wanted = f"a number of {low:g} or more" if ends[0] == "[" else f"a finite number above {low:g}"
+    whose, advice = f" of {of}" if of else "", f" {hint}" if hint else ""
+    raise ConfigurationError(f"Expected `{name}`{whose} to be {wanted}, but got {value!r}.{advice}")
 
 
 def with_settings(thing: object) -> str:

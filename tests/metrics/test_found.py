@@ -146,7 +146,7 @@ def test_a_heatmap_finds_by_its_positive_part_on_the_image():
     ("make", "message"),
     [
         (lambda: Threshold("mean"), "Expected `kind` to be one of fraction, quantile, value, otsu, but got 'mean'"),
-        (lambda: Threshold("fraction", 1.0), "Expected `level` to be a share in [0, 1), but got 1.0"),
+        (lambda: Threshold("fraction", 1.0), "Expected `level` to be a number in [0, 1), but got 1.0"),
         (lambda: Threshold("value", math.nan), "Expected `level` to be a finite number"),
         (lambda: found_regions(torch.zeros(2, 2, 2)), "Expected a map (H, W)"),
         (lambda: found_regions(torch.zeros(2, 2), connectivity=6), "`connectivity` 4 or 8"),

@@ -25,7 +25,7 @@ from torch.utils.hooks import RemovableHandle
 
 from xai_callbacks.access import LayoutName, Trace
 from xai_callbacks.access.trace import kind_of, nodes_before
-from xai_callbacks.errors import ConfigurationError, is_number, require_choice, require_integer
+from xai_callbacks.errors import ConfigurationError, require_choice, require_integer, require_number
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, Units, require_gradients
 from xai_callbacks.explainers.cam import GradCAM
 
@@ -149,11 +149,10 @@ class SmoothGrad(_PixelGradient):
         self, samples: int = 25, spread: float = 0.15, statistic: Statistic = "mean", name: str | None = None
     ) -> None:
         require_integer("samples", samples, minimum=2 if statistic == "variance" else 1)
-        if not is_number(spread) or spread < 0:
-            raise ConfigurationError(f"Expected `spread` to be a number of 0 or more, but got {spread!r}.")
+        spread = require_number("spread", spread, 0)
         require_choice("statistic", statistic, get_args(Statistic))
         super().__init__(name)
-        self.samples, self.spread, self.statistic = samples, float(spread), statistic
+        self.samples, self.spread, self.statistic = samples, spread, statistic
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
         """As `Gradient` does."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, require_number
 
 _C1, _C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # of the definition, for a data range of 2
 _FINE = 16  # cells on the shorter side from which SSIM looks through windows of 7 x 7 cells, as is usual, and not 3 x 3
@@ -53,8 +53,7 @@ def top_overlap(maps: Tensor, others: Tensor, share: float = 0.1) -> Tensor:
     map has no positive cell, or is not finite.
     """
     _require_alike(maps, others)
-    if not 0 < share <= 1:
-        raise ConfigurationError(f"Expected `share` to be in (0, 1], but got {share}.")
+    require_number("share", share, 0, 1, ends="(]")
     cells = maps.shape[-2] * maps.shape[-1]
     count = max(1, round(share * cells))
     chosen, known = [], torch.ones(maps.shape[:-2], dtype=torch.bool, device=maps.device)

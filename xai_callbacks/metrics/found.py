@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, is_number, require_choice
+from xai_callbacks.errors import ConfigurationError, require_choice, require_number
 from xai_callbacks.metrics.localization import relevance
 
 ThresholdKind = Literal["fraction", "quantile", "value", "otsu"]
@@ -39,12 +39,8 @@ class Threshold:
 
     def __post_init__(self) -> None:
         require_choice("kind", self.kind, get_args(ThresholdKind))
-        share = self.kind in ("fraction", "quantile")
-        if not is_number(self.level) or (share and not 0 <= self.level < 1):
-            wanted = "a share in [0, 1)" if share else "a finite number"
-            raise ConfigurationError(f"Expected `level` to be {wanted}, but got {self.level!r}.")
-        if not is_number(self.min_area) or not 0 <= self.min_area < 1:
-            raise ConfigurationError(f"Expected `min_area` to be a share in [0, 1), but got {self.min_area!r}.")
+        require_number("level", self.level, *((0, 1) if self.kind in ("fraction", "quantile") else ()))
+        require_number("min_area", self.min_area, 0, 1)
 
     def of(self, values: NDArray[np.floating]) -> float:
         """The threshold of finite values of any shape."""
