@@ -64,10 +64,6 @@ class Difference:
     cka: Mapping[str, float]
     identical: bool
 
-    def metric(self, key: str) -> MetricDifference | None:
-        """The difference of one metric; None if one of the two has none."""
-        return next((each for each in self.metrics if each.key == key), None)
-
     @property
     def distance(self) -> Tensor:
         """Cosine distance of the maps of the first question that can be compared, `(N,)`, NaN where none can."""

@@ -62,30 +62,27 @@ class FoundRegion(NamedTuple):
     place: tuple[int, int]  # row and column of the peak; of several, that nearest to their middle
 
 
-def found_regions(
-    values: Tensor, threshold: Threshold | None = None, *, connectivity: Literal[4, 8] = 8
-) -> tuple[FoundRegion, ...]:
+def found_regions(values: Tensor, threshold: Threshold | None = None) -> tuple[FoundRegion, ...]:
     """Regions in which a map exceeds a threshold, those of the highest peaks first; none in a map that is not finite.
+
+    Pixels that touch at a corner are of one region.
 
     Args:
         values: `(H, W)`; of signed heatmaps what `relevance` gives.
         threshold: See `Threshold`; None for half of the largest value.
-        connectivity: Whether pixels that touch at a corner alone are of one region (8) or not (4).
 
-    Raises a `ConfigurationError` if the map is not `(H, W)`, or `connectivity` neither.
+    Raises a `ConfigurationError` if the map is not `(H, W)`.
     """
     from scipy import ndimage
 
-    if values.ndim != 2 or connectivity not in (4, 8):
-        raise ConfigurationError(
-            f"Expected a map (H, W) and `connectivity` 4 or 8, but got {tuple(values.shape)} and {connectivity!r}."
-        )
+    if values.ndim != 2:
+        raise ConfigurationError(f"Expected a map (H, W), but got {tuple(values.shape)}.")
     array = values.detach().cpu().double().numpy()
     if array.size == 0 or not np.isfinite(array).all():
         return ()
     threshold = threshold or Threshold()
     above, smallest = array > threshold.of(array), round(threshold.min_area * array.size)
-    labels, _ = ndimage.label(above, structure=np.ones((3, 3)) if connectivity == 8 else None)
+    labels, _ = ndimage.label(above, structure=np.ones((3, 3)))
     regions = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
         mask = labels == number
