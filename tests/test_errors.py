@@ -9,6 +9,7 @@ import torch
 
 from xai_callbacks.errors import (
     ConfigurationError,
+    first_of,
     is_number,
     require_bool,
     require_choice,
@@ -88,6 +89,13 @@ def test_a_number_out_of_range_is_refused_with_the_range(low, high, ends, inside
         with pytest.raises(ConfigurationError) as caught:
             require_number("share", value, low, high, ends=ends, of="a cue", hint="Take less.")
         assert str(caught.value) == f"Expected `share` of a cue to be {wanted}, but got {value!r}. Take less."
+
+
+@pytest.mark.parametrize(
+    ("names", "told"), [((), ""), ("a", "a"), ("abc", "a, b, c"), (["a", "b", "c", "d", "e"], "a, b, c and 2 more")]
+)
+def test_the_first_names_are_told_and_the_others_counted(names, told):
+    assert first_of(names, 3) == told
 
 
 def test_settings_in_words_leave_out_what_is_private_or_no_plain_value():

@@ -11,8 +11,9 @@ from typing import Literal, TypeGuard
 
 __all__ = [
     "AuditError", "ConfigurationError", "DroppedError", "NoveltyError", "OutputError", "ProbeSetError",
-    "TargetLayerError", "XAICallbacksError", "blaming", "in_words", "is_number", "is_out_of_memory", "require_bool",
-    "require_choice", "require_instance", "require_integer", "require_name", "require_number", "texts_of",
+    "TargetLayerError", "XAICallbacksError", "blaming", "first_of", "in_words", "is_number", "is_out_of_memory",
+    "require_bool", "require_choice", "require_instance", "require_integer", "require_name", "require_number",
+    "texts_of",
 ]  # fmt: skip
 
 _SHOWN = 80  # characters of a wrong value that a message repeats
@@ -92,6 +93,12 @@ def texts_of(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
         raise ConfigurationError(f"Expected `{name}` to be a text or a list of texts, but got {value!r}.")
     return tuple(value)
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """The first names and how many there are besides, such as "a, b and 3 more"; empty for none."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def is_number(value: object) -> TypeGuard[float]:
