@@ -13,6 +13,7 @@ from xai_callbacks.errors import (
     is_number,
     require_bool,
     require_choice,
+    require_different,
     require_instance,
     require_name,
     require_number,
@@ -89,6 +90,12 @@ def test_a_number_out_of_range_is_refused_with_the_range(low, high, ends, inside
         with pytest.raises(ConfigurationError) as caught:
             require_number("share", value, low, high, ends=ends, of="a cue", hint="Take less.")
         assert str(caught.value) == f"Expected `share` of a cue to be {wanted}, but got {value!r}. Take less."
+
+
+def test_a_name_that_comes_twice_is_refused_with_another():
+    require_different("trials", iter("ab"), "Name one.")
+    with pytest.raises(ConfigurationError, match="trials with different names, but got 'a' twice. Name one 'a_2'."):
+        require_different("trials", iter("aba"), "Name one '{}_2'.")
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,16 @@ Messages follow one form: "Expected `x` to be ..., but got .... <what to do>".
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeGuard
 
 __all__ = [
     "AuditError", "ConfigurationError", "DroppedError", "NoveltyError", "OutputError", "ProbeSetError",
     "TargetLayerError", "XAICallbacksError", "blaming", "first_of", "in_words", "is_number", "is_out_of_memory",
-    "require_bool", "require_choice", "require_instance", "require_integer", "require_name", "require_number",
-    "texts_of",
+    "require_bool", "require_choice", "require_different", "require_instance", "require_integer", "require_name",
+    "require_number", "texts_of",
 ]  # fmt: skip
 
 _SHOWN = 80  # characters of a wrong value that a message repeats
@@ -84,6 +85,14 @@ def require_name(what: str, value: object) -> None:
     """Raise a `ConfigurationError` unless what is named, such as "`name` of a cue", can be in keys and paths."""
     if not isinstance(value, str) or not re.fullmatch(r"\.*[\w-][\w.-]*", value):
         raise ConfigurationError(f"Expected {what} to be letters, digits, '_', '-' and '.', but got {value!r}.")
+
+
+def require_different(what: str, names: Iterable[str], hint: str) -> None:
+    """Raise a `ConfigurationError` unless names of things of a kind differ; `{}` in the hint is one that does not."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        told = hint.format(twice[0])
+        raise ConfigurationError(f"Expected {what} with different names, but got {twice[0]!r} twice. {told}")
 
 
 def texts_of(name: str, value: object) -> tuple[str, ...]:
