@@ -94,7 +94,7 @@ def test_a_number_out_of_range_is_refused_with_the_range(low, high, ends, inside
 
 def test_a_name_that_comes_twice_is_refused_with_another():
     require_different("trials", iter("ab"), "Name one.")
-    with pytest.raises(ConfigurationError, match="different names, but got 'a' twice. Name one 'a_2'"):
+    with pytest.raises(ConfigurationError, match=r"different names, but got 'a' twice\. Name one 'a_2'"):
         require_different("trials", iter("aba"), "Name one '{}_2'.")
 
 
