@@ -7,10 +7,10 @@ from torch import Tensor
 
 from xai_callbacks.errors import first_of
 from xai_callbacks.history import History
-from xai_callbacks.measures.base import Context, Measure, Measured
+from xai_callbacks.measures.base import Context, Measure
 from xai_callbacks.metrics.clusters import error_association, large_classes, map_clusters, worst_cluster
 from xai_callbacks.questions import Why
-from xai_callbacks.record import AuditRecord, Estimate, Key, PerProbe
+from xai_callbacks.record import AuditRecord, Estimate, Key, Measured, PerProbe
 
 _ABOUT_LABEL = Why("label").key
 

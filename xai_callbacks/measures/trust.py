@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError, in_words, is_number, require_integer, require_number
 from xai_callbacks.history import History
-from xai_callbacks.measures.base import Context, Measure, Measured, keys_of_maps
+from xai_callbacks.measures.base import Context, Measure, keys_of_maps
 from xai_callbacks.measures.map_clusters import clustered
 from xai_callbacks.metrics.trust import (
     SHARES,
@@ -23,7 +23,7 @@ from xai_callbacks.metrics.trust import (
     permuted_maps,
     shifted_maps,
 )
-from xai_callbacks.record import FEWEST_FOR_INTERVAL, AuditRecord, Key, MapSet, PerProbe, interval
+from xai_callbacks.record import FEWEST_FOR_INTERVAL, AuditRecord, Key, MapSet, Measured, PerProbe, interval
 from xai_callbacks.record.summary import Bounds
 
 _COPIES = 3  # with random weights

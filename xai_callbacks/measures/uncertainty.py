@@ -8,8 +8,8 @@ from torch import Tensor
 from xai_callbacks.errors import ConfigurationError, require_instance, require_name, require_number
 from xai_callbacks.explainers.foils import scaled_to_peak
 from xai_callbacks.history import History
-from xai_callbacks.measures.base import Context, Measure, Measured, keys_of_maps
-from xai_callbacks.record import AuditRecord, Key, PerProbe
+from xai_callbacks.measures.base import Context, Measure, keys_of_maps
+from xai_callbacks.record import AuditRecord, Key, Measured, PerProbe
 
 
 class ExplanationUncertainty(Measure):
