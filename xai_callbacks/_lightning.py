@@ -10,13 +10,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from xai_callbacks.errors import ConfigurationError
 
-__all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "is_callback", "new_trainer", "package_of"]
+__all__ = [
+    "Callback", "LightningDataModule", "LightningModule", "Trainer", "is_callback", "new_trainer", "package_of",
+    "quiet",
+]  # fmt: skip
 
 
 def _packages() -> list[Any]:
@@ -89,10 +93,17 @@ else:
 
 def new_trainer(**options: Any) -> Trainer:
     """A trainer of whichever package is installed, which says nothing of devices; our modules are at home in both."""
-    before = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
+    with quiet(logging.INFO):
         trainer: Trainer = _bases("Trainer")[0](**options)
+    return trainer
+
+
+@contextmanager
+def quiet(level: int = logging.WARNING) -> Iterator[None]:
+    """Without what Lightning says at each start of a training, up to a level of logging."""
+    before = logging.root.manager.disable
+    logging.disable(level)
+    try:
+        yield
     finally:
         logging.disable(before)
-    return trainer

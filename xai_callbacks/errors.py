@@ -5,14 +5,16 @@ Messages follow one form: "Expected `x` to be ..., but got .... <what to do>".
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeGuard
+from typing import Literal, TypeGuard
 
 __all__ = [
     "AuditError", "ConfigurationError", "DroppedError", "NoveltyError", "OutputError", "ProbeSetError",
-    "TargetLayerError", "XAICallbacksError", "blaming", "in_words", "is_number", "is_out_of_memory", "require_bool",
-    "require_instance", "require_integer", "require_name", "texts_of",
+    "TargetLayerError", "XAICallbacksError", "blaming", "first_of", "in_words", "is_number", "is_out_of_memory",
+    "require_bool", "require_choice", "require_different", "require_instance", "require_integer", "require_name",
+    "require_number", "texts_of",
 ]  # fmt: skip
 
 _SHOWN = 80  # characters of a wrong value that a message repeats
@@ -63,6 +65,13 @@ def require_bool(name: str, value: object) -> None:
         raise ConfigurationError(f"Expected `{name}` to be True or False, but got {value!r}.")
 
 
+def require_choice(name: str, value: object, choices: Sequence[str], *, of: str = "") -> None:
+    """Raise a `ConfigurationError` unless an argument, `of` a thing that is named if need be, is one of some words."""
+    if value not in choices:
+        whose = f" of {of}" if of else ""
+        raise ConfigurationError(f"Expected `{name}`{whose} to be one of {', '.join(choices)}, but got {value!r}.")
+
+
 def require_instance(name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
     """Raise a `ConfigurationError` unless an argument is of a class, or one of several; `wanted` says so in words."""
     if not isinstance(value, kind):
@@ -78,6 +87,14 @@ def require_name(what: str, value: object) -> None:
         raise ConfigurationError(f"Expected {what} to be letters, digits, '_', '-' and '.', but got {value!r}.")
 
 
+def require_different(what: str, names: Iterable[str], hint: str) -> None:
+    """Raise a `ConfigurationError` unless names of things of a kind differ; `{}` in the hint is one that does not."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        told = hint.format(twice[0])
+        raise ConfigurationError(f"Expected {what} with different names, but got {twice[0]!r} twice. {told}")
+
+
 def texts_of(name: str, value: object) -> tuple[str, ...]:
     """Read one text or several, or raise a `ConfigurationError`."""
     if isinstance(value, str):
@@ -87,9 +104,41 @@ def texts_of(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def first_of(names: Sequence[str], most: int) -> str:
+    """The first names and how many there are besides, such as "a, b and 3 more"; empty for none."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """Whether an argument is a finite int or float; `True` and `"1"` are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+
+
+def require_number(
+    name: str,
+    value: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    ends: Literal["()", "(]", "[)"] = "[)",
+    of: str = "",
+    hint: str = "",
+) -> float:
+    """Read a finite number from `low` to `high`, or raise a `ConfigurationError`.
+
+    An end with a round bracket in `ends` is left out. See `require_choice` for `of`.
+    """
+    included = [end for end, bracket in ((low, ends[0]), (high, ends[1])) if bracket in "[]"]
+    if is_number(value) and (low < value < high or value in included):
+        return float(value)
+    wanted = f"a number in {ends[0]}{low:g}, {high:g}{ends[1]}"
+    if low == -math.inf:
+        wanted = "a finite number"
+    elif high == math.inf:
+        wanted = f"a number of {low:g} or more" if ends[0] == "[" else f"a finite number above {low:g}"
+    whose, advice = f" of {of}" if of else "", f" {hint}" if hint else ""
+    raise ConfigurationError(f"Expected `{name}`{whose} to be {wanted}, but got {value!r}.{advice}")
 
 
 def with_settings(thing: object) -> str:

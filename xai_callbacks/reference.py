@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from xai_callbacks._lightning import LightningModule
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, require_choice, require_number
 from xai_callbacks.novelty.autoencoder import ERRORS, ConvAutoencoder, ErrorKind, dead, reconstruction_error
-from xai_callbacks.novelty.base import require_choice, require_positive
 from xai_callbacks.novelty.gradcon import GradientConstraint
 
 __all__ = ["AutoencoderModule"]
@@ -43,7 +42,7 @@ class AutoencoderModule(LightningModule):
     ) -> None:
         super().__init__()
         require_choice("loss", loss, ERRORS)
-        self.learning_rate = require_positive("learning_rate", learning_rate)
+        self.learning_rate = require_number("learning_rate", learning_rate, 0, ends="()")
         self.save_hyperparameters()
         self.loss: ErrorKind = loss
         self.autoencoder = ConvAutoencoder(channels)

@@ -39,9 +39,9 @@ from _shapes import CLASSES, FAMILIES, cue_of, draw, drawn_cues, net, painted, p
 from xai_callbacks import Auditor, Localization, Why
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import AuditRecord
+from xai_callbacks.record import AuditRecord, Measured
 from xai_callbacks.trials import BackgroundTrial, CueTrial, HalfTrial, RegionTrial, Trial, Views
-from xai_callbacks.trials.base import Answers, Judged
+from xai_callbacks.trials.base import Answers
 
 STRENGTHS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 SEEDS = (0, 1, 2)
@@ -95,7 +95,7 @@ class Remembered(Trial):
             self._views[len(shown.rows)] = self._trial.views(shown)
         return self._views[len(shown.rows)]
 
-    def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
+    def judge(self, probes: ProbeSet, answers: Answers) -> Measured:
         """See `Trial.judge`."""
         return self._trial.judge(probes, answers)
 

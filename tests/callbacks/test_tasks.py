@@ -152,7 +152,7 @@ def test_panels_of_several_labels_say_what_is_known_and_what_was_found(tmp_path)
         )
         tag = f"audit_panel/{index:03d}_probe_{index:03d}"
         assert image_steps(events, tag) == image_steps(events, tag.replace("panel", "filmstrip")) == STEPS
-        assert events.Images(tag)[-1].encoded_image_string == drawn[tag].encoded()
+        assert events.Images(tag)[-1].encoded_image_string == drawn[tag].encoded
 
 
 def test_a_cue_and_a_region_are_tried_on_several_labels_by_the_monitor(tmp_path):
@@ -234,7 +234,7 @@ def test_panels_of_several_values_name_each(tmp_path):
     assert image_steps(events, "audit_panel/000_probe_000") == STEPS
     assert scalar_steps(events, "audit/gradcam/why_blur/relevance_mass/core") == STEPS
     tag = "audit_panel/000_probe_000"
-    assert events.Images(tag)[-1].encoded_image_string == drawn[tag].encoded()
+    assert events.Images(tag)[-1].encoded_image_string == drawn[tag].encoded
 
 
 def test_pixels_of_several_values_are_explained_beside(tmp_path):

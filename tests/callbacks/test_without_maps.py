@@ -152,7 +152,7 @@ def test_panels_without_heatmaps_are_drawn_and_filmstrips_are_not(tmp_path):
         assert image_steps(events, tag) == STEPS
     drawn = {each.tag: each for each in Gallery(callback.auditor.probes, max_panels=2).draw(callback.history)}
     written = events.Images(tags[1])[-1]
-    assert written.encoded_image_string == drawn[tags[1]].encoded()
+    assert written.encoded_image_string == drawn[tags[1]].encoded
     # The image with its region, what is known and what was answered; nothing is left blank for maps.
     assert written.height < 420
     assert 224 <= written.width <= 372

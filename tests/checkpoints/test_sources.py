@@ -251,7 +251,7 @@ def test_loading_moves_no_random_stream_and_gives_what_can_be_differentiated(tmp
         ("a.pt", {"model": 7}, "Expected `model` to be a name, a class, or a function"),
         ("a.pt", {"model": torch.nn.Identity()}, "but got a Identity. Pass model=lambda: net"),
         ("a.pt", {"model": plain, "hparams": [1]}, "Expected `hparams` to be arguments by name"),
-        ("a.pt", {"model": plain, "weights": "ema"}, "Expected `weights` to be 'averaged' or 'raw', but got 'ema'"),
+        ("a.pt", {"model": plain, "weights": "ema"}, "Expected `weights` to be one of averaged, raw, but got 'ema'"),
         ("a.pt", {"model": plain, "trust": "no"}, "Expected `trust` to be True or False"),
         ("timm/resnet18", {"model": plain}, "Expected 'timm/resnet18' alone"),
     ],

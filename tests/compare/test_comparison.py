@@ -277,7 +277,7 @@ def test_arguments_are_checked(records):
         compare({"a": History(), "b": record})
     with pytest.raises(ConfigurationError, match="one without tensors"):
         compare({"a": record.thin(), "b": record})
-    with pytest.raises(ConfigurationError, match="`confidence` to be in"):
+    with pytest.raises(ConfigurationError, match="`confidence` to be a number in"):
         compare({"a": record, "b": record}, confidence=95)
     with pytest.raises(ConfigurationError, match="3 trainings or more, but got 2"):
         compare({"a": record, "b": record}, seeds=[record, record])

@@ -26,7 +26,7 @@ class LinesSink(Sink):
     def write(self, record, pictures):
         for picture in pictures:
             with open(self.path, "a", encoding="utf-8", errors="replace") as file:
-                file.write(f"{picture.step} {picture.tag.encode()!r} {len(picture.encoded())}\n")
+                file.write(f"{picture.step} {picture.tag.encode()!r} {len(picture.encoded)}\n")
 
 
 class Case(ABC):

@@ -137,7 +137,7 @@ def test_functions_are_explained_as_the_net_is(net):
     [
         (lambda: RISE(1), "Expected `masks` to be an integer of 2 or more, but got 1"),
         (lambda: RISE(cells=1), "Expected `cells`"),
-        (lambda: RISE(keep=1), "Expected `keep` to be a number between 0 and 1, but got 1"),
+        (lambda: RISE(keep=1), "Expected `keep` to be a number in (0, 1), but got 1"),
         (lambda: RISE(baseline="black"), "Expected `baseline` to be 'blur', 'mean' or a finite number"),
     ],
 )

@@ -209,7 +209,7 @@ def test_nets_without_a_second_class_are_refused(task, outputs, got):
         ),
         (lambda: UndesirablePixels(cells=1), "Expected `cells` to be an integer of 2 or more, but got 1"),
         (lambda: UndesirablePixels(baseline="noise"), "Expected `baseline` to be 'blur', 'mean' or a finite"),
-        (lambda: UndesirablePixels(area=1.0), "Expected `area` to be a number between 0 and 1, or None, but got 1.0"),
+        (lambda: UndesirablePixels(area=1.0), "Expected `area` to be a number in (0, 1), but got 1.0. None leaves it"),
         (lambda: UndesirablePixels(area=None, gradients=False), "Expected `area` to be a number without `gradients`"),
         (lambda: UndesirablePixels(area_weight=-1), "Expected `area_weight` to be a number of 0 or more, but got -1"),
         (lambda: UndesirablePixels(smoothness="no"), "Expected `smoothness`"),

@@ -123,7 +123,7 @@ def test_the_last_row_is_added_left_out_or_padded():
         (lambda: SlidingWindow(0), "Expected `window` to be an integer of 1 or more, but got 0"),
         (lambda: SlidingWindow(4, 5), "Expected `stride` to be at most `window`, 4, so that no pixel is left out"),
         (lambda: SlidingWindow(4, border="wrap"), "Expected `border` to be one of flush, drop, pad, but got 'wrap'"),
-        (lambda: SlidingWindow(reduce="sum"), "Expected `reduce` to be 'mean' or 'max', but got 'sum'"),
+        (lambda: SlidingWindow(reduce="sum"), "Expected `reduce` to be one of mean, max, but got 'sum'"),
         (lambda: SlidingWindow(enlarge=1), "Expected `enlarge` to be True or False"),
         (lambda: SlidingWindow(probability="no"), "Expected `probability` to be True or False"),
         (lambda: Patchwise(HiResCAM, 4), "Expected `explainer` to be an explainer such as HiResCAM()"),

@@ -192,7 +192,7 @@ def test_noise_is_an_equal_error_a_pixel_at_every_size(level):
             {"condition": "fog"},
             "Expected `condition` to be one of blur, noise, darkening, occlusion, jpeg, but got 'fog'",
         ),
-        ({"level": 0}, "Expected `level` to be an integer of 1 or more, but got 0. Levels are 1 to 5"),
+        ({"level": 0}, "Expected `level` to be an integer from 1 to 5, but got 0"),
         ({"level": 6}, "Expected `level` to be an integer from 1 to 5, but got 6"),
         ({"level": 2.0}, "Expected `level` to be an integer"),
         ({"level": True}, "Expected `level` to be an integer"),

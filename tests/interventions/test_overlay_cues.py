@@ -217,7 +217,7 @@ def test_texts_share_one_box_and_can_be_told_apart_at_32_pixels():
         (lambda: PatchCue([math.nan], 0), r"to be in \[0, 1\]"),
         (
             lambda: PatchCue([0.5], 0, size=0),
-            r"Expected `size` of the cue 'patch' to be a share in \(0, 1\], but got 0",
+            r"Expected `size` of the cue 'patch' to be a number in \(0, 1\], but got 0",
         ),
         (lambda: PatchCue([0.5], 0, size=1.1), "Expected `size`"),
         (lambda: PatchCue([0.5], 0, opacity=math.nan), "Expected `opacity`"),

@@ -272,7 +272,7 @@ def test_many_variants_are_not_all_listed():
         (lambda: QualityCue("blur", 0, level=6), "Expected `level` to be an integer from 1 to 5, but got 6"),
         (lambda: QualityCue("blur", 0, level=0), "Expected `level`"),
         (lambda: QualityCue(3, 0), "Expected `conditions` to be a text or a list of texts, but got 3"),
-        (lambda: FrameCue([0.5], 0, width=0), "Expected `width` of the cue 'frame' to be a share"),
+        (lambda: FrameCue([0.5], 0, width=0), "Expected `width` of the cue 'frame' to be a number in"),
         (lambda: FrameCue([2.0], 0), r"`colours` of the cue 'frame' to be in \[0, 1\]"),
         (lambda: FrameCue([0.5, 0.5], 0).check(noise()), "for each of 3 channels, but got 2"),
         (lambda: BackgroundCue("folder", 0), "to be \"probes\" or 1 pictures, one a variant, but got 'folder'"),

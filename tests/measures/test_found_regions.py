@@ -59,7 +59,7 @@ def test_without_regions_there_are_count_and_area_and_an_empty_map_beside_the_ru
     ("make", "message"),
     [
         (lambda: FoundRegions("otsu"), "Expected `threshold` to be a Threshold such as"),
-        (lambda: Threshold(min_area=1), "Expected `min_area` to be a share in [0, 1), but got 1"),
+        (lambda: Threshold(min_area=1), "Expected `min_area` to be a number in [0, 1), but got 1"),
     ],
 )
 def test_bad_settings_are_refused(make, message):

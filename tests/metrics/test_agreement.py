@@ -94,7 +94,7 @@ def test_top_overlap_has_no_answer_for_maps_without_evidence():
     first, second = two_maps(4, 4, 2)
     assert bool(top_overlap(-first.abs(), second).isnan().all())
     assert bool(top_overlap(first, torch.full_like(first, math.nan)).isnan().all())
-    with pytest.raises(ConfigurationError, match="`share` to be in"):
+    with pytest.raises(ConfigurationError, match="`share` to be a number in"):
         top_overlap(first, second, 0.0)
 
 

@@ -89,5 +89,5 @@ def test_what_has_no_answer_is_nan():
     assert cc(flat, looked_at()).isnan()
     for score in (nss, cc, auc_judd):
         assert score(maps(), nobody).isnan()
-    with pytest.raises(ConfigurationError, match=r"one shape \(\.\.\., H, W\), but got \(9, 12\) and \(12, 9\)"):
+    with pytest.raises(ConfigurationError, match=r"one shape \(\.\.\., h, w\), but got \(9, 12\) and \(12, 9\)"):
         nss(maps(), looked_at().T)

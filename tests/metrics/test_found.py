@@ -16,10 +16,10 @@ def smooth(seed=0, size=(20, 26)):
     return torch.nn.functional.interpolate(rough, size, mode="bicubic")[0, 0]
 
 
-def flooded(above, connectivity):
+def flooded(above):
     """Components of a mask, each a set of pixels, by a flood from each pixel."""
     left, found = {(int(y), int(x)) for y, x in np.argwhere(above)}, []
-    around = [(0, 1), (1, 0), (0, -1), (-1, 0)] + ([(1, 1), (1, -1), (-1, 1), (-1, -1)] if connectivity == 8 else [])
+    around = [(0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
     while left:
         waiting, region = [left.pop()], set()
         while waiting:
@@ -32,14 +32,13 @@ def flooded(above, connectivity):
     return found
 
 
-@pytest.mark.parametrize("connectivity", [4, 8])
 @pytest.mark.parametrize("min_area", [1, 4])
 @pytest.mark.parametrize("seed", range(4))
-def test_regions_are_those_of_a_flood_fill(connectivity, min_area, seed):
+def test_regions_are_those_of_a_flood_fill(min_area, seed):
     values = torch.rand(12, 15, generator=torch.Generator().manual_seed(seed))
     threshold = Threshold("value", 0.6, min_area / values.numel())
-    found = found_regions(values, threshold, connectivity=connectivity)
-    expected = [each for each in flooded(values.numpy() > 0.6, connectivity) if len(each) >= min_area]
+    found = found_regions(values, threshold)
+    expected = [each for each in flooded(values.numpy() > 0.6) if len(each) >= min_area]
     assert {frozenset(map(tuple, each.mask.nonzero().tolist())) for each in found} == set(map(frozenset, expected))
     assert [each.peak for each in found] == sorted((each.peak for each in found), reverse=True)
     for each in found:
@@ -57,10 +56,8 @@ def test_the_place_of_a_flat_peak_is_in_its_middle():
     assert [each.place for each in found_regions(values)] == [(5, 5)]
 
 
-def test_pixels_that_touch_at_a_corner_are_one_region_or_two():
-    values = torch.eye(2)
-    assert len(found_regions(values, connectivity=8)) == 1
-    assert len(found_regions(values, connectivity=4)) == 2
+def test_pixels_that_touch_at_a_corner_are_one_region():
+    assert len(found_regions(torch.eye(2))) == 1
 
 
 @pytest.mark.parametrize(
@@ -146,10 +143,9 @@ def test_a_heatmap_finds_by_its_positive_part_on_the_image():
     ("make", "message"),
     [
         (lambda: Threshold("mean"), "Expected `kind` to be one of fraction, quantile, value, otsu, but got 'mean'"),
-        (lambda: Threshold("fraction", 1.0), "Expected `level` to be a share in [0, 1), but got 1.0"),
+        (lambda: Threshold("fraction", 1.0), "Expected `level` to be a number in [0, 1), but got 1.0"),
         (lambda: Threshold("value", math.nan), "Expected `level` to be a finite number"),
         (lambda: found_regions(torch.zeros(2, 2, 2)), "Expected a map (H, W)"),
-        (lambda: found_regions(torch.zeros(2, 2), connectivity=6), "`connectivity` 4 or 8"),
     ],
 )
 def test_mistakes_are_told(make, message):

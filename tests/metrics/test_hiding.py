@@ -80,5 +80,5 @@ def test_of_equal_cells_the_earlier_ones_come_first():
 
 @pytest.mark.parametrize("area", [0, 1, -0.2, "half", float("nan")])
 def test_areas_that_are_none_are_refused(area):
-    with pytest.raises(ConfigurationError, match="Expected `area` to be a number between 0 and 1"):
+    with pytest.raises(ConfigurationError, match=r"Expected `area` to be a number in \(0, 1\)"):
         most_relevant(torch.zeros(1, 2, 2), area)

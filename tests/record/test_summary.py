@@ -132,7 +132,7 @@ def test_global_random_state_is_left_alone():
         ({"values": torch.ones(2, 2)}, "Expected `values` to be"),
         ({"values": torch.ones(2), "chance": torch.ones(3)}, "Expected `chance` to have the shape of `values`"),
         ({"values": torch.ones(2), "strata": torch.ones(3)}, "Expected `strata` to have the shape of `values`"),
-        ({"values": torch.ones(2), "confidence": 95}, "Expected `confidence` to be between 0 and 1, but got 95"),
+        ({"values": torch.ones(2), "confidence": 95}, r"Expected `confidence` to be a number in \(0, 1\), but got 95"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

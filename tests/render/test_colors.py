@@ -94,7 +94,7 @@ def test_shapes_and_dtypes_are_as_documented():
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, math.nan, math.inf, "50", None, True])
 def test_limit_that_is_no_finite_positive_number_is_refused(limit):
-    with pytest.raises(ConfigurationError, match=r"Expected `limit` to be a finite number > 0, but got"):
+    with pytest.raises(ConfigurationError, match=r"Expected `limit` to be a finite number above 0, but got"):
         ColorScale(limit)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.rules.records import ABOVE, CLEAN, estimate, made
 from xai_callbacks.history import History
 from xai_callbacks.record import Finding
-from xai_callbacks.rules import AlarmRule, as_rules, conclude, markdown, summary
+from xai_callbacks.rules import AlarmRule, as_rules, conclude, summary
 
 MASS = "gradcam/why/relevance_mass/core"
 RULES = (
@@ -52,30 +52,10 @@ FAIL  epoch 2       ..F     ignores the tint: cue/tint/effect < 0.05: fail by 0.
 
 F FAIL   . pass   ? not enough evidence   - not due"""
 
-ROWS = (
-    r"| pass | epoch 0 | F?. | gradcam/why/relevance\_mass/core &gt; 0.5: pass by 0.125, 0.625 \[0.562, 0.688\]",
-    r"| FAIL | epoch 2 | ..F | ignores the tint: cue/tint/effect &lt; 0.05: fail by 0.075, 0.125 \[0.109, 0.141\]",
-    r"| ? | never | ??? | novelty/energy/auroc &gt; 0.8: not enough evidence, 0.9 on 20 probes, too few for an",
-    r"| - | never | --- | group/wga &gt; 0.7 from epoch 5: not due before epoch 5. |",
-)
-
 
 def test_summary_is_this(tmp_path):
     assert summary(run()) == SUMMARY
     assert summary(run(folder=tmp_path)) == summary(History(tmp_path)) == SUMMARY
-
-
-def test_markdown_is_this():
-    title, _, *table, _, legend = markdown(run()).splitlines()
-    assert (title, legend) == (SUMMARY.splitlines()[0], SUMMARY.splitlines()[-1])
-    assert table[:2] == ["|  | first failed | audits | expectation |", "|---|---|---|---|"]
-    for row, beginning in zip(table[2:], ROWS, strict=True):
-        assert row.startswith(beginning)
-        assert row.endswith(" |")
-
-
-def test_markdown_of_one_record_tells_of_it_alone():
-    assert "| FAIL | epoch 2 | F | ignores the tint" in markdown(run().last)
 
 
 def test_alarms_follow_in_their_words():
@@ -86,9 +66,6 @@ def test_alarms_follow_in_their_words():
 
     assert summary(past).startswith("Expectations at epoch 2, step 20: 1 pass.")
     assert " ".join(summary(past).split("\n\n")[-1].split("\n")) == sentence
-    assert markdown(past).endswith(
-        "- **alarm** (alarm/cue/patch): " + sentence.replace("[", r"\[").replace("]", r"\]").replace("|", r"\|")
-    )
 
 
 def test_only_alarms_are_only_sentences():
@@ -101,7 +78,7 @@ def test_only_alarms_are_only_sentences():
 
 @pytest.mark.parametrize("history", [History(), audit(History(), [], CLEAN)])
 def test_a_run_without_rules_or_audits_has_no_story(history):
-    assert summary(history) == markdown(history) == ""
+    assert summary(history) == ""
 
 
 def test_story_shows_the_latest_audits():
@@ -137,11 +114,3 @@ def test_summary_fits_whatever_the_names(rows):
     for row in summary(history).split("\n"):
         assert len(row) <= 100
         assert row == row.rstrip()
-
-
-def test_name_cannot_break_out_of_its_cell():
-    past = audit(History(), [{"name": "a | b <script>`*_[x](y)_*`</script>", "expect": "confidence > 0.5"}], {})
-    assert markdown(past).splitlines()[4] == (
-        r"| ? | never | ? | a \| b &lt;script&gt;\`\*\_\[x\](y)\_\*\`&lt;/script&gt;: confidence &gt; 0.5: not enough "
-        "evidence, not measured at this audit. |"
-    )

@@ -32,7 +32,7 @@ def test_files_are_named_by_tag_and_step_and_show_the_picture(tmp_path):
         "findings.md",
     ]
     path = tmp_path / "new/audit_panel/003_cat/step_00000020.jpg"
-    assert path.read_bytes() == picture.encoded()
+    assert path.read_bytes() == picture.encoded
     assert alike(path.read_bytes(), picture)
 
 
@@ -128,10 +128,10 @@ def test_wrong_arguments_are_refused(tmp_path, wrong):
 def test_a_drawing_is_kept_exactly_and_a_photograph_nearly():
     drawing, photograph = a_picture(colour=(12, 200, 99), size=(50, 60)), a_picture(size=(200, 300))
     assert (drawing.mime, drawing.suffix) == ("image/png", ".png")
-    assert np.array_equal(decoded(drawing.encoded()), drawing.pixels)
+    assert np.array_equal(decoded(drawing.encoded), drawing.pixels)
     assert (photograph.mime, photograph.suffix) == ("image/jpeg", ".jpg")
-    assert alike(photograph.encoded(), photograph)
-    assert photograph.encoded() is photograph.encoded()
+    assert alike(photograph.encoded, photograph)
+    assert photograph.encoded is photograph.encoded
 
 
 def test_a_red_line_keeps_its_colour():
@@ -140,7 +140,7 @@ def test_a_red_line_keeps_its_colour():
     pixels[31] = (255, 0, 0)
     picture = a_picture(size=(64, 64), step=0)
     object.__setattr__(picture, "pixels", pixels)
-    shown = decoded(picture.encoded())
+    shown = decoded(picture.encoded)
     assert picture.mime == "image/jpeg"
     assert np.abs(shown[31].astype(int) - (255, 0, 0)).mean() < 20
 
@@ -148,4 +148,4 @@ def test_a_red_line_keeps_its_colour():
 def test_a_picture_longer_than_a_jpeg_can_be():
     picture = a_picture(size=(1, 65501))
     assert picture.mime == "image/png"
-    assert decoded(picture.encoded()).shape == (1, 65501, 3)
+    assert decoded(picture.encoded).shape == (1, 65501, 3)

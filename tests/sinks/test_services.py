@@ -88,7 +88,7 @@ def test_an_offline_run_of_wandb_has_pictures_with_captions(offline):
         assert (told["_type"], told["format"], told["caption"]) == ("image-file", "jpg", "a cat")
         assert (told["width"], told["height"]) == (32, 24)
         (file,) = offline.rglob(f"files/{told['path']}")
-        assert file.read_bytes() == picture.encoded()
+        assert file.read_bytes() == picture.encoded
     assert [row["loss"] for row in rows_with(offline, "loss")] == [1.0, 0.5]  # the user's own are as they were
 
 
@@ -128,7 +128,7 @@ def test_a_run_of_mlflow_has_pictures_and_findings(store):
     for step, picture in pictures.items():
         local = client.download_artifacts(run_id, f"audit_panel/003_cat/step_{step:08d}.jpg")
         with open(local, "rb") as file:
-            assert file.read() == picture.encoded()
+            assert file.read() == picture.encoded
     local = download_artifacts(run_id=run_id, artifact_path="night/findings.md", tracking_uri=store[0])
     with open(local) as file:
         assert file.read().startswith("- **alarm** The cue patch is")

@@ -55,7 +55,7 @@ def test_a_picture_is_written_as_it_is_encoded(tmp_path, colour):
     events = written(tmp_path, [a_record(7)], [picture])
     (event,) = events.Images("audit_panel/003_cat")
     assert (event.step, event.width, event.height) == (7, 32, 24)
-    assert event.encoded_image_string == picture.encoded()
+    assert event.encoded_image_string == picture.encoded
     assert picture.mime == ("image/jpeg" if colour is None else "image/png")
 
 

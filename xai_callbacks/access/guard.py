@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from xai_callbacks.access.contents import Handler, checksum
 from xai_callbacks.access.kinds import BOUND, GENERATORS, PLAIN, RANDOM, handlers_of, is_library, is_replaced, reduced
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, in_words
 from xai_callbacks.randomness import isolated_rng
 
 Path = tuple[Any, object] | None  # of what it hangs on, and its name there
@@ -138,7 +138,7 @@ class _State:
             except Exception as error:
                 raise ConfigurationError(
                     f"Expected `{_name(path)}` to have a state that can be put back after the model was looked at, but "
-                    f"reading it from {cls.__name__} raised {type(error).__name__}: {error}. Keep it outside the model."
+                    f"reading it from {cls.__name__} raised {in_words(error)} Keep it outside the model."
                 ) from error
             if part.restore is not None and (belongs or issubclass(cls, RANDOM)):
                 self._restores.append((path, part.restore))
@@ -204,7 +204,7 @@ class _State:
                 except Exception as error:  # one failure must not keep the rest from being put back
                     complaints.append(
                         f"Expected `{_name(path)}` to be as it was before the model was looked at, but it was changed "
-                        f"and cannot be put back: {type(error).__name__}: {error}. Change it in the training step only."
+                        f"and cannot be put back: {in_words(error)} Change it in the training step only."
                     )
             for (path, tensor), before in zip(self.parameters, self._sums, strict=False):
                 after = checksum(tensor)

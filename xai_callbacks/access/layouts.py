@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xai_callbacks.access.subject import Subject
 from xai_callbacks.access.watching import Returned, watching
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import require_choice
 
 LayoutName = Literal["NCHW", "NHWC", "NLC", "NCL", "LNC"]
 
@@ -50,8 +50,8 @@ _ROUNDING = 1e-3  # outputs that differ by more than this share on the same imag
 
 def check_layout(name: object) -> None:
     """Raise a `ConfigurationError` for what is neither the name of a layout nor None."""
-    if name is not None and name not in get_args(LayoutName):
-        raise ConfigurationError(f"Expected `layout` to be one of {', '.join(get_args(LayoutName))}, but got {name!r}.")
+    if name is not None:
+        require_choice("layout", name, get_args(LayoutName))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from xai_callbacks.access.guard import undisturbed
 from xai_callbacks.access.subject import ModelSelector, Subject
-from xai_callbacks.errors import ConfigurationError, is_number, require_integer
+from xai_callbacks.errors import ConfigurationError, in_words, require_integer, require_number
 from xai_callbacks.randomness import seed_generators
 
 
@@ -41,8 +41,7 @@ def randomised_copy(
     in (0, 1].
     """
     require_integer("seed", seed, minimum=0)
-    if not is_number(share) or not 0 < share <= 1:
-        raise ConfigurationError(f"Expected `share` to be a number in (0, 1], but got {share!r}.")
+    require_number("share", share, 0, 1, ends="(]")
     if chunk_size is not None:
         require_integer("chunk_size", chunk_size, minimum=2, hint="A single image has no variance.")
     root = Subject(module).root
@@ -73,7 +72,7 @@ def copied(root: nn.Module) -> nn.Module:
     except Exception as error:  # whatever a user's attributes make of it
         raise ConfigurationError(
             f"Expected `module` to be one that copy.deepcopy can copy, but got {type(root).__name__}, where it raised "
-            f"{type(error).__name__}: {error}. Keep what cannot be copied out of the model's attributes, or go without "
+            f"{in_words(error)} Keep what cannot be copied out of the model's attributes, or go without "
             "a model-randomised reference."
         ) from error
 

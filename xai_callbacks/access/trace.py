@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves  # private; torch.func itself speaks
 from xai_callbacks.access.layouts import FeatureLayout
 from xai_callbacks.access.subject import Subject
 from xai_callbacks.access.watching import Address, Returned, watching
-from xai_callbacks.errors import ConfigurationError, is_out_of_memory
+from xai_callbacks.errors import ConfigurationError, in_words, is_out_of_memory
 from xai_callbacks.tasks import Ending
 
 Edge = tuple[Node, int]  # a value in the autograd graph: the node that made it, and which of its results
@@ -100,7 +100,7 @@ class Trace:
             except Exception as error:
                 raise ConfigurationError(
                     f"Expected the model to run on probe images of shape {tuple(self.images.shape[1:])} (C, H, W), but "
-                    f"it raised {type(error).__name__}: {error}. "
+                    f"it raised {in_words(error)} "
                     f"{'Lower `chunk_size`.' if is_out_of_memory(error) else _DOES_NOT_RUN}"
                 ) from error
 

@@ -1,6 +1,5 @@
 """`Explaining`: several explainers of one audit, each for what it costs, and none at the price of another."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
@@ -9,7 +8,7 @@ from xai_callbacks.access import Layer, NoFeatureMapError, Trace
 from xai_callbacks.access.subject import BlackBox
 from xai_callbacks.audit.checks import require_instances
 from xai_callbacks.audit.results import Gathered, Progress, bounded
-from xai_callbacks.errors import ConfigurationError, blaming, require_instance, require_name
+from xai_callbacks.errors import ConfigurationError, blaming, require_different, require_instance, require_name
 from xai_callbacks.explainers import Explainer, GradCAM, HiResCAM, Observation, Plan
 
 _NOT_AVERAGED = (
@@ -33,12 +32,8 @@ class Explaining:
         self.explainers = tuple(given)
         for each in self.explainers:
             require_name(f"`name` of the explainer {type(each).__name__}", getattr(each, "name", None))
-        twice = [name for name, count in Counter(each.name for each in self.explainers).items() if count > 1]
-        if twice:
-            raise ConfigurationError(
-                f"Expected explainers with different names, but got {twice[0]!r} twice. Give one another, as in "
-                f"GradCAM('layer3', name='{twice[0]}_layer3')."
-            )
+        hint = "Give one another, as in GradCAM('layer3', name='{}_layer3')."
+        require_different("explainers", (each.name for each in self.explainers), hint)
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> tuple[dict[str, Plan], tuple[str, ...]]:
         """Plans by name of the explainer, and notes; a `ConfigurationError` if the model does not suit one."""

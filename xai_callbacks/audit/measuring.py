@@ -9,8 +9,8 @@ from torch import Tensor
 from xai_callbacks.audit.checks import require_instances
 from xai_callbacks.errors import ConfigurationError, blaming, in_words
 from xai_callbacks.history import History
-from xai_callbacks.measures import ALWAYS, Context, Localization, Measure, Measured
-from xai_callbacks.record import AuditRecord, Estimate, Key, PerProbe, summarize
+from xai_callbacks.measures import ALWAYS, Context, Localization, Measure
+from xai_callbacks.record import AuditRecord, Estimate, Key, Measured, PerProbe, summarize
 
 
 class Measuring:

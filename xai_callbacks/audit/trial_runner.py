@@ -1,6 +1,5 @@
 """`TrialRunner`: shows a model the edited probes of several trials."""
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from torch import Tensor
 from xai_callbacks.access import Subject
 from xai_callbacks.audit.checks import require_instances
 from xai_callbacks.audit.measuring import require_measured
-from xai_callbacks.errors import ConfigurationError, in_words
+from xai_callbacks.errors import ConfigurationError, in_words, require_different
 from xai_callbacks.interventions.fills import ROUNDING
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.interventions.shown import Shown
@@ -37,12 +36,8 @@ class TrialRunner:
 
     def __init__(self, probes: ProbeSet, trials: Sequence[Trial]) -> None:
         require_instances("trials", trials, Trial, "Pass trials such as [CueTrial(PatchCue(...))].")
-        twice = [name for name, count in Counter(trial.name for trial in trials).items() if count > 1]
-        if twice:
-            raise ConfigurationError(
-                f"Expected trials with different names, but got {twice[0]!r} twice. Give a cue another `name=`; of "
-                "other trials, keep one, as both would have the same keys."
-            )
+        hint = "Give a cue another `name=`; of other trials, keep one, as both would have the same keys."
+        require_different("trials", (trial.name for trial in trials), hint)
         for trial in trials:
             trial.check(probes)
         self.probes, self.trials = probes, tuple(trials)

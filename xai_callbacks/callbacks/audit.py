@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from xai_callbacks._lightning import Callback, LightningModule, Trainer
 from xai_callbacks.audit import Auditor
@@ -16,7 +16,7 @@ from xai_callbacks.callbacks.run import Run, checkpoint_of, folder_of
 from xai_callbacks.callbacks.schedule import Schedule, step_of
 from xai_callbacks.callbacks.watch import Watch
 from xai_callbacks.callbacks.watching import Watching
-from xai_callbacks.errors import ConfigurationError, in_words, require_instance, require_integer, require_name
+from xai_callbacks.errors import in_words, require_choice, require_instance, require_integer, require_name
 from xai_callbacks.history import History
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.probes.files import FILE_NAME
@@ -103,8 +103,7 @@ class AuditCallback(Callback):
     ) -> None:
         super().__init__()
         require_name("`name`", name)
-        if on_error not in ("warn", "raise"):
-            raise ConfigurationError(f"Expected `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
+        require_choice("on_error", on_error, get_args(OnError))
         require_integer("max_panels", max_panels, minimum=0, hint="0 draws none.")
         for argument, given, kind in (("watches", watches, Watch), ("sinks", sinks, Sink)):
             require_instances(argument, () if given is None else given, kind, "Write [...] around a single one.")

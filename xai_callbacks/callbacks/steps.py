@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xai_callbacks.access import Subject
 from xai_callbacks.access.subject import find_module
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, in_words
 from xai_callbacks.tasks import binary_logits
 
 BatchReader = int | str | Callable[[Any], object]
@@ -66,7 +66,7 @@ def _found(batch: object, where: BatchReader, argument: str) -> object:
             return where(batch)
         except Exception as error:
             raise ConfigurationError(
-                f"Expected `{argument}`, a function, to read a batch, but it raised {type(error).__name__}: {error}. "
+                f"Expected `{argument}`, a function, to read a batch, but it raised {in_words(error)} "
                 f"The batch is {_describe(batch)}."
             ) from error
     whole = isinstance(where, int) or (isinstance(batch, Mapping) and where in batch)  # a key may hold dots itself

@@ -12,7 +12,7 @@ from torch import nn
 from xai_callbacks.checkpoints.building import Factory, fill, from_lightning, is_named, made, named, resolved
 from xai_callbacks.checkpoints.files import classes_of, read, weights_of, without_prefix
 from xai_callbacks.checkpoints.names import is_pretrained
-from xai_callbacks.errors import ConfigurationError, require_bool, require_instance
+from xai_callbacks.errors import ConfigurationError, require_bool, require_choice, require_instance
 from xai_callbacks.randomness import isolated_rng
 
 
@@ -62,8 +62,8 @@ class Checkpoint:
             wanted, got = "a name, a class, or a function that returns the model", type(model).__name__
             raise ConfigurationError(f"Expected `model` to be {wanted}, but got a {got}. Pass model=lambda: net.")
         require_instance("hparams", hparams, (Mapping, NoneType), "arguments by name, such as {'width': 64}")
-        if weights not in ("averaged", "raw", None):
-            raise ConfigurationError(f"Expected `weights` to be 'averaged' or 'raw', but got {weights!r}.")
+        if weights is not None:
+            require_choice("weights", weights, ("averaged", "raw"))
         require_bool("trust", trust)
         self.source, self.model, self.hparams = os.fspath(source), model, dict(hparams or {})
         self.weights, self.trust = weights, trust

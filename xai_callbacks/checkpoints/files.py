@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, in_words
+from xai_callbacks.errors import ConfigurationError, first_of, in_words
 
 # Where weights are in what training scripts save, and where their averages are, as timm and torchvision write them.
 _ENTRIES = ("state_dict", "model_state_dict", "model")
@@ -120,5 +120,4 @@ def _foreign(path: Path, error: Exception) -> str:
         found = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # an older format, or no such file
         found = re.findall(r"GLOBAL ([\w.]+)", str(error))
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ", ".join(found[:_SHOWN]) + more
+    return first_of(found, _SHOWN)

@@ -12,7 +12,6 @@ from xai_callbacks.cli.named import models_at
 from xai_callbacks.cli.output import FAIL, OK, UNDECIDED, console, say, shown, write_json
 
 if TYPE_CHECKING:
-    from xai_callbacks.history import History
     from xai_callbacks.record import Finding
 
 _SHOWN = {
@@ -40,7 +39,10 @@ def check(args: Any) -> int:
     Examples:
       xai-audit check runs/demo/strength-0.95 --expect "accuracy > 90 %" "cue/patch/effect < 0.05" --junit audit.xml
     """
-    found = _unchecked({name: _judged(history, args.expect) for name, history in models_at(args.paths).items()})
+    from xai_callbacks.rules.conclusions import as_rules, judged
+
+    rules = as_rules(args.expect)
+    found = _unchecked({name: judged(rules, history) for name, history in models_at(args.paths).items()})
     if args.junit:
         Path(args.junit).parent.mkdir(parents=True, exist_ok=True)
         Path(args.junit).write_bytes(junit(found, strict=args.strict))
@@ -55,18 +57,6 @@ def check(args: Any) -> int:
     if "fail" in states or (args.strict and "not enough evidence" in states):
         return FAIL
     return UNDECIDED if "not enough evidence" in states else OK
-
-
-def _judged(history: "History", sentences: Sequence[str]) -> "list[Finding]":
-    from xai_callbacks.record import Key
-    from xai_callbacks.rules import as_rules
-
-    record = history[-1]
-    keys = [(record.key(key) or Key(key, ""))._replace(key=key) for key in record.metrics]
-    rules = as_rules(sentences)
-    for rule in rules:
-        rule.check(keys, len(record.names), record)
-    return [finding for rule in rules for finding in rule.conclude(history)]
 
 
 def _unchecked(found: "Mapping[str, Sequence[Finding]]") -> "dict[str, list[Finding]]":

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from xai_callbacks.cli.named import models_at
 from xai_callbacks.cli.output import OK, console, estimate, number, say, shown, table, write_json
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, first_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -145,5 +145,4 @@ def _sentences(found: "Comparison", name: str, difference: "Difference") -> list
 
 def _listed(words: str, names: Sequence[str]) -> str:
     """The first names and how many there are; empty for none."""
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return f"{words}: {', '.join(names[:_MOST_NAMES])}{more}" if names else ""
+    return f"{words}: {first_of(names, _MOST_NAMES)}" if names else ""

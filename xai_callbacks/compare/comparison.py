@@ -14,7 +14,7 @@ from xai_callbacks.compare import agreement
 from xai_callbacks.compare.agreement import Agreement, agreements, expected_distances, says
 from xai_callbacks.compare.differences import FEWEST_SEEDS, MetricDifference, metric_differences
 from xai_callbacks.compare.verdict import conclude, quality_key
-from xai_callbacks.errors import ConfigurationError, is_number, require_instance
+from xai_callbacks.errors import ConfigurationError, require_instance, require_number
 from xai_callbacks.history import History
 from xai_callbacks.metrics import FoundRegion, found_on, rank_correlation
 from xai_callbacks.metrics.representations import linear_cka
@@ -63,10 +63,6 @@ class Difference:
     novelty: Mapping[str, float]
     cka: Mapping[str, float]
     identical: bool
-
-    def metric(self, key: str) -> MetricDifference | None:
-        """The difference of one metric; None if one of the two has none."""
-        return next((each for each in self.metrics if each.key == key), None)
 
     @property
     def distance(self) -> Tensor:
@@ -176,8 +172,7 @@ def compare(models: Mapping[str, Model], *, seeds: Sequence[Model] = (), confide
     Raises a `ConfigurationError` that says what differs if audits are not of the same probes, questions and explainers,
     and for arguments that cannot be used.
     """
-    if not is_number(confidence) or not 0.5 < confidence < 1:
-        raise ConfigurationError(f"Expected `confidence` to be in (0.5, 1), but got {confidence!r}.")
+    require_number("confidence", confidence, 0.5, 1, ends="()")
     histories = _checked("models", models)
     if len(histories) < 2:
         raise ConfigurationError(f"Expected `models` to be two or more, but got {len(histories)}. Add one to compare.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xai_callbacks.compare.differences import MetricDifference
+from xai_callbacks.errors import first_of
 from xai_callbacks.record import AuditRecord, Estimate, Finding
 
 if TYPE_CHECKING:
@@ -155,9 +156,8 @@ def _differing(baseline: str, name: str, each: Difference, record: AuditRecord, 
         flips += f", {len(each.changed)} with another answer besides"
     about = [*_QUALITIES, *(finding.about for finding in record.findings)]
     beyond = sorted((row for row in each.metrics if row.beyond), key=lambda row: row.key not in about)
-    named = ", ".join(f"{row.key} {row.difference.value:+.2g}" for row in beyond[:_NAMED])
-    more = f" and {len(beyond) - _NAMED} more" if len(beyond) > _NAMED else ""
-    sentences = [f"{name} against {baseline}: {flips}. Beyond noise ({noise}): {named or 'no metric'}{more}."]
+    named = first_of([f"{row.key} {row.difference.value:+.2g}" for row in beyond], _NAMED)
+    sentences = [f"{name} against {baseline}: {flips}. Beyond noise ({noise}): {named or 'no metric'}."]
     first = next(iter(each.agreements.values()), None)
     if first is not None and len(each.reasons) >= _FEWEST:
         limit = _FAR if first.expected is None else first.expected
@@ -196,7 +196,7 @@ def _number(estimate: Estimate) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     if len(names) > _NAMED:
-        return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
+        return first_of(names, _NAMED)
     return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]
 
 

@@ -223,20 +223,11 @@ def _column(values: np.ndarray) -> Tensor:
 class DecoyDataModule(LightningDataModule):
     """Loaders over `make_splits`; validation goes over ``val`` (loader 0) and ``conflict`` (loader 1)."""
 
-    def __init__(
-        self,
-        strength: float = 0.95,
-        *,
-        train_images: int = 3000,
-        held_out: int = 600,
-        batch_size: int = 64,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, strength: float = 0.95, *, train_images: int = 3000, held_out: int = 600, seed: int = 0) -> None:
         super().__init__()
         self.train, self.val, self.conflict = make_splits(
             strength, train_images=train_images, held_out=held_out, seed=seed
         )
-        self.batch_size = batch_size
         self.seed = seed
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
@@ -251,7 +242,7 @@ class DecoyDataModule(LightningDataModule):
     def _loader(self, split: DecoyDigits, **options: Any) -> DataLoader[tuple[Tensor, ...]]:
         # The images are in memory already: pairs of tensors are collated several times faster than dicts of masks.
         pairs = torch.utils.data.TensorDataset(split.images, split.labels)
-        return DataLoader(pairs, batch_size=self.batch_size, **options)
+        return DataLoader(pairs, batch_size=64, **options)
 
 
 class SmallCNN(LightningModule):

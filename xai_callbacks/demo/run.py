@@ -6,7 +6,6 @@ accuracy cannot tell which, as validation images are biased in the same way. The
 images whose patch contradicts the digit, and measures where the answer comes from.
 """
 
-import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from xai_callbacks._lightning import Callback, LightningModule, Trainer, package_of
+from xai_callbacks._lightning import Callback, LightningModule, Trainer, package_of, quiet
 from xai_callbacks.audit import Auditor
 from xai_callbacks.callbacks import AuditCallback
 from xai_callbacks.demo.digits import CLASS_NAMES, CUE_COLOURS, GROUP_NAMES, PROBE_FIELDS, DecoyDataModule, SmallCNN
@@ -147,19 +146,10 @@ class _Steps(Callback):
 @contextmanager
 def _calm() -> Iterator[None]:
     """Keep to ourselves what Lightning says about devices, workers and loggers."""
-    # Where both Lightning packages are installed, either may be the one that speaks.
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
+        yield
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.doctor.snapshot import Snapshot
+from xai_callbacks.errors import first_of
 
 # What is not as in a finished training because one did not finish.
 _UNFINISHED = {"parameters", "buffers", "optimizer", "metrics", "losses", "rng", "grads", "steps"}
@@ -42,8 +43,7 @@ class Disturbance:
 
     def __str__(self) -> str:
         """The words, with some names and the time."""
-        more = f" and {len(self.names) - _SHOWN} more" if len(self.names) > _SHOWN else ""
-        names = f" ({', '.join(self.names[:_SHOWN])}{more})" if self.names else ""
+        names = f" ({first_of(self.names, _SHOWN)})" if self.names else ""
         first = "" if self.step is None else f", first at step {self.step}"
         return f"{self.hook}{first}: {self.words}{names}" if self.hook else f"in the end: {self.words}{names}"
 

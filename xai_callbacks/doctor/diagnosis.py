@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
-from xai_callbacks._lightning import Callback, LightningDataModule, LightningModule, is_callback
+from xai_callbacks._lightning import Callback, LightningDataModule, LightningModule, is_callback, quiet
 from xai_callbacks.doctor.comparing import Disturbance, compare
 from xai_callbacks.doctor.digits import load_digits
 from xai_callbacks.doctor.training import SCENARIOS, ExplainerCallback, Patient, Scenario, copied, train
@@ -101,7 +99,7 @@ def diagnose(
     chosen, patient = _chosen(scenarios, module), Patient(module, datamodule)
     found: list[Disturbance] = []
     unrepeatable: dict[str, None] = {}
-    with isolated_rng(), _quiet():
+    with isolated_rng(), quiet():
         for scenario in chosen:
             disturbances, unsure = _examine(_maker(given, scenario, module), scenario, seed, patient)
             found += [replace(each, scenario=scenario.name) for each in disturbances]
@@ -183,14 +181,3 @@ def _takes(given: Any, count: int) -> bool:
 def _name(given: object) -> str:
     named = type(given) if is_callback(given) else given
     return str(getattr(named, "__qualname__", type(named).__qualname__))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what Lightning says at each start of a training."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -41,7 +41,7 @@ class Digits:
         return train, DataLoader(TensorDataset(*self.val), batch_size=48)
 
 
-def load_digits(train: int = 288, val: int = 96) -> Digits:
+def load_digits() -> Digits:
     """Real handwritten digits bundled with scikit-learn (no download), enlarged from 8 to 32 px."""
     from sklearn.datasets import load_digits as bundled
 
@@ -49,8 +49,7 @@ def load_digits(train: int = 288, val: int = 96) -> Digits:
     images = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16
     images = nn.functional.interpolate(images, size=32, mode="bilinear", align_corners=False).expand(-1, 3, -1, -1)
     labels = torch.tensor(bunch.target, dtype=torch.int64)
-    end = train + val
-    return Digits((images[:train].clone(), labels[:train]), (images[train:end].clone(), labels[train:end]))
+    return Digits((images[:288].clone(), labels[:288]), (images[288:384].clone(), labels[288:384]))
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
@@ -70,7 +69,7 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
 class SmallResNet(nn.Module):
     """A stem and three of torchvision's residual blocks; the last feature map is `(N, 64, 4, 4)` for 32 px images."""
 
-    def __init__(self, classes: int = 10) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.Sequential(
             nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)),
@@ -80,10 +79,10 @@ class SmallResNet(nn.Module):
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(0.3)
-        self.head = nn.Linear(64, classes)
+        self.head = nn.Linear(64, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(N, classes)` of images `(N, 3, H, W)`."""
+        """Logits `(N, 10)` of images `(N, 3, H, W)`."""
         logits: Tensor = self.head(self.dropout(self.pool(self.backbone(images)).flatten(1)))
         return logits
 

@@ -25,7 +25,7 @@ from torch.utils.hooks import RemovableHandle
 
 from xai_callbacks.access import LayoutName, Trace
 from xai_callbacks.access.trace import kind_of, nodes_before
-from xai_callbacks.errors import ConfigurationError, is_number, require_integer
+from xai_callbacks.errors import ConfigurationError, require_choice, require_integer, require_number
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, Units, require_gradients
 from xai_callbacks.explainers.cam import GradCAM
 
@@ -105,10 +105,7 @@ class Gradient(_PixelGradient):
 
     def __init__(self, *, saliency: Saliency = "signed", name: str | None = None) -> None:
         super().__init__(name)
-        if saliency not in get_args(Saliency):
-            raise ConfigurationError(
-                f"Expected `saliency` to be one of {', '.join(get_args(Saliency))}, but got {saliency!r}."
-            )
+        require_choice("saliency", saliency, get_args(Saliency))
         self.saliency = saliency
 
     def shown(self, gradient: Tensor, images: Tensor) -> Tensor:
@@ -152,14 +149,10 @@ class SmoothGrad(_PixelGradient):
         self, samples: int = 25, spread: float = 0.15, statistic: Statistic = "mean", name: str | None = None
     ) -> None:
         require_integer("samples", samples, minimum=2 if statistic == "variance" else 1)
-        if not is_number(spread) or spread < 0:
-            raise ConfigurationError(f"Expected `spread` to be a number of 0 or more, but got {spread!r}.")
-        if statistic not in get_args(Statistic):
-            raise ConfigurationError(
-                f"Expected `statistic` to be one of {', '.join(get_args(Statistic))}, but got {statistic!r}."
-            )
+        spread = require_number("spread", spread, 0)
+        require_choice("statistic", statistic, get_args(Statistic))
         super().__init__(name)
-        self.samples, self.spread, self.statistic = samples, float(spread), statistic
+        self.samples, self.spread, self.statistic = samples, spread, statistic
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
         """As `Gradient` does."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.access import LayoutName, Trace
-from xai_callbacks.errors import ConfigurationError, require_instance, require_integer
+from xai_callbacks.errors import ConfigurationError, require_choice, require_instance, require_integer
 from xai_callbacks.explainers.base import About, Explainer, Observation, Plan, Units
 from xai_callbacks.explainers.cam import GradCAM, HiResCAM, LayerExplainer
 
@@ -103,7 +103,7 @@ class VOICE(_OverFoils):
         *,
         name: str | None = None,
     ) -> None:
-        _require_one_of("statistic", statistic, get_args(Statistic))
+        require_choice("statistic", statistic, get_args(Statistic))
         self.explainer = GradCAM() if explainer is None else explainer
         require_instance("explainer", self.explainer, LayerExplainer, "an explainer at a layer such as GradCAM()")
         self.statistic = statistic
@@ -168,7 +168,7 @@ class ImplicitSaliency(_OverFoils):
         *,
         name: str | None = None,
     ) -> None:
-        _require_one_of("variant", variant, get_args(Variant))
+        require_choice("variant", variant, get_args(Variant))
         super().__init__(foils, name)
         self.variant, self.target_layer, self.layout = variant, target_layer, layout
         _ = self.contrast  # says now what is wrong with them
@@ -223,8 +223,3 @@ def scaled_to_peak(maps: Tensor) -> tuple[Tensor, Tensor]:
     low, high = positive.amin(dim=(1, 2), keepdim=True), positive.amax(dim=(1, 2), keepdim=True)
     sound = high - low > _FLAT * maps.abs().amax(dim=(1, 2), keepdim=True)
     return ((positive - low) / (high - low)).where(sound, 0), sound[:, 0, 0]
-
-
-def _require_one_of(argument: str, value: object, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise ConfigurationError(f"Expected `{argument}` to be one of {', '.join(options)}, but got {value!r}.")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from xai_callbacks.access import Trace
-from xai_callbacks.errors import ConfigurationError, is_number, require_integer
+from xai_callbacks.errors import ConfigurationError, require_integer, require_number
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, Units
 from xai_callbacks.explainers.pixels import Baseline, baseline_of, read_baseline
 
@@ -39,15 +39,10 @@ class RISE(Explainer):
     ) -> None:
         require_integer("masks", masks, minimum=2)
         require_integer("cells", cells, minimum=2)
-        if not is_number(keep) or not 0 < keep < 1:
-            raise ConfigurationError(f"Expected `keep` to be a number between 0 and 1, but got {keep!r}.")
+        keep = require_number("keep", keep, 0, 1, ends="()")
         super().__init__(name)
-        self.masks, self.cells, self.keep, self.baseline = (
-            masks,
-            cells,
-            float(keep),
-            read_baseline("baseline", baseline),
-        )
+        self.masks, self.cells, self.keep = masks, cells, keep
+        self.baseline: Baseline = read_baseline("baseline", baseline)
 
     def prepare(self, trace: Trace, reference: Tensor | None) -> Plan:
         """Settle the grid of the masks for the size of the images."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, one_hot
 
 from xai_callbacks.access import Trace
-from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_integer
+from xai_callbacks.errors import ConfigurationError, require_bool, require_choice, require_integer, require_number
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, Units, require_gradients
 from xai_callbacks.explainers.masks import grid_of
 from xai_callbacks.explainers.pixels import Baseline, baseline_of, read_baseline
@@ -80,22 +80,18 @@ class UndesirablePixels(Explainer):
         gradients: bool = True,
         name: str | None = None,
     ) -> None:
-        if factors not in get_args(Factors):
-            raise ConfigurationError(
-                f"Expected `factors` to be one of {', '.join(get_args(Factors))}, but got {factors!r}."
-            )
+        require_choice("factors", factors, get_args(Factors))
         require_integer("cells", cells, minimum=2)
         require_bool("gradients", gradients)
-        if area is not None and not (is_number(area) and 0 < area < 1):
-            raise ConfigurationError(f"Expected `area` to be a number between 0 and 1, or None, but got {area!r}.")
-        if area is None and not gradients:
+        if area is not None:
+            require_number("area", area, 0, 1, ends="()", hint="None leaves it to `area_weight`.")
+        elif not gradients:
             raise ConfigurationError(
                 "Expected `area` to be a number without `gradients`, as random masks tell which cells count most and "
                 "not how many, but got None."
             )
         for argument, value in (("area_weight", area_weight), ("smoothness", smoothness), ("pinning", pinning)):
-            if not is_number(value) or value < 0:
-                raise ConfigurationError(f"Expected `{argument}` to be a number of 0 or more, but got {value!r}.")
+            require_number(argument, value, 0)
         super().__init__(name)
         self.factors, self.cells, self.area, self.gradients = factors, cells, area, gradients
         self.baseline: Baseline = read_baseline("baseline", baseline)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from xai_callbacks.access import Trace
-from xai_callbacks.errors import ConfigurationError, in_words, require_bool, require_integer
+from xai_callbacks.errors import ConfigurationError, in_words, require_bool, require_choice, require_integer
 from xai_callbacks.explainers.base import Explainer, Observation, Plan, Units
 from xai_callbacks.questions.base import pick
 
@@ -134,10 +134,7 @@ class WindowExplainer(Explainer):
                 require_integer(argument, value, minimum=1)
         if window is not None and stride is not None and stride > window:
             Windows.over((window, window), window, stride)  # says why not
-        if border not in get_args(Border):
-            raise ConfigurationError(
-                f"Expected `border` to be one of {', '.join(get_args(Border))}, but got {border!r}."
-            )
+        require_choice("border", border, get_args(Border))
         super().__init__(name)
         self.window, self.stride, self.border = window, stride, border
 
@@ -187,8 +184,7 @@ class SlidingWindow(WindowExplainer):
     ) -> None:
         require_bool("enlarge", enlarge)
         require_bool("probability", probability)
-        if reduce not in ("mean", "max"):
-            raise ConfigurationError(f"Expected `reduce` to be 'mean' or 'max', but got {reduce!r}.")
+        require_choice("reduce", reduce, ("mean", "max"))
         super().__init__(window, stride, border, name)
         self.enlarge, self.probability, self.reduce = enlarge, probability, reduce
 

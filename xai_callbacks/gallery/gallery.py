@@ -35,23 +35,20 @@ class Picture:
     step: int
     caption: str = ""
 
+    @cached_property
     def encoded(self) -> bytes:
         """See `render.encoded`; encoded once."""
-        return self._encoded
+        return encoded(self.pixels)
 
     @property
     def mime(self) -> str:
         """Media type of `encoded`: `image/jpeg` or `image/png`."""
-        return "image/jpeg" if self._encoded.startswith(b"\xff\xd8") else "image/png"
+        return "image/jpeg" if self.encoded.startswith(b"\xff\xd8") else "image/png"
 
     @property
     def suffix(self) -> str:
         """What names of files of `encoded` end with: `.jpg` or `.png`."""
         return ".jpg" if self.mime == "image/jpeg" else ".png"
-
-    @cached_property
-    def _encoded(self) -> bytes:
-        return encoded(self.pixels)
 
 
 class Gallery:

@@ -3,10 +3,10 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
 
 from torch import Tensor
 
+from xai_callbacks.errors import first_of
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord, Finding
 from xai_callbacks.render import Line, Tone
@@ -55,7 +55,7 @@ def answer(probes: ProbeSet, record: AuditRecord, index: int, *, sure: bool = Tr
     said = record.predictions[index].nonzero()[:, 0].tolist() if task.kind == "multi-label" else [most]
     names = [task.name(each) + (f" ({100 * float(chances[each]):.0f} %)" if sure else "") for each in said or [most]]
     # Of a picture with none of the labels, the likeliest is still worth knowing.
-    return _listed(names) if said else f"none, at most {names[0]}"
+    return first_of(names, _LABELS) if said else f"none, at most {names[0]}"
 
 
 def truth(probes: ProbeSet, index: int) -> str:
@@ -71,7 +71,7 @@ def truth(probes: ProbeSet, index: int) -> str:
         return ""
     names = [task.name(each) for each in (known == 1).nonzero()[:, 0].tolist()]
     nothing = "none of the known labels" if bool((known == UNKNOWN).any()) else "none of the labels"
-    return f"is {_listed(names) or nothing}"
+    return f"is {first_of(names, _LABELS) or nothing}"
 
 
 def asked_of(record: AuditRecord, question: int, index: int) -> str:
@@ -139,9 +139,4 @@ def _values(task: Task, values: Tensor) -> str:
     """Such as "0.58", or "blur 0.58, noise 0.1"."""
     if len(values) == 1:
         return f"{float(values[0]):.3g}"
-    return _listed([f"{task.name(index)} {float(value):.3g}" for index, value in enumerate(values)])
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LABELS} more" if len(names) > _LABELS else ""
-    return ", ".join(names[:_LABELS]) + more
+    return first_of([f"{task.name(index)} {float(value):.3g}" for index, value in enumerate(values)], _LABELS)

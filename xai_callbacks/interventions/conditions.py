@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.errors import ConfigurationError, require_choice
 from xai_callbacks.interventions.fills import check_images, named_generator
 from xai_callbacks.interventions.pixels import PixelScale
 from xai_callbacks.probes import ProbeSet
@@ -80,11 +80,9 @@ def condition_in_words(condition: str, level: int, shorter: int) -> str:
 
 
 def _strength(condition: str, level: int) -> float:
-    if condition not in CONDITIONS:
-        raise ConfigurationError(f"Expected `condition` to be one of {', '.join(CONDITIONS)}, but got {condition!r}.")
-    require_integer("level", level, minimum=1, hint="Levels are 1 to 5.")
-    if level not in LEVELS:
-        raise ConfigurationError(f"Expected `level` to be an integer from 1 to 5, but got {level}.")
+    require_choice("condition", condition, CONDITIONS)
+    if type(level) is not int or level not in LEVELS:
+        raise ConfigurationError(f"Expected `level` to be an integer from 1 to 5, but got {level!r}.")
     return _STRENGTHS[condition][level - 1]
 
 

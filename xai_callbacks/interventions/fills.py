@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d, pad
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, require_choice
 
 FILLS: tuple[str, ...] = ("black", "white", "local_mean", "blur", "uniform", "gauss", "shuffle", "swap", "road")
 ROUNDING = 1e-4  # resizing in float32 leaves [0, 1] by rounding
@@ -57,8 +57,7 @@ def apply_fill(
             f"Expected `masks` to be booleans {size}, one for each image, but got {masks.dtype} {tuple(masks.shape)}. "
             "Resize them as the images were; compare a map with a threshold."
         )
-    if fill not in FILLS:
-        raise ConfigurationError(f"Expected `fill` to be one of {', '.join(FILLS)}, but got {fill!r}.")
+    require_choice("fill", fill, FILLS)
     if fill == "swap" and len(images) == 1:
         raise ConfigurationError("Expected `images` to be two or more for 'swap', but got 1. Use another fill.")
     named = map(str, range(len(images))) if names is None else names

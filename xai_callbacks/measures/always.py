@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from xai_callbacks.history import History
-from xai_callbacks.measures.base import Context, Measure, Measured, keys_of_maps
+from xai_callbacks.measures.base import Context, Measure, keys_of_maps
 from xai_callbacks.metrics.novelty import rank_correlation
 from xai_callbacks.metrics.nulls import explanation_drift
-from xai_callbacks.record import AuditRecord, Estimate, Key, PerProbe, summarize
+from xai_callbacks.record import AuditRecord, Estimate, Key, Measured, PerProbe, summarize
 from xai_callbacks.tasks import in_key
 
 

@@ -9,11 +9,8 @@ from torch import Tensor
 
 from xai_callbacks.history import History
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import AuditRecord, Estimate, Key, PerProbe
+from xai_callbacks.record import AuditRecord, Key, Measured
 from xai_callbacks.tasks import Task
-
-Measured = Mapping[str, PerProbe | Estimate]
-"""Results by key: one number for each probe, of which the mean is logged with an interval; or an estimate."""
 
 
 class ModelAccess(Protocol):

@@ -8,12 +8,12 @@ import torch
 from xai_callbacks.errors import in_words
 from xai_callbacks.history import History
 from xai_callbacks.interventions.pixels import PixelScale
-from xai_callbacks.measures.base import Context, Measure, Measured, ModelAccess, keys_of_maps
+from xai_callbacks.measures.base import Context, Measure, ModelAccess, keys_of_maps
 from xai_callbacks.measures.localization import enlarged, regions_on
 from xai_callbacks.metrics.localization import area_fraction, lift_chance, relevance_lift, relevance_mass
 from xai_callbacks.metrics.nulls import permuted_mass, shift_p, signed_share, sobel_magnitude
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import AuditRecord, Estimate, Key, MapSet, PerProbe
+from xai_callbacks.record import AuditRecord, Estimate, Key, MapSet, Measured, PerProbe
 
 _COPIES = 3
 _edges_of: WeakKeyDictionary[ProbeSet, dict[str, PerProbe]] = WeakKeyDictionary()

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from xai_callbacks.errors import require_instance
 from xai_callbacks.history import History
-from xai_callbacks.measures.base import Context, Measure, Measured, keys_of_maps
+from xai_callbacks.measures.base import Context, Measure, keys_of_maps
 from xai_callbacks.metrics.found import Threshold, found_iou, found_on
-from xai_callbacks.record import AuditRecord, Key, PerProbe
+from xai_callbacks.record import AuditRecord, Key, Measured, PerProbe
 
 
 class FoundRegions(Measure):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xai_callbacks.errors import ConfigurationError, texts_of
 from xai_callbacks.history import History
-from xai_callbacks.measures.base import Context, Measure, Measured, keys_of_maps
+from xai_callbacks.measures.base import Context, Measure, keys_of_maps
 from xai_callbacks.metrics.localization import (
     RegionWeights,
     area_fraction,
@@ -24,7 +24,7 @@ from xai_callbacks.metrics.localization import (
     soft_iou_chance,
 )
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import AuditRecord, Key, PerProbe
+from xai_callbacks.record import AuditRecord, Key, Measured, PerProbe
 
 # Regions by name and grid; bringing masks to a grid costs more than judging maps there.
 _known: WeakKeyDictionary[ProbeSet, dict[tuple[int, int], dict[str, RegionWeights]]] = WeakKeyDictionary()

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from xai_callbacks.errors import first_of
 from xai_callbacks.history import History
-from xai_callbacks.measures.base import Context, Measure, Measured
+from xai_callbacks.measures.base import Context, Measure
 from xai_callbacks.metrics.clusters import error_association, large_classes, map_clusters, worst_cluster
 from xai_callbacks.questions import Why
-from xai_callbacks.record import AuditRecord, Estimate, Key, PerProbe
+from xai_callbacks.record import AuditRecord, Estimate, Key, Measured, PerProbe
 
 _ABOUT_LABEL = Why("label").key
 
@@ -83,9 +84,8 @@ def clustered(record: AuditRecord, context: Context) -> str:
 def _notes(context: Context, classes: Tensor, large: Sequence[int], lost: int, mixed: bool) -> Iterator[str]:
     small = [label for label in torch.unique(classes[classes >= 0]).tolist() if label not in large]
     if small:
-        names = ", ".join(repr(context.probes.class_name(label)) for label in small[:5])
-        more = f" and {len(small) - 5} more" if len(small) > 5 else ""
-        yield f"Heatmaps were not clustered for the classes {names}{more}: they have fewer than 10 probes each."
+        names = first_of([repr(context.probes.class_name(label)) for label in small], 5)
+        yield f"Heatmaps were not clustered for the classes {names}: they have fewer than 10 probes each."
     if lost:
         yield f"{lost} heatmaps are empty or not finite, and in no cluster."
     if mixed:

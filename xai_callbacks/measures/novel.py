@@ -9,11 +9,11 @@ from xai_callbacks.errors import ConfigurationError, texts_of
 from xai_callbacks.history import History
 from xai_callbacks.interventions import CONDITIONS, LEVELS, condition_probes
 from xai_callbacks.interventions.pixels import PixelScale
-from xai_callbacks.measures.base import Context, Measure, Measured
+from xai_callbacks.measures.base import Context, Measure
 from xai_callbacks.metrics.novelty import SEPARATION, separate, why_useless
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.probes.files import loaded
-from xai_callbacks.record import AuditRecord, Estimate, Key
+from xai_callbacks.record import AuditRecord, Estimate, Key, Measured
 
 _CHANCES = dict(zip(SEPARATION, ("0.5", "share of novel images", "share of probes", "0.95", "0.95"), strict=True))
 

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.history import History
-from xai_callbacks.measures.base import Context, Measure, Measured
+from xai_callbacks.measures.base import Context, Measure
 from xai_callbacks.metrics.representations import centred_gram, linear_cka
-from xai_callbacks.record import AuditRecord, Estimate, Key
+from xai_callbacks.record import AuditRecord, Estimate, Key, Measured
 
 
 class Representations(Measure):

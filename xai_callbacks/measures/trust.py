@@ -7,9 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, in_words, is_number, require_integer
+from xai_callbacks.errors import ConfigurationError, in_words, is_number, require_integer, require_number
 from xai_callbacks.history import History
-from xai_callbacks.measures.base import Context, Measure, Measured, keys_of_maps
+from xai_callbacks.measures.base import Context, Measure, keys_of_maps
 from xai_callbacks.measures.map_clusters import clustered
 from xai_callbacks.metrics.trust import (
     SHARES,
@@ -23,7 +23,7 @@ from xai_callbacks.metrics.trust import (
     permuted_maps,
     shifted_maps,
 )
-from xai_callbacks.record import FEWEST_FOR_INTERVAL, AuditRecord, Key, MapSet, PerProbe, interval
+from xai_callbacks.record import FEWEST_FOR_INTERVAL, AuditRecord, Key, MapSet, Measured, PerProbe, interval
 from xai_callbacks.record.summary import Bounds
 
 _COPIES = 3  # with random weights
@@ -86,9 +86,7 @@ class Trust(Measure):
             raise ConfigurationError(
                 "Expected `shares` to be one at least, but got none. Leave it out for the default."
             )
-        if not is_number(max_cost) or max_cost < 0:
-            raise ConfigurationError(f"Expected `max_cost` to be a number of 0 or more, but got {max_cost!r}.")
-        self.every, self.max_cost = every, float(max_cost)
+        self.every, self.max_cost = every, require_number("max_cost", max_cost, 0)
 
     def keys(self, context: Context) -> Sequence[Key]:
         """Those of each map; maps about the image have no score to lose."""

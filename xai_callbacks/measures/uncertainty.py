@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, is_number, require_instance, require_name
+from xai_callbacks.errors import ConfigurationError, require_instance, require_name, require_number
 from xai_callbacks.explainers.foils import scaled_to_peak
 from xai_callbacks.history import History
-from xai_callbacks.measures.base import Context, Measure, Measured, keys_of_maps
-from xai_callbacks.record import AuditRecord, Key, PerProbe
+from xai_callbacks.measures.base import Context, Measure, keys_of_maps
+from xai_callbacks.record import AuditRecord, Key, Measured, PerProbe
 
 
 class ExplanationUncertainty(Measure):
@@ -33,9 +33,8 @@ class ExplanationUncertainty(Measure):
     def __init__(self, uncertainty: str = "voice", explanation: str = "gradcam/why", threshold: float = 0.1) -> None:
         require_name("`uncertainty`", uncertainty)
         require_instance("explanation", explanation, str, "what keys of heatmaps begin with, such as 'gradcam/why'")
-        if not is_number(threshold) or not 0 <= threshold < 1:
-            raise ConfigurationError(f"Expected `threshold` to be a number in [0, 1), but got {threshold!r}.")
-        self.uncertainty, self.explanation, self.threshold = uncertainty, explanation, float(threshold)
+        self.uncertainty, self.explanation = uncertainty, explanation
+        self.threshold = require_number("threshold", threshold, 0, 1)
 
     def keys(self, context: Context) -> Sequence[Key]:
         """Both; raises a `ConfigurationError` if an explainer is missing."""

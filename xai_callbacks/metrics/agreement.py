@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, require_number
 
 _C1, _C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # of the definition, for a data range of 2
 _FINE = 16  # cells on the shorter side from which SSIM looks through windows of 7 x 7 cells, as is usual, and not 3 x 3
@@ -27,7 +27,7 @@ def ssim(maps: Tensor, others: Tensor) -> Tensor:
     with reflected borders (Wang et al. 2004; data range 2, as torchmetrics computes it). A map and its half differ,
     unlike by rank. 1 for two maps of zeros; NaN where a side has less than 3 cells, or a map is not finite.
     """
-    _require_alike(maps, others)
+    require_one_shape("maps", maps, others)
     shape = maps.shape[:-2]
     first, second = (each.double().reshape(-1, 1, *maps.shape[-2:]) for each in (maps, others))
     if min(maps.shape[-2:]) < 3 or not len(first):
@@ -52,9 +52,8 @@ def top_overlap(maps: Tensor, others: Tensor, share: float = 0.1) -> Tensor:
     Of `share` of the cells, one at least; of equal cells at the margin the first count. Chance: `share`. NaN where a
     map has no positive cell, or is not finite.
     """
-    _require_alike(maps, others)
-    if not 0 < share <= 1:
-        raise ConfigurationError(f"Expected `share` to be in (0, 1], but got {share}.")
+    require_one_shape("maps", maps, others)
+    require_number("share", share, 0, 1, ends="(]")
     cells = maps.shape[-2] * maps.shape[-1]
     count = max(1, round(share * cells))
     chosen, known = [], torch.ones(maps.shape[:-2], dtype=torch.bool, device=maps.device)
@@ -87,7 +86,10 @@ def _shares(before: int, after: int) -> Tensor:
     return (high - low) * before / after
 
 
-def _require_alike(maps: Tensor, others: Tensor) -> None:
-    if maps.shape != others.shape or maps.ndim < 2:
-        shapes = f"{tuple(maps.shape)} and {tuple(others.shape)}"
-        raise ConfigurationError(f"Expected maps of one shape (..., h, w), but got {shapes}.")
+def require_one_shape(what: str, first: Tensor, second: Tensor, hint: str = "") -> None:
+    """Raise a `ConfigurationError` unless two tensors, named in words, are maps `(..., h, w)` of one shape."""
+    if first.shape != second.shape or first.ndim < 2:
+        raise ConfigurationError(
+            f"Expected {what} to have one shape (..., h, w), but got {tuple(first.shape)} and {tuple(second.shape)}."
+            f" {hint}".rstrip()
+        )

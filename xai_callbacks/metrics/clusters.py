@@ -16,14 +16,13 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
 from xai_callbacks.metrics.groups import wilson_interval
+from xai_callbacks.metrics.trust import coarse
 from xai_callbacks.record import Estimate
 
 _FEWEST, _DENSE = 10, 5  # fewest maps of a kind, and of them those that make a place dense
 _COMPONENTS = 3  # principal components by which maps are compared: more of them hold noise
-_GRID = 16  # largest height and width at which maps are compared
 _EPS = torch.finfo(torch.float32).eps  # below the rounding error of the maps themselves, which are float32
 
 
@@ -94,8 +93,7 @@ def _shares(maps: Tensor) -> Tensor:
     NaN for maps that are not finite or whose relevance is below the rounding error of the largest among them.
     """
     maps = maps.detach().to("cpu", torch.float64)
-    size = (min(maps.shape[1], _GRID), min(maps.shape[2], _GRID))
-    cells = adaptive_avg_pool2d(maps.clamp(min=0)[:, None], size).flatten(1)
+    cells = coarse(maps.clamp(min=0)).flatten(1)
     peaks = maps.abs().amax(dim=(1, 2))
     finite = peaks.isfinite()
     enough = finite & (cells.mean(dim=1) > _EPS * max(peaks[finite].tolist(), default=0.0))

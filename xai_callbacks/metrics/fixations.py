@@ -13,12 +13,14 @@ everywhere or nobody looked, but for `auc_judd`, which then is .5 and NaN. Only 
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.metrics.agreement import require_one_shape
+
+_HINT = "Bring maps to the size of the images."
 
 
 def nss(maps: Tensor, fixated: Tensor) -> Tensor:
     """Normalised scanpath saliency `(...)`: mean over fixated pixels of a map of mean 0 and standard deviation 1."""
-    _require_alike(maps, fixated)
+    require_one_shape("maps and fixations", maps, fixated, _HINT)
     centred = _centred(maps)
     at_fixations = (centred * fixated).sum(dim=(-2, -1)) / fixated.sum(dim=(-2, -1))
     return at_fixations / centred.square().mean(dim=(-2, -1)).sqrt()
@@ -26,7 +28,7 @@ def nss(maps: Tensor, fixated: Tensor) -> Tensor:
 
 def cc(maps: Tensor, density: Tensor) -> Tensor:
     """Pearson's correlation `(...)` in [-1, 1] of a map with the density of fixations, a blurred count of them."""
-    _require_alike(maps, density)
+    require_one_shape("maps and fixations", maps, density, _HINT)
     first, second = _centred(maps), _centred(density)
     sizes = first.square().sum(dim=(-2, -1)) * second.square().sum(dim=(-2, -1))
     return ((first * second).sum(dim=(-2, -1)) / sizes.sqrt()).clamp(-1, 1)
@@ -38,7 +40,7 @@ def auc_judd(maps: Tensor, fixated: Tensor) -> Tensor:
     Thresholds lie at the values of the n fixated pixels, and the curve is straight between them: without ties it is the
     plain area plus `f / 2n`, with f the share of the other pixels above the lowest fixated one (Judd et al. 2009).
     """
-    _require_alike(maps, fixated)
+    require_one_shape("maps and fixations", maps, fixated, _HINT)
     flat = [each.detach().reshape(-1, maps.shape[-2:].numel()) for each in (maps, fixated)]
     found = [_auc_judd(values.double(), chosen.bool()) for values, chosen in zip(*flat, strict=True)]
     return torch.stack(found).reshape(maps.shape[:-2])
@@ -59,11 +61,3 @@ def _auc_judd(values: Tensor, fixated: Tensor) -> Tensor:
 def _centred(maps: Tensor) -> Tensor:
     values = maps.detach().double()
     return values - values.mean(dim=(-2, -1), keepdim=True)
-
-
-def _require_alike(maps: Tensor, others: Tensor) -> None:
-    if maps.shape != others.shape or maps.ndim < 2:
-        raise ConfigurationError(
-            f"Expected maps and fixations to have one shape (..., H, W), but got {tuple(maps.shape)} and "
-            f"{tuple(others.shape)}. Bring maps to the size of the images."
-        )

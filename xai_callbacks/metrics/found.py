@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, is_number
+from xai_callbacks.errors import ConfigurationError, require_choice, require_number
 from xai_callbacks.metrics.localization import relevance
 
 ThresholdKind = Literal["fraction", "quantile", "value", "otsu"]
@@ -38,15 +38,9 @@ class Threshold:
     min_area: float = 0.002  # of a region, as a share of the image; smaller ones are dropped
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(ThresholdKind):
-            kinds = ", ".join(get_args(ThresholdKind))
-            raise ConfigurationError(f"Expected `kind` to be one of {kinds}, but got {self.kind!r}.")
-        share = self.kind in ("fraction", "quantile")
-        if not is_number(self.level) or (share and not 0 <= self.level < 1):
-            wanted = "a share in [0, 1)" if share else "a finite number"
-            raise ConfigurationError(f"Expected `level` to be {wanted}, but got {self.level!r}.")
-        if not is_number(self.min_area) or not 0 <= self.min_area < 1:
-            raise ConfigurationError(f"Expected `min_area` to be a share in [0, 1), but got {self.min_area!r}.")
+        require_choice("kind", self.kind, get_args(ThresholdKind))
+        require_number("level", self.level, *((0, 1) if self.kind in ("fraction", "quantile") else ()))
+        require_number("min_area", self.min_area, 0, 1)
 
     def of(self, values: NDArray[np.floating]) -> float:
         """The threshold of finite values of any shape."""
@@ -68,30 +62,27 @@ class FoundRegion(NamedTuple):
     place: tuple[int, int]  # row and column of the peak; of several, that nearest to their middle
 
 
-def found_regions(
-    values: Tensor, threshold: Threshold | None = None, *, connectivity: Literal[4, 8] = 8
-) -> tuple[FoundRegion, ...]:
+def found_regions(values: Tensor, threshold: Threshold | None = None) -> tuple[FoundRegion, ...]:
     """Regions in which a map exceeds a threshold, those of the highest peaks first; none in a map that is not finite.
+
+    Pixels that touch at a corner are of one region.
 
     Args:
         values: `(H, W)`; of signed heatmaps what `relevance` gives.
         threshold: See `Threshold`; None for half of the largest value.
-        connectivity: Whether pixels that touch at a corner alone are of one region (8) or not (4).
 
-    Raises a `ConfigurationError` if the map is not `(H, W)`, or `connectivity` neither.
+    Raises a `ConfigurationError` if the map is not `(H, W)`.
     """
     from scipy import ndimage
 
-    if values.ndim != 2 or connectivity not in (4, 8):
-        raise ConfigurationError(
-            f"Expected a map (H, W) and `connectivity` 4 or 8, but got {tuple(values.shape)} and {connectivity!r}."
-        )
+    if values.ndim != 2:
+        raise ConfigurationError(f"Expected a map (H, W), but got {tuple(values.shape)}.")
     array = values.detach().cpu().double().numpy()
     if array.size == 0 or not np.isfinite(array).all():
         return ()
     threshold = threshold or Threshold()
     above, smallest = array > threshold.of(array), round(threshold.min_area * array.size)
-    labels, _ = ndimage.label(above, structure=np.ones((3, 3)) if connectivity == 8 else None)
+    labels, _ = ndimage.label(above, structure=np.ones((3, 3)))
     regions = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
         mask = labels == number

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from xai_callbacks.errors import ConfigurationError, is_number
+from xai_callbacks.errors import require_number
 from xai_callbacks.metrics.cues import flip_rate
 
 
@@ -58,8 +58,7 @@ def most_relevant(heatmaps: Tensor, area: float) -> Tensor:
     The last cell counts in part; of equal cells the earlier ones come first. Raises a `ConfigurationError` unless
     `area` is in (0, 1).
     """
-    if not is_number(area) or not 0 < area < 1:
-        raise ConfigurationError(f"Expected `area` to be a number between 0 and 1, but got {area!r}.")
+    require_number("area", area, 0, 1, ends="()")
     ranks = heatmaps.flatten(-2).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     shares = (area * ranks.shape[-1] - ranks.double()).clamp(0, 1)
     return shares.reshape(heatmaps.shape).to(torch.promote_types(heatmaps.dtype, torch.float32))

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.errors import AuditError, ConfigurationError
+from xai_callbacks.metrics.trust import map_similarity
 from xai_callbacks.record import FEWEST_FOR_INTERVAL, Estimate
 
 SEPARATION = ("auroc", "aupr_novel", "aupr_known", "fpr_at_95tpr_id", "fpr_at_95tpr_ood")  # judgements of `separate`
@@ -39,17 +40,12 @@ def rank_correlation(before: Tensor, after: Tensor) -> float:
 
     Ties count with their mean rank. NaN where all scores of one time are equal, or N is 1.
     """
-    from scipy.stats import rankdata
-
     before, after = _checked(before, "before"), _checked(after, "after")
     if before.shape != after.shape:
         raise ConfigurationError(
             f"Expected `before` and `after` to hold scores of the same images, but got {len(before)} and {len(after)}."
         )
-    ranks = torch.from_numpy(rankdata(torch.stack([before, after]).numpy(), axis=1))
-    first, second = ranks - ranks.mean(dim=1, keepdim=True)
-    # 0 / 0 where a side has no order.
-    return float((first @ second / (first.square().sum() * second.square().sum()).sqrt()).clamp(-1, 1))
+    return float(map_similarity(before[None], after[None]))
 
 
 def why_useless(values: Tensor, names: Sequence[str]) -> str | None:

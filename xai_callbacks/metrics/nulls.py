@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.interventions.fills import check_images
+from xai_callbacks.metrics.agreement import require_one_shape
 from xai_callbacks.metrics.localization import RegionWeights, sum_relevance
 
 # Shares that differ by less are equal. Rounding in a transform of 1000 x 1000 pixels stays below a hundredth of it.
@@ -82,11 +82,7 @@ def explanation_drift(before: Tensor, after: Tensor) -> Tensor:
     0: the same map up to a positive factor; 1: unrelated; 2: the opposite map. No chance level. NaN where either map is
     all zeros or not finite. Raises a `ConfigurationError` for shapes that differ.
     """
-    if before.shape != after.shape or before.ndim < 2:
-        raise ConfigurationError(
-            f"Expected `before` and `after` to have one shape (..., h, w), but got {tuple(before.shape)} and "
-            f"{tuple(after.shape)}. Compare maps of one explainer at one layer."
-        )
+    require_one_shape("`before` and `after`", before, after, "Compare maps of one explainer at one layer.")
     flat = [maps.double().flatten(-2) for maps in (before, after)]
     units = [maps / torch.linalg.vector_norm(maps, dim=-1, keepdim=True) for maps in flat]
     # Half the squared distance of the unit maps, which keeps its digits where they are nearly equal.

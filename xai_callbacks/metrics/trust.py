@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.metrics.agreement import require_one_shape
 
 SHARES = (0.05, 0.1, 0.2, 0.4)  # of the pixels, hidden or kept: the first of them tell good maps from bad ones
 _FINEST = 16  # cells a side on which maps of pixels are judged, as they are drawn
@@ -56,17 +56,14 @@ def chance_similarity(maps: Tensor, others: Tensor) -> Tensor:
     return ((first * rest).sum(dim=-1) / count).clamp(-1, 1)  # 0 / 0 where there is no other
 
 
-def _unit_ranks(*given: Tensor) -> list[Tensor]:
+def _unit_ranks(maps: Tensor, others: Tensor) -> list[Tensor]:
     """Ranks of the cells of each map, centred and of length 1, `(..., cells)`; NaN where they have no order."""
     from scipy.stats import rankdata
 
-    if len({maps.shape for maps in given}) > 1 or given[0].ndim < 2:
-        raise ConfigurationError(
-            f"Expected maps of one shape (..., h, w), but got {' and '.join(str(tuple(maps.shape)) for maps in given)}."
-        )
+    require_one_shape("maps", maps, others)
     found = []
-    for maps in given:
-        cells = maps.detach().cpu().double().flatten(-2)
+    for each in (maps, others):
+        cells = each.detach().cpu().double().flatten(-2)
         ranks = torch.from_numpy(np.asarray(rankdata(cells.numpy(), axis=-1)))
         ranks = ranks - ranks.mean(dim=-1, keepdim=True)
         ranks = ranks.where(cells.isfinite().all(dim=-1, keepdim=True), torch.nan)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xai_callbacks.errors import ConfigurationError
-from xai_callbacks.novelty.base import require_choice
+from xai_callbacks.errors import ConfigurationError, require_choice
 
 ErrorKind = Literal["mse", "bce"]
 ERRORS: tuple[str, ...] = get_args(ErrorKind)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from xai_callbacks.access import Subject
-from xai_callbacks.errors import AuditError, ConfigurationError, is_number, with_settings
+from xai_callbacks.errors import AuditError, ConfigurationError, with_settings
 
 
 class Inliers(NamedTuple):
@@ -69,19 +69,6 @@ class ModelScore(NoveltyScore):
     @abstractmethod
     def score(self, subject: Subject, images: Tensor) -> Tensor:
         """Score a batch of images `(N, C, H, W)`; returns `(N,)` float64."""
-
-
-def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise `ConfigurationError` unless an argument is one of some words."""
-    if value not in choices:
-        raise ConfigurationError(f"Expected `{name}` to be one of {choices}, but got {value!r}.")
-
-
-def require_positive(name: str, value: object) -> float:
-    """Read a finite number above 0 as float; raise `ConfigurationError` if it is none."""
-    if not is_number(value) or value <= 0:
-        raise ConfigurationError(f"Expected `{name}` to be a finite number above 0, but got {value!r}.")
-    return float(value)
 
 
 def require_images(count: int, minimum: int, why: str) -> None:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from xai_callbacks.access import Subject
-from xai_callbacks.errors import ConfigurationError, texts_of
+from xai_callbacks.errors import ConfigurationError, require_choice, texts_of
 from xai_callbacks.gradients import PerSampleGradients
 from xai_callbacks.novelty.autoencoder import ERRORS
-from xai_callbacks.novelty.base import ModelScore, require_choice, require_finite, require_fitted, require_images
+from xai_callbacks.novelty.base import ModelScore, require_finite, require_fitted, require_images
 from xai_callbacks.novelty.losses import GradientLoss, loss_of, measured, squared_norms
 
 _MIN_SHRINKAGE = 1e-6  # share of the identity in a covariance, whatever the estimate: two features may be one number

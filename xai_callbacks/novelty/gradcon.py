@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from xai_callbacks.access import Subject
 from xai_callbacks.access.subject import find_module
 from xai_callbacks.access.watching import plain_name
-from xai_callbacks.errors import AuditError, ConfigurationError, require_instance
+from xai_callbacks.errors import AuditError, ConfigurationError, require_choice, require_instance, require_number
 from xai_callbacks.novelty.autoencoder import ERRORS, ErrorKind
-from xai_callbacks.novelty.base import ModelScore, require_choice, require_positive
+from xai_callbacks.novelty.base import ModelScore
 from xai_callbacks.novelty.losses import loss_of, measured
 
 _Layer = nn.Linear | nn.modules.conv._ConvNd
@@ -44,7 +44,7 @@ class GradientConstraint(nn.Module):
     def __init__(self, module: nn.Module, strength: float = 0.03) -> None:
         super().__init__()
         require_instance("module", module, nn.Module, "a module, such as the decoder of your model")
-        self.strength = require_positive("strength", strength)
+        self.strength = require_number("strength", strength, 0, ends="()")
         layers: dict[int, tuple[str, _Layer]] = {}
         for name, layer in module.named_modules():
             if isinstance(layer, _Layer):
@@ -168,7 +168,7 @@ class GradConScore(ModelScore):
         require_instance("references", references, str, "the name of a GradientConstraint")
         require_choice("loss", loss, ERRORS)
         self.references = references
-        self.beta = require_positive("beta", beta)
+        self.beta = require_number("beta", beta, 0, ends="()")
         self.loss = loss
 
     def score(self, subject: Subject, images: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xai_callbacks.access import Subject
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, require_choice
 from xai_callbacks.gradients import GradientReading, Loss, PerSampleGradients, Reduce
 from xai_callbacks.novelty.autoencoder import ErrorKind, reconstruction_error
-from xai_callbacks.novelty.base import ModelScore, require_choice
+from xai_callbacks.novelty.base import ModelScore
 
 Label = Literal["uniform", "all", "predicted"]
 """A target of the gradient: no class rather than another, all of them at once, or the predicted one."""

@@ -5,7 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xai_callbacks.access import Subject
-from xai_callbacks.novelty.base import ModelScore, require_positive
+from xai_callbacks.errors import require_number
+from xai_callbacks.novelty.base import ModelScore
 
 
 class ODIN(ModelScore):
@@ -24,8 +25,8 @@ class ODIN(ModelScore):
     tasks = ("single-label",)
 
     def __init__(self, temperature: float = 1000.0, epsilon: float = 0.0014) -> None:
-        self.temperature = require_positive("temperature", temperature)
-        self.epsilon = require_positive("epsilon", epsilon)
+        self.temperature = require_number("temperature", temperature, 0, ends="()")
+        self.epsilon = require_number("epsilon", epsilon, 0, ends="()")
 
     def score(self, subject: Subject, images: Tensor) -> Tensor:
         """Score images `(N, C, H, W)`; NaN where image, gradient or logits are not finite."""

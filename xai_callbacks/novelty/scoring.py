@@ -1,6 +1,5 @@
 """`Scorer`: asks several novelty scores about the same images, each for what it costs and no more."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
@@ -10,7 +9,14 @@ from torch import Tensor, nn
 
 from xai_callbacks.access import Subject, Tapped, tap
 from xai_callbacks.access.subject import find_module
-from xai_callbacks.errors import ConfigurationError, blaming, in_words, require_instance, require_name
+from xai_callbacks.errors import (
+    ConfigurationError,
+    blaming,
+    in_words,
+    require_different,
+    require_instance,
+    require_name,
+)
 from xai_callbacks.novelty.base import Inliers, LastLayerScore, ModelScore, NoveltyScore
 from xai_callbacks.tasks import SingleLabel, Task
 
@@ -48,12 +54,8 @@ class Scorer:
         for score in scores:
             require_instance("novelty", score, (LastLayerScore, ModelScore), "a LastLayerScore or a ModelScore")
             require_name(f"`name` of {type(score).__name__}", getattr(score, "name", None))
-        twice = [name for name, count in Counter(score.name for score in scores).items() if count > 1]
-        if twice:
-            raise ConfigurationError(
-                f"Expected the novelty scores to have different names, but got {twice[0]!r} twice. Give one of them "
-                f"another, as in `score.name = {twice[0] + '_2'!r}`."
-            )
+        hint = "Give one of them another, as in `score.name = '{}_2'`."
+        require_different("novelty scores", (score.name for score in scores), hint)
         self.task = SingleLabel() if task is None else task
         self.scores = tuple(score for score in scores if self.task.kind in score.tasks)
         self.of_head = tuple(score for score in self.scores if isinstance(score, LastLayerScore))

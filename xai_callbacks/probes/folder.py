@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from xai_callbacks.errors import ProbeSetError
+from xai_callbacks.errors import ProbeSetError, in_words
 from xai_callbacks.probes.checks import to_texts
 from xai_callbacks.probes.display import to_normalisation, warn_user
 from xai_callbacks.probes.files import to_path
@@ -171,5 +171,5 @@ def _opened(root: Path, file: str, mode: str | None = None) -> Image.Image:
     except Exception as error:  # on damaged files, Pillow raises whatever its decoders stumble over
         raise ProbeSetError(
             f"Expected {file!r} to be a readable image of 8 bits a channel and up to `PIL.Image.MAX_IMAGE_PIXELS` in "
-            f"size, but got {type(error).__name__}: {error}. Convert it the way your training data were, or drop it."
+            f"size, but got {in_words(error)} Convert it the way your training data were, or drop it."
         ) from error

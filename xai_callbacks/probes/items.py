@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from xai_callbacks.errors import ProbeSetError
+from xai_callbacks.errors import ProbeSetError, in_words
 from xai_callbacks.tasks import UNKNOWN
 
 Key = int | str
@@ -85,7 +85,7 @@ def read_item(dataset: Any, index: int, fields: Fields) -> Item:
         raise
     except Exception as error:
         raise ProbeSetError(
-            f"Expected item {index} of the dataset to be readable, but got {type(error).__name__}: {error}. "
+            f"Expected item {index} of the dataset to be readable, but got {in_words(error)} "
             "Mend it, or leave it out with `torch.utils.data.Subset`."
         ) from error
 

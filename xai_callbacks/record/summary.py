@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, require_number
 from xai_callbacks.record.values import Estimate
 
 FEWEST_FOR_INTERVAL = 30
@@ -46,8 +46,7 @@ def summarize(
             raise ConfigurationError(
                 f"Expected `{name}` to have the shape of `values`, {tuple(values.shape)}, but got {tuple(each.shape)}."
             )
-    if not 0 < confidence < 1:
-        raise ConfigurationError(f"Expected `confidence` to be between 0 and 1, but got {confidence}.")
+    require_number("confidence", confidence, 0, 1, ends="()")
     values = values.detach().to("cpu", torch.float64)
     valid = torch.isfinite(values)
     # Equal weights, or equal in sum for each stratum that has any valid probe.

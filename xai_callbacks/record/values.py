@@ -137,6 +137,10 @@ class Finding:
         return 0.0 if self.value is None or math.isnan(self.value) else self.value
 
 
+Measured = Mapping[str, PerProbe | Estimate]
+"""Results by key: one number for each probe, of which the mean is logged with an interval; or an estimate."""
+
+
 def plain(value: Any) -> Any:
     """A value as JSON has it: named tuples, dataclasses and mappings by name; None for NaN and inf."""
     if isinstance(value, float):

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from xai_callbacks.errors import ConfigurationError, is_number, require_instance
+from xai_callbacks.errors import require_instance, require_number
 
 # One linear width for all scales, as a share of the limit: at limit 50 a map of 1 logit sits at 0.12, of 3 at 0.31 and
 # of 10 at 0.59, so that the weak maps of the first epochs can be seen while the strong ones still show where.
@@ -47,11 +47,8 @@ class ColorScale:
     unit: str = "logits"
 
     def __post_init__(self) -> None:
-        if not is_number(self.limit) or self.limit <= 0:
-            raise ConfigurationError(
-                f"Expected `limit` to be a finite number > 0, but got {self.limit!r}. "
-                f"Give the largest magnitude that should still get a colour of its own, e.g. 50.0."
-            )
+        hint = "Give the largest magnitude that should still get a colour of its own, e.g. 50.0."
+        require_number("limit", self.limit, 0, ends="()", hint=hint)
         require_instance("unit", self.unit, str, "text")
 
     def position(self, values: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -69,6 +69,7 @@ def cards(probes: ProbeSet, rows: Sequence[int], stops: Sequence[Stop], names: S
     asked, layers = asked_in(stops[-1]), Layers(color_scale(probes))
     count = len(rows) * len(stops) * len(asked) * (2 * len(names) - 1)
     heats = _heats(rows, stops, asked, layers, layer_size(count, probes.pixels.shape[1], probes.pixels.shape[2]))
+    groups = stops[-1][0].groups
     told = [_told(probes, rows, stop, asked) for stop in stops]
     data = {
         "letters": [letter(place) for place in range(len(names))],
@@ -84,7 +85,7 @@ def cards(probes: ProbeSet, rows: Sequence[int], stops: Sequence[Stop], names: S
         "data": data,
         "asked": asked,
         "scale": layers.scale,
-        "cards": [_card(probes, data, place, index) for place, index in enumerate(rows)],
+        "cards": [_card(probes, data, place, index, groups) for place, index in enumerate(rows)],
     }
 
 
@@ -151,7 +152,7 @@ def _stop_words(stop: Stop) -> str:
     return when(latest) if len(stop) == 1 else epoch(latest)
 
 
-def _card(probes: ProbeSet, data: dict[str, Any], place: int, index: int) -> dict[str, Any]:
+def _card(probes: ProbeSet, data: dict[str, Any], place: int, index: int, groups: Sequence[str]) -> dict[str, Any]:
     """A card at the last stop, with the first kind of heat."""
     told, found = data["cards"][place]["told"][-1], data["cards"][place]["heat"][-1]
     return {
@@ -159,19 +160,12 @@ def _card(probes: ProbeSet, data: dict[str, Any], place: int, index: int) -> dic
         "name": probes.names[index],
         "truth": truth(probes, index),
         "class": truth(probes, index).removeprefix("is ") if probes.task.classifies else "",
-        "group": _group(probes, index),
+        "group": groups[index] if groups else "",
         "photo": photo(probes.pixels[index].numpy()),
         "told": told,
         "images": [data["images"][each[0]] for each in found],
         "places": [PLACES[data["places"][each[0]]] for each in found],
     }
-
-
-def _group(probes: ProbeSet, index: int) -> str:
-    number = -1 if probes.groups is None else int(probes.groups[index])
-    if number < 0:
-        return ""
-    return str(number) if probes.group_names is None else probes.group_names[number]
 
 
 def values_of(records: Stop, rows: Sequence[int]) -> dict[str, list[list[float | None]]]:

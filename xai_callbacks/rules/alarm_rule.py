@@ -11,7 +11,13 @@ from statistics import NormalDist
 from types import NoneType
 from typing import NamedTuple
 
-from xai_callbacks.errors import ConfigurationError, is_number, require_bool, require_instance, require_integer
+from xai_callbacks.errors import (
+    ConfigurationError,
+    require_bool,
+    require_instance,
+    require_integer,
+    require_number,
+)
 from xai_callbacks.history import History
 from xai_callbacks.record import AuditRecord, Estimate, Finding, Key, Onset
 from xai_callbacks.rules.base import Rule
@@ -91,8 +97,7 @@ class AlarmRule(Rule):
     )
 
     def __post_init__(self) -> None:
-        if not is_number(self.threshold) or not 0 <= self.threshold < 1:
-            raise ConfigurationError(f"Expected `threshold` to be a number in [0, 1), but got {self.threshold!r}.")
+        require_number("threshold", self.threshold, 0, 1)
         require_integer("audits", self.audits, minimum=1)
         hint = "With fewer probes there is no interval to go by."
         require_integer("min_count", self.min_count, minimum=30, hint=hint)

@@ -98,12 +98,10 @@ def assert_expectations(
     """
     __tracebackhide__ = True  # pytest shows the line of the test
     rules = as_rules(expectations)
-    measured = [(record.key(key) or Key(key, ""))._replace(key=key) for key in record.metrics]
     for rule in rules:
         if not isinstance(rule, Expectation):
             raise ConfigurationError(f"Expected `expectations` to be sentences, but got {rule!r}.")
-        rule.check(measured, len(record.names), record)
-    findings = [finding for rule in rules for finding in rule.conclude(History().with_record(record))]
+    findings = judged(rules, History().with_record(record))
     undecided = [each for each in findings if each.state == "not enough evidence"]
     failed = [each for each in findings if each.state == "fail"] + (undecided if strict else [])
     if failed:
@@ -118,6 +116,15 @@ def assert_expectations(
             stacklevel=2,
         )
     return tuple(findings)
+
+
+def judged(rules: Sequence[Rule], history: History) -> list[Finding]:
+    """What rules find of the latest audit, which must have the metrics that they are about."""
+    record = history[-1]
+    measured = [(record.key(key) or Key(key, ""))._replace(key=key) for key in record.metrics]
+    for rule in rules:
+        rule.check(measured, len(record.names), record)
+    return [finding for rule in rules for finding in rule.conclude(history)]
 
 
 def _grown(

@@ -18,7 +18,7 @@ from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from xai_callbacks.errors import ConfigurationError
+from xai_callbacks.errors import ConfigurationError, first_of
 
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 KEYWORDS = ("for", "class", "group", "from", "until", "epoch")
@@ -76,8 +76,7 @@ def advice(given: str, known: Sequence[str], otherwise: str = "") -> str:
     near = get_close_matches(given[:_LONGEST].casefold(), folded, n=1)
     if near:
         return f"Did you mean {folded[near[0]]!r}?"
-    more = f" and {len(known) - _MOST_NAMED} more" if len(known) > _MOST_NAMED else ""
-    return (f"Known: {', '.join(known[:_MOST_NAMED])}{more}. {otherwise}" if known else otherwise).rstrip()
+    return (f"Known: {first_of(known, _MOST_NAMED)}. {otherwise}" if known else otherwise).rstrip()
 
 
 class _Reader:

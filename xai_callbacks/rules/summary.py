@@ -1,11 +1,10 @@
-"""The findings of a run as plain text and as Markdown. ASCII marks: not every console has more."""
+"""The findings of a run as plain text. ASCII marks: not every console has more."""
 
-import re
 from collections.abc import Sequence
 from textwrap import wrap
 
 from xai_callbacks.history import History
-from xai_callbacks.record import AuditRecord, Finding
+from xai_callbacks.record import Finding
 
 _WIDTH = 100
 # One character an audit, as pytest has them; what is longer is cut at the front.
@@ -21,20 +20,6 @@ def summary(history: History) -> str:
     expected, others = _parted(history)
     parts = [f"{table(_title(history), _rows(expected, history))}\n\n{_LEGEND}"] if expected else []
     return "\n\n".join(parts + ["\n".join(wrap(each.sentence, _WIDTH)) for each in others])
-
-
-def markdown(given: History | AuditRecord) -> str:
-    """The same in Markdown, of a run or of one audit alone; names cannot break out of their cells."""
-    history = given if isinstance(given, History) else History().with_record(given)
-    expected, others = _parted(history)
-    parts = []
-    if expected:
-        rows = ["| " + " | ".join(map(_escaped, row)) + " |" for row in _rows(expected, history)]
-        rows.insert(1, "|---" * len(_HEADERS) + "|")
-        parts = [_escaped(_title(history)), "\n".join(rows), _escaped(_LEGEND)]
-    # No table: viewers break narrow columns within words.
-    listed = [f"- **{each.state}** ({_escaped(each.key)}): {_escaped(each.sentence)}" for each in others]
-    return "\n\n".join([*parts, "\n".join(listed)] if listed else parts)
 
 
 def table(title: str, rows: Sequence[tuple[str, ...]]) -> str:
@@ -74,8 +59,3 @@ def _rows(expected: Sequence[Finding], history: History) -> list[tuple[str, ...]
         audits = "".join(MARKS[each.state][0] for _, each in story[-_MOST_AUDITS:])
         rows.append((MARKS[finding.state][1], failed, audits, finding.sentence))
     return rows
-
-
-def _escaped(text: str) -> str:
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", text)

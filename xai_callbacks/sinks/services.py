@@ -46,7 +46,7 @@ class WandbSink(Sink):
         with TemporaryDirectory(prefix="xai_callbacks_") as folder:  # wandb copies the files as they are
             for number, picture in enumerate(pictures):
                 path = Path(folder, f"{number}{picture.suffix}")
-                path.write_bytes(picture.encoded())
+                path.write_bytes(picture.encoded)
                 row[tag_path(picture.tag)] = wandb.Image(str(path), caption=picture.caption or None)
             if row:
                 self._run.log({**row, self._step_key: record.step})
@@ -77,7 +77,7 @@ class MLflowSink(Sink):
         with TemporaryDirectory(prefix="xai_callbacks_") as folder:
             for picture in pictures:
                 path = Path(folder, f"step_{picture.step:08d}{picture.suffix}")
-                path.write_bytes(picture.encoded())
+                path.write_bytes(picture.encoded)
                 self._client.log_artifact(self._run_id, str(path), tag_path(picture.tag))
 
 
@@ -129,7 +129,7 @@ class FolderSink(Sink):
         for picture in pictures:
             place = self.folder / tag_path(picture.tag)
             name = f"step_{picture.step:08d}{picture.suffix}"
-            write_whole(place / name, picture.encoded(), sync=False)
+            write_whole(place / name, picture.encoded, sync=False)
             self._thin(place, name)
 
     def _thin(self, place: Path, newest: str) -> None:

@@ -68,7 +68,7 @@ class TensorBoardSink(Sink):
             self._writer.add_image(picture.tag, picture.pixels, picture.step, dataformats="HWC")
             return
         height, width = picture.pixels.shape[:2]
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=picture.encoded())
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=picture.encoded)
         summary = Summary(value=[Summary.Value(tag=picture.tag, image=image)])
         self._writer._get_file_writer().add_summary(summary, picture.step)
 

@@ -9,9 +9,7 @@ from torch import Tensor
 from xai_callbacks.errors import with_settings
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import Estimate, Key, PerProbe
-
-Judged = Mapping[str, PerProbe | Estimate]
+from xai_callbacks.record import Key, Measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +65,9 @@ class Trial(ABC):
         """Edit some probes."""
 
     @abstractmethod
-    def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
+    def judge(self, probes: ProbeSet, answers: Answers) -> Measured:
         """Judge the answers, by full key."""
 
-    def notes(self, answers: Answers, judged: Judged) -> Sequence[str]:
+    def notes(self, answers: Answers, judged: Measured) -> Sequence[str]:
         """Say what the figures of `judge` cannot show; for the notes of the record, and told once."""
         return ()

@@ -14,9 +14,9 @@ from xai_callbacks.interventions.fills import apply_fill, dilate
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.metrics import cues
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import FEWEST_FOR_INTERVAL, Estimate, Key, PerProbe, summarize
+from xai_callbacks.record import FEWEST_FOR_INTERVAL, Estimate, Key, Measured, PerProbe, summarize
 from xai_callbacks.tasks import binary_logits
-from xai_callbacks.trials.base import Answers, Judged, Trial, Views
+from xai_callbacks.trials.base import Answers, Trial, Views
 
 _KEYS = (
     Key("pull", "how much the cue moves the probability of the label towards the class it points to", -1.0, 1.0, "0"),
@@ -130,7 +130,7 @@ class CueTrial(Trial):
         points_to = twins.points_to.masked_fill(why > 0, -1)
         return Views(images, {**facts, "why": why, "own": own, "points_to": points_to})
 
-    def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
+    def judge(self, probes: ProbeSet, answers: Answers) -> Measured:
         """See `Trial.judge`."""
         most, count = max(self.cue.classes(probes)), answers.given.shape[1]
         if most >= count:
@@ -177,7 +177,7 @@ class CueTrial(Trial):
                 judged[f"effect_{key}"] = PerProbe(effect.where(where, torch.nan), zero.where(where, torch.nan))
         return {f"{self.name}/{key}": values for key, values in judged.items()}
 
-    def notes(self, answers: Answers, judged: Judged) -> Sequence[str]:
+    def notes(self, answers: Answers, judged: Measured) -> Sequence[str]:
         """See `Trial.notes`; why few probes are valid."""
         why = answers.facts["why"].tolist()
         if why.count(0) >= FEWEST_FOR_INTERVAL:

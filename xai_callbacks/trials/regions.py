@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_instance, require_integer, require_name
+from xai_callbacks.errors import ConfigurationError, require_choice, require_instance, require_integer, require_name
 from xai_callbacks.interventions.fills import FILLS, apply_fill, dilate
 from xai_callbacks.interventions.regions import HALVES, half_masks, partners, placebo_masks, require_region
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.metrics.cues import answers_with, spread
 from xai_callbacks.probes import ProbeSet
-from xai_callbacks.record import Key, PerProbe, summarize
-from xai_callbacks.trials.base import Answers, Judged, Trial, Views
+from xai_callbacks.record import Key, Measured, PerProbe, summarize
+from xai_callbacks.trials.base import Answers, Trial, Views
 
 _HIDES = 0.2  # a placebo that hides more of another region than this shows what that region does
 
@@ -73,7 +73,7 @@ class RegionTrial(Trial):
         facts = {"has": region.flatten(1).any(dim=1), "moved": placebo.flatten(1).any(dim=1) & ~hidden}
         return Views(images, facts)
 
-    def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
+    def judge(self, probes: ProbeSet, answers: Answers) -> Measured:
         """See `Trial.judge`."""
         given, has = answers_with(answers.given, _labels(probes)), answers.facts["has"]
         lost = {name: given - answers_with(outputs, _labels(probes)) for name, outputs in answers.views.items()}
@@ -156,7 +156,7 @@ class BackgroundTrial(Trial):
             images[kind] = torch.where(own[:, None], shown.images, self._filled(others, masks[places], names))
         return Views(images, facts)
 
-    def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
+    def judge(self, probes: ProbeSet, answers: Answers) -> Measured:
         """See `Trial.judge`."""
         right = {name: answers_with(outputs, _labels(probes)) for name, outputs in answers.views.items()}
         chance = torch.full_like(right["same"], 1 / answers.given.shape[1])
@@ -174,7 +174,7 @@ class BackgroundTrial(Trial):
             "fg/only_acc": over(right["foreground"], has, chance),
         }
 
-    def notes(self, answers: Answers, judged: Judged) -> Sequence[str]:
+    def notes(self, answers: Answers, judged: Measured) -> Sequence[str]:
         """See `Trial.notes`; whether `bg/gap` can show use of the background."""
         parts = (judged["bg/gap"], judged["bg/only_acc"])
         found = [summarize(each.values, bounds=(-1.0, 1.0)) for each in parts if isinstance(each, PerProbe)]
@@ -214,8 +214,7 @@ class HalfTrial(Trial):
         seed: int = 0,
         name: str = "fill",
     ) -> None:
-        if half not in HALVES:
-            raise ConfigurationError(f"Expected `half` to be one of {', '.join(HALVES)}, but got {half!r}.")
+        require_choice("half", half, HALVES)
         _require_arguments(seed=seed)
         self.fills = _require_fills(fills, min_count=2, without=["swap"])
         require_name("`name` of HalfTrial", name)
@@ -242,7 +241,7 @@ class HalfTrial(Trial):
         images = {fill: apply_fill(shown.images, masks, fill, names=shown.names, seed=self.seed) for fill in self.fills}
         return Views(images, {"has": masks.flatten(1).any(dim=1)})
 
-    def judge(self, probes: ProbeSet, answers: Answers) -> Judged:
+    def judge(self, probes: ProbeSet, answers: Answers) -> Measured:
         """See `Trial.judge`."""
         distance, disagree = spread(torch.stack([answers.views[fill] for fill in self.fills]))
         has = answers.facts["has"]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, is_number, require_instance, require_name, texts_of
+from xai_callbacks.errors import ConfigurationError, require_instance, require_name, require_number, texts_of
 from xai_callbacks.interventions.regions import require_region
 from xai_callbacks.interventions.shown import Shown
 from xai_callbacks.probes import ProbeSet
@@ -113,8 +113,7 @@ class Cue(ABC):
 
 def require_share(what: str, value: object, name: str) -> None:
     """Refuse a number of the cue `name` outside (0, 1]."""
-    if not is_number(value) or not 0 < value <= 1:
-        raise ConfigurationError(f"Expected `{what}` of the cue {name!r} to be a share in (0, 1], but got {value!r}.")
+    require_number(what, value, 0, 1, ends="(]", of=f"the cue {name!r}")
 
 
 def require_texts(argument: str, values: object, cue: Cue, known: Sequence[str] = ()) -> tuple[str, ...]:

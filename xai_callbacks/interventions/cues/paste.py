@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from xai_callbacks.errors import ConfigurationError, require_integer
+from xai_callbacks.errors import ConfigurationError, require_choice, require_integer
 from xai_callbacks.interventions.cues.base import Cue, Twins
 from xai_callbacks.interventions.cues.painted import region_in_words
 from xai_callbacks.interventions.fills import FILLS, apply_fill, dilate, named_generator
@@ -45,10 +45,7 @@ class PasteCue(Cue):
                 "Make one cue a class."
             )
         require_integer("grow", grow, minimum=0, hint="It is a number of pixels.")
-        if fill not in _FILLS:
-            raise ConfigurationError(
-                f"Expected `fill` of the cue {name!r} to be one of {', '.join(_FILLS)}, but got {fill!r}."
-            )
+        require_choice("fill", fill, _FILLS, of=f"the cue {name!r}")
         self.require_region("region", region)
         self.region, self.fill, self.grow, self.carried_in = region, fill, grow, region
 
