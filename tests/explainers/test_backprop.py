@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from tests.explaining import explain
-from xai_callbacks import Auditor, ProbeSet, Why, WhyRatherThan
+from xai_callbacks import Auditor, DeepSHAP, ExpectedGradients, IntegratedGradients, ProbeSet, Why, WhyRatherThan
 from xai_callbacks.errors import ConfigurationError
 from xai_callbacks.explainers import (
     Deconvnet,
@@ -307,3 +307,11 @@ def test_a_black_box_is_refused(explainer):
     probes = ProbeSet.from_tensors(images(), [0, 1, 2], mean=[0.5] * 3, std=[0.5] * 3)
     with pytest.raises(ConfigurationError, match=rf"for {explainer.__name__}\(\), but .* Use Occlusion"):
         Auditor(probes, explainers=[explainer()]).audit(black_box)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("explainer", [Gradient, GuidedBackprop, IntegratedGradients, ExpectedGradients, DeepSHAP])
+def test_a_quantised_model_is_refused(explainer):
+    model = torch.ao.quantization.quantize_dynamic(Net().eval(), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(ConfigurationError, match=rf"for {explainer.__name__}\(\), but .* Use Occlusion"):
+        explain(explainer(), model, images(), [Why()])
