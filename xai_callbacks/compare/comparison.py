@@ -119,7 +119,7 @@ class Comparison:
         return agreement.mean_difference_map(self.record(self.baseline), self.record(name), key)
 
     def difference_regions(self, name: str, key: str, size: tuple[int, int]) -> tuple[FoundRegion, ...]:
-        """Regions of images `size` on which a model finds more evidence than the baseline, over all probes.
+        """Regions of images `size` on which a model finds more evidence than the baseline, over all probes asked alike.
 
         Of `mean_difference_map`, what exceeds half of its largest value, highest peak first: a cue at one place
         shows itself so, an object that may be anywhere does not. Other places have as much to say where few probes

@@ -1,8 +1,9 @@
-"""Where a model finds more evidence than the baseline, over all probes."""
+"""Where a model finds more evidence than the baseline, over all probes that answer the same question."""
 
 from typing import Any, Final
 
 from xai_callbacks.compare import Comparison
+from xai_callbacks.gallery.words import plural
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.report.pictures import layer_by_itself, layer_size, where
 
@@ -13,7 +14,7 @@ def moved(comparison: Comparison, name: str, probes: ProbeSet) -> list[dict[str,
     """A layer, frames `(x, y, width, height)` and words for each kind of heat of which there is a difference region."""
     height, width = size = int(probes.pixels.shape[1]), int(probes.pixels.shape[2])
     found = []
-    for key in comparison.differences[name].agreements:
+    for key, agreement in comparison.differences[name].agreements.items():
         regions = comparison.difference_regions(name, key, size)
         if regions:
             mean, share = comparison.mean_difference_map(name, key), 100 * regions[0].area / (height * width)
@@ -22,6 +23,7 @@ def moved(comparison: Comparison, name: str, probes: ProbeSet) -> list[dict[str,
                 "key": key,
                 "image": layer_by_itself(mean.numpy(), layer_size(1, height, width)),
                 "frames": [(left, top, right - left, bottom - top) for top, left, bottom, right in boxes],
-                "words": f"most at the {where(regions[0].place, size)}, on {share:.2g}\u00a0% of the image",
+                "words": f"{plural(int(agreement.same.sum()), 'probe')}: most at the {where(regions[0].place, size)}, on "
+                         f"{share:.2g}\u00a0% of the image",
             })  # fmt: skip
     return found
