@@ -195,10 +195,8 @@ def test_where_heat_moved_over_all_probes_is_framed(tmp_path):
         assert x <= width / 2 < x + across
         assert y <= height / 2 < y + down
         share = f"{100 * region.area / (height * width):.2g}\u00a0%"
-        assert (
-            f"Heat of B less that of A, {key}: {int(keys[key].same.sum())} probes: most at the middle centre, on {share} of the image"
-            in text
-        )
+        words = f"{int(keys[key].same.sum())} probes: most at the middle centre, on {share} of the image"
+        assert f"Heat of B less that of A, {key}: {words}" in text
     twins = {"a": models["sound"], "b": models["sound"]}
     assert "<rect" not in page_of(tmp_path, twins, probes).read_text(encoding="utf-8")
 

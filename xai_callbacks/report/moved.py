@@ -18,12 +18,12 @@ def moved(comparison: Comparison, name: str, probes: ProbeSet) -> list[dict[str,
         regions = comparison.difference_regions(name, key, size)
         if regions:
             mean, share = comparison.mean_difference_map(name, key), 100 * regions[0].area / (height * width)
+            count = plural(int(agreement.same.sum()), "probe")
             boxes = [each.box for each in regions[:REGIONS]]
             found.append({
                 "key": key,
                 "image": layer_by_itself(mean.numpy(), layer_size(1, height, width)),
                 "frames": [(left, top, right - left, bottom - top) for top, left, bottom, right in boxes],
-                "words": f"{plural(int(agreement.same.sum()), 'probe')}: most at the {where(regions[0].place, size)}, on "
-                         f"{share:.2g}\u00a0% of the image",
+                "words": f"{count}: most at the {where(regions[0].place, size)}, on {share:.2g}\u00a0% of the image",
             })  # fmt: skip
     return found
