@@ -14,7 +14,7 @@ __all__ = [
     "AuditError", "ConfigurationError", "DroppedError", "NoveltyError", "OutputError", "ProbeSetError",
     "TargetLayerError", "XAICallbacksError", "blaming", "first_of", "in_words", "is_number", "is_out_of_memory",
     "require_bool", "require_choice", "require_different", "require_instance", "require_integer", "require_name",
-    "require_number", "texts_of",
+    "require_number", "texts_of", "with_settings",
 ]  # fmt: skip
 
 _SHOWN = 80  # characters of a wrong value that a message repeats
