@@ -148,6 +148,13 @@ def test_probes_without_a_value_have_no_weight_in_their_class():
     assert row.p == pytest.approx(fewer.p, abs=0.02)
 
 
+def test_no_difference_without_bounds_has_an_interval_to_both_sides():
+    same = torch.rand(64).double()
+    low, high = only(record({"free": same}), record({"free": same})).difference[1:3]
+    assert low == -high
+    assert stats.binom.pmf(0, 64, high) == pytest.approx(0.001)
+
+
 def test_novelty_scores_are_paired_too_and_judged_by_seeds_alone():
     first = torch.rand(40).double()
     given = [record({"mass": first}, scores={"gradnorm": first + shift}) for shift in (0, 1, 0.01, 0.02, 0.03, 0.01)]

@@ -87,7 +87,7 @@ def _paired(key: str, a: AuditRecord, b: AuditRecord) -> tuple[MetricDifference,
     if before is not None and after is not None and len(before) == len(after):
         change, strata = after - before, a.strata.get(key)
         reach = None if declared.low is None or declared.high is None else declared.high - declared.low
-        difference = summarize(change, strata=strata, bounds=(None if reach is None else -reach, reach))
+        difference = summarize(change, strata=strata, bounds=(None if reach is None else -reach, reach), signed=True)
         known = change.isfinite()
         if bool(known.any()):
             size = reach or float(torch.stack([before, after])[:, known].abs().mean())
