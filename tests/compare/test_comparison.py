@@ -260,6 +260,13 @@ def test_what_cannot_be_compared_is_refused(records, changes, message):
     assert "Audit both with one Auditor" in str(caught.value)
 
 
+def test_of_other_probes_the_number_of_outputs_is_no_reason(records):
+    few = auditor_of_few.audit(net())
+    with pytest.raises(ConfigurationError, match="differ in probes") as caught:
+        compare({"net": records["net"], "few": few})
+    assert "number of outputs" not in str(caught.value)
+
+
 def test_arguments_are_checked(records):
     record = records["net"]
     with pytest.raises(ConfigurationError, match="two or more, but got 1"):
