@@ -217,6 +217,24 @@ def test_what_failed_is_noted(records):
     )
 
 
+def test_what_audits_say_of_themselves_is_noted_once(records):
+    both, own = "Probabilities were explained by their logarithm.", "There are no heatmaps. Expected a feature map."
+    a = replace(records["net"], notes=(both,))
+    b = replace(records["other"], notes=(own, both), maps={})
+    notes = compare({"a": a, "b": b, "c": replace(a, weights="c")}).notes
+    assert [note for note in notes if both in note] == [both]
+    assert [note for note in notes if own in note] == [f"b: {own}"]
+    notes = compare({"a": a, "c": replace(records["other"], notes=())}).notes
+    assert f"a: {both}" in notes
+
+
+def test_doubtful_heat_is_noted_in_full_where_the_audit_says_why(records):
+    why = "The heatmaps `gradcam/why` fail the deletion test: hiding what they mark takes no more."
+    doubted = replace(records["other"], trust={"gradcam/why": "fails the deletion test"}, notes=(why,))
+    notes = compare({"net": records["net"], "other": doubted}).notes
+    assert [note for note in notes if "gradcam/why" in note] == [f"other: {why}"]
+
+
 def test_few_probes_are_noted(records):
     notes = compare({"net": records["net"], "other": records["other"]}).notes
     assert not any("no intervals" in note for note in notes)

@@ -282,6 +282,15 @@ def test_audits_of_all_kinds_are_shown(visit, tmp_path, case):
     assert both.locator(".card:visible .b").count() == len(probes)
 
 
+def test_what_audits_say_of_themselves_is_said_once(tmp_path):
+    probes, both, own = set_of(12), "Said of both.", "There are no heatmaps."
+    a, b = audit(probes, 1, notes=(both,)), audit(probes, 1, notes=(both,), failed=(own,))
+    two = page_of(tmp_path, {"a": history_of(a), "b": history_of(b)}, probes).read_text(encoding="utf-8")
+    assert (two.count(both), two.count(own), two.count(f"<li>b: {own}</li>")) == (1, 1, 1)
+    one = page_of(tmp_path, history_of(b), probes).read_text(encoding="utf-8")
+    assert (one.count(f"<li>{both}</li>"), one.count(f"<li>{own}</li>")) == (1, 1)
+
+
 def test_few_of_many_probes_have_a_card(tmp_path):
     probes = set_of()
     text = page_of(tmp_path, runs(probes), probes, max_probes=5).read_text(encoding="utf-8")

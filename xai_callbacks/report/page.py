@@ -144,7 +144,7 @@ def _context(
         "probes": plural(len(probes), "probe"),
         "fingerprint": probes.fingerprint,
         "verdict": comparison.verdict if comparison else [text for text, _ in said[0]["headline"]],
-        "notes": comparison.notes if comparison else (),
+        "notes": comparison.notes if comparison else [*records[0].failed, *records[0].notes],
         "noise": comparison.noise if comparison else "",
         "tone": "" if comparison or not said[0]["headline"] else said[0]["headline"][0][1],
         "confusion": "" if comparison else confusion(probes, records[0]),

@@ -68,7 +68,6 @@ def model(place: int, name: str, record: AuditRecord) -> dict[str, Any]:
         "interval": "" if quality is None else interval(quality).partition(" ")[2],
         "of": "" if quality is None else plural(quality.valid, "probe"),
         "headline": [(line.text, line.tone) for line in headline(record) if line.text],
-        "sentences": [*record.failed, *record.notes],
     }
 
 
