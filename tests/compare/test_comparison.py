@@ -96,6 +96,22 @@ def test_same_answer_different_reasons(records):
     assert any("Same answer, different reasons" in sentence for sentence in found.verdict)
 
 
+def test_probes_with_the_same_answer_count_though_their_maps_are_empty(records):
+    a = records["net"]
+    heat = a.maps["gradcam"].heatmaps.clone()
+    heat[:, :13] = 0
+    b = replace(a, weights="b", maps={"gradcam": replace(a.maps["gradcam"], heatmaps=heat)})
+    found = compare({"a": replace(b, weights="a"), "b": b})
+    other = found.differences["b"]
+    assert (other.same, len(other.reasons)) == (40, 27)
+    said = next(sentence for sentence in found.verdict if "different reasons" in sentence)
+    assert "on 0 of the 27 with maps to compare, of 40 probes with the same answer, the maps gradcam/why are" in said
+    whole = next(
+        each for each in compare({"a": a, "b": replace(a, weights="b")}).verdict if "different reasons" in each
+    )
+    assert "of 40 probes with the same answer the maps" in whole
+
+
 def test_only_answers_to_the_same_question_are_compared(records):
     other = two(records, "other").differences["other"]
     why, label = other.agreements["gradcam/why"], other.agreements["gradcam/why_label"]

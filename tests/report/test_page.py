@@ -282,6 +282,20 @@ def test_audits_of_all_kinds_are_shown(visit, tmp_path, case):
     assert both.locator(".card:visible .b").count() == len(probes)
 
 
+@pytest.mark.parametrize(
+    ("empty", "words"),
+    [(0, "both. Those"), (5, "both; heat of 7 of these can be compared. Those"),
+     (12, "both; heat of none of these can be compared.</p>")],
+)  # fmt: skip
+def test_of_probes_with_the_same_answer_it_is_said_whose_heat_can_be_compared(tmp_path, empty, words):
+    probes = set_of(12)
+    record = audit(probes, 1)
+    record.maps["gradcam"].heatmaps[:, :empty] = 0
+    given = {"a": history_of(record), "b": history_of(replace(record, weights="b"))}
+    text = page_of(tmp_path, given, probes).read_text(encoding="utf-8")
+    assert f"12 of the probes have the same answer from {words}" in text
+
+
 def test_what_audits_say_of_themselves_is_said_once(tmp_path):
     probes, both, own = set_of(12), "Said of both.", "There are no heatmaps."
     a, b = audit(probes, 1, notes=(both,)), audit(probes, 1, notes=(both,), failed=(own,))

@@ -71,8 +71,13 @@ class Difference:
         return torch.full_like(self.says, torch.nan) if first is None else first.distance
 
     @property
+    def same(self) -> int:
+        """Number of probes with the same answer."""
+        return len(self.says) - len(self.gained) - len(self.lost) - len(self.changed)
+
+    @property
     def reasons(self) -> tuple[int, ...]:
-        """Same answer, different reasons: probes with the same answer, largest distance of their maps first."""
+        """Same answer, different reasons: those of these probes whose maps can be compared, furthest apart first."""
         other = {*self.gained, *self.lost, *self.changed}
         apart = {place: far for place, far in enumerate(self.distance.tolist()) if not math.isnan(far)}
         return tuple(sorted(apart.keys() - other, key=lambda place: (-apart[place], place)))
