@@ -209,6 +209,10 @@ def test_a_constant_has_a_curve_too(value):
         (Estimate(2.0, 2.0, 2.0), "2 [2, 2]"),
         (Estimate(0.00312, 0.0027, 0.0036), "0.0031 [0.0027, 0.0036]"),
         (Estimate(1234567.0), "1234567"),
+        (Estimate(-0.081, -0.16, -0.0028), "−0.08 [−0.16, −0.003]"),
+        (Estimate(0.05, 0.00351, 0.5), "0.05 [0.004, 0.50]"),
+        (Estimate(0.05, 0.0, 0.5), "0.05 [0.00, 0.50]"),
+        (Estimate(0.05, 1e-17, 0.5), "0.05 [0.00, 0.50]"),
     ],
 )
 def test_numbers_have_the_digits_that_their_interval_leaves(estimate, words):
@@ -219,6 +223,7 @@ def test_differences_have_a_sign():
     assert interval(Estimate(0.3, 0.2, 0.4), sign=True) == "+0.3 [0.2, 0.4]"
     assert interval(Estimate(-0.3, -0.4, -0.2), sign=True) == "−0.3 [−0.4, −0.2]"
     assert interval(Estimate(0.0, 0.0, 0.0), sign=True) == "0 [0, 0]"
+    assert interval(Estimate(float("nan")), sign=True) == "–"
     assert number(-0.0) == "0"
 
 

@@ -12,6 +12,7 @@ from xai_callbacks.gallery.words import headline, plural, when
 from xai_callbacks.record import AuditRecord, Estimate, Finding
 
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_ROUNDING: Final = 1e-6  # what is nearer to 0 is rounding
 URGENT: Final = {"alarm": "alarm", "fail": "alarm", "watch": "watch", "reacts to any edit": "watch", "pass": "calm"}
 
 
@@ -24,7 +25,10 @@ def number(value: float | None, decimals: int | None = None) -> str:
 
 
 def interval(estimate: Estimate | None, *, sign: bool = False) -> str:
-    """Such as "0.58 [0.54, 0.63]", to the digits that the interval leaves; a `sign` before what is positive, too."""
+    """Such as "0.58 [0.54, 0.63]", to the digits that the interval leaves; a `sign` before what is positive, too.
+
+    An end that is not 0 has as many digits as show it.
+    """
     if estimate is None:
         return "–"
     low, high, decimals = estimate.low, estimate.high, None
@@ -32,9 +36,14 @@ def interval(estimate: Estimate | None, *, sign: bool = False) -> str:
         exact = -math.log10((high - low) / 2)
         decimals = max(math.ceil(exact) + (exact % 1 > 0.5), 0)
     value = number(estimate.value, decimals)
-    plus = "+" if sign and value[0] != "−" and value.strip("0.") else ""
-    ends = "" if low is None else f" [{number(low, decimals)}, {number(high, decimals)}]"
-    return plus + value + ends
+    plus = "+" if sign and value[0] not in "−–" and value.strip("0.") else ""
+    return plus + value + ("" if low is None or high is None else f" [{_end(low, decimals)}, {_end(high, decimals)}]")
+
+
+def _end(value: float, decimals: int | None) -> str:
+    if decimals is not None and _ROUNDING < abs(value) and not round(value, decimals):
+        return number(value, math.ceil(-math.log10(abs(value))))
+    return number(value, decimals)
 
 
 def asides(sentence: str) -> list[tuple[str, bool]]:
