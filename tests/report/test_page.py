@@ -296,6 +296,13 @@ def test_of_probes_with_the_same_answer_it_is_said_whose_heat_can_be_compared(tm
     assert f"12 of the probes have the same answer from {words}" in text
 
 
+@pytest.mark.parametrize(("run", "title"), [("0123456789abcdef", "Run 01234567"), ("", "A run without a name")])
+def test_a_run_is_titled_by_its_identity(tmp_path, run, title):
+    probes = set_of(12)
+    text = page_of(tmp_path, history_of(audit(probes, 1, run=run)), probes).read_text(encoding="utf-8")
+    assert f"<title>{title}</title>" in text
+
+
 def test_what_audits_say_of_themselves_is_said_once(tmp_path):
     probes, both, own = set_of(12), "Said of both.", "There are no heatmaps."
     a, b = audit(probes, 1, notes=(both,)), audit(probes, 1, notes=(both,), failed=(own,))

@@ -174,7 +174,8 @@ def _context(
 def _titled(names: Sequence[str], record: AuditRecord) -> str:
     if len(names) > 2:
         return f"{names[0]} and {plural(len(names) - 1, 'other')}"
-    return f"Run {record.run[:8]}" if names[0] == NAMELESS else " against ".join(names)
+    nameless = f"Run {record.run[:8]}" if record.run else "A run without a name"
+    return nameless if names[0] == NAMELESS else " against ".join(names)
 
 
 def _evidence(
