@@ -289,6 +289,33 @@ def test_controls_fit_a_phone_whatever_the_names(visit, tmp_path):
     assert label.bounding_box()["height"] < 50
 
 
+def test_long_names_do_not_make_towers(visit, tmp_path):
+    long = "a very long name that goes on and on and on and on and on and on, "
+    probes = set_of(12, class_names=(f"{long}one", f"{long}two", "owl"), names=[f"{long * 3}{n}" for n in range(12)])
+    models = {f"{long * 3}{place}": history_of(audit(probes, 1, wrong=[place], place=place)) for place in range(3)}
+    page = visit(page_of(tmp_path, models, probes))
+    assert page.locator(".lead").bounding_box()["height"] < 330
+    for pair in page.locator(".evidence .pair").all():
+        assert pair.bounding_box()["height"] < 220
+    said = page.locator(".evidence .said").all_inner_texts()
+    assert any("one" in each for each in said)
+    assert any("two" in each for each in said)
+    page.locator("summary", has_text="Names in full").click()
+    whole = page.locator("#about dd").all_inner_texts()
+    assert sorted(whole) == sorted([*models, f"{long}one", f"{long}two"])
+
+
+def test_names_turn_no_text_after_them(visit, tmp_path):
+    turned = "\u202eolleh \u2067"
+    probes = set_of(12)
+    given = {f"{name}{turned}": history for name, history in runs(probes).items()}
+    page = visit(page_of(tmp_path, given, probes, title=turned))
+    card(page, 0).locator(".epoch input").fill("0")
+    assert not set("\u202e\u2067") & set(page.content())
+    assert r"\u202eolleh \u2067" in page.locator(".lead").inner_text()
+    assert page.locator(".models bdi").count() == 2
+
+
 def test_keys_and_findings_are_text(visit, tmp_path):
     from dataclasses import replace
 

@@ -19,7 +19,7 @@ from xai_callbacks.render import ColorScale
 from xai_callbacks.report.cards import asked_in, stops_of
 from xai_callbacks.report.curves import curve
 from xai_callbacks.report.pictures import PLACES, Layers, enlarged, layer_size, photo
-from xai_callbacks.report.texts import asides, interval, judged, letter, number
+from xai_callbacks.report.texts import Brief, asides, interval, judged, letter, number, straight
 
 
 def opened(text):
@@ -236,6 +236,25 @@ def test_long_remarks_in_brackets_are_set_apart():
     ]
     assert asides("") == []
     assert len(asides(" (" * 20_000)) == 1
+
+
+def test_long_names_lose_their_middle_and_differ_still():
+    names = ["short", *(f"{'x' * 30}{middle}{'x' * 60}" for middle in "abc")]
+    brief = Brief(names, 40)
+    shown = [brief(name) for name in names]
+    assert shown[0] == "short"
+    assert len(set(shown)) == 4
+    assert max(map(len, shown)) == 80
+    assert brief.used == dict(zip(shown[1:], names[1:], strict=True))
+    brief = Brief(["a" * 50 + "z", "b"], 40)
+    assert brief(f"Ship {'a' * 50}z: b is worse.") == f"Ship {'a' * 26}…{'a' * 12}z: b is worse."
+    assert Brief([], 40)("any text") == "any text"
+
+
+def test_what_turns_text_is_shown_as_an_escape():
+    assert straight({"\u202ea": ["b\u2069", 3, None, ("c", "ü 猫")]}) == {
+        r"\u202ea": [r"b\u2069", 3, None, ["c", "ü 猫"]]
+    }
 
 
 def test_models_have_letters():
