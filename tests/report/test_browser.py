@@ -289,6 +289,15 @@ def test_controls_fit_a_phone_whatever_the_names(visit, tmp_path):
     assert label.bounding_box()["height"] < 50
 
 
+def test_captions_of_wide_pictures_stand_below_them(visit, tmp_path):
+    from tests.gallery.records import audit_of, probes_of
+
+    probes = probes_of(8, size=(24, 60))
+    page = visit(page_of(tmp_path, history_of(audit_of(probes)), probes))
+    photo, caption = (page.locator(f".evidence .a {what}").first.bounding_box() for what in (".stage", "figcaption"))
+    assert caption["y"] >= photo["y"] + photo["height"]
+
+
 def test_long_names_do_not_make_towers(visit, tmp_path):
     long = "a very long name that goes on and on and on and on and on and on, "
     probes = set_of(12, class_names=(f"{long}one", f"{long}two", "owl"), names=[f"{long * 3}{n}" for n in range(12)])

@@ -303,6 +303,14 @@ def test_a_run_is_titled_by_its_identity(tmp_path, run, title):
     assert f"<title>{title}</title>" in text
 
 
+def test_without_heat_in_both_there_is_no_table_of_its_agreement(tmp_path):
+    probes = set_of(12)
+    given = {"a": history_of(audit(probes, 1)), "b": history_of(replace(audit(probes, 1), maps={}))}
+    text = page_of(tmp_path, given, probes).read_text(encoding="utf-8")
+    assert "heat of none of these can be compared" in text
+    assert "Agreement of heat" not in text
+
+
 def test_what_audits_say_of_themselves_is_said_once(tmp_path):
     probes, both, own = set_of(12), "Said of both.", "There are no heatmaps."
     a, b = audit(probes, 1, notes=(both,)), audit(probes, 1, notes=(both,), failed=(own,))
