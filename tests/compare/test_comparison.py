@@ -96,6 +96,22 @@ def test_same_answer_different_reasons(records):
     assert any("Same answer, different reasons" in sentence for sentence in found.verdict)
 
 
+def test_probes_with_the_same_answer_count_though_their_maps_are_empty(records):
+    a = records["net"]
+    heat = a.maps["gradcam"].heatmaps.clone()
+    heat[:, :13] = 0
+    b = replace(a, weights="b", maps={"gradcam": replace(a.maps["gradcam"], heatmaps=heat)})
+    found = compare({"a": replace(b, weights="a"), "b": b})
+    other = found.differences["b"]
+    assert (other.same, len(other.reasons)) == (40, 27)
+    said = next(sentence for sentence in found.verdict if "different reasons" in sentence)
+    assert "on 0 of the 27 with maps to compare, of 40 probes with the same answer, the maps gradcam/why are" in said
+    whole = next(
+        each for each in compare({"a": a, "b": replace(a, weights="b")}).verdict if "different reasons" in each
+    )
+    assert "of 40 probes with the same answer the maps" in whole
+
+
 def test_only_answers_to_the_same_question_are_compared(records):
     other = two(records, "other").differences["other"]
     why, label = other.agreements["gradcam/why"], other.agreements["gradcam/why_label"]
@@ -222,6 +238,24 @@ def test_what_failed_is_noted(records):
     )
 
 
+def test_what_audits_say_of_themselves_is_noted_once(records):
+    both, own = "Probabilities were explained by their logarithm.", "There are no heatmaps. Expected a feature map."
+    a = replace(records["net"], notes=(both,))
+    b = replace(records["other"], notes=(own, both), maps={})
+    notes = compare({"a": a, "b": b, "c": replace(a, weights="c")}).notes
+    assert [note for note in notes if both in note] == [both]
+    assert [note for note in notes if own in note] == [f"b: {own}"]
+    notes = compare({"a": a, "c": replace(records["other"], notes=())}).notes
+    assert f"a: {both}" in notes
+
+
+def test_doubtful_heat_is_noted_in_full_where_the_audit_says_why(records):
+    why = "The heatmaps `gradcam/why` fail the deletion test: hiding what they mark takes no more."
+    doubted = replace(records["other"], trust={"gradcam/why": "fails the deletion test"}, notes=(why,))
+    notes = compare({"net": records["net"], "other": doubted}).notes
+    assert [note for note in notes if "gradcam/why" in note] == [f"other: {why}"]
+
+
 def test_few_probes_are_noted(records):
     notes = compare({"net": records["net"], "other": records["other"]}).notes
     assert not any("no intervals" in note for note in notes)
@@ -263,6 +297,13 @@ def test_what_cannot_be_compared_is_refused(records, changes, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
         compare({"net": records["net"], "other": replace(records["other"], **changes)})
     assert "Audit both with one Auditor" in str(caught.value)
+
+
+def test_of_other_probes_the_number_of_outputs_is_no_reason(records):
+    few = auditor_of_few.audit(net())
+    with pytest.raises(ConfigurationError, match="differ in probes") as caught:
+        compare({"net": records["net"], "few": few})
+    assert "number of outputs" not in str(caught.value)
 
 
 def test_arguments_are_checked(records):

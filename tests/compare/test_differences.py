@@ -119,6 +119,42 @@ def test_probes_without_a_value_are_left_out():
     assert row.p is not None
 
 
+@pytest.mark.parametrize("seeds", [0, 3])
+def test_what_no_probe_has_in_both_cannot_be_told(seeds):
+    values = torch.rand(5, 40, generator=torch.Generator().manual_seed(0)).double()
+    halves = torch.arange(40) < 20
+    given = [
+        record({"mass": each, "free": each.where(halves if place else ~halves, torch.nan)})
+        for place, each in enumerate(values)
+    ]
+    rows = {row.key: row for row in metric_differences(given[0], given[1], given[2 : 2 + seeds])}
+    assert math.isnan(rows["free"].difference.value)
+    assert (rows["free"].p, rows["free"].beyond) == (None, None)
+    # Nor does it count among the metrics of which the largest is taken.
+    without = [record({"mass": each}) for each in values]
+    assert rows["mass"].p == only(without[0], without[1], without[2 : 2 + seeds]).p
+
+
+def test_probes_without_a_value_have_no_weight_in_their_class():
+    generator = torch.Generator().manual_seed(0)
+    classes = (torch.arange(40) >= 20).long()
+    change = torch.randn(40, generator=generator) * 0.1 + torch.where(classes == 0, 0.03, 0.08)
+    known = (classes == 0) | (torch.arange(40) >= 35)
+    row, fewer = (
+        only(record({"free": torch.zeros(len(c))}, c), record({"free": each}, c))
+        for each, c in ((change.where(known, torch.nan), classes), (change[known], classes[known]))
+    )
+    assert row.difference.value == pytest.approx(fewer.difference.value)
+    assert row.p == pytest.approx(fewer.p, abs=0.02)
+
+
+def test_no_difference_without_bounds_has_an_interval_to_both_sides():
+    same = torch.rand(64).double()
+    low, high = only(record({"free": same}), record({"free": same})).difference[1:3]
+    assert low == -high
+    assert stats.binom.pmf(0, 64, high) == pytest.approx(0.001)
+
+
 def test_novelty_scores_are_paired_too_and_judged_by_seeds_alone():
     first = torch.rand(40).double()
     given = [record({"mass": first}, scores={"gradnorm": first + shift}) for shift in (0, 1, 0.01, 0.02, 0.03, 0.01)]

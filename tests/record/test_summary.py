@@ -120,6 +120,17 @@ def test_without_bounds_all_no_or_all_yes_may_be_something_rare(count):
     assert summarize(torch.ones(count))[1:3] == pytest.approx((1 - high, 1))
 
 
+def test_what_may_be_negative_reaches_to_both_sides():
+    low, high = summarize(torch.zeros(40), signed=True)[1:3]
+    assert low == -high
+    assert high == summarize(torch.zeros(40))[2]
+    assert interval(-torch.ones(40, dtype=torch.float64), signed=True) == pytest.approx((-1 - high, -1 + high))
+    for change in (flips(2, 40), -flips(2, 40), flips(2, 40) - flips(4, 40).flip(0)):
+        assert interval(change, signed=True) == interval(change, bounds=(-1.0, 1.0))
+    values = torch.linspace(-2, 5, 40, dtype=torch.float64)
+    assert interval(values, signed=True) == interval(values)
+
+
 def test_global_random_state_is_left_alone():
     before = torch.get_rng_state()
     interval(torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64))

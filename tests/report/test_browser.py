@@ -9,6 +9,7 @@ from tests.gallery.records import history_of
 from tests.report.pages import audit, page_of, runs, set_of
 from xai_callbacks.errors import ConfigurationError
 
+GRAMS = {f"a.rather.long.name.of.a.layer.{place}": torch.eye(36) for place in range(3)}
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>'
 
 
@@ -264,6 +265,64 @@ def test_long_names_are_broken(visit, tmp_path):
     for width in (390, 1440):
         page = visit(page_of(tmp_path, given, probes, title=long), width=width)
         assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_no_table_is_cut_on_a_small_desktop(visit, tmp_path):
+    probes = set_of()
+    records = [audit(probes, 1, wrong=range(3 * place), place=place, grams=GRAMS) for place in range(2)]
+    given = {"a": history_of(records[0]), "b": history_of(records[1])}
+    page = visit(page_of(tmp_path, given, probes), width=1280)
+    assert page.locator("#maps .scroll").count() == 2
+    cut = "each => each.filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.ariaLabel)"
+    assert page.locator(".scroll").evaluate_all(cut) == []
+
+
+def test_controls_fit_a_phone_whatever_the_names(visit, tmp_path):
+    probes = set_of(12, class_names=("a very long name of a class that goes on and on", "dog", "owl"))
+    models = {f"{'a_long_name_' * 8}{place}": history_of(audit(probes, 1, place=place)) for place in range(3)}
+    page = visit(page_of(tmp_path, models, probes), width=390)
+    inside = page.locator(".toolbar").bounding_box()
+    for control in page.locator(".toolbar select, .toolbar input, .toolbar button").all():
+        box = control.bounding_box()
+        assert box["x"] + box["width"] <= inside["x"] + inside["width"]
+    label = page.locator("label", has=page.locator("#other"))
+    assert label.bounding_box()["height"] < 50
+
+
+def test_captions_of_wide_pictures_stand_below_them(visit, tmp_path):
+    from tests.gallery.records import audit_of, probes_of
+
+    probes = probes_of(8, size=(24, 60))
+    page = visit(page_of(tmp_path, history_of(audit_of(probes)), probes))
+    photo, caption = (page.locator(f".evidence .a {what}").first.bounding_box() for what in (".stage", "figcaption"))
+    assert 0 <= caption["y"] - photo["y"] - photo["height"] < 15
+
+
+def test_long_names_do_not_make_towers(visit, tmp_path):
+    long = "a very long name that goes on and on and on and on and on and on, "
+    probes = set_of(12, class_names=(f"{long}one", f"{long}two", "owl"), names=[f"{long * 3}{n}" for n in range(12)])
+    models = {f"{long * 3}{place}": history_of(audit(probes, 1, wrong=[place], place=place)) for place in range(3)}
+    page = visit(page_of(tmp_path, models, probes))
+    assert page.locator(".lead").bounding_box()["height"] < 330
+    for pair in page.locator(".evidence .pair").all():
+        assert pair.bounding_box()["height"] < 220
+    said = page.locator(".evidence .said").all_inner_texts()
+    assert any("one" in each for each in said)
+    assert any("two" in each for each in said)
+    page.locator("summary", has_text="Names in full").click()
+    whole = page.locator("#about dd").all_inner_texts()
+    assert sorted(whole) == sorted([*models, f"{long}one", f"{long}two"])
+
+
+def test_names_turn_no_text_after_them(visit, tmp_path):
+    turned = "\u202eolleh \u2067"
+    probes = set_of(12)
+    given = {f"{name}{turned}": history for name, history in runs(probes).items()}
+    page = visit(page_of(tmp_path, given, probes, title=turned))
+    card(page, 0).locator(".epoch input").fill("0")
+    assert not set("\u202e\u2067") & set(page.content())
+    assert r"\u202eolleh \u2067" in page.locator(".lead").inner_text()
+    assert page.locator(".models bdi").count() == 2
 
 
 def test_keys_and_findings_are_text(visit, tmp_path):

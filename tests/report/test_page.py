@@ -283,6 +283,44 @@ def test_audits_of_all_kinds_are_shown(visit, tmp_path, case):
     assert both.locator(".card:visible .b").count() == len(probes)
 
 
+@pytest.mark.parametrize(
+    ("empty", "words"),
+    [(0, "both. Those"), (5, "both; heat of 7 of these can be compared. Those"),
+     (12, "both; heat of none of these can be compared.</p>")],
+)  # fmt: skip
+def test_of_probes_with_the_same_answer_it_is_said_whose_heat_can_be_compared(tmp_path, empty, words):
+    probes = set_of(12)
+    record = audit(probes, 1)
+    record.maps["gradcam"].heatmaps[:, :empty] = 0
+    given = {"a": history_of(record), "b": history_of(replace(record, weights="b"))}
+    text = page_of(tmp_path, given, probes).read_text(encoding="utf-8")
+    assert f"12 of the probes have the same answer from {words}" in text
+
+
+@pytest.mark.parametrize(("run", "title"), [("0123456789abcdef", "Run 01234567"), ("", "A run without a name")])
+def test_a_run_is_titled_by_its_identity(tmp_path, run, title):
+    probes = set_of(12)
+    text = page_of(tmp_path, history_of(audit(probes, 1, run=run)), probes).read_text(encoding="utf-8")
+    assert f"<title>{title}</title>" in text
+
+
+def test_without_heat_in_both_there_is_no_table_of_its_agreement(tmp_path):
+    probes = set_of(12)
+    given = {"a": history_of(audit(probes, 1)), "b": history_of(replace(audit(probes, 1), maps={}))}
+    text = page_of(tmp_path, given, probes).read_text(encoding="utf-8")
+    assert "heat of none of these can be compared" in text
+    assert "Agreement of heat" not in text
+
+
+def test_what_audits_say_of_themselves_is_said_once(tmp_path):
+    probes, both, own = set_of(12), "Said of both.", "There are no heatmaps."
+    a, b = audit(probes, 1, notes=(both,)), audit(probes, 1, notes=(both,), failed=(own,))
+    two = page_of(tmp_path, {"a": history_of(a), "b": history_of(b)}, probes).read_text(encoding="utf-8")
+    assert (two.count(both), two.count(own), two.count(f"<li>b: {own}</li>")) == (1, 1, 1)
+    one = page_of(tmp_path, history_of(b), probes).read_text(encoding="utf-8")
+    assert (one.count(f"<li>{both}</li>"), one.count(f"<li>{own}</li>")) == (1, 1)
+
+
 def test_few_of_many_probes_have_a_card(tmp_path):
     probes = set_of()
     text = page_of(tmp_path, runs(probes), probes, max_probes=5).read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from xai_callbacks.render import ColorScale
 from xai_callbacks.report.cards import asked_in, stops_of
 from xai_callbacks.report.curves import curve
 from xai_callbacks.report.pictures import PLACES, Layers, enlarged, layer_size, photo
-from xai_callbacks.report.texts import asides, interval, judged, letter, number
+from xai_callbacks.report.texts import Brief, asides, interval, judged, letter, number, straight
 
 
 def opened(text):
@@ -209,6 +209,10 @@ def test_a_constant_has_a_curve_too(value):
         (Estimate(2.0, 2.0, 2.0), "2 [2, 2]"),
         (Estimate(0.00312, 0.0027, 0.0036), "0.0031 [0.0027, 0.0036]"),
         (Estimate(1234567.0), "1234567"),
+        (Estimate(-0.081, -0.16, -0.0028), "−0.08 [−0.16, −0.003]"),
+        (Estimate(0.05, 0.00351, 0.5), "0.05 [0.004, 0.50]"),
+        (Estimate(0.05, 0.0, 0.5), "0.05 [0.00, 0.50]"),
+        (Estimate(0.05, 1e-17, 0.5), "0.05 [0.00, 0.50]"),
     ],
 )
 def test_numbers_have_the_digits_that_their_interval_leaves(estimate, words):
@@ -219,6 +223,7 @@ def test_differences_have_a_sign():
     assert interval(Estimate(0.3, 0.2, 0.4), sign=True) == "+0.3 [0.2, 0.4]"
     assert interval(Estimate(-0.3, -0.4, -0.2), sign=True) == "−0.3 [−0.4, −0.2]"
     assert interval(Estimate(0.0, 0.0, 0.0), sign=True) == "0 [0, 0]"
+    assert interval(Estimate(float("nan")), sign=True) == "–"
     assert number(-0.0) == "0"
 
 
@@ -231,6 +236,25 @@ def test_long_remarks_in_brackets_are_set_apart():
     ]
     assert asides("") == []
     assert len(asides(" (" * 20_000)) == 1
+
+
+def test_long_names_lose_their_middle_and_differ_still():
+    names = ["short", *(f"{'x' * 30}{middle}{'x' * 60}" for middle in "abc")]
+    brief = Brief(names, 40)
+    shown = [brief(name) for name in names]
+    assert shown[0] == "short"
+    assert len(set(shown)) == 4
+    assert max(map(len, shown)) == 80
+    assert brief.used == dict(zip(shown[1:], names[1:], strict=True))
+    brief = Brief(["a" * 50 + "z", "b"], 40)
+    assert brief(f"Ship {'a' * 50}z: b is worse.") == f"Ship {'a' * 26}…{'a' * 12}z: b is worse."
+    assert Brief([], 40)("any text") == "any text"
+
+
+def test_what_turns_text_is_shown_as_an_escape():
+    assert straight({"\u202ea": ["b\u2069", 3, None, ("c", "ü 猫")]}) == {
+        r"\u202ea": [r"b\u2069", 3, None, ["c", "ü 猫"]]
+    }
 
 
 def test_models_have_letters():

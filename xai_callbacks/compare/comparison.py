@@ -71,8 +71,13 @@ class Difference:
         return torch.full_like(self.says, torch.nan) if first is None else first.distance
 
     @property
+    def same(self) -> int:
+        """Number of probes with the same answer."""
+        return len(self.says) - len(self.gained) - len(self.lost) - len(self.changed)
+
+    @property
     def reasons(self) -> tuple[int, ...]:
-        """Same answer, different reasons: probes with the same answer, largest distance of their maps first."""
+        """Same answer, different reasons: those of these probes whose maps can be compared, furthest apart first."""
         other = {*self.gained, *self.lost, *self.changed}
         apart = {place: far for place, far in enumerate(self.distance.tolist()) if not math.isnan(far)}
         return tuple(sorted(apart.keys() - other, key=lambda place: (-apart[place], place)))
@@ -198,6 +203,7 @@ def compare(models: Mapping[str, Model], *, seeds: Sequence[Model] = (), confide
         _require_comparable(names[0], baseline, name, record)
         found[name] = _difference(baseline, record, references, expected, confidence)
         notes += _notes(names[0], name, found[name], baseline, record)
+    notes += _of_models(histories)
     noise = "seeds" if references else "probes"
     # Each is one of many contests of the best model, at one level together.
     level = 1 - (1 - confidence) / max(1, len(names) - 1)
@@ -233,7 +239,7 @@ def _require_comparable(name: str, a: AuditRecord, other: str, b: AuditRecord) -
     differing = []
     if a.fingerprint != b.fingerprint:
         differing.append(f"probes ({a.fingerprint}, {b.fingerprint})")
-    if a.outputs is not None and b.outputs is not None and a.outputs.shape != b.outputs.shape:
+    if a.outputs is not None and b.outputs is not None and a.outputs.shape[1] != b.outputs.shape[1]:
         differing.append(f"the number of outputs ({a.outputs.shape[1]}, {b.outputs.shape[1]})")
     pairs = {"questions": (a.asked, b.asked), "explainers": (a.explainers.values(), b.explainers.values())}
     for what, (first, second) in pairs.items():
@@ -296,6 +302,7 @@ def _flips(a: AuditRecord, b: AuditRecord, other: Tensor) -> tuple[tuple[int, ..
 
 
 def _notes(name: str, other: str, found: Difference, a: AuditRecord, b: AuditRecord) -> list[str]:
+    """What is to be known of a model and the baseline together."""
     notes = []
     if found.identical:
         notes.append(f"{other} has the weights of {name}.")
@@ -309,15 +316,38 @@ def _notes(name: str, other: str, found: Difference, a: AuditRecord, b: AuditRec
     notes += [f"Maps of {each} have different grids; compared on {h} x {w}." for each, (h, w) in grids.items()]
     if len(a.names) < FEWEST_FOR_INTERVAL:
         notes.append(f"Of {len(a.names)} probes there are no intervals; {FEWEST_FOR_INTERVAL} are needed.")
-    for model, record in ((name, a), (other, b)):
-        notes += [f"{model}: {sentence}" for sentence in record.failed]
-        for explainer, given in record.maps.items():
-            dead = int((given.heatmaps == 0).all(dim=-1).all(dim=-1).any(dim=0).sum())
-            if dead:
-                notes.append(f"{model}: maps of {explainer} are empty on {dead} of {len(record.names)} probes.")
-        doubts = {key: said for key in record.trust if (said := record.doubt(key))}
-        notes += [f"{model}: heat of {key} is in doubt: it {said}." for key, said in doubts.items()]
     return notes
+
+
+def _of_models(models: Mapping[str, History]) -> list[str]:
+    """What the latest audits say of themselves, with the name of the model; what all say once, without one."""
+    said, seen = dict[str, tuple[str, ...]](), dict[str, list[str]]()
+    for name, history in models.items():
+        record = history[-1]
+        said[name] = *record.failed, *record.notes
+        seen[name] = _of_maps(record)
+    shared = [each for each in next(iter(said.values())) if all(each in others for others in said.values())]
+    found = []
+    for name in models:
+        found += [f"{name}: {each}" for each in [*said[name], *seen[name]] if each not in shared]
+    return found + shared
+
+
+def _of_maps(record: AuditRecord) -> list[str]:
+    """Of which probes maps are empty, and which tests they fail where no note says so."""
+    empty = {
+        explainer: int((given.heatmaps == 0).all(dim=-1).all(dim=-1).any(dim=0).sum())
+        for explainer, given in record.maps.items()
+    }
+    doubts = {key: said for key in record.trust if (said := record.doubt(key))}
+    told = [
+        f"maps of {each} are empty on {dead} of {len(record.names)} probes." for each, dead in empty.items() if dead
+    ]
+    return told + [
+        f"heat of {key} is in doubt: it {said}."
+        for key, said in doubts.items()
+        if not any(f"`{key}`" in note for note in record.notes)
+    ]
 
 
 def _weight(each: Disagreement) -> tuple[float, float]:

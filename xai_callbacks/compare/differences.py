@@ -76,7 +76,10 @@ def _is_of_the_model(key: str, declared: Key | None) -> bool:
 
 
 def _paired(key: str, a: AuditRecord, b: AuditRecord) -> tuple[MetricDifference, Tensor | None]:
-    """A row without p, and the part `(N,)` that each probe has in the difference; None where that is not known."""
+    """A row without p, and the part `(N,)` that each probe has in the difference.
+
+    None where that is not known, or no probe has a value in both.
+    """
     declared = a.key(key) or Key(key, "")
     first, second = a.metrics[key], b.metrics[key]
     difference, shares = Estimate(second.value - first.value, valid=min(first.valid, second.valid)), None
@@ -84,9 +87,11 @@ def _paired(key: str, a: AuditRecord, b: AuditRecord) -> tuple[MetricDifference,
     if before is not None and after is not None and len(before) == len(after):
         change, strata = after - before, a.strata.get(key)
         reach = None if declared.low is None or declared.high is None else declared.high - declared.low
-        difference = summarize(change, strata=strata, bounds=(None if reach is None else -reach, reach))
-        size = reach or float(torch.stack([before, after]).abs().nanmean())
-        shares = _shares(change.where(change.abs() > NOTHING * size, 0.0), strata)
+        difference = summarize(change, strata=strata, bounds=(None if reach is None else -reach, reach), signed=True)
+        known = change.isfinite()
+        if bool(known.any()):
+            size = reach or float(torch.stack([before, after])[:, known].abs().mean())
+            shares = _shares(change.where(~(change.abs() <= NOTHING * size), 0.0), strata)
     return MetricDifference(key, declared.words, first, second, difference), shares
 
 
@@ -115,7 +120,7 @@ def _statistic(shares: Tensor | None) -> Tensor | None:
 
 
 def _sign_flip_p(statistics: Sequence[Tensor | None]) -> list[float]:
-    """Corrected p value of each mean being 0; NaN where it is not a mean over probes."""
+    """Corrected p value of each mean being 0; NaN where it is not a mean over probes that both have."""
     found = [math.nan] * len(statistics)
     places = [place for place, each in enumerate(statistics) if each is not None]
     parts = [each for each in statistics if each is not None]

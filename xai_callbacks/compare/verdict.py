@@ -163,9 +163,12 @@ def _differing(baseline: str, name: str, each: Difference, record: AuditRecord, 
         limit = _FAR if first.expected is None else first.expected
         apart = sum(float(first.distance[place]) > limit for place in each.reasons)
         usual = "" if first.expected is None else ", which two seeds exceed on 5 %"
+        of = f"{each.same} probes with the same answer"
+        if len(each.reasons) < each.same:
+            of = f"the {len(each.reasons)} with maps to compare, of {of},"
         sentences.append(
-            f"Same answer, different reasons: on {apart} of {len(each.reasons)} probes with the same answer the maps "
-            f"{first.key} are further apart than {limit:.2f} (cosine distance{usual})."
+            f"Same answer, different reasons: on {apart} of {of} the maps {first.key} are further apart than "
+            f"{limit:.2f} (cosine distance{usual})."
         )
     return sentences
 

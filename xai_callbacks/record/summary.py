@@ -24,6 +24,7 @@ def summarize(
     chance: Tensor | None = None,
     strata: Tensor | None = None,
     bounds: Bounds = (None, None),
+    signed: bool = False,
     confidence: float = 0.95,
 ) -> Estimate:
     """Mean over probes with its interval, see `interval`.
@@ -35,6 +36,7 @@ def summarize(
         strata: Stratum of each probe, such as its class, `(N,)` int64: values are averaged within each stratum, and
             then over strata, so that the mix of the probes does not matter. None for a plain mean.
         bounds: Smallest and largest possible value; None for no bound.
+        signed: Whether values without bounds may be negative as well as positive, as differences may.
         confidence: Level of the interval, in (0, 1).
 
     Raises a `ConfigurationError` if shapes differ, or `confidence` is out of range.
@@ -53,7 +55,7 @@ def summarize(
     places = torch.zeros(int(valid.sum()), dtype=torch.int64) if strata is None else strata[valid]
     found, place, counts = torch.unique(places, return_inverse=True, return_counts=True)
     given, weights = values[valid], 1 / (counts.double()[place] * max(len(found), 1))
-    low, high = interval(given, weights, bounds=bounds, confidence=confidence)
+    low, high = interval(given, weights, bounds=bounds, signed=signed, confidence=confidence)
     missing, level = ~valid, None
     if chance is not None:
         chance = chance.detach().to("cpu", torch.float64)
@@ -71,7 +73,12 @@ def _mean(values: Tensor, place: Tensor, counts: Tensor) -> float:
 
 
 def interval(
-    values: Tensor, weights: Tensor | None = None, *, bounds: Bounds = (None, None), confidence: float = 0.95
+    values: Tensor,
+    weights: Tensor | None = None,
+    *,
+    bounds: Bounds = (None, None),
+    signed: bool = False,
+    confidence: float = 0.95,
 ) -> tuple[float | None, float | None]:
     """Confidence interval of a mean; none of fewer than 30 values, nor where it would not hold.
 
@@ -86,6 +93,8 @@ def interval(
         weights: Weight of each in the mean, `(n,)`, sum 1; None for equal ones.
         bounds: Smallest and largest possible value; None for no bound. Values that are all 0 or 1 are a share;
             where they are all alike, the interval holds any share of which a thousandth of the draws would be so.
+        signed: Whether values without bounds may be negative, as differences may: then those that are all -1, 0 or 1
+            are differences of shares, and where they are all alike the interval reaches to both sides.
         confidence: Level, in (0, 1).
     """
     from scipy.stats import t
@@ -97,11 +106,14 @@ def interval(
     count = float(1 / (weights @ weights))
     mean = float(values @ weights)
     reach = float(t.ppf((1 + confidence) / 2, max(count - 1, 1)))
-    if bounds == (None, None) and bool(((values == 0) | (values == 1)).all()):
+    least = -1.0 if signed else 0.0
+    if bounds == (None, None) and bool(((values == 0) | (values == 1) | (values == least)).all()):
         if bool((values == values[0]).all()):  # perhaps no share, but something rare of unknown size
             rare = 1 - _SELDOM ** (1 / count)
+            if signed:
+                return float(values[0]) - rare, float(values[0]) + rare
             return (0.0, rare) if values[0] == 0 else (1 - rare, 1.0)
-        bounds = (0.0, 1.0)
+        bounds = (least, 1.0)
     if bounds[0] is None or bounds[1] is None:
         if int(torch.unique(values, return_counts=True)[1].max()) > _MOST_TIED * len(values):
             return None, None

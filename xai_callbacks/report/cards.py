@@ -13,8 +13,9 @@ from xai_callbacks.history import History, evenly_spaced
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.record import AuditRecord
 from xai_callbacks.report.pictures import PLACES, Layers, enlarged, layer_size, photo
-from xai_callbacks.report.texts import epoch, letter
+from xai_callbacks.report.texts import Brief, epoch, letter
 
+CLASS_NAME: Final = 24  # characters of the name of a class in the caption of a picture
 STOPS: Final = 20  # of the slider at most
 
 Stop = Sequence[AuditRecord]  # what is shown of each model
@@ -70,7 +71,8 @@ def cards(probes: ProbeSet, rows: Sequence[int], stops: Sequence[Stop], names: S
     count = len(rows) * len(stops) * len(asked) * (2 * len(names) - 1)
     heats = _heats(rows, stops, asked, layers, layer_size(count, probes.pixels.shape[1], probes.pixels.shape[2]))
     groups = stops[-1][0].groups
-    told = [_told(probes, rows, stop, asked) for stop in stops]
+    brief = Brief(probes.class_names or (), CLASS_NAME)
+    told = [_told(probes, rows, stop, asked, brief) for stop in stops]
     data = {
         "letters": [letter(place) for place in range(len(names))],
         "names": list(names),
@@ -85,6 +87,7 @@ def cards(probes: ProbeSet, rows: Sequence[int], stops: Sequence[Stop], names: S
         "data": data,
         "asked": asked,
         "scale": layers.scale,
+        "classes_in_full": brief.used,
         "cards": [_card(probes, data, place, index, groups) for place, index in enumerate(rows)],
     }
 
@@ -123,16 +126,18 @@ def _added(fields: Fields, count: int, layers: Layers) -> list[list[int]]:
     return none + [[0] * count if kind is None else [layers.add(each) for each in kind] for kind in fields]
 
 
-def _told(probes: ProbeSet, rows: Sequence[int], stop: Stop, asked: Sequence[Asked]) -> list[list[dict[str, Any]]]:
+def _told(
+    probes: ProbeSet, rows: Sequence[int], stop: Stop, asked: Sequence[Asked], brief: Brief
+) -> list[list[dict[str, Any]]]:
     """What each model answers to each probe, and what is asked of it."""
     doubted = [{name: doubts(record, name) for name in record.maps} for record in stop]
     return [
         [
             {
-                "says": answer(probes, record, index).replace(" %", "\u00a0%"),
+                "says": brief(answer(probes, record, index)).replace(" %", "\u00a0%"),
                 "tone": tone(record, index),
                 "when": epoch(record),
-                "asked": [_title(record, each, index) for each in asked],
+                "asked": [brief(_title(record, each, index)) for each in asked],
                 "doubt": [doubted[place].get(each.explainer, {each.question: ""})[each.question] for each in asked],
             }
             for place, record in enumerate(stop)

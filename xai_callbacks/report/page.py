@@ -24,6 +24,7 @@ from xai_callbacks.report.curves import curve
 from xai_callbacks.report.moved import moved
 from xai_callbacks.report.pictures import QUALITY, TINY, legend, photo
 from xai_callbacks.report.texts import (
+    Brief,
     asides,
     difference_rows,
     findings,
@@ -34,12 +35,14 @@ from xai_callbacks.report.texts import (
     metrics_of,
     model,
     number,
+    straight,
     words_of,
 )
 
 EVIDENCE: Final = 4  # probes shown beside the verdict
 REASONS: Final = 4  # pairs of the same answer for different reasons
 FEWEST, MOST = 3, 6  # metrics beside the verdict
+NAME: Final = 40  # characters of the name of a model
 NAMELESS: Final = "the model"
 FLIPS: Final = ("gained", "lost", "changed")
 
@@ -122,7 +125,8 @@ def _context(
     max_probes: int,
 ) -> dict[str, Any]:
     """All that the template shows, as plain values."""
-    names = list(models)
+    brief = Brief(list(models), NAME)
+    names = [brief(name) for name in models]
     rows = [round(place) for place in np.linspace(0, len(probes) - 1, min(max_probes, len(probes)))]
     if comparison is not None:
         rows = sorted(each.index for each in comparison.ranking()[:max_probes])
@@ -131,20 +135,24 @@ def _context(
     place = {index: where for where, index in enumerate(rows)}
     first, (why, order, whose) = judged(records), _evidence(records, comparison, probes)
     keys = metrics_of(records, first)
-    table = [] if comparison else metric_rows(models[names[0]].without_tensors()[0], records[0], keys)
+    table = [] if comparison else metric_rows(next(iter(models.values())).without_tensors()[0], records[0], keys)
     others = [] if comparison is None else _others(comparison, first, records, place, probes)
-    drawn = [each for key in keys if (each := curve(key, models)) is not None]
+    drawn = [each for key in keys if (each := curve(key, dict(zip(names, models.values(), strict=True)))) is not None]
     few = max(min(len(first), MOST), FEWEST)
     said = [model(where, *each) for where, each in enumerate(zip(names, records, strict=True))]
     data = shown["data"] | {"values": values_of(records, rows), **_disagreement(comparison, shown["asked"], rows)}
+    in_full = brief.used | shown["classes_in_full"]
     return shown | {
+        "names_in_full": in_full,
         "title": title or _titled(names, records[0]),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "models": said,
         "probes": plural(len(probes), "probe"),
         "fingerprint": probes.fingerprint,
-        "verdict": comparison.verdict if comparison else [text for text, _ in said[0]["headline"]],
-        "notes": comparison.notes if comparison else (),
+        "verdict": [brief(each) for each in comparison.verdict]
+        if comparison
+        else [text for text, _ in said[0]["headline"]],
+        "notes": [brief(each) for each in comparison.notes] if comparison else [*records[0].failed, *records[0].notes],
         "noise": comparison.noise if comparison else "",
         "tone": "" if comparison or not said[0]["headline"] else said[0]["headline"][0][1],
         "confusion": "" if comparison else confusion(probes, records[0]),
@@ -160,7 +168,7 @@ def _context(
         "by_model": [
             (key, words_of(records, key), [interval(each.metrics.get(key)) for each in records]) for key in keys[:few]
         ],
-        "data": data,
+        "data": straight(data),
         "left_out": f"{len(rows)} of {plural(len(probes), 'probe')}" if len(rows) < len(probes) else "",
         "quality": QUALITY,
         "ratio": f"{probes.pixels.shape[2]} / {probes.pixels.shape[1]}",
@@ -174,7 +182,8 @@ def _context(
 def _titled(names: Sequence[str], record: AuditRecord) -> str:
     if len(names) > 2:
         return f"{names[0]} and {plural(len(names) - 1, 'other')}"
-    return f"Run {record.run[:8]}" if names[0] == NAMELESS else " against ".join(names)
+    nameless = f"Run {record.run[:8]}" if record.run else "A run without a name"
+    return nameless if names[0] == NAMELESS else " against ".join(names)
 
 
 def _evidence(
@@ -249,7 +258,6 @@ def _others(
         {
             "place": where,
             "letter": letter(where),
-            "name": name,
             "rows": difference_rows(each.metrics, first, records[where]),
             "flips": {kind: linked(getattr(each, kind)) for kind in FLIPS},
             "of": each,
@@ -267,7 +275,12 @@ def _rendered(context: Mapping[str, Any]) -> str:
 
     loader = PackageLoader("xai_callbacks.report")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=straight,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"asides": asides, "number": number}
     style, script = (environment.get_template(name).render(context) for name in ("style.css", "script.js"))

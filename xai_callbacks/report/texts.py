@@ -12,6 +12,8 @@ from xai_callbacks.gallery.words import headline, plural, when
 from xai_callbacks.record import AuditRecord, Estimate, Finding
 
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_ROUNDING: Final = 1e-6  # what is nearer to 0 is rounding
+_TURNS: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
 URGENT: Final = {"alarm": "alarm", "fail": "alarm", "watch": "watch", "reacts to any edit": "watch", "pass": "calm"}
 
 
@@ -24,7 +26,10 @@ def number(value: float | None, decimals: int | None = None) -> str:
 
 
 def interval(estimate: Estimate | None, *, sign: bool = False) -> str:
-    """Such as "0.58 [0.54, 0.63]", to the digits that the interval leaves; a `sign` before what is positive, too."""
+    """Such as "0.58 [0.54, 0.63]", to the digits that the interval leaves; a `sign` before what is positive, too.
+
+    An end that is not 0 has as many digits as show it.
+    """
     if estimate is None:
         return "–"
     low, high, decimals = estimate.low, estimate.high, None
@@ -32,14 +37,61 @@ def interval(estimate: Estimate | None, *, sign: bool = False) -> str:
         exact = -math.log10((high - low) / 2)
         decimals = max(math.ceil(exact) + (exact % 1 > 0.5), 0)
     value = number(estimate.value, decimals)
-    plus = "+" if sign and value[0] != "−" and value.strip("0.") else ""
-    ends = "" if low is None else f" [{number(low, decimals)}, {number(high, decimals)}]"
-    return plus + value + ends
+    plus = "+" if sign and value[0] not in "−–" and value.strip("0.") else ""
+    return plus + value + ("" if low is None or high is None else f" [{_end(low, decimals)}, {_end(high, decimals)}]")
+
+
+def _end(value: float, decimals: int | None) -> str:
+    if decimals is not None and abs(value) > _ROUNDING and not round(value, decimals):
+        return number(value, math.ceil(-math.log10(abs(value))))
+    return number(value, decimals)
 
 
 def asides(sentence: str) -> list[tuple[str, bool]]:
     """Parts of a sentence, and whether each is a long remark in brackets, to be set smaller."""
     return [(part, part.startswith(" (")) for part in re.split(r"( \((?:[^()]|\([^()]*\)){60,}\))", sentence) if part]
+
+
+def straight(value: Any) -> Any:
+    """Plain values whose texts, and keys, turn the order of no text after them: such characters become escapes."""
+    if isinstance(value, dict):
+        return {straight(key): straight(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [straight(each) for each in value]
+    if isinstance(value, str) and not value.isascii() and not hasattr(value, "__html__"):
+        return _TURNS.sub(lambda found: found[0].encode("unicode_escape").decode(), value)
+    return value
+
+
+class Brief:
+    """Long names with their middle left out; those of different names differ.
+
+    Args:
+        names: All names of a kind, such as those of the models.
+        most: Characters of a name that are shown, and more only where names would look alike.
+    """
+
+    def __init__(self, names: Sequence[str], most: int) -> None:
+        self.used: dict[str, str] = {}  # whole names that were met, by what is shown
+        self._short: dict[str, str] = {}
+        while len(set(self._short.values())) < len(set(names)):
+            self._short = {each: _without_middle(each, most) for each in names}
+            most *= 2
+        long = sorted((name for name, short in self._short.items() if name != short), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, long)) or r"(?!)")
+
+    def __call__(self, text: str) -> str:
+        """A text in which names are short."""
+        return self._pattern.sub(self._shorter, text)
+
+    def _shorter(self, found: re.Match[str]) -> str:
+        short = self._short[found[0]]
+        self.used[short] = found[0]
+        return short
+
+
+def _without_middle(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - most // 3 - 1]}…{name[-(most // 3) :]}"
 
 
 def epoch(record: AuditRecord) -> str:
@@ -68,7 +120,6 @@ def model(place: int, name: str, record: AuditRecord) -> dict[str, Any]:
         "interval": "" if quality is None else interval(quality).partition(" ")[2],
         "of": "" if quality is None else plural(quality.valid, "probe"),
         "headline": [(line.text, line.tone) for line in headline(record) if line.text],
-        "sentences": [*record.failed, *record.notes],
     }
 
 
