@@ -13,7 +13,9 @@ from pathlib import Path
 
 import jsonargparse
 import pytest
+import torch
 
+from tests.callbacks.leaning import LeaningNet, leaning_probes
 from tests.cli.audited import HOSTILE, LITERAL
 from xai_callbacks.cli import main
 from xai_callbacks.cli.main import in_options
@@ -176,6 +178,46 @@ def test_ctrl_c_and_a_broken_pipe_end_quietly(runs, monkeypatch, capfd):
         piped = ["bash", "-c", f"{words} | true; echo ${{PIPESTATUS[0]}}"]
         done = subprocess.run(piped, env=ENVIRONMENT, capture_output=True, text=True, check=True, cwd=REPOSITORY)
         assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["doctor", "{}:Net"],
+        ["audit", "w.pt", "--probes", "p", "--out", "o", "--model", "{}:Net"],
+        ["audit", "w.pt", "--probes", "p", "--out", "o", "--model", "{}.Net", "--auditor.explainers+={}.Mine"],
+        ["probes", "build", "--dataset", "{}:data"],
+    ],
+)
+@pytest.mark.parametrize("code", ["", "'no config'", "7"])
+def test_code_of_a_user_that_exits_is_an_error_and_no_success(words, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    leaning_probes(4).save("p")
+    torch.save(LeaningNet().state_dict(), "w.pt")
+    module = f"exits_{abs(hash(code))}_{abs(hash(tuple(words)))}"
+    (tmp_path / f"{module}.py").write_text(f"import sys\nsys.exit({code})\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    told = error_of([word.format(module) for word in words], capsys)
+    assert "SystemExit" in told
+    assert code.strip("'") in told
+
+
+def test_a_call_of_a_user_that_exits_is_an_error_and_costs_itself_alone(tmp_path, monkeypatch, capsys):
+    def exits(*given, **named):
+        raise SystemExit(7)
+
+    monkeypatch.chdir(tmp_path)
+    leaning_probes(4).save("p")
+    for name in ("a.pt", "b.pt"):
+        torch.save(LeaningNet().state_dict(), name)
+    words = ["audit", "--probes", "p", "--out", "o", "--model", "tests.callbacks.leaning.LeaningNet"]
+    monkeypatch.setattr("tests.callbacks.leaning.LeaningNet.forward", exits)
+    assert "'b': SystemExit: 7." in error_of([*words, "a.pt", "b.pt"], capsys)
+    monkeypatch.setattr("tests.callbacks.leaning.LeaningNet.__init__", exits)
+    assert "LeaningNet raised SystemExit: 7. Pass its arguments" in error_of([*words, "a.pt"], capsys)
+    monkeypatch.setattr("xai_callbacks.cli.probes.verify", exits)
+    expected = "error: Expected your code to return, but it raised SystemExit: 7. Add --debug to see where it comes"
+    assert expected in error_of(["probes", "verify", "x"], capsys)
 
 
 def test_a_watch_ends_on_ctrl_c_without_a_traceback(runs):

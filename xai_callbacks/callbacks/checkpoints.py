@@ -122,7 +122,7 @@ class _Audits(LightningModule):
         try:
             with torch.inference_mode(False):
                 self._audit(name)
-        except Exception as error:  # of models and files of a user
+        except (Exception, SystemExit) as error:  # of models and files of a user
             self._outcome[name] = in_words(error)
         if self._latest() is not None:  # it refers to itself in a circle, and must go before the next one comes
             gc.collect()

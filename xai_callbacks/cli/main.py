@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from xai_callbacks.cli.output import ERROR, error_console, say
-from xai_callbacks.cli.parser import UsageError, parse
+from xai_callbacks.cli.output import ERROR, OK, error_console, say
+from xai_callbacks.cli.parser import Finished, UsageError, parse
 from xai_callbacks.errors import XAICallbacksError, in_words
 
 _PHRASES = {"another folder, or another name for the checkpoint": "another --out, or name the checkpoint: NAME=FILE"}
@@ -22,12 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _told
         try:
             return _run(argv)
-        except (KeyboardInterrupt, BrokenPipeError, SystemExit) as end:
-            return _ended(end)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt, SystemExit) as end:
+            if (status := _ended(end)) is not None:
+                return status
             if "--debug" in argv:
                 traceback.print_exc()
-            say(error_console(), f"error: {_sentence(error)}", "red")
+            say(error_console(), f"error: {_sentence(end)}", "red")
             return ERROR
 
 
@@ -44,14 +44,16 @@ def _run(argv: Sequence[str]) -> int:
     return status
 
 
-def _ended(end: BaseException) -> int:
-    """The status of what ends quietly: Ctrl-C, a pipe such as `| head`, and --help and the like."""
+def _ended(end: BaseException) -> int | None:
+    """The status of what ends quietly: Ctrl-C, a pipe such as `| head`, and --help and the like; None for an error."""
     # Lightning and rich turn the first two into a SystemExit.
     cause = end.__context__ if isinstance(end, SystemExit) and end.__context__ is not None else end
     if isinstance(cause, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         return 141
-    return 130 if isinstance(cause, KeyboardInterrupt) else int(getattr(end, "code", 0) or 0)
+    if isinstance(cause, KeyboardInterrupt):
+        return 130
+    return OK if isinstance(end, Finished) else None
 
 
 def in_options(message: str, options: Sequence[str]) -> str:
@@ -70,9 +72,11 @@ def in_options(message: str, options: Sequence[str]) -> str:
     return re.sub(f"{argument}|{keyword}{value}", option, message)
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     if isinstance(error, UsageError | XAICallbacksError):
         return str(error)
+    if isinstance(error, SystemExit):
+        return f"Expected your code to return, but it raised {in_words(error)} Add --debug to see where it comes from."
     expected = isinstance(error, OSError | ImportError)
     return in_words(error) if expected else f"{in_words(error)} Add --debug to see where it comes from."
 

@@ -41,6 +41,10 @@ class UsageError(Exception):
     """The command line, or a configuration file, cannot be understood."""
 
 
+class Finished(SystemExit):
+    """A parser has done all that was asked, such as --help; code of a user that is imported raises its base."""
+
+
 class Command(NamedTuple):
     """A command as it was understood."""
 
@@ -61,6 +65,9 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(message) from ex
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise Finished(status)
 
     def _check_value_key(self, action: Any, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         """Refuse what a configuration has in place of a list, of which jsonargparse says what Python does."""
@@ -98,6 +105,10 @@ def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
     try:
         given = root.parse_args(list(argv))
         given = getattr(root, "instantiate", root.instantiate_classes)(given)
+    except SystemExit:
+        if complete:  # which goes past `exit` of its parser
+            raise Finished from None
+        raise
     except UsageError as error:
         said = _in_short(str(error), [*" ".join(COMMANDS).split(), *options])
         raise UsageError(f"{said} See {parsers.get(asked, root).prog} --help.") from error

@@ -51,7 +51,7 @@ def build(args: Any) -> int:
         dataset = named(args.dataset)
         try:
             dataset = dataset(**args.dataset_args) if callable(dataset) else dataset
-        except Exception as error:  # of a class or function of the user
+        except (Exception, SystemExit) as error:  # of a class or function of the user
             raise ConfigurationError(
                 f"Expected {args.dataset!r} to make a dataset, but got {in_words(error)} Pass its arguments as "
                 "--dataset-args."
