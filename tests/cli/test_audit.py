@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 
 import pytest
 import torch
@@ -139,6 +141,31 @@ def test_next_names_the_audits_where_others_are_beside(project, capsys):
     write_run(project / "audits")
     assert audit(*MODEL, checkpoints=("b=sound/last.pt", "a=leaning/last.pt")) == 0
     assert "Next: xai-audit compare audits/b audits/a\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "out"),
+    [
+        (["audit=sound/last.pt", "b=leaning/last.pt"], "audits"),
+        (["history=sound/last.pt", "audit=leaning/last.pt"], "audits"),
+        (["history=sound/last.pt", "version_0=leaning/last.pt"], "history"),
+        (["./-dash.pt", "b=leaning/last.pt"], "audits"),
+        (["./-dash.pt", "b=leaning/last.pt"], "-out"),
+        (["audit=sound/last.pt"], "audits"),
+        (["history=sound/last.pt"], "my audits"),
+    ],
+)
+def test_the_next_command_works_whatever_checkpoints_are_called(project, checkpoints, out, capsys):
+    shutil.copy("sound/last.pt", "-dash.pt")
+    words = ["audit", *checkpoints, "--probes", "probes.safetensors", f"--out={out}", *MODEL]
+    assert main(words) == 0
+    (told,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: xai-audit "))
+    command, names = shlex.split(told.removeprefix("Next: xai-audit ")), list(named_sources(checkpoints))
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    if command[0] == "compare":
+        assert told["baseline"] == names[0]
+        assert set(told["models"]) == set(names)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,15 @@ def test_audited_checkpoints_share_their_probes(tmp_path):
     assert find_probes([tmp_path / "first"]) == tmp_path / "probes.safetensors"
 
 
+def test_checkpoints_may_be_called_as_folders_of_runs_are(tmp_path):
+    (tmp_path / "probes.safetensors").write_bytes(b"probes")
+    for name in ("audit", "b", "history"):
+        History(tmp_path / name / "history").append(small(0))
+        assert list(read_models([tmp_path / name])) == [name]
+    assert list(read_models([tmp_path])) == ["audit", "b", "history"]
+    assert list(read_models([run(tmp_path / "c" / "audit"), run(tmp_path / "c" / "history")])) == ["audit", "history"]
+
+
 def test_one_record_is_a_model(tmp_path):
     folder = run(tmp_path / "version_0")
     file = folder / "audit" / "history" / "audit_000000.safetensors"

@@ -116,8 +116,12 @@ def named_sources(words: Sequence[str]) -> dict[str, str]:
 def _next(folder: str, names: Sequence[str]) -> str:
     """The command that shows these audits and no others, the first as the baseline."""
     places = [Path(folder, name) for name in names]
-    others = {path.parent for path in Path(folder).rglob("history")}.difference(places)
+    others = {path.parent for path in Path(folder).rglob("audit_*.safetensors")}
+    others = others.difference(place / "history" for place in places)
     paths = list(map(str, places)) if others else [folder]
+    # What begins with a dash would be read as an option.
+    paths = [f"./{path}" if path.startswith("-") else path for path in paths]
     if len(names) == 1:
         return shlex.join(["report", *paths])
-    return shlex.join(["compare", *paths, *(() if others else ("--baseline", names[0]))])
+    baseline = [f"--baseline={names[0]}"] if names[0].startswith("-") else ["--baseline", names[0]]
+    return shlex.join(["compare", *paths, *([] if others else baseline)])

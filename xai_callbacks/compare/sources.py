@@ -65,10 +65,7 @@ def _places(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 def _names(places: Sequence[Path]) -> list[str]:
     """The parts of paths in which they differ; of a single one the last that says something."""
-    # A dot in the name of a folder, as in strength-0.1, begins no suffix.
-    plain = [place.resolve().with_suffix("") if place.is_file() else place.resolve() for place in places]
-    parts = [[part for part in each.parts if part != "history"] for each in plain]
-    parts = [each[:-1] if each[-1] == "audit" else each for each in parts]
+    parts = [_telling(place.resolve()) for place in places]
     if len(parts) == 1:
         (own,) = parts
         return [own[-2] if _VERSION.fullmatch(own[-1]) and len(own) > 2 else own[-1]]
@@ -78,6 +75,21 @@ def _names(places: Sequence[Path]) -> list[str]:
     names = ["/".join(each[first : len(each) - last]) for each in parts]
     # Folders named `history` or `audit` may make two alike.
     return names if len(set(names)) == len(names) else [f"{place}: {name}" for place, name in enumerate(names, start=1)]
+
+
+def _telling(place: Path) -> tuple[str, ...]:
+    """The parts of a path without the folders that each run has: `<run>/audit/history`, or `<checkpoint>/history`."""
+    if place.is_file():
+        # A dot in the name of a folder, as in strength-0.1, begins no suffix.
+        return (*_owner(place.parent).parts, place.stem)
+    owner = _owner(place)
+    # Probes lie beside the history of a run, and beside the folders of checkpoints, of which one may be called audit.
+    beside, above = ((folder / FILE_NAME).is_file() for folder in (owner, owner.parent))
+    return owner.parts if owner.name != "audit" or (above and not beside) else owner.parts[:-1]
+
+
+def _owner(folder: Path) -> Path:
+    return folder.parent if folder.name == "history" else folder
 
 
 def _shared(paths: Sequence[Sequence[str]]) -> int:
