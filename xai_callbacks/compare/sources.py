@@ -15,12 +15,13 @@ _VERSION = re.compile(r"version_[0-9]+")
 _NEAR = 4  # folders from a record upwards in which its probes may lie
 
 
-def read_models(paths: Sequence[str | os.PathLike[str]]) -> dict[str, History]:
+def read_models(paths: Sequence[str | os.PathLike[str]], *, latest: bool = True) -> dict[str, History]:
     """Read the models of some paths, by the parts of their paths in which they differ.
 
     Args:
         paths: Each the folder of a run, of audited checkpoints or of any of these (each history below it is a model),
             or one file of `AuditRecord.save`.
+        latest: Whether the latest audit must be readable; else an earlier one may stand for it.
 
     Raises a `ConfigurationError` for a path without audits, or whose audits cannot be read, and an `AuditError` for a
     file that is no record, or a history whose latest audit cannot be read.
@@ -32,7 +33,7 @@ def read_models(paths: Sequence[str | os.PathLike[str]]) -> dict[str, History]:
         if not history:
             why = " ".join(history.unreadable.values()) or "It is empty."
             raise ConfigurationError(f"Expected audits in {str(place)!r}, but none can be read. {why}")
-        if history.latest_unreadable:  # or an earlier one would pass for it
+        if latest and history.latest_unreadable:  # or an earlier one would pass for it
             raise AuditError(history.latest_unreadable)
         models[name] = history
     return models
