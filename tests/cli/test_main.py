@@ -101,6 +101,10 @@ def test_wrong_values_of_a_configuration_are_one_sentence(tmp_path, capsys):
 
     (tmp_path / "c.yaml").write_text("probes: p\nout: o\nprobs: 3\n")
     assert "Did you mean --probes?" in error_of(["audit", "--config", str(tmp_path / "c.yaml")], capsys)
+    for nothing in ("", "# nothing", "text", "[1]"):
+        (tmp_path / "c.yaml").write_text(nothing)
+        told = error_of(["audit", "--config", str(tmp_path / "c.yaml")], capsys)
+        assert "Expected --config to be a YAML file of options by name, but there are none in it. See xai-" in told
     assert "nowhere.yaml" in error_of(["audit", "--config", "nowhere.yaml"], capsys)
 
 
@@ -147,7 +151,35 @@ def test_print_config_is_a_configuration(tmp_path, capsys):
 def test_debug_shows_where_an_error_comes_from(capsys):
     assert main(["compare", "nowhere", "--debug"]) == 3
     assert "Traceback" in capsys.readouterr().err
-    assert "Expected `paths` to lead to audits" in error_of(["compare", "nowhere"], capsys)
+    assert "Expected PATH to lead to audits" in error_of(["compare", "nowhere"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["audit", "w.pt", "--probes", "nothere", "--out", "o", "--model", "json.loads"], "Expected --probes to be a"),
+        (["audit", "w.pt", "--probes", "p", "--out", "w.pt", "--model", "json.loads"], "Expected --out to be where a"),
+        (["audit", "nothere", "--probes", "p", "--out", "o", "--model", "json.loads"], "Expected CHECKPOINT to be a"),
+        (["report", "{}/sound", "--out", "o"], "Expected --out to be that of a file, but 'o' is a folder"),
+        (["report", "{}/sound", "--out", ""], "Expected --out to be that of a file, but it is empty. Name a file."),
+        (["report", "{}/sound", "--probes", "nothere"], "Expected --probes to be a file of probes"),
+        (["report", "{}/sound", "--seeds", "nothere"], "Expected --seeds to lead to audits"),
+        (["report", "{}/sound", "--seeds", "{}/leaning"], "Expected no --seeds, as one model is compared with none."),
+        (["compare", "{}/sound"], "Expected PATH to be two or more, but got 1"),
+        (["check", "nothere", "--expect", "accuracy > 0"], "Expected PATH to lead to audits"),
+        (["watch", "nothere"], "Expected RUN to lead to audits"),
+        (["doctor", "json:__doc__"], "Expected TARGET to be a Lightning callback"),
+        (["probes", "build", "nothere"], "Expected FOLDER to be a folder"),
+        (["probes", "verify", "nothere"], "Expected PROBES to be a file of probes"),
+        (["probes", "inspect", "nothere"], "Expected PROBES to be a file of probes"),
+    ],
+)
+def test_errors_of_a_command_name_what_help_shows(runs, words, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    leaning_probes(4).save("p")
+    torch.save(LeaningNet().state_dict(), "w.pt")
+    (tmp_path / "o").mkdir()
+    assert expected in error_of([word.format(runs) for word in words], capsys)
 
 
 def test_an_unforeseen_error_says_how_to_see_more(monkeypatch, capsys):

@@ -5,14 +5,21 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xai_callbacks.cli.output import ERROR, OK, error_console, say
 from xai_callbacks.cli.parser import Finished, UsageError, parse
 from xai_callbacks.errors import XAICallbacksError, in_words
 
-_PHRASES = {"another folder, or another name for the checkpoint": "another --out, or name the checkpoint: NAME=FILE"}
+# What arguments of functions are called on the command line, where that is not their own name.
+_CALLED = {"source": "checkpoints", "root": "folder", "given": "target", "models": "paths", "paths": "run"}
+_PHRASES = {
+    "`path` to be a file of `ProbeSet.save`": "`probes` to be a file of probes",
+    "`path` to be that of a file": "`out` to be that of a file",
+    "`path` to be where": "`out` to be where",
+    "another folder, or another name for the checkpoint": "another --out, or name the checkpoint: NAME=FILE",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +46,7 @@ def _run(argv: Sequence[str]) -> int:
     try:
         status = command.run(command.args)
     except XAICallbacksError as error:
-        raise UsageError(in_options(str(error), command.options)) from error
+        raise UsageError(in_options(str(error), command.options, command.positionals)) from error
     sys.stdout.flush()
     return status
 
@@ -56,10 +63,15 @@ def _ended(end: BaseException) -> int | None:
     return OK if isinstance(end, Finished) else None
 
 
-def in_options(message: str, options: Sequence[str]) -> str:
-    """A message about arguments in Python as one about options: --model x for model='x', --trust for trust=True."""
+def in_options(message: str, options: Sequence[str], positionals: Mapping[str, str] | None = None) -> str:
+    """A message about arguments in Python as one about options: --model x for model='x', --trust for trust=True.
+
+    Arguments without an option are told by how help shows them, such as PATH for `paths`, see `Command`.
+    """
     # Reversed, so that the first of a name counts: those of the command come before those of the auditor.
     named = {option.rpartition(".")[2].lstrip("-").replace("-", "_"): option for option in reversed(options)}
+    named |= positionals or {}
+    named |= {name: named[called] for name, called in _CALLED.items() if called in named and name not in named}
 
     def option(found: re.Match[str]) -> str:
         name, value = found["argument"] or found["keyword"], found["text"] or found["open"] or ""

@@ -51,6 +51,7 @@ class Command(NamedTuple):
     run: Callable[[Any], int]
     args: Namespace  # with the classes of the configuration made
     options: tuple[str, ...]  # all that it has, such as --out
+    positionals: dict[str, str]  # how help shows what has no option, such as PATH, by the name it has in `args`
 
 
 class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -101,7 +102,9 @@ def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
         if module and (complete or name == named):
             _fill(parsers[name], importlib.import_module(f"xai_callbacks.cli.{module}"), last)
     asked = named if named in parsers else named.partition(" ")[0]
-    options = tuple(option for action in parsers.get(asked, root)._actions for option in action.option_strings)
+    actions = parsers.get(asked, root)._actions
+    options = tuple(option for action in actions for option in action.option_strings)
+    positionals = {each.dest: str(each.metavar) for each in actions if not each.option_strings and each.metavar}
     try:
         given = root.parse_args(list(argv))
         given = getattr(root, "instantiate", root.instantiate_classes)(given)
@@ -113,7 +116,7 @@ def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
         said = _in_short(str(error), [*" ".join(COMMANDS).split(), *options])
         raise UsageError(f"{said} See {parsers.get(asked, root).prog} --help.") from error
     home = importlib.import_module(f"xai_callbacks.cli.{COMMANDS[asked][0]}")
-    return Command(getattr(home, asked.rpartition(" ")[2]), given[asked.replace(" ", ".")], options)
+    return Command(getattr(home, asked.rpartition(" ")[2]), given[asked.replace(" ", ".")], options, positionals)
 
 
 def _fill(parser: ArgumentParser, module: Any, name: str) -> None:
@@ -138,6 +141,8 @@ def _in_short(message: str, known: Sequence[str]) -> str:
     said = telling[0] if telling else f"Expected a {' or '.join(kinds)}, but got {given}" if kinds else lines[0]
     if lines[0].startswith('expected "'):
         said = f"Expected a command, one of {' '.join(re.findall(r'{.*}', said))}"
+    if said.startswith("Unexpected config"):
+        said = "Expected --config to be a YAML file of options by name, but there are none in it"
     words = {name.lstrip("-"): name for name in known}
     if missing := re.search(r'required: (.+)|key "(.+)" is required', said, re.IGNORECASE):
         names = [name.rpartition(".")[2] for name in (missing[1] or missing[2]).split(", ")]
