@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.record.samples import small
 from xai_callbacks.compare import find_probes, read_models
@@ -103,6 +104,16 @@ def test_what_leads_to_no_audit_is_refused(tmp_path):
     (tmp_path / "audit_000000.safetensors").write_bytes(b"damaged")
     with pytest.raises(ConfigurationError, match=r"none can be read. Expected a file of `AuditRecord.save`"):
         read_models([tmp_path])
+
+
+def test_a_record_with_other_names_than_answers_is_told_as_damaged(tmp_path):
+    for place, changes in enumerate(({"names": ("a",)}, {"outputs": torch.zeros(3, 3)}, {"titles": (("Why?",),)})):
+        History(tmp_path / str(place)).append(small(0, **changes))
+        told = (
+            rf"but '.*{place}/audit_000000.safetensors' is damaged: it has names of . probes, but not as many answers"
+        )
+        with pytest.raises(AuditError, match=told):
+            read_models([tmp_path / str(place)])
 
 
 def test_a_record_of_a_newer_version_is_told(tmp_path, monkeypatch):

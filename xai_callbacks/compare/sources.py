@@ -35,8 +35,27 @@ def read_models(paths: Sequence[str | os.PathLike[str]], *, latest: bool = True)
             raise ConfigurationError(f"Expected audits in {str(place)!r}, but none can be read. {why}")
         if latest and history.latest_unreadable:  # or an earlier one would pass for it
             raise AuditError(history.latest_unreadable)
+        _require_whole(history, place)
         models[name] = history
     return models
+
+
+def _require_whole(history: History, place: Path) -> None:
+    """Refuse a latest record in which not all that is said of each probe is there."""
+    record = history[-1]
+    answers = [getattr(record, name) for name in ("outputs", "predictions", "confidences", "correct", "truth")]
+    tensors = [*answers, *record.per_probe.values(), *record.scores.values()]
+    counts = {each.shape[0] if each.ndim else -1 for each in tensors if each is not None}
+    counts |= {each.heatmaps.shape[1] if each.heatmaps.ndim == 4 else -1 for each in record.maps.values()}
+    counts |= set(map(len, record.titles))
+    if not record.thinned and counts - {len(record.names)}:
+        found = map(RECORD_FILE.fullmatch, os.listdir(place) if place.is_dir() else ())
+        names = {int(each[1]): each[0] for each in found if each is not None}
+        file = place.joinpath(*(names[number] for number in sorted(names.keys() - history.unreadable)[-1:]))
+        raise AuditError(
+            f"Expected a file of `AuditRecord.save`, but {str(file)!r} is damaged: it has names of "
+            f"{len(record.names)} probes, but not as many answers. Audit the model again."
+        )
 
 
 def find_probes(paths: Sequence[str | os.PathLike[str]]) -> Path | None:
