@@ -81,7 +81,8 @@ def weights_of(content: Mapping[str, Any], wanted: str | None) -> dict[str, Any]
         )
     else:
         found = content if raw is None else raw
-    if unnamed := [key for key in found if not isinstance(key, str)]:
+    keys: list[object] = list(found)
+    if unnamed := [key for key in keys if not isinstance(key, str)]:
         raise ConfigurationError(f"Expected weights by name, but the file has {unnamed[0]!r}. Save a state_dict.")
     if not any(isinstance(value, Tensor) for value in found.values()):
         raise ConfigurationError(
