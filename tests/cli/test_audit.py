@@ -110,6 +110,34 @@ def test_a_pickle_bomb_is_refused_and_costs_itself_alone(project, capsys):
     assert len(History("audits/last/history")) == 1
 
 
+def test_what_was_assumed_is_told_once(project, capsys):
+    for name in ("sound", "leaning"):
+        weights = torch.load(f"{name}/last.pt")["state_dict"]
+        torch.save({f"model.{key}": value for key, value in weights.items()}, f"{name}.pt")
+    words = ["sound.pt", "leaning.pt", "plain=sound/last.pt"]
+    assert audit(*MODEL, checkpoints=words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    note = "Names of weights begin with 'model.' in the file, which was left out."
+    assert [line for line in lines if "begin with" in line] == [f"sound, leaning: {note}"]
+    assert lines[-1].startswith("Next: ")
+    assert audit(*MODEL, "--json", checkpoints=words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert note in told["sound"]["notes"]
+    assert note not in told["plain"]["notes"]
+
+
+def test_an_audit_that_fails_leaves_nothing(project, capsys):
+    torch.save({"other": torch.zeros(3)}, "other.pt")
+    assert audit(*MODEL, checkpoints=("other.pt",)) == 3
+    assert not (project / "audits").exists()
+    (project / "audits").mkdir()
+    assert audit(*MODEL, checkpoints=("other.pt",)) == 3
+    assert list((project / "audits").iterdir()) == []
+    assert audit(*MODEL, checkpoints=("other.pt", "sound/last.pt")) == 3
+    assert audit(*MODEL, checkpoints=("other.pt",)) == 3
+    assert {path.name for path in (project / "audits").iterdir()} == {"probes.safetensors", "last"}
+
+
 def test_an_audit_of_another_file_is_never_replaced(project, capsys):
     assert audit(*MODEL, checkpoints=("sound/last.pt",)) == 0
     assert "Next: xai-audit report audits\n" in capsys.readouterr().out

@@ -4,17 +4,21 @@ import os
 import re
 import shlex
 from argparse import SUPPRESS
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
 from xai_callbacks.cli.output import OK, console, progress, say, write_json
-from xai_callbacks.errors import ConfigurationError, in_words
+from xai_callbacks.errors import ConfigurationError, first_of, in_words
+
+if TYPE_CHECKING:
+    from xai_callbacks.history import History
 
 # With several devices, or machines as torchrun or a cluster starts them, each process takes its share.
 _TRAINER = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "32-true", "strategy": "auto"}
+_MOST_NAMES = 5  # of checkpoints before a note that several have
 
 
 def audit_arguments(parser: ArgumentParser) -> None:
@@ -84,12 +88,28 @@ def audit(args: Any) -> int:
     if not trainer.is_global_zero:
         return OK
     if args.json:
-        write_json({name: {"folder": str(each.folder), "metrics": each[-1].metrics} for name, each in found.items()})
+        write_json({name: _told(each) for name, each in found.items()})
         return OK
     for name, history in found.items():
         say(console(), f"{name}: {str(history[-1]).removeprefix('AuditRecord(').removesuffix(')')}")
+    for note, names in _notes(found).items():
+        say(console(), f"{first_of(names, _MOST_NAMES)}: {note}")
     say(console(), f"Next: xai-audit {_next(args.out, list(found))}", "dim")
     return OK
+
+
+def _told(history: "History") -> dict[str, Any]:
+    record = history[-1]
+    return {"folder": str(history.folder), "metrics": record.metrics, "notes": record.notes}
+
+
+def _notes(found: "Mapping[str, History]") -> dict[str, list[str]]:
+    """What was left out or assumed, in sentences, and the names of the checkpoints that each is about."""
+    notes: dict[str, list[str]] = {}
+    for name, history in found.items():
+        for note in dict.fromkeys(history[-1].notes):
+            notes.setdefault(note, []).append(name)
+    return notes
 
 
 def named_sources(words: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,9 @@ Counts = list[tuple[str, int]]  # names may come twice
 
 def build_arguments(parser: ArgumentParser) -> None:
     """Add the options of `build`."""
-    parser.add_argument("folder", nargs="?", type=str, metavar="FOLDER", help="Folder of images, with probes.csv or a folder a class.")
+    parser.add_argument(
+        "folder", nargs="?", type=str, metavar="FOLDER", help="Folder of images, with probes.csv or a folder a class."
+    )
     parser.add_argument("--dataset", type=str, help="Or a dataset, its class or a factory, as package.module:name.")
     parser.add_argument("--dataset-args", type=dict[str, Any], default={}, help="What that is called with.")
     parser.add_argument("--out", type=str, default="probes.safetensors", help="File to write.")
