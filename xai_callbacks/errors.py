@@ -159,7 +159,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or "out of memory" in told or "can't allocate memory" in told
 
 
-def in_words(error: Exception) -> str:
+def in_words(error: BaseException) -> str:
     """One sentence or more. Errors of ours are such; others may go on for many lines."""
     if isinstance(error, XAICallbacksError):
         return str(error)

@@ -14,6 +14,8 @@ from xai_callbacks import (
     Auditor,
     ConfigurationError,
     GradCAM,
+    IntegratedGradients,
+    Occlusion,
     OutputError,
     ProbeSet,
     TargetLayerError,
@@ -40,6 +42,17 @@ def test_non_finite_output_is_an_error_that_names_the_probe(value):
     probes = ProbeSet.from_tensors(images, torch.arange(6) % 3, names=[f"photo {index}" for index in range(6)])
     with pytest.raises(AuditError, match=r"1 of 6 probes, first for 'photo 4'"):
         Auditor(probes, chunk_size=2).audit(Diverged(value))
+
+
+@pytest.mark.parametrize("explainers", [None, [GradCAM()], [GradCAM("2")], [Occlusion()], [IntegratedGradients()]])
+def test_weights_that_are_nan_are_said_to_be_and_no_layer_is_blamed(explainers):
+    net = tiny_net()
+    with torch.no_grad():
+        net[0].weight.fill_(math.nan)
+    auditor = Auditor(tiny_probes(), explainers=explainers)
+    with pytest.raises(AuditError, match=r"Expected finite model outputs, but got NaN .* has probably diverged"):
+        auditor.audit(net)
+    assert auditor.audit(tiny_net()).outputs.isfinite().all()
 
 
 def test_label_beyond_the_classes_is_an_error_that_says_how_many_are_needed():

@@ -6,6 +6,7 @@ import argparse
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 
 import pytest
@@ -121,3 +122,13 @@ def test_what_holds_no_weights_is_told(tmp_path):
     assert "Expected weights in the file, but its entries are epoch, args. Save" in refusal(tmp_path / "a.pt")
     torch.save([torch.zeros(3)], tmp_path / "a.pt")
     assert "to hold a state_dict, but it holds a list" in refusal(tmp_path / "a.pt")
+    torch.save({1: torch.zeros(3)}, tmp_path / "a.pt")
+    assert "Expected weights by name, but the file has 1. Save a state_dict." in refusal(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_that_is_none_of_torch_is_refused_without_advice_of_torch(tmp_path, protocol):
+    (tmp_path / "a.pt").write_bytes(pickle.dumps({"weight": [1.0]}, protocol))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "cannot be read." in refusal(tmp_path / "a.pt")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 
 import pytest
 import torch
@@ -108,6 +110,34 @@ def test_a_pickle_bomb_is_refused_and_costs_itself_alone(project, capsys):
     assert len(History("audits/last/history")) == 1
 
 
+def test_what_was_assumed_is_told_once(project, capsys):
+    for name in ("sound", "leaning"):
+        weights = torch.load(f"{name}/last.pt")["state_dict"]
+        torch.save({f"model.{key}": value for key, value in weights.items()}, f"{name}.pt")
+    words = ["sound.pt", "leaning.pt", "plain=sound/last.pt"]
+    assert audit(*MODEL, checkpoints=words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    note = "Names of weights begin with 'model.' in the file, which was left out."
+    assert [line for line in lines if "begin with" in line] == [f"sound, leaning: {note}"]
+    assert lines[-1].startswith("Next: ")
+    assert audit(*MODEL, "--json", checkpoints=words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert note in told["sound"]["notes"]
+    assert note not in told["plain"]["notes"]
+
+
+def test_an_audit_that_fails_leaves_nothing(project, capsys):
+    torch.save({"other": torch.zeros(3)}, "other.pt")
+    assert audit(*MODEL, checkpoints=("other.pt",)) == 3
+    assert not (project / "audits").exists()
+    (project / "audits").mkdir()
+    assert audit(*MODEL, checkpoints=("other.pt",)) == 3
+    assert list((project / "audits").iterdir()) == []
+    assert audit(*MODEL, checkpoints=("other.pt", "sound/last.pt")) == 3
+    assert audit(*MODEL, checkpoints=("other.pt",)) == 3
+    assert {path.name for path in (project / "audits").iterdir()} == {"probes.safetensors", "last"}
+
+
 def test_an_audit_of_another_file_is_never_replaced(project, capsys):
     assert audit(*MODEL, checkpoints=("sound/last.pt",)) == 0
     assert "Next: xai-audit report audits\n" in capsys.readouterr().out
@@ -139,6 +169,31 @@ def test_next_names_the_audits_where_others_are_beside(project, capsys):
     write_run(project / "audits")
     assert audit(*MODEL, checkpoints=("b=sound/last.pt", "a=leaning/last.pt")) == 0
     assert "Next: xai-audit compare audits/b audits/a\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "out"),
+    [
+        (["audit=sound/last.pt", "b=leaning/last.pt"], "audits"),
+        (["history=sound/last.pt", "audit=leaning/last.pt"], "audits"),
+        (["history=sound/last.pt", "version_0=leaning/last.pt"], "history"),
+        (["./-dash.pt", "b=leaning/last.pt"], "audits"),
+        (["./-dash.pt", "b=leaning/last.pt"], "-out"),
+        (["audit=sound/last.pt"], "audits"),
+        (["history=sound/last.pt"], "my audits"),
+    ],
+)
+def test_the_next_command_works_whatever_checkpoints_are_called(project, checkpoints, out, capsys):
+    shutil.copy("sound/last.pt", "-dash.pt")
+    words = ["audit", *checkpoints, "--probes", "probes.safetensors", f"--out={out}", *MODEL]
+    assert main(words) == 0
+    (told,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: xai-audit "))
+    command, names = shlex.split(told.removeprefix("Next: xai-audit ")), list(named_sources(checkpoints))
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    if command[0] == "compare":
+        assert told["baseline"] == names[0]
+        assert set(told["models"]) == set(names)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,41 @@ def test_watch_prints_each_new_audit(runs, tmp_path, monkeypatch, capsys):
     assert told == ""
 
 
+def test_watch_goes_on_where_an_audit_cannot_be_read(runs, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(runs / "sound", run)
+    history = run / "audit/history"
+    later = (history / "audit_000001.safetensors").read_bytes()
+    (history / "audit_000001.safetensors").write_bytes(b"x")  # from the first look on
+    aside = tmp_path / "aside"
+
+    def touched():
+        (history / "other").touch()
+
+    naps = iter([
+        lambda: (history / "audit_000002.safetensors").write_bytes(b"x"),
+        lambda: history.rename(aside),
+        lambda: aside.rename(history),
+        touched,
+        lambda: (history / "audit_000003.safetensors").write_bytes(later),
+    ])  # fmt: skip
+
+    def nap(seconds):
+        next(naps, lambda: (_ for _ in ()).throw(KeyboardInterrupt()))()
+
+    monkeypatch.setattr("time.sleep", nap)
+    assert main(["watch", str(run)]) == 130
+    printed, told = capsys.readouterr()
+    assert [line.strip() for line in printed.splitlines() if line.startswith("Audit ")] == [
+        "Audit 1: epoch 0, step 0",
+        "Audit 2: epoch 1, step 1",
+    ]
+    damaged, other, gone = told.splitlines()
+    assert "audit_000001.safetensors' is none" in damaged
+    assert "audit_000002.safetensors' is none" in other
+    assert "there are none in" in gone
+
+
 @pytest.mark.parametrize(
     ("values", "drawn"),
     [

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import jsonargparse
 import pytest
+import torch
 
+from tests.callbacks.leaning import LeaningNet, leaning_probes
 from tests.cli.audited import HOSTILE, LITERAL
 from xai_callbacks.cli import main
 from xai_callbacks.cli.main import in_options
@@ -99,6 +101,10 @@ def test_wrong_values_of_a_configuration_are_one_sentence(tmp_path, capsys):
 
     (tmp_path / "c.yaml").write_text("probes: p\nout: o\nprobs: 3\n")
     assert "Did you mean --probes?" in error_of(["audit", "--config", str(tmp_path / "c.yaml")], capsys)
+    for nothing in ("", "# nothing", "text", "[1]"):
+        (tmp_path / "c.yaml").write_text(nothing)
+        told = error_of(["audit", "--config", str(tmp_path / "c.yaml")], capsys)
+        assert "Expected --config to be a YAML file of options by name, but there are none in it. See xai-" in told
     assert "nowhere.yaml" in error_of(["audit", "--config", "nowhere.yaml"], capsys)
 
 
@@ -145,7 +151,35 @@ def test_print_config_is_a_configuration(tmp_path, capsys):
 def test_debug_shows_where_an_error_comes_from(capsys):
     assert main(["compare", "nowhere", "--debug"]) == 3
     assert "Traceback" in capsys.readouterr().err
-    assert "Expected `paths` to lead to audits" in error_of(["compare", "nowhere"], capsys)
+    assert "Expected PATH to lead to audits" in error_of(["compare", "nowhere"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["audit", "w.pt", "--probes", "nothere", "--out", "o", "--model", "json.loads"], "Expected --probes to be a"),
+        (["audit", "w.pt", "--probes", "p", "--out", "w.pt", "--model", "json.loads"], "Expected --out to be where a"),
+        (["audit", "nothere", "--probes", "p", "--out", "o", "--model", "json.loads"], "Expected CHECKPOINT to be a"),
+        (["report", "{}/sound", "--out", "o"], "Expected --out to be that of a file, but 'o' is a folder"),
+        (["report", "{}/sound", "--out", ""], "Expected --out to be that of a file, but it is empty. Name a file."),
+        (["report", "{}/sound", "--probes", "nothere"], "Expected --probes to be a file of probes"),
+        (["report", "{}/sound", "--seeds", "nothere"], "Expected --seeds to lead to audits"),
+        (["report", "{}/sound", "--seeds", "{}/leaning"], "Expected no --seeds, as one model is compared with none."),
+        (["compare", "{}/sound"], "Expected PATH to be two or more, but got 1"),
+        (["check", "nothere", "--expect", "accuracy > 0"], "Expected PATH to lead to audits"),
+        (["watch", "nothere"], "Expected RUN to lead to audits"),
+        (["doctor", "json:__doc__"], "Expected TARGET to be a Lightning callback"),
+        (["probes", "build", "nothere"], "Expected FOLDER to be a folder"),
+        (["probes", "verify", "nothere"], "Expected PROBES to be a file of probes"),
+        (["probes", "inspect", "nothere"], "Expected PROBES to be a file of probes"),
+    ],
+)
+def test_errors_of_a_command_name_what_help_shows(runs, words, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    leaning_probes(4).save("p")
+    torch.save(LeaningNet().state_dict(), "w.pt")
+    (tmp_path / "o").mkdir()
+    assert expected in error_of([word.format(runs) for word in words], capsys)
 
 
 def test_an_unforeseen_error_says_how_to_see_more(monkeypatch, capsys):
@@ -176,6 +210,46 @@ def test_ctrl_c_and_a_broken_pipe_end_quietly(runs, monkeypatch, capfd):
         piped = ["bash", "-c", f"{words} | true; echo ${{PIPESTATUS[0]}}"]
         done = subprocess.run(piped, env=ENVIRONMENT, capture_output=True, text=True, check=True, cwd=REPOSITORY)
         assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["doctor", "{}:Net"],
+        ["audit", "w.pt", "--probes", "p", "--out", "o", "--model", "{}:Net"],
+        ["audit", "w.pt", "--probes", "p", "--out", "o", "--model", "{}.Net", "--auditor.explainers+={}.Mine"],
+        ["probes", "build", "--dataset", "{}:data"],
+    ],
+)
+@pytest.mark.parametrize("code", ["", "'no config'", "7"])
+def test_code_of_a_user_that_exits_is_an_error_and_no_success(words, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    leaning_probes(4).save("p")
+    torch.save(LeaningNet().state_dict(), "w.pt")
+    module = f"exits_{abs(hash(code))}_{abs(hash(tuple(words)))}"
+    (tmp_path / f"{module}.py").write_text(f"import sys\nsys.exit({code})\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    told = error_of([word.format(module) for word in words], capsys)
+    assert "SystemExit" in told
+    assert code.strip("'") in told
+
+
+def test_a_call_of_a_user_that_exits_is_an_error_and_costs_itself_alone(tmp_path, monkeypatch, capsys):
+    def exits(*given, **named):
+        raise SystemExit(7)
+
+    monkeypatch.chdir(tmp_path)
+    leaning_probes(4).save("p")
+    for name in ("a.pt", "b.pt"):
+        torch.save(LeaningNet().state_dict(), name)
+    words = ["audit", "--probes", "p", "--out", "o", "--model", "tests.callbacks.leaning.LeaningNet"]
+    monkeypatch.setattr("tests.callbacks.leaning.LeaningNet.forward", exits)
+    assert "'b': SystemExit: 7." in error_of([*words, "a.pt", "b.pt"], capsys)
+    monkeypatch.setattr("tests.callbacks.leaning.LeaningNet.__init__", exits)
+    assert "LeaningNet raised SystemExit: 7. Pass its arguments" in error_of([*words, "a.pt"], capsys)
+    monkeypatch.setattr("xai_callbacks.cli.probes.verify", exits)
+    expected = "error: Expected your code to return, but it raised SystemExit: 7. Add --debug to see where it comes"
+    assert expected in error_of(["probes", "verify", "x"], capsys)
 
 
 def test_a_watch_ends_on_ctrl_c_without_a_traceback(runs):

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.record.samples import small
 from xai_callbacks.compare import find_probes, read_models
@@ -53,6 +54,15 @@ def test_audited_checkpoints_share_their_probes(tmp_path):
     assert find_probes([tmp_path / "first"]) == tmp_path / "probes.safetensors"
 
 
+def test_checkpoints_may_be_called_as_folders_of_runs_are(tmp_path):
+    (tmp_path / "probes.safetensors").write_bytes(b"probes")
+    for name in ("audit", "b", "history"):
+        History(tmp_path / name / "history").append(small(0))
+        assert list(read_models([tmp_path / name])) == [name]
+    assert list(read_models([tmp_path])) == ["audit", "b", "history"]
+    assert list(read_models([run(tmp_path / "c" / "audit"), run(tmp_path / "c" / "history")])) == ["audit", "history"]
+
+
 def test_one_record_is_a_model(tmp_path):
     folder = run(tmp_path / "version_0")
     file = folder / "audit" / "history" / "audit_000000.safetensors"
@@ -94,6 +104,16 @@ def test_what_leads_to_no_audit_is_refused(tmp_path):
     (tmp_path / "audit_000000.safetensors").write_bytes(b"damaged")
     with pytest.raises(ConfigurationError, match=r"none can be read. Expected a file of `AuditRecord.save`"):
         read_models([tmp_path])
+
+
+def test_a_record_with_other_names_than_answers_is_told_as_damaged(tmp_path):
+    for place, changes in enumerate(({"names": ("a",)}, {"outputs": torch.zeros(3, 3)}, {"titles": (("Why?",),)})):
+        History(tmp_path / str(place)).append(small(0, **changes))
+        told = (
+            rf"but '.*{place}/audit_000000.safetensors' is damaged: it has names of . probes, but not as many answers"
+        )
+        with pytest.raises(AuditError, match=told):
+            read_models([tmp_path / str(place)])
 
 
 def test_a_record_of_a_newer_version_is_told(tmp_path, monkeypatch):

@@ -178,6 +178,40 @@ def test_fields_that_are_not_known_are_left_out_and_missing_ones_are_as_by_defau
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epoch", "x"),
+        ("step", None),
+        ("names", "abc"),
+        ("names", [1, 2]),
+        ("metrics", {"accuracy": "high"}),
+        ("metrics", {"accuracy": {"$": ["Estimate", "high"]}}),
+        ("metrics", ["accuracy"]),
+        ("maps", {"gradcam": {"$": ["MapSet", {"$": ["tensor", "gone"]}, "GradCAM()"]}}),
+        ("findings", [{"$": ["Estimate", 1.0]}]),
+        ("findings", [{"$": ["Finding", "a", "alarm", "high", "Words."]}]),
+        ("findings", [{"$": ["Finding", "a", "alarm", 1.0, "Words.", "", None, 3]}]),
+        ("keys", ["accuracy"]),
+        ("outputs", [1.0]),
+        ("scores", {"gradnorm": 3}),
+        ("titles", ["Why?"]),
+        ("thinned", "no"),
+        ("notes", 3),
+    ],
+)
+def test_values_of_another_kind_are_told_as_damage(tmp_path, field, value):
+    path = rewritten(tmp_path / "a", lambda content: content["record"].update({field: value}))
+    with pytest.raises(AuditError, match=rf"a' is none\. It is damaged: `{field}` is of another kind"):
+        AuditRecord.load(path)
+
+
+def test_what_rules_of_users_leave_out_is_no_damage(tmp_path):
+    finding = Finding("a", "pass", None, "Words.", about=None)
+    small(1, findings=(finding,), logged={"loss": 1}).save(tmp_path / "a")
+    assert AuditRecord.load(tmp_path / "a").findings == (finding,)
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"",

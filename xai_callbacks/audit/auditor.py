@@ -182,7 +182,7 @@ class Auditor:
 
         Returns, by name of the explainer, where its heatmaps will be computed, with the reason, and what they cost.
         Raises a `ConfigurationError` if the model does not run on the probes, has no layer that suits, or too few
-        outputs.
+        outputs; an `AuditError` if no layer seems to suit, as the outputs are NaN or inf.
         """
         module = as_module(model)
         with undisturbed(module):

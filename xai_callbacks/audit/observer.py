@@ -94,7 +94,11 @@ class Observer:
             return Prepared(structure, subject.task, False, None, {}, False, self.scorer.notes), None
         check_questions(self.questions, subject.task, labelled=self.probes.truth is not None)
         head = None if (call := trace.head()) is None else call.name
-        plans, said = self.explaining.prepare(trace, self.scorer.inliers)
+        try:
+            plans, said = self.explaining.prepare(trace, self.scorer.inliers)
+        except ConfigurationError:
+            self._require_finite(trace.outputs)  # NaN moves with no image, so that no layer seems to lie on it
+            raise
         del trace, call
         # What only shows when questions are answered, such as a model that cannot be differentiated, shows now.
         layers = layers_of(self.explaining.due(plans, 0))
@@ -178,7 +182,8 @@ class Observer:
             settled=None if outputs is None else outputs[chunk],
         )
 
-    def _check(self, outputs: Tensor, prepared: Prepared) -> None:
+    def _require_finite(self, outputs: Tensor) -> None:
+        """Refuse outputs `(n, K)` of the first or of all probes that are NaN or inf."""
         broken = (~outputs.isfinite()).any(dim=1).nonzero()[:, 0].tolist()
         if broken:
             raise AuditError(
@@ -186,6 +191,9 @@ class Observer:
                 f"for {self.probes.names[broken[0]]!r}. The training has probably diverged; look at the loss and the "
                 "learning rate."
             )
+
+    def _check(self, outputs: Tensor, prepared: Prepared) -> None:
+        self._require_finite(outputs)
         given = ""
         if outputs.shape[1] != prepared.task.width:
             given = f"{outputs.shape[1]} instead of {prepared.task.width}"

@@ -13,7 +13,7 @@ from xai_callbacks._lightning import LightningModule, Trainer
 from xai_callbacks.audit import Auditor
 from xai_callbacks.callbacks.notices import without_logging
 from xai_callbacks.callbacks.steps import LABEL_NAMES
-from xai_callbacks.errors import ConfigurationError, XAICallbacksError
+from xai_callbacks.errors import AuditError, ConfigurationError, XAICallbacksError
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.randomness import isolated_rng
 
@@ -98,13 +98,13 @@ def _fields(item: object) -> dict[str, str] | None:
 def _suited(probes: ProbeSet, module: LightningModule) -> Auditor:
     """An auditor of the module, or of the first part of it that takes the images."""
     parts = [name for name, part in module.named_children() if any(True for _ in part.parameters())]
-    errors: list[ConfigurationError] = []
+    errors: list[XAICallbacksError] = []
     for select in (None, *parts):
         auditor = Auditor(probes, model=select)
         try:
             with without_logging(module):
                 auditor.prepare(module)
             return auditor
-        except ConfigurationError as error:
+        except (ConfigurationError, AuditError) as error:
             errors.append(error)
     raise errors[0]  # of the module itself

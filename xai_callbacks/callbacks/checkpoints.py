@@ -88,6 +88,7 @@ class _Audits(LightningModule):
         self._checkpoints, self._names = checkpoints, tuple(checkpoints)
         self._auditor, self._folder, self._rules = auditor, folder, rules
         self._latest: Callable[[], nn.Module | None] = NoneType
+        self._new: list[Path] = []  # the file of probes and its folder, as far as they were not there before
         self._outcome: dict[str, str] = {}  # why a checkpoint failed, by name; empty if it did not
 
     def place(self, name: str) -> Path:
@@ -105,6 +106,7 @@ class _Audits(LightningModule):
     def on_validation_start(self) -> None:
         """Save the probes; let all processes choose by the first model where to explain."""
         if self.trainer.is_global_zero:
+            self._new = [each for each in (self._folder / FILE_NAME, self._folder) if not each.exists()]
             self._auditor.probes.save(self._folder / FILE_NAME)
         else:
             with suppress(Exception), torch.inference_mode(False):  # told by the process whose share it is
@@ -122,7 +124,7 @@ class _Audits(LightningModule):
         try:
             with torch.inference_mode(False):
                 self._audit(name)
-        except Exception as error:  # of models and files of a user
+        except (Exception, SystemExit) as error:  # of models and files of a user
             self._outcome[name] = in_words(error)
         if self._latest() is not None:  # it refers to itself in a circle, and must go before the next one comes
             gc.collect()
@@ -134,6 +136,8 @@ class _Audits(LightningModule):
             self._outcome |= self.trainer.strategy.broadcast(own, src=rank)
         failed = {name: why for name in self._names if (why := self._outcome.get(name, _LIMITED))}
         if failed:
+            if len(failed) == len(self._names):
+                self._leave_nothing()
             told = " ".join(f"{name!r}: {why}" for name, why in failed.items())
             count, done = len(self._names), len(self._names) - len(failed)
             which = "it could not" if count == 1 else f"{len(failed)} could not" if done else "none could"
@@ -141,6 +145,12 @@ class _Audits(LightningModule):
             raise AuditError(
                 f"Expected {count} checkpoint{'s' * (count > 1)} to be audited, but {which} be. {told}{kept}"
             )
+
+    def _leave_nothing(self) -> None:
+        """Delete the probes where no audit is beside them, and they were not there before."""
+        with suppress(OSError):  # such as of a folder in which something else is by now
+            for each in self._new:
+                each.rmdir() if each.is_dir() else each.unlink()
 
     def _loaded(self, name: str) -> nn.Module:
         model: nn.Module = self.trainer.precision_plugin.convert_module(self._checkpoints[name].load())

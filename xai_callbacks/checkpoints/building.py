@@ -58,7 +58,7 @@ def resolved(model: str | Factory) -> Factory:
     try:
         # With a colon, or what fails in a module of the user would be told as its absence.
         found: object = pkgutil.resolve_name(model if ":" in model else ":".join(model.rsplit(".", 1)))
-    except Exception as error:  # whatever a module of the user raises
+    except (Exception, SystemExit) as error:  # whatever a module of the user raises
         raise ConfigurationError(
             f"Expected `model` to be 'package.module.Class' or 'package.module:function', but {model!r} cannot be "
             f"imported. {in_words(error)}"
@@ -72,7 +72,7 @@ def made(factory: Factory, given: Mapping[str, Any]) -> nn.Module:
     """What a factory returns, if that is a model."""
     try:
         model: object = factory(**given)
-    except Exception as error:  # a factory of the user may raise anything
+    except (Exception, SystemExit) as error:  # a factory of the user may raise anything
         raise _unmade(factory, error) from error
     if not isinstance(model, nn.Module):
         raise ConfigurationError(f"Expected `model` to return a torch.nn.Module, but got {type(model).__name__}.")
@@ -91,7 +91,7 @@ def from_lightning(
     safe = {"weights_only": False} if "weights_only" in inspect.signature(cls.load_from_checkpoint).parameters else {}
     try:
         model: nn.Module = cls.load_from_checkpoint(file, map_location="cpu", **safe, **given)
-    except Exception as error:  # a constructor of the user may raise anything
+    except (Exception, SystemExit) as error:  # a constructor of the user may raise anything
         raise (_unfilled(cls.__name__, error) if "loading state_dict" in str(error) else _unmade(cls, error)) from error
     return model
 
@@ -104,7 +104,7 @@ def fill(model: nn.Module, weights: Mapping[str, Any]) -> None:
         raise _unfilled(type(model).__name__, error) from error
 
 
-def _unmade(factory: Factory, error: Exception) -> ConfigurationError:
+def _unmade(factory: Factory, error: BaseException) -> ConfigurationError:
     name = getattr(factory, "__qualname__", repr(factory))
     return ConfigurationError(
         f"Expected `model` to build a model, but {name} raised {in_words(error)} Pass its arguments as `hparams`, or a "
@@ -112,7 +112,7 @@ def _unmade(factory: Factory, error: Exception) -> ConfigurationError:
     )
 
 
-def _unfilled(name: str, error: Exception) -> ConfigurationError:
+def _unfilled(name: str, error: BaseException) -> ConfigurationError:
     parts = (shorten(line, _WIDTH, placeholder=" ...") for line in str(error).splitlines()[1:4])
     return ConfigurationError(
         f"Expected weights of {name}, but they are of another model. {' '.join(parts)} Pass the `model` and `hparams` "

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,9 @@ def read(path: Path, *, trust: bool) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         _require_no_bomb(path)
-        content: object = torch.load(path, map_location="cpu", weights_only=not trust)
+        with warnings.catch_warnings():  # of pickles that torch did not write, which it then refuses
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            content: object = torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # damage may raise anything
         if not trust and (foreign := _foreign(path, error)):
             raise ConfigurationError(
@@ -78,6 +81,9 @@ def weights_of(content: Mapping[str, Any], wanted: str | None) -> dict[str, Any]
         )
     else:
         found = content if raw is None else raw
+    keys: list[object] = list(found)
+    if unnamed := [key for key in keys if not isinstance(key, str)]:
+        raise ConfigurationError(f"Expected weights by name, but the file has {unnamed[0]!r}. Save a state_dict.")
     if not any(isinstance(value, Tensor) for value in found.values()):
         raise ConfigurationError(
             f"Expected weights in the file, but its entries are {', '.join(map(str, found)) or 'none'}. Save a "

@@ -4,17 +4,21 @@ import os
 import re
 import shlex
 from argparse import SUPPRESS
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
 from xai_callbacks.cli.output import OK, console, progress, say, write_json
-from xai_callbacks.errors import ConfigurationError, in_words
+from xai_callbacks.errors import ConfigurationError, first_of, in_words
+
+if TYPE_CHECKING:
+    from xai_callbacks.history import History
 
 # With several devices, or machines as torchrun or a cluster starts them, each process takes its share.
 _TRAINER = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "32-true", "strategy": "auto"}
+_MOST_NAMES = 5  # of checkpoints before a note that several have
 
 
 def audit_arguments(parser: ArgumentParser) -> None:
@@ -84,12 +88,28 @@ def audit(args: Any) -> int:
     if not trainer.is_global_zero:
         return OK
     if args.json:
-        write_json({name: {"folder": str(each.folder), "metrics": each[-1].metrics} for name, each in found.items()})
+        write_json({name: _told(each) for name, each in found.items()})
         return OK
     for name, history in found.items():
         say(console(), f"{name}: {str(history[-1]).removeprefix('AuditRecord(').removesuffix(')')}")
+    for note, names in _notes(found).items():
+        say(console(), f"{first_of(names, _MOST_NAMES)}: {note}")
     say(console(), f"Next: xai-audit {_next(args.out, list(found))}", "dim")
     return OK
+
+
+def _told(history: "History") -> dict[str, Any]:
+    record = history[-1]
+    return {"folder": str(history.folder), "metrics": record.metrics, "notes": record.notes}
+
+
+def _notes(found: "Mapping[str, History]") -> dict[str, list[str]]:
+    """What was left out or assumed, in sentences, and the names of the checkpoints that each is about."""
+    notes: dict[str, list[str]] = {}
+    for name, history in found.items():
+        for note in dict.fromkeys(history[-1].notes):
+            notes.setdefault(note, []).append(name)
+    return notes
 
 
 def named_sources(words: Sequence[str]) -> dict[str, str]:
@@ -116,8 +136,12 @@ def named_sources(words: Sequence[str]) -> dict[str, str]:
 def _next(folder: str, names: Sequence[str]) -> str:
     """The command that shows these audits and no others, the first as the baseline."""
     places = [Path(folder, name) for name in names]
-    others = {path.parent for path in Path(folder).rglob("history")}.difference(places)
+    others = {path.parent for path in Path(folder).rglob("audit_*.safetensors")}
+    others = others.difference(place / "history" for place in places)
     paths = list(map(str, places)) if others else [folder]
+    # What begins with a dash would be read as an option.
+    paths = [f"./{path}" if path.startswith("-") else path for path in paths]
     if len(names) == 1:
         return shlex.join(["report", *paths])
-    return shlex.join(["compare", *paths, *(() if others else ("--baseline", names[0]))])
+    baseline = [f"--baseline={names[0]}"] if names[0].startswith("-") else ["--baseline", names[0]]
+    return shlex.join(["compare", *paths, *([] if others else baseline)])

@@ -87,7 +87,10 @@ def report(args: Any) -> int:
     probes = args.probes or find_probes(args.paths)
     if probes is None:
         raise ConfigurationError("Expected probes.safetensors beside the histories, but found none. Pass --probes.")
-    given = models if len(models) == 1 else compared(models, seeds=_seeds(args))
+    seeds = _seeds(args)
+    if seeds and len(models) == 1:
+        raise ConfigurationError("Expected no `seeds`, as one model is compared with none. Leave them out, or add one.")
+    given = models if len(models) == 1 else compared(models, seeds=seeds)
     path = write_html(given, args.out, ProbeSet.load(probes), title=args.title)
     if args.json:
         write_json({"report": str(path), "bytes": path.stat().st_size})
@@ -110,7 +113,10 @@ def _models(args: Any) -> "dict[str, History]":
 
 
 def _seeds(args: Any) -> "list[History]":
-    return list(models_at(args.seeds).values()) if args.seeds else []
+    try:
+        return list(models_at(args.seeds).values()) if args.seeds else []
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).replace("`paths`", "`seeds`")) from error
 
 
 def _table(found: "Comparison", name: str, difference: "Difference", most: int) -> "Table":

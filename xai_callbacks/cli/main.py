@@ -5,14 +5,21 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xai_callbacks.cli.output import ERROR, error_console, say
-from xai_callbacks.cli.parser import UsageError, parse
+from xai_callbacks.cli.output import ERROR, OK, error_console, say
+from xai_callbacks.cli.parser import Finished, UsageError, parse
 from xai_callbacks.errors import XAICallbacksError, in_words
 
-_PHRASES = {"another folder, or another name for the checkpoint": "another --out, or name the checkpoint: NAME=FILE"}
+# What arguments of functions are called on the command line, where that is not their own name.
+_CALLED = {"source": "checkpoints", "root": "folder", "given": "target", "models": "paths", "paths": "run"}
+_PHRASES = {
+    "`path` to be a file of `ProbeSet.save`": "`probes` to be a file of probes",
+    "`path` to be that of a file": "`out` to be that of a file",
+    "`path` to be where": "`out` to be where",
+    "another folder, or another name for the checkpoint": "another --out, or name the checkpoint: NAME=FILE",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,12 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _told
         try:
             return _run(argv)
-        except (KeyboardInterrupt, BrokenPipeError, SystemExit) as end:
-            return _ended(end)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt, SystemExit) as end:
+            if (status := _ended(end)) is not None:
+                return status
             if "--debug" in argv:
                 traceback.print_exc()
-            say(error_console(), f"error: {_sentence(error)}", "red")
+            say(error_console(), f"error: {_sentence(end)}", "red")
             return ERROR
 
 
@@ -39,25 +46,32 @@ def _run(argv: Sequence[str]) -> int:
     try:
         status = command.run(command.args)
     except XAICallbacksError as error:
-        raise UsageError(in_options(str(error), command.options)) from error
+        raise UsageError(in_options(str(error), command.options, command.positionals)) from error
     sys.stdout.flush()
     return status
 
 
-def _ended(end: BaseException) -> int:
-    """The status of what ends quietly: Ctrl-C, a pipe such as `| head`, and --help and the like."""
+def _ended(end: BaseException) -> int | None:
+    """The status of what ends quietly: Ctrl-C, a pipe such as `| head`, and --help and the like; None for an error."""
     # Lightning and rich turn the first two into a SystemExit.
     cause = end.__context__ if isinstance(end, SystemExit) and end.__context__ is not None else end
     if isinstance(cause, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         return 141
-    return 130 if isinstance(cause, KeyboardInterrupt) else int(getattr(end, "code", 0) or 0)
+    if isinstance(cause, KeyboardInterrupt):
+        return 130
+    return OK if isinstance(end, Finished) else None
 
 
-def in_options(message: str, options: Sequence[str]) -> str:
-    """A message about arguments in Python as one about options: --model x for model='x', --trust for trust=True."""
+def in_options(message: str, options: Sequence[str], positionals: Mapping[str, str] | None = None) -> str:
+    """A message about arguments in Python as one about options: --model x for model='x', --trust for trust=True.
+
+    Arguments without an option are told by how help shows them, such as PATH for `paths`, see `Command`.
+    """
     # Reversed, so that the first of a name counts: those of the command come before those of the auditor.
     named = {option.rpartition(".")[2].lstrip("-").replace("-", "_"): option for option in reversed(options)}
+    named |= positionals or {}
+    named |= {name: named[called] for name, called in _CALLED.items() if called in named and name not in named}
 
     def option(found: re.Match[str]) -> str:
         name, value = found["argument"] or found["keyword"], found["text"] or found["open"] or ""
@@ -70,9 +84,11 @@ def in_options(message: str, options: Sequence[str]) -> str:
     return re.sub(f"{argument}|{keyword}{value}", option, message)
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     if isinstance(error, UsageError | XAICallbacksError):
         return str(error)
+    if isinstance(error, SystemExit):
+        return f"Expected your code to return, but it raised {in_words(error)} Add --debug to see where it comes from."
     expected = isinstance(error, OSError | ImportError)
     return in_words(error) if expected else f"{in_words(error)} Add --debug to see where it comes from."
 

@@ -15,7 +15,7 @@ def named(path: str) -> Any:
     """What is at `package.module:name` or `package.module.name`: a class, a function, an object of a user's code."""
     try:
         return pkgutil.resolve_name(path)
-    except Exception as error:  # a module of the user may raise anything
+    except (Exception, SystemExit) as error:  # a module of the user may raise anything
         raise ConfigurationError(f"Expected {path!r} to be package.module:name, but got {in_words(error)}") from error
 
 

@@ -41,12 +41,17 @@ class UsageError(Exception):
     """The command line, or a configuration file, cannot be understood."""
 
 
+class Finished(SystemExit):
+    """A parser has done all that was asked, such as --help; code of a user that is imported raises its base."""
+
+
 class Command(NamedTuple):
     """A command as it was understood."""
 
     run: Callable[[Any], int]
     args: Namespace  # with the classes of the configuration made
     options: tuple[str, ...]  # all that it has, such as --out
+    positionals: dict[str, str]  # how help shows what has no option, such as PATH, by the name it has in `args`
 
 
 class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -61,6 +66,9 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(message) from ex
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise Finished(status)
 
     def _check_value_key(self, action: Any, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         """Refuse what a configuration has in place of a list, of which jsonargparse says what Python does."""
@@ -94,15 +102,21 @@ def parse(argv: Sequence[str], *, complete: bool = False) -> Command:
         if module and (complete or name == named):
             _fill(parsers[name], importlib.import_module(f"xai_callbacks.cli.{module}"), last)
     asked = named if named in parsers else named.partition(" ")[0]
-    options = tuple(option for action in parsers.get(asked, root)._actions for option in action.option_strings)
+    actions = parsers.get(asked, root)._actions
+    options = tuple(option for action in actions for option in action.option_strings)
+    positionals = {each.dest: str(each.metavar) for each in actions if not each.option_strings and each.metavar}
     try:
         given = root.parse_args(list(argv))
         given = getattr(root, "instantiate", root.instantiate_classes)(given)
+    except SystemExit:
+        if complete:  # which goes past `exit` of its parser
+            raise Finished from None
+        raise
     except UsageError as error:
         said = _in_short(str(error), [*" ".join(COMMANDS).split(), *options])
         raise UsageError(f"{said} See {parsers.get(asked, root).prog} --help.") from error
     home = importlib.import_module(f"xai_callbacks.cli.{COMMANDS[asked][0]}")
-    return Command(getattr(home, asked.rpartition(" ")[2]), given[asked.replace(" ", ".")], options)
+    return Command(getattr(home, asked.rpartition(" ")[2]), given[asked.replace(" ", ".")], options, positionals)
 
 
 def _fill(parser: ArgumentParser, module: Any, name: str) -> None:
@@ -127,6 +141,8 @@ def _in_short(message: str, known: Sequence[str]) -> str:
     said = telling[0] if telling else f"Expected a {' or '.join(kinds)}, but got {given}" if kinds else lines[0]
     if lines[0].startswith('expected "'):
         said = f"Expected a command, one of {' '.join(re.findall(r'{.*}', said))}"
+    if said.startswith("Unexpected config"):
+        said = "Expected --config to be a YAML file of options by name, but there are none in it"
     words = {name.lstrip("-"): name for name in known}
     if missing := re.search(r'required: (.+)|key "(.+)" is required', said, re.IGNORECASE):
         names = [name.rpartition(".")[2] for name in (missing[1] or missing[2]).split(", ")]

@@ -18,7 +18,9 @@ Counts = list[tuple[str, int]]  # names may come twice
 
 def build_arguments(parser: ArgumentParser) -> None:
     """Add the options of `build`."""
-    parser.add_argument("folder", nargs="?", type=str, help="Folder of images, with probes.csv or a folder a class.")
+    parser.add_argument(
+        "folder", nargs="?", type=str, metavar="FOLDER", help="Folder of images, with probes.csv or a folder a class."
+    )
     parser.add_argument("--dataset", type=str, help="Or a dataset, its class or a factory, as package.module:name.")
     parser.add_argument("--dataset-args", type=dict[str, Any], default={}, help="What that is called with.")
     parser.add_argument("--out", type=str, default="probes.safetensors", help="File to write.")
@@ -51,7 +53,7 @@ def build(args: Any) -> int:
         dataset = named(args.dataset)
         try:
             dataset = dataset(**args.dataset_args) if callable(dataset) else dataset
-        except Exception as error:  # of a class or function of the user
+        except (Exception, SystemExit) as error:  # of a class or function of the user
             raise ConfigurationError(
                 f"Expected {args.dataset!r} to make a dataset, but got {in_words(error)} Pass its arguments as "
                 "--dataset-args."
@@ -63,7 +65,7 @@ def build(args: Any) -> int:
 
 def inspect_arguments(parser: ArgumentParser) -> None:
     """Add the options of `inspect`."""
-    parser.add_argument("probes", type=str, help="File of a probe set.")
+    parser.add_argument("probes", type=str, metavar="PROBES", help="File of a probe set.")
     parser.add_argument("--png", type=str, help="Also write a contact sheet, to this file.")
 
 
@@ -83,7 +85,7 @@ def inspect(args: Any) -> int:
 
 def verify_arguments(parser: ArgumentParser) -> None:
     """Add the options of `verify`."""
-    parser.add_argument("probes", nargs="+", type=str, help="Files of probe sets.")
+    parser.add_argument("probes", nargs="+", type=str, metavar="PROBES", help="Files of probe sets.")
 
 
 def verify(args: Any) -> int:

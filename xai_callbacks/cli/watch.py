@@ -1,14 +1,15 @@
 """`xai-audit watch`: a live table of a running history."""
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat
 
-from xai_callbacks.cli.named import models_at
-from xai_callbacks.cli.output import OK, console, estimate, shown, table, write_json
+from xai_callbacks.cli.output import OK, console, error_console, estimate, say, shown, table, write_json
+from xai_callbacks.errors import XAICallbacksError
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -37,7 +38,9 @@ def watch(args: Any) -> int:
     """
     from rich.live import Live
 
-    out, history = console(), _history(args.run)
+    told: set[str] = set()
+    # A single look must be at the latest audit; of a run that goes on there will be later ones.
+    out, history = console(), _history(args.run, told, latest=args.once or args.json)
     if args.json:
         record = history[-1]
         write_json({name: getattr(record, name) for name in ("step", "epoch", "metrics", "findings", "failed")})
@@ -49,20 +52,46 @@ def watch(args: Any) -> int:
         while not args.once:
             time.sleep(args.every)
             before, seen = seen, _changed(history)
-            if before != seen and (newer := _history(args.run))[-1].time > history[-1].time:
+            if before != seen and (newer := _newer(args.run, history, told)) is not history:
                 history = newer
                 out.print(_page(history)) if live is None else live.update(_page(history), refresh=True)
     return OK
 
 
-def _history(path: str) -> "History":
-    """The history below a path that was written to last."""
-    return max(models_at([path]).values(), key=lambda history: history[-1].time)
+def _history(path: str, told: set[str], *, latest: bool = False) -> "History":
+    """The history below a path that was written to last; says of each audit that cannot be read once.
+
+    With `latest` that is an error for the latest audit.
+    """
+    from xai_callbacks.compare import read_models
+
+    models = read_models([path], latest=latest).values()
+    _warn((sentence for history in models for sentence in history.unreadable.values()), told)
+    return max(models, key=lambda history: history[-1].time)
+
+
+def _newer(path: str, history: "History", told: set[str]) -> "History":
+    """A history that was written to later; the same where there is none, or nothing can be read for now."""
+    try:
+        found = _history(path, told)
+    except XAICallbacksError as error:
+        _warn([str(error)], told)
+        return history
+    return found if found[-1].time > history[-1].time else history
+
+
+def _warn(sentences: Iterable[str], told: set[str]) -> None:
+    for sentence in sentences:
+        if sentence not in told:
+            told.add(sentence)
+            say(error_console(), f"warning: {sentence}", "yellow")
 
 
 def _changed(history: "History") -> int:
-    """When a record was last written, in ns: reading all of them takes longer than asking."""
-    return 0 if history.folder is None else history.folder.stat().st_mtime_ns
+    """When a record was last written, in ns: reading all of them takes longer than asking; 0 if that is unknown."""
+    with suppress(OSError):  # it was deleted
+        return 0 if history.folder is None else history.folder.stat().st_mtime_ns
+    return 0
 
 
 def _page(history: "History") -> "Group":

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from xai_callbacks.errors import AuditError, in_words
 from xai_callbacks.files import write_whole
+from xai_callbacks.record.kinds import checks_of
 from xai_callbacks.record.values import Estimate, Finding, Key, MapSet, Onset
 
 SCHEMA = 1
@@ -234,6 +235,9 @@ def from_text(text: str | bytes, tensors: Mapping[str, Tensor]) -> AuditRecord:
     if given["schema"] > SCHEMA:
         raise AuditError(f"It is of version {given['schema']}, newer than {SCHEMA}. Update xai_callbacks.")
     content = {name: _decoded(value, tensors) for name, value in given["record"].items()}
+    checks = checks_of(AuditRecord)
+    if wrong := [name for name, value in content.items() if name in checks and not checks[name](value)]:
+        raise AuditError(f"It is damaged: `{wrong[0]}` is of another kind than it should be.")
     return AuditRecord(**{each.name: content[each.name] for each in fields(AuditRecord) if each.name in content})
 
 

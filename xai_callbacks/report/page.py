@@ -78,8 +78,9 @@ def write_html(
     require_instance("title", title, str, "text")
     require_integer("max_probes", max_probes, minimum=1)
     require_instance("path", path, (str, os.PathLike), "the path of a file")
-    if os.path.isdir(path):
-        raise ConfigurationError(f"Expected `path` to be that of a file, but {str(path)!r} is a folder. Name a file.")
+    if not os.fspath(path) or os.path.isdir(path):
+        got = f"{str(path)!r} is a folder" if os.fspath(path) else "it is empty"
+        raise ConfigurationError(f"Expected `path` to be that of a file, but {got}. Name a file.")
     models, comparison = _understood(given)
     records = [_latest(name, history, probes) for name, history in models.items()]
     return _written(_rendered(_context(models, records, comparison, probes, title, max_probes)), Path(path))
