@@ -174,7 +174,7 @@ def test_pictures_of_a_cue_and_of_clusters_need_heatmaps_and_are_left_out(tmp_pa
 
 def test_the_pixels_of_a_perceptron_are_explained_where_that_is_asked_for(tmp_path):
     callback = AuditCallback(
-        Auditor(probes(masks={"core": CORE}), explainers=[Occlusion(4), IntegratedGradients(4)]),
+        Auditor(probes(masks={"core": CORE}), explainers=[Occlusion(4), IntegratedGradients()]),
         max_panels=1, on_error="raise",
     )  # fmt: skip
     fit(tmp_path, callback)
