@@ -90,18 +90,26 @@ def test_watch_shows_the_newest_metrics_with_their_course(runs, capsys):
     assert json.loads(capsys.readouterr().out)["metrics"]["cue/patch/effect"]["value"] == pytest.approx(1)
 
 
+def watched(run, naps, monkeypatch):
+    """Status of `watch` while each of its naps does something, until Ctrl-C."""
+    left = iter(naps)
+
+    def nap(seconds):
+        if (act := next(left, None)) is None:
+            raise KeyboardInterrupt
+        act()
+
+    monkeypatch.setattr("time.sleep", nap)
+    return main(["watch", str(run)])
+
+
 def test_watch_prints_each_new_audit(runs, tmp_path, monkeypatch, capsys):
     run = shutil.copytree(runs / "leaning", tmp_path / "run")
     newest = run / "audit/history/audit_000001.safetensors"
     later = newest.read_bytes()
     newest.unlink()
-    naps = iter([lambda: None, lambda: newest.write_bytes(later)])
-
-    def nap(seconds):
-        next(naps, lambda: (_ for _ in ()).throw(KeyboardInterrupt()))()
-
-    monkeypatch.setattr("time.sleep", nap)
-    assert main(["watch", str(run)]) == 130
+    naps = [lambda: None, lambda: newest.write_bytes(later)]
+    assert watched(run, naps, monkeypatch) == 130
     printed, told = capsys.readouterr()
     assert [line.strip() for line in printed.splitlines() if line.startswith("Audit ")] == [
         "Audit 1: epoch 0, step 0",
@@ -121,19 +129,14 @@ def test_watch_goes_on_where_an_audit_cannot_be_read(runs, tmp_path, monkeypatch
     def touched():
         (history / "other").touch()
 
-    naps = iter([
+    naps = [
         lambda: (history / "audit_000002.safetensors").write_bytes(b"x"),
         lambda: history.rename(aside),
         lambda: aside.rename(history),
         touched,
         lambda: (history / "audit_000003.safetensors").write_bytes(later),
-    ])  # fmt: skip
-
-    def nap(seconds):
-        next(naps, lambda: (_ for _ in ()).throw(KeyboardInterrupt()))()
-
-    monkeypatch.setattr("time.sleep", nap)
-    assert main(["watch", str(run)]) == 130
+    ]
+    assert watched(run, naps, monkeypatch) == 130
     printed, told = capsys.readouterr()
     assert [line.strip() for line in printed.splitlines() if line.startswith("Audit ")] == [
         "Audit 1: epoch 0, step 0",

@@ -76,7 +76,8 @@ class IntegratedGradients(_PixelExplainer):
     `(x - x') * integral of the gradient along the line from the baseline x' to the image x`. The sum over the pixels is
     the score of the image less that of the baseline, up to the error of the steps, of which users are told if it is
     large. It can be nearly all of the sum where a score jumps: a net that normalises patches sees the same in a photo
-    of any brightness, and something else in black. Cost: `steps` forward and backward passes for each question.
+    of any brightness, and something else in black. Cost: `steps` forward and backward passes for each question, and
+    one forward pass.
 
     Args:
         steps: Points along the line, in the middle of intervals of equal length.

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from xai_callbacks.compare import Comparison
 from xai_callbacks.gallery.words import plural
+from xai_callbacks.metrics import found_on
 from xai_callbacks.probes import ProbeSet
 from xai_callbacks.report.pictures import layer_by_itself, layer_size, where
 
@@ -15,9 +16,10 @@ def moved(comparison: Comparison, name: str, probes: ProbeSet) -> list[dict[str,
     height, width = size = int(probes.pixels.shape[1]), int(probes.pixels.shape[2])
     found = []
     for key, agreement in comparison.differences[name].agreements.items():
-        regions = comparison.difference_regions(name, key, size)
+        mean = comparison.mean_difference_map(name, key)
+        regions = found_on(mean, size)  # as `Comparison.difference_regions`, without reading the audits again
         if regions:
-            mean, share = comparison.mean_difference_map(name, key), 100 * regions[0].area / (height * width)
+            share = 100 * regions[0].area / (height * width)
             count = plural(int(agreement.same.sum()), "probe")
             boxes = [each.box for each in regions[:REGIONS]]
             found.append({
